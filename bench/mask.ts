@@ -35,7 +35,7 @@ try {
   const snapshot = await exportSnapshot(source)
   const plan = makePlan(await readMaskTables(source, 'public'), readRules(MASK_RULES), 'public')
   const tables = plan.tables.map(({ table }) => table)
-  const schema = await readSchema(source, { url: pair.source.url, schema: 'public', tables, snapshot, pgDump: 'none' })
+  const schema = await readSchema(source, { schema: 'public', tables })
   await takeOver(
     target,
     'public',

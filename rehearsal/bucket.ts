@@ -1,22 +1,22 @@
 import { AwsClient } from 'aws4fetch'
 
-/** Where a bucket is and who reads it, in the words of the AWS tools. */
+/** A bucket's location and its reader's credentials, named as in the AWS tools. */
 export interface BucketAccess {
   bucket: string
   accessKeyId: string
   secretAccessKey: string
   sessionToken?: string
   region?: string
-  /** Base URL of a server other than Amazon's; its buckets are addressed by path. */
+  /** Base URL of a server other than Amazon's, whose buckets are addressed by path. */
   endpoint?: string
 }
 
-/** An answer of the bucket's server other than success. */
+/** An unsuccessful response of the bucket's server. */
 export class BucketError extends Error {
   override name = 'BucketError'
-  /** `NoSuchKey`, `InvalidAccessKeyId`, …; `RequestError` when no server answered. */
+  /** `NoSuchKey`, `InvalidAccessKeyId`, …; `RequestError` if no server answered. */
   readonly code: string
-  /** HTTP status; 0 when no server answered. */
+  /** HTTP status; 0 if no server answered. */
   readonly status: number
 
   constructor(code: string, message: string, status: number) {
@@ -78,7 +78,7 @@ export class Bucket {
     return keys
   }
 
-  /** The object's URL on the server; for messages, since it holds no credentials. */
+  /** The object's URL on the server, for messages. Contains no credentials. */
   urlOf(key: string): string {
     const { bucket, endpoint, region = 'us-east-1' } = this.access
     const base = endpoint ? `${endpoint.replace(/\/$/, '')}/${bucket}` : `https://${bucket}.s3.${region}.amazonaws.com`
@@ -103,7 +103,7 @@ export class Bucket {
 
 const ENTITIES: Record<string, string> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'" }
 
-/** Texts of the XML elements with this name. S3's answers have no attributes and do not nest one name in itself. */
+/** Texts of the XML elements with this name. S3's responses have no attributes and do not nest equal names. */
 function tags(xml: string, name: string): string[] {
   return [...xml.matchAll(new RegExp(`<${name}>([^<]*)</${name}>`, 'g'))].map(([, text]) =>
     (text as string).replace(/&(?:#(\d+)|#x([0-9a-f]+)|(\w+));/gi, (all, decimal, hex, named) =>

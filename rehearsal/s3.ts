@@ -6,11 +6,11 @@ import { join } from 'node:path'
 import S3rver from '@20minutes/s3rver'
 import { Bucket } from './bucket.ts'
 
-/** An S3-compatible server with one bucket; keys other than these are refused. */
+/** An S3-compatible server with one bucket, which refuses all other keys. */
 export interface S3Server {
   readonly endpoint: string
   readonly bucket: Bucket
-  /** What gives a process access, as the AWS tools read it. */
+  /** Credentials for a process, in the AWS tools' variables. */
   readonly env: Record<string, string>
   /** URL of an object with keys and endpoint, as MOLT writes it into IMPORT INTO. */
   importUrl(key: string, access?: { accessKeyId?: string; secretAccessKey?: string }): string
@@ -19,7 +19,7 @@ export interface S3Server {
 
 const KEY = 'S3RVER'
 
-/** @param parent folder below which the objects are kept until {@link S3Server.stop} */
+/** @param parent folder for the objects until {@link S3Server.stop} */
 export async function startS3(name = 'loads', parent = tmpdir()): Promise<S3Server> {
   const directory = await mkdtemp(join(parent, 'molt-actions-s3-'))
   const server = new S3rver({

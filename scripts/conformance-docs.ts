@@ -12,10 +12,10 @@ export function withConformance(text: string): string {
   const { rules, seen } = likeServerCounts()
   return `${before}${BEGIN}
 
-Of the ${rules} rules of the [CockroachDB-like server](like-server.md), ${seen} were seen on a real cluster; ${rules - seen} come from reading.
-\`npm run conformance\` looks at these ${ITEMS.length} items, none of them on a real cluster so far:
+Of the ${rules} rules of the [CockroachDB-like server](like-server.md), ${seen} were confirmed on a real cluster; ${rules - seen} come from documentation and source.
+\`npm run conformance\` checks these ${ITEMS.length} items. None has been checked on a real cluster yet:
 
-| item | what has to be so | source of what is expected |
+| item | expected | source |
 | --- | --- | --- |
 ${ITEMS.map(({ id, says, source, needsSource }) => `| \`${id}\`${needsSource ? ' (with `--source`)' : ''} | ${says} | ${source} |`).join('\n')}
 

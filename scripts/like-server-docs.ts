@@ -15,8 +15,8 @@ export function likeServerDocs(): string {
 # The CockroachDB-like server
 
 \`npm run rehearse\` loads into a server that answers like CockroachDB: a proxy of the wire protocol in front of an
-embedded PostgreSQL. It is not CockroachDB. It applies the rules below, and refuses every statement that no rule knows.
-Of its ${facts.length} rules, ${seen} were seen on a real cluster; ${facts.length - seen} come from reading.
+embedded PostgreSQL. It is not CockroachDB. It applies the rules below, and refuses every statement without a rule.
+Of its ${facts.length} rules, ${seen} were confirmed on a real cluster; ${facts.length - seen} come from documentation and source.
 
 The server names itself in \`version()\`, for example \`CockroachDB CCL v25.2.0 (molt-actions like-server on PostgreSQL 16.14)\`.
 

@@ -2,63 +2,63 @@ import { number, plural, seconds } from '../../src/runtime/progress.ts'
 import type { JobResult, StepResult } from '../runner/runner.ts'
 import { CANARIES, type Search } from '../shop/masked-shop.ts'
 
-/** What `--json` prints. Times in milliseconds. */
+/** The output of `--json`. Times in milliseconds. */
 export interface Account {
   verdict: 'go' | 'no-go'
   reason: string
-  /** The code of the error that ended it; docs/troubleshooting.md lists them. */
+  /** Code of the error that ended it; docs/troubleshooting.md lists them. */
   code: string | null
   rowsLoaded: number
   changesStreamed: number
   lagMs: number | null
   pauseMs: number | null
   pauseParts: Record<string, number>
-  /** What was expected before the pause began. */
+  /** The estimate before the pause. */
   estimatedPauseMs: number | null
   estimatedParts: Record<string, number>
   applicationPauseMs: number | null
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
-  /** Verdict of \`observe\` after the commit; null where nothing was watched. */
+  /** Verdict of `observe` after the commit; null if nothing was observed. */
   observed: string | null
-  /** What the target says it is. */
+  /** The target's own version. */
   target: string
   summary: string
-  /** What still differs between the two sides' definitions; null where they were not compared. */
+  /** Remaining differences between the two sides' definitions; null if they were not compared. */
   remaining: readonly string[] | null
   /** What a person has to create or to decide, such as a view that the target lacks. */
   decisions: readonly string[]
-  /** The command that comes next. */
+  /** The next command. */
   next: string
-  /** Path of the dossier, a page that stands alone. */
+  /** Path of the dossier, a self-contained page. */
   dossier?: string
   masking?: Masking
   converted?: Converted
 }
 
-/** What `convert` made of the source's schema; counts are findings. */
+/** Result of converting the source's schema; counts are findings. */
 export interface Converted {
-  /** Path of report.md; the SQL files are beside it. */
+  /** Path of report.md, beside the SQL files. */
   report: string
   manual: number
   lossy: number
 }
 
-/** What `--mask` adds. */
+/** Fields added by `--mask`. */
 export interface Masking {
   rows: number
   tables: number
   maskedColumns: number
-  /** Of the copy alone, and of all that `mask` did with its proof. */
+  /** Of the copy alone, and of `mask` including its proof. */
   copyMs: number
   tookMs: number
-  /** How many texts were looked for, and where; `found` has their numbers, which are not to be there. */
+  /** How many texts were searched for, and where; `found` lists the ones that should not be there. */
   needles: number
   searches: Search[]
   evidence: string
 }
 
-/** Result of the chain, in the order in which a reader asks for it. */
+/** Result of the chain, most important lines first. */
 export function accountOf(result: JobResult, summary: string): Account {
   const { outputs } = result
   const go = result.conclusion === 'success' && outputs.verdict === 'go'
@@ -86,7 +86,7 @@ export function accountOf(result: JobResult, summary: string): Account {
   }
 }
 
-/** The stand-in says what it is in its version too. */
+/** The stand-in identifies itself in its version. */
 function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
   if (!engine) return 'unknown'
   return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
@@ -94,9 +94,9 @@ function engineOf({ engine, 'molt-version': version }: Record<string, string>): 
 
 function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): string {
   if (!failed) return `the run was ${conclusion}`
-  // The last one is the action's own verdict; those before it are what it rests on.
+  // The last one is the action's own verdict; earlier ones are its reasons.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
-  // What it lists was shown while it ran, and the summary has it with the fixes.
+  // The list was shown during the run, and the summary has it with the fixes.
   const [head = '', ...list] = message.split('\n').filter((line) => !line.startsWith('Next: '))
   return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }
@@ -121,7 +121,7 @@ export function accountText(account: Account): string {
     `  rows loaded        ${number(account.rowsLoaded)}`,
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,
-    `  write pause        ${ms(account.pauseMs)}${parts(account.pauseParts)}`,
+    `  lag before pause ${ms(account.lagMs)}`,
     `  was expected       ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
     ...(account.applicationPauseMs === null
       ? []
@@ -159,7 +159,7 @@ function maskingLines({ masking }: Account): string[] {
   ]
 }
 
-/** All of them: what is left out here would be found on the night. */
+/** Lists all of them: any left out would be found only on the night. */
 function remainingLines({ remaining, decisions }: Account): string[] {
   return [
     ...listed(

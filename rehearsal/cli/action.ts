@@ -11,7 +11,7 @@ import { type JobResult, type LogLine, type RunOptions, runAction } from '../run
 
 interface Options {
   inputs: Record<string, string>
-  /** Variables of the caller's environment that the action gets, as a workflow's `env:` would give them. */
+  /** Variables of the caller's environment that the action gets, like a workflow's `env:`. */
   env: Record<string, string>
   json: boolean
   post: boolean
@@ -21,14 +21,14 @@ interface Options {
   repo: string
 }
 
-/** What is kept between a run and its `--post`: what the action itself has saved, and how it ended. */
+/** What is kept between a run and its `--post`: the action's saved state, and its conclusion. */
 interface Kept {
   state: Record<string, string>
   conclusion: Status
 }
 
 const REPO = resolve(fileURLToPath(new URL('../..', import.meta.url)))
-/** Options of this command; an input of the same name can still be given as `--input-NAME`. */
+/** Options of this command. An input of the same name can be given as `--input-NAME`. */
 const OWN = ['json', 'post', 'help', 'debug', 'node', 'repo', 'env']
 
 async function main(args: string[]): Promise<number> {
@@ -41,7 +41,7 @@ async function main(args: string[]): Promise<number> {
   if (options.help) return help(name, manifest)
   const folder = join(repo, '.rehearsal', 'actions', name === '.' ? 'root' : name)
   const kept = options.post ? readKept(name, folder) : undefined
-  // Of an earlier run: this one may leave none.
+  // From an earlier run; this one may write none.
   for (const each of options.post ? ['post-summary.md'] : ['summary.md', 'post-summary.md'])
     rmSync(join(folder, each), { force: true })
   const result = await run(manifest, options, folder, kept)
@@ -49,7 +49,7 @@ async function main(args: string[]): Promise<number> {
   return report(options, result, summaryPath)
 }
 
-/** An action of this repository by its folder's name; `.` is the composite one in the root. */
+/** An action of this repository by its folder's name; `.` is the composite action in the root. */
 function load(repo: string, name: string): Manifest {
   const names = actionsOf(repo)
   if (name !== '.' && !names.includes(name)) {
@@ -67,7 +67,7 @@ function parse({ inputs }: Manifest, repo: string, args: string[]): Options {
   const options: Options = { inputs: {}, env: {}, json: false, post: false, help: false, debug: false, repo }
   for (let i = 0; i < args.length; i++) {
     const [, name, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(args[i] as string) ?? []
-    if (!name) throw new UserError('cli.invalid-option', `\`${args[i]}\` is not an option; write --NAME VALUE`)
+    if (!name) throw new UserError('cli.invalid-option', `\`${args[i]}\` is not an option. Write --NAME VALUE`)
     const next = args[i + 1]
     const value = inline ?? (next === undefined || next.startsWith('--') ? undefined : next)
     if (name === 'node' || name === 'repo') {
@@ -92,7 +92,7 @@ function variable(name: string | undefined): string {
   throw new UserError(
     'cli.invalid-option',
     name
-      ? `--env ${name}: that variable is empty or not set; export it first`
+      ? `--env ${name}: that variable is empty or not set. Export it first`
       : '--env needs the NAME of a variable that is set here',
   )
 }
@@ -108,10 +108,10 @@ function inputNamed(option: string, inputs: Input[]): string {
   )
 }
 
-/** A URL that carries a password; GitHub would have it from a secret and never show it. */
+/** A URL with a password, which GitHub would take from a secret and never show. */
 const WITH_PASSWORD = /^[a-z][a-z0-9+.-]*:\/\/(?:[^/@]*:[^@]+@|.*[?&](?:ssl)?password=)/i
 
-/** What is handed over by `--env` is named and not written out because nobody shall see it; `1` or `true` is no secret. */
+/** Values passed by `--env` are secret, so they are masked, except trivial ones such as `1` or `true`. */
 function secretsOf({ inputs, env }: Options): string[] {
   return [
     ...Object.values(inputs).filter((value) => WITH_PASSWORD.test(value)),
@@ -122,9 +122,9 @@ function secretsOf({ inputs, env }: Options): string[] {
 async function run(manifest: Manifest, options: Options, folder: string, kept: Kept | undefined): Promise<JobResult> {
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
-    // A second Ctrl-C: what still runs is killed by the runner's exit handlers.
+    // After a second Ctrl-C, the runner's exit handlers kill what still runs.
     if (controller.signal.aborted) process.exit(130)
-    process.stderr.write(`${signal}: cancelling; once more to kill\n`)
+    process.stderr.write(`${signal}: cancelling. Press again to kill\n`)
     controller.abort()
   }
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
@@ -153,13 +153,16 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
   }
 }
 
-/** The post step of a JavaScript action waits for `--post`; a composite one has the state of many steps, and runs at once. */
+/**
+ * The post step of a JavaScript action waits for `--post`. A composite action runs it at once, because it has the
+ * state of many steps.
+ */
 function phasesOf({ runs }: Manifest, kept: Kept | undefined): RunOptions['phases'] {
   if (runs.kind === 'composite') return kept ? [] : ['pre', 'main', 'post']
   return kept ? ['post'] : ['pre', 'main']
 }
 
-/** With `--json` standard output is one object's alone, and the log goes to standard error. */
+/** With `--json`, standard output has only one object, and the log goes to standard error. */
 function show({ kind, text, group }: LogLine, json: boolean): void {
   const marks: Record<string, string> = {
     output: '',
@@ -184,7 +187,7 @@ function readKept(name: string, folder: string): Kept {
   return JSON.parse(readFileSync(file, 'utf8')) as Kept
 }
 
-/** For all actions: what one adds to PATH is there for those after it, as in one job. */
+/** Shared by all actions: what one adds to PATH is available to the next, as in one job. */
 function pathFile(folder: string): string {
   return join(folder, '..', 'path.json')
 }
@@ -193,16 +196,15 @@ function keptPath(folder: string): string[] {
   const file = pathFile(folder)
   const added = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as string[]) : []
   const there = added.filter((each) => existsSync(each))
-  if (there.length) console.error(`PATH begins with ${there.toReversed().join(':')}, as ${file} says`)
+  if (there.length) console.error(`PATH begins with ${there.toReversed().join(':')}, from ${file}`)
   return there
 }
 
-/** Keeps the state, but for values that the action has masked, and the summary; returns the summary's path or nothing. */
+/** Keeps the state, without values that the action has masked, and the summary. @returns the summary's path, if any */
 function keep(folder: string, options: Options, result: JobResult): string {
   const state = Object.entries(result.state).filter(([, value]) => result.mask(value) === value)
   const lost = Object.keys(result.state).length - state.length
-  if (lost > 0)
-    console.error(`Warning: ${lost} state value(s) hold what the action has masked, and are not kept for --post`)
+  if (lost > 0) console.error(`Warning: ${lost} state value(s) contain masked values and are not kept for --post`)
   const kept: Kept = { state: Object.fromEntries(state), conclusion: result.conclusion }
   writeFileSync(join(folder, 'state.json'), `${JSON.stringify(kept, null, 2)}\n`, { mode: 0o600 })
   if (result.path.length) writeFileSync(pathFile(folder), `${JSON.stringify(result.path)}\n`)
@@ -248,7 +250,7 @@ function report(options: Options, result: JobResult, summaryPath: string): numbe
   return exitCode
 }
 
-/** The log has their texts. */
+/** The log has the texts. */
 function countOf(annotations: JobResult['annotations']): string {
   return ['error', 'warning', 'notice']
     .map((name) => ({ name, count: annotations.filter(({ level }) => level === name).length }))
@@ -261,13 +263,13 @@ function masked({ mask }: JobResult, values: Record<string, string>): Record<str
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, mask(value)]))
 }
 
-/** As the action has set them, unlike the job's outputs: a person who debugs one wants to see the empty ones too. */
+/** As set by the action, unlike the job's outputs: someone who debugs an action wants to see empty ones too. */
 function outputsOf(result: JobResult): Record<string, string> {
   const own = result.steps.filter((step) => step.depth === 0)
   return (own.find((step) => step.phase === 'main') ?? own.at(-1))?.outputs ?? {}
 }
 
-/** Of what ran now; a post step that went well is not red because the run before it was. */
+/** Of the phases that ran now: a successful post step is not red because an earlier run was. */
 function conclusionOf(options: Options, { conclusion, steps }: JobResult): Status {
   if (!options.post || conclusion === 'cancelled') return conclusion
   return steps.some((step) => step.conclusion === 'failure') ? 'failure' : 'success'

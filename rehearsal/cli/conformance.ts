@@ -1,4 +1,4 @@
-// `npm run conformance`: holds a cluster against what the suite relies on.
+// `npm run conformance`: compares a cluster with what the suite relies on.
 import { parseArgs } from 'node:util'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { plural, seconds } from '../../src/runtime/progress.ts'

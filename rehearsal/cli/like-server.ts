@@ -1,11 +1,11 @@
-// `npm run like-server -- --behind URL`: lets a PostgreSQL answer like CockroachDB, until Ctrl-C.
+// `npm run like-server -- --behind URL`: makes a PostgreSQL answer like CockroachDB until Ctrl-C.
 import { once } from 'node:events'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { startCockroach } from '../cockroach/server.ts'
 
-/** Rewritten statements leave out aliases, which older ones demand. */
+/** Rewritten statements omit aliases, which older versions require. */
 const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
@@ -35,7 +35,7 @@ async function main(): Promise<void> {
   )
   console.log(server.urlOf(decodeURIComponent(behind.pathname.slice(1))))
   await Promise.race(['SIGINT', 'SIGTERM'].map((signal) => once(process, signal)))
-  for (const sql of server.unknown) console.error(`no rule knows: ${sql}`)
+  for (const sql of server.unknown) console.error(`no rule covers: ${sql}`)
   await server.stop()
 }
 

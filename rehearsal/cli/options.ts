@@ -67,39 +67,38 @@ export interface Options {
   keep: boolean
   json: boolean
   source?: string
-  /** Without it, a source of the user's moves to a target of the rehearsal's own, which `convert` fills with tables. */
+  /** Without it, the user's source moves to a target of the rehearsal, whose tables `convert` creates. */
   target?: string
   /** Path of convert.yml. */
   decisions?: string
   binDir?: string
   mask: boolean
-  /** Undefined where the config file decides. */
+  /** Undefined if the config file decides. */
   mode: FetchMode | undefined
-  /** Inputs of the chain, as they were given. */
+  /** Inputs of the chain as given. */
   chain: Record<string, string>
-  /** The command that does this again; URLs stand in it by the names of variables. */
+  /** The command that repeats this, with variables in place of URLs. */
   again: string
   /** The chain runs as roles with exactly the printed grants. */
   printedGrants: boolean
-  /** Where the load's files are kept; undefined for a direct copy. */
+  /** Location of the load's files; undefined for a direct copy. */
   files: Files | undefined
   /** The CockroachDB-like target; undefined for plain PostgreSQL. */
   cluster: CockroachOptions
 }
 
-/** A bucket of the rehearsal's own, a folder that molt serves, or a bucket of the user's. */
+/** The rehearsal's own bucket, a folder that molt serves, or the user's bucket. */
 export type Files = 'bucket' | 'folder' | { bucketPath: string }
 
 /**
- * The options of `npm run rehearse`.
- * @returns undefined where only the help is asked for
- * @throws InputError when they cannot be used: one line that says why
+ * Parses the options of `npm run rehearse`. @returns undefined if only help was requested @throws InputError with a
+ * one-line reason
  */
 export function readOptions(argv: string[]): Options | undefined {
   try {
     return soundOptions(argv)
   } catch (error) {
-    // What `parseArgs` says can have several lines.
+    // Messages of `parseArgs` can have several lines.
     throw new InputError(
       'rehearse.invalid-option',
       `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`,
@@ -165,7 +164,7 @@ function soundOptions(argv: string[]): Options | undefined {
   }
 }
 
-/** @throws InputError where the two sides do not fit each other, or one of them cannot be meant */
+/** @throws InputError if the two sides do not match, or one of them looks like a mistake */
 function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' | 'allow-source', string>>): void {
   const { source, target, decisions } = values
   if (target !== undefined && source === undefined)
@@ -181,7 +180,7 @@ function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' |
     throw new InputError('rehearse.invalid-option', '--allow-source is for --source')
 }
 
-/** What this command decides itself. */
+/** Inputs that this command sets itself. */
 const OWN_INPUTS = new Set(['source', 'target', 'migration', 'decision', 'cleanup', 'embedded', 'allow-insecure'])
 
 /** Inputs of the chain that can be given. */
@@ -190,7 +189,7 @@ function chainInputs(): string[] {
   return ids.filter((id) => !OWN_INPUTS.has(id))
 }
 
-/** `mode`, `bucket-path` and `bin-dir` are looked at before they are handed on. */
+/** Checks `mode`, `bucket-path` and `bin-dir` before passing them on. */
 function chainOf(values: Record<string, unknown>, names: readonly string[]): Record<string, string> {
   const given = names.filter((name) => !['mode', 'bucket-path', 'bin-dir'].includes(name) && values[name] !== undefined)
   return Object.fromEntries(given.map((name) => [name, String(values[name])]))
@@ -207,7 +206,7 @@ function againOf(argv: readonly string[]): string {
   return ['npm run rehearse', ...(shown.length ? ['--', ...shown] : [])].join(' ')
 }
 
-/** How rows travel, and by which files. */
+/** How rows are moved, and through which files. */
 function loadOf(
   values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'target' | 'bin-dir' | 'config', string>>,
 ): Pick<Options, 'mode' | 'files'> {
@@ -234,7 +233,7 @@ function isMode(mode: string): mode is FetchMode {
   return Object.hasOwn(MODES, mode)
 }
 
-/** How the CockroachDB-like target behaves. */
+/** Behaviour of the CockroachDB-like target. */
 function clusterOf(
   values: Partial<Record<'target-version' | 'latency' | 'ddl' | 'retry-rate', string>>,
 ): CockroachOptions {
@@ -252,7 +251,7 @@ function clusterOf(
   }
 }
 
-/** @throws InputError unless it is a duration as inputs have it, such as `20ms` */
+/** @throws InputError unless it is a duration in the form of inputs, such as `20ms` */
 function milliseconds(name: string, value: string | undefined): number {
   const parsed = duration.schema.safeParse(value ?? '0ms')
   if (!parsed.success) throw new InputError('rehearse.invalid-option', `--${name} must be ${duration.hint}`)
@@ -264,11 +263,11 @@ function binDirOf(value: string | undefined): string | undefined {
   const folder = resolve(value)
   for (const tool of ['molt', 'replicator'])
     if (!existsSync(join(folder, tool)))
-      throw new InputError('rehearse.invalid-option', `--bin-dir: there is no ${tool} in ${folder}`)
+      throw new InputError('rehearse.invalid-option', `--bin-dir: ${tool} is missing in ${folder}`)
   return folder
 }
 
-/** The parser's own error would show the URL, and the password in it. */
+/** The parser's own error would show the URL with its password. */
 function unreadable(url: string): string | undefined {
   try {
     databaseOf(url)
@@ -282,7 +281,7 @@ function databaseOf(url: string): string {
   return decodeURIComponent(new URL(url).pathname.slice(1))
 }
 
-/** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
+/** Writes to the database are fenced for a moment, which must not happen to one named by mistake. */
 function requireAllowed(source: string, allowed: string | undefined): void {
   const database = databaseOf(source)
   if (allowed === database) return

@@ -1,24 +1,24 @@
-// The dossier of a rehearsal: what the ledger had at its end, and what only the rehearsal knows.
+// The dossier of a rehearsal: the final state of the ledger, and what only the rehearsal knows.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Marked } from 'marked'
 import markedAlert from 'marked-alert'
 import { type DossierFacts, type DossierStep, dossierPage } from '../../src/report/dossier/page.ts'
 import type { Account } from './account.ts'
 
-/** Often enough to show a pause of a second. */
+/** Often enough to show a pause of one second. */
 const SAMPLE_MS = 250
 
-/** When the steps began, and how much the application wrote; in milliseconds since 1970. */
+/** Start times of the steps, and how much the application wrote; in milliseconds since 1970. */
 export class Timeline {
   readonly steps: { label: string; at: number }[] = []
-  /** `total`: transactions that the application has committed by then. */
+  /** `total`: transactions committed by the application so far. */
   readonly samples: { at: number; total: number }[] = []
 
   step(label: string): void {
     this.steps.push({ label, at: Date.now() })
   }
 
-  /** Looks at a counter of transactions until `signal` says that it is over. */
+  /** Reads a counter of transactions until `signal` aborts. */
   async follow(total: () => number, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       this.samples.push({ at: Date.now(), total: total() })
@@ -28,8 +28,7 @@ export class Timeline {
 }
 
 /**
- * @param found undefined where nothing was reached
- * @param summary the job's summary, in which names are escaped already
+ * @param found undefined if nothing was reached @param summary the job's summary, with names already escaped
  */
 export function rehearsalPage(
   account: Account,
@@ -70,7 +69,7 @@ function applicationSteps(account: Account, { samples, steps }: Timeline, at: Da
   ]
 }
 
-/** A step that failed before there was a ledger could not leave a word of it there. */
+/** A step that failed before the ledger existed could not record anything. */
 function failureSteps({ verdict, code, reason }: Account, { steps }: DossierFacts, at: Date): DossierStep[] {
   if (verdict === 'go' || steps.some(({ action }) => action === 'error')) return []
   const [action = 'rehearse', ...message] = reason.split(': ')

@@ -1,5 +1,5 @@
-// `--printed-grants`: the chain as migration roles that have exactly what `grants: print` writes, on a target as a live
-// application leaves it: roles that may write, unique indexes, checks and foreign keys.
+// `--printed-grants`: runs the chain as migration roles with exactly the rights that `grants: print` writes, on a
+// target like that of a live application: roles with write rights, unique indexes, checks and foreign keys.
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -20,7 +20,7 @@ export interface Mover {
   inputs: Record<string, string>
 }
 
-/** The application's role, with 15 rights to write. */
+/** The application's role, with 15 write rights. */
 const APPLICATION = [
   'CREATE ROLE shop_app',
   'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE customers, orders, order_items, payments, reviews TO shop_app',
@@ -28,7 +28,7 @@ const APPLICATION = [
 
 const DEFER = 'indexes,constraints'
 
-/** @throws UserError when the grants cannot be printed, with what `prepare` says */
+/** @throws UserError when the grants cannot be printed, with the reason from `prepare` */
 export async function grantAsPrinted(
   admin: { source: string; target: string },
   folder: string,

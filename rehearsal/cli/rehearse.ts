@@ -1,4 +1,4 @@
-// `npm run rehearse`: a live PostgreSQL database is moved by the committed actions, while an application writes to it.
+// `npm run rehearse`: moves a live PostgreSQL database with the committed actions, while an application writes to it.
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -39,7 +39,7 @@ import { grantAsPrinted, type Mover } from './printed-grants.ts'
 import { Screen } from './screen.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
-/** What was committed is finalized, what was only rehearsed is cleaned up. */
+/** A commit is finalized; a rehearsal is cleaned up. */
 const PLACES: Record<string, number> = {
   setup: 1,
   prepare: 2,
@@ -51,15 +51,15 @@ const PLACES: Record<string, number> = {
   observe: 7,
   cleanup: 7,
 }
-/** With `--mask`: production and mask come before these, the search after. */
+/** With `--mask`: production and mask come first, the search last. */
 const STEPS = 7 + 3
-/** Settings of `observe` for the sample shop on one machine: short, and no judge of the machine's speed. */
+/** Settings of `observe` for the sample shop on one machine: short, and independent of the machine's speed. */
 const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
-/** What one is asked for, and what looks at it. */
+/** Rehearsals offered to users, and checks on them. */
 interface Rehearsal extends Options {
   timeline: Timeline
-  /** What the ledger had at the end of the chain, before it was removed. */
+  /** The ledger at the end of the chain, before it was removed. */
   dossier?: DossierFacts
   onLine?: (text: string) => void
 }
@@ -98,7 +98,7 @@ async function main(): Promise<number> {
   }
 }
 
-/** In a schema of its own, because the migration moves `public`. */
+/** In its own schema, because the migration moves `public`. */
 const STATISTICS = 'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring'
 
 async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
@@ -132,7 +132,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
   }
 }
 
-/** What `work` does with the target goes through a server that answers like CockroachDB. */
+/** `work` reaches the target through a server that answers like CockroachDB. */
 async function likeCockroach<T>(
   { cluster: options }: Options,
   target: EmbeddedServer,
@@ -142,7 +142,7 @@ async function likeCockroach<T>(
   const cluster = await startCockroach(target, options)
   try {
     const result = await work(seenThrough(cluster, target))
-    for (const sql of cluster.unknown) screen.say(`no rule of the CockroachDB-like target knows: ${sql}`)
+    for (const sql of cluster.unknown) screen.say(`no rule of the CockroachDB-like target covers: ${sql}`)
     return result
   } finally {
     await cluster.stop()
@@ -156,13 +156,13 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
   )
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
-  screen.say(`to let the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
+  screen.say(`to make the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
   screen.say(
     `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
   )
 }
 
-/** The whole chain while the application writes; it ends committed, with the application in the target. */
+/** The whole chain while the application writes. It ends committed, with the application on the target. */
 async function underLoad(
   options: Rehearsal & { plain?: boolean; mover?: Mover },
   { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
@@ -171,14 +171,14 @@ async function underLoad(
   signal: AbortSignal,
 ): Promise<Account> {
   const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain: options.plain }) : undefined
-  screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
+  screen.say(load ? `the application writes: ${options.rate} transactions per second` : 'no application writes')
   const door = await switchDoor(async () => load?.switchTo(target.url))
   const watched = watchWrites(options, load)
   try {
-    // The real tools commit nothing on a target that only answers like CockroachDB.
+    // The real tools must not commit on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
-    // The target is whole, as `convert` writes it: what must not be there during the load is taken off.
+    // The target is complete, as `convert` writes it; what must not exist during the load is dropped.
     const defer = options.chain.defer ?? 'indexes,constraints'
     const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
@@ -195,10 +195,10 @@ async function underLoad(
   }
 }
 
-/** Production, the masked source and the target; then the chain; then the search for what must not be anywhere. */
+/** Production, the masked source and the target; then the chain; then the search for leaks. */
 async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   screen.say('starting two embedded PostgreSQL 16 servers and a CockroachDB-like one')
-  // Every segment is kept, so that the search sees all that was ever written.
+  // Every segment is kept, so that the search sees everything ever written.
   const settings = { wal_keep_size: '100GB', log_statement: 'all' }
   const started = await Promise.allSettled([
     startPostgres({ name: 'production', signal }),
@@ -264,7 +264,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
   }
 }
 
-/** Long work in a database is ended by the end of its server. */
+/** Long work in a database ends with its server. */
 async function endingWith<T>(signal: AbortSignal, stop: () => Promise<void>, work: () => Promise<T>): Promise<T> {
   signal.throwIfAborted()
   const end = () => void stop()
@@ -328,7 +328,8 @@ async function searchAll(
   const inFiles = async (place: string, paths: string[], enough = false) =>
     note(await searchFiles(place, paths, needles, { signal, enough }))
   await inFiles(CONTROL, [production.dataDir], true)
-  // Before the databases are asked for these very texts. Production's own log may say what it likes: it stays there.
+  // Runs before the databases are queried for these texts. Production's own log may contain them, because it stays
+  // there.
   await inFiles('server logs', [source.logFile, target.logFile])
   const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
   for (const search of await Promise.all(rows)) note(search)
@@ -343,30 +344,30 @@ async function searchAll(
 
 const FIRST_SEGMENT = '000000010000000000000001'
 
-/** Where the search has to find everything, or its finding nothing elsewhere would mean nothing. */
+/** A place where the search must find everything; otherwise, finding nothing elsewhere would mean nothing. */
 const CONTROL = 'production, as a control'
 
 function searchProblem({ searches, needles }: Masking): string | undefined {
   const control = searches.find(({ place }) => place === CONTROL)
   if (control?.found.length !== needles)
-    return `the search found ${control?.found.length ?? 0} of ${needles} texts in production, where all are: it proves nothing`
+    return `the search found ${control?.found.length ?? 0} of ${needles} texts in production, which has them all, so it proves nothing`
   const leaks = searches.filter(({ place, found }) => place !== CONTROL && found.length)
   if (!leaks.length) return undefined
   return leaks.map(({ place, found }) => `${found.length} texts of production were found in: ${place}`).join('; ')
 }
 
-/** molt before 1.0 damages some values of its own accord; with it the shop's seed leaves them out, and says so. */
+/** molt before 1.0 corrupts some values. With it, the shop's seed leaves them out and says so. */
 async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise<boolean> {
   if (!options.binDir) return false
   const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
   if (!/^0\./.test(version)) return false
   screen.say(
-    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers: the shop has none of them. Do not use this build for real`,
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers, so the shop has none of them. Do not use this build for a real migration`,
   )
   return true
 }
 
-/** The user's database moves into a target of our own, whose tables `convert` makes. */
+/** Moves the user's database to a target of ours, whose tables `convert` creates. */
 async function onOwnSource(
   options: Rehearsal,
   source: string,
@@ -442,7 +443,7 @@ async function onOwnDatabases(
     ...options.chain,
   }
   screen.say(
-    `near the end writes on the source are refused for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is decided`,
+    `near the end, writes on the source are refused for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
   )
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
   const load = options.rate
@@ -457,7 +458,7 @@ async function onOwnDatabases(
   } finally {
     watched.abort()
     await load?.stop()
-    if (result && neverConnected(result)) screen.say('nothing was made, so nothing is left')
+    if (result && neverConnected(result)) screen.say('nothing was created, so nothing is left')
     else {
       await leaveNothing(source, target, folder, screen)
       if (there) await withDatabase(target, 'target', (db) => removeTraces(db, there))
@@ -467,11 +468,11 @@ async function onOwnDatabases(
   }
 }
 
-/** Names in the ledger: of the sample shop, and of a rehearsal on databases that others use. */
+/** Names in the ledger: for the sample shop, and for a rehearsal on shared databases. */
 const MIGRATION = 'main'
 const REHEARSAL = 'rehearsal'
 
-/** A target that went away has nothing to tell; the rehearsal's own verdict stands. */
+/** A target that went down has nothing to report; the rehearsal's own verdict stands. */
 async function readDossier(
   where: { source: string; target: string; migration: string },
   signal: AbortSignal,
@@ -479,7 +480,7 @@ async function readDossier(
   return gatherDossier({ ...where, signal }).catch(() => undefined)
 }
 
-/** A side that cannot be reached is for `prepare` to tell, as every other finding. */
+/** `prepare` reports an unreachable side, like every other finding. */
 async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   return work().catch((error) => {
     if (error instanceof ConnectError) return undefined
@@ -487,13 +488,13 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   })
 }
 
-/** `prepare`, which is the first to make anything, connects to both sides before it does. */
+/** `prepare` is the first step to create anything, and connects to both sides before. */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
   return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
 }
 
-/** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal removes what it has brought. */
+/** What `cleanup` leaves on the target for later readers, and molt for itself. A rehearsal removes what it created. */
 const TRACES: Record<string, string> = {
   'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
   'public._molt_fetch_status': 'DROP TABLE public._molt_fetch_status CASCADE',
@@ -510,9 +511,9 @@ async function traces(db: Database): Promise<string[]> {
 async function removeTraces(db: Database, there: readonly string[]): Promise<void> {
   const brought = (await traces(db)).filter((name) => !there.includes(name))
   for (const name of brought) {
-    // A migration that is still in the ledger could not be cleaned up, and is needed to do so.
+    // A migration still in the ledger could not be cleaned up, which needs the ledger.
     if (name === 'molt_actions.migrations' && (await db.query(`SELECT 1 FROM ${name}`)).rowCount) continue
-    // So are the definitions of what is still off.
+    // So are the definitions of dropped objects.
     if (name === 'molt_actions.migrations' && (await listDeferred(db, 'rehearsal')).length) continue
     await db.query(TRACES[name] as string)
   }
@@ -528,7 +529,7 @@ async function writeHarmlessly(source: string, schema: string, rate: number): Pr
   }
 }
 
-/** The chain cleans up by itself; this is for a chain that was killed before it could. */
+/** The chain cleans up after itself. This is for a chain that was killed before it could. */
 async function leaveNothing(source: string, target: string, folder: string, screen: Screen): Promise<void> {
   const run = (name: string, inputs: Record<string, string>) =>
     runAction({
@@ -549,7 +550,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
-/** The server refuses statements with 40001 because `--retry-rate` says so: that is no fault of the application. */
+/** The server refuses statements with 40001 because of `--retry-rate`, which is not the application's fault. */
 function retriesOf({ cluster }: Rehearsal): { 'max-retries'?: number } {
   return cluster.retryRate ? { 'max-retries': 50 } : {}
 }
@@ -585,7 +586,7 @@ async function runChain(
       config,
     },
     workDir: join(folder, 'work'),
-    // Paths in the config file are those of this folder.
+    // Paths in the config file are relative to this folder.
     ...(options.chain.config && { workspace: process.cwd() }),
     secrets: [job.source, job.target, ...files.secrets, ...Object.values(own.env)],
     env: { ...files.env, ...own.env, MOLT_ACTIONS_AGAIN: options.again },
@@ -606,7 +607,7 @@ async function runChain(
 
 type Sections = Record<string, Record<string, unknown> | undefined>
 
-/** The config file that was given, and the variables that it names as `env:NAME`. */
+/** The given config file, and the variables that it refers to as `env:NAME`. */
 function ownConfig(path: string | undefined): { settings: Sections; env: Record<string, string> } {
   if (!path) return { settings: {}, env: {} }
   const text = readFileSync(path, 'utf8')
@@ -615,7 +616,7 @@ function ownConfig(path: string | undefined): { settings: Sections; env: Record<
   return { settings: parse(text) ?? {}, env: Object.fromEntries(env) }
 }
 
-/** Where the load's files go, as settings of `fetch`, and what reaches them. */
+/** The location of the load's files, as settings of `fetch`, and its credentials. */
 interface OpenFiles {
   settings: Record<string, string>
   env: Record<string, string>
@@ -644,14 +645,14 @@ async function openFiles({ files }: Options, folder: string): Promise<OpenFiles>
   return { ...none, settings: { 'bucket-path': files.bucketPath }, env: Object.fromEntries(env), secrets }
 }
 
-/** @returns what ends it */
+/** @returns a function that ends it */
 function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): AbortController {
   const over = new AbortController()
   if (load) void timeline.follow(() => load.counters.transactions, over.signal)
   return over
 }
 
-/** What a person who waits wants to see of an action's log. */
+/** Lines of an action's log that a waiting user wants to see. */
 function show(screen: Screen, { group, kind, text }: LogLine): void {
   if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
 }
@@ -660,7 +661,7 @@ function keepSummary(options: Options, folder: string, summary: string): string 
   return keepFile(options, folder, 'summary.md', summary)
 }
 
-/** Outlives the rehearsal, whose own folder goes away unless it is to be kept. */
+/** Outlives the rehearsal, whose own folder is removed unless it is kept. */
 function keepFile(options: Options, folder: string, name: string, text: string): string {
   const path = options.keep ? join(folder, name) : join(REPO, '.rehearsal', name)
   mkdirSync(resolve(path, '..'), { recursive: true })
@@ -674,7 +675,7 @@ function applicationPause(load: LoadHandle | undefined): number | null {
   return Math.round(longest)
 }
 
-/** A loopback address that the switch command knocks at; the application then goes on in the target. */
+/** A loopback address that the switch command calls; the application then continues on the target. */
 async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
   const server = createServer((request, response) => {
     request.resume()

@@ -3,7 +3,7 @@ import { seconds } from '../../src/runtime/progress.ts'
 const BAR = 24
 const SPIN_EVERY = 200
 
-/** Tells a person how far a rehearsal is: a live bar on a terminal, plain lines when the output goes elsewhere. */
+/** Shows the progress of a rehearsal: a live bar on a terminal, plain lines otherwise. */
 export class Screen {
   readonly #began = performance.now()
   readonly #stream: NodeJS.WriteStream
@@ -13,10 +13,10 @@ export class Screen {
   #latest = ''
   #timer: NodeJS.Timeout | undefined
 
-  /** @param aside true when standard output must stay clean: everything goes to standard error */
+  /** @param aside true if standard output must stay clean: everything goes to standard error */
   constructor(aside: boolean) {
     this.#stream = aside ? process.stderr : process.stdout
-    // A log that is kept is no screen, also where `act` gives it a terminal.
+    // A saved log is not a terminal, even where `act` provides one.
     this.#live = this.#stream.isTTY === true && !process.env.CI
     if (this.#live) this.#timer = setInterval(() => this.#draw(), SPIN_EVERY)
   }
@@ -27,13 +27,13 @@ export class Screen {
     this.say(`[${place}/${total}] ${name}`)
   }
 
-  /** Something that stays on the screen. */
+  /** Prints a line that stays on the screen. */
   say(text: string): void {
     this.#latest = text
     this.#write(`${this.#time()} ${text}`)
   }
 
-  /** A line of an action's log, below the step that wrote it. */
+  /** Prints a line of an action's log, below its step. */
   line(text: string): void {
     this.#latest = text.split('\n')[0] as string
     this.#write(`${this.#time()}   ${text}`)

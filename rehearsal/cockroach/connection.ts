@@ -1,4 +1,4 @@
-// One client of the server: every message of it is read, and what PostgreSQL is sent may differ.
+// One client of the server. Reads each of its messages, and decides what PostgreSQL receives.
 import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { split } from './lexer.ts'
@@ -13,26 +13,26 @@ export interface Fault {
   plan: Plan
 }
 
-/** What the server does for its connections. */
+/** Services of the server for its connections. */
 export interface ConnectionHost {
-  /** Milliseconds that each round trip takes longer. */
+  /** Extra milliseconds for each round trip. */
   latency: number
   /** Which of the statements of one transaction is to fail now, by the rates that were set. */
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined
   plan(statement: Statement): Promise<Plan>
-  /** @throws SqlError when the statement uses a table that is offline */
+  /** @throws SqlError when the statement uses an offline table */
   requireOnline(statement: Statement): void
-  /** Changes a session variable's value as the client hears it; undefined keeps it from the client. */
+  /** Maps a session variable's value for the client; undefined hides it. */
   parameterStatus(name: string, value: string): string | undefined
-  /** PostgreSQL's error as CockroachDB words it. */
+  /** PostgreSQL's error in CockroachDB's wording. */
   wording(fields: Map<string, string>): Map<string, string>
   backendKey(pid: number): void
-  /** Told of each statement of the client that was executed. */
+  /** Called for each executed statement of the client. */
   executed(execution: Omit<Execution, 'application' | 'database'>): void
   transactionEnded(ended: Omit<EndedTransaction, 'application'>): void
 }
 
-/** A statement that is being executed. */
+/** A statement in progress. */
 interface Running {
   statement: Statement
   /** By this process's clock, in milliseconds. */
@@ -45,27 +45,27 @@ interface Prepared {
   plan: Plan
 }
 
-/** A message of the client whose answer has not come. */
+/** A message of the client without an answer yet. */
 interface Pending {
   type: 'Q' | 'P' | 'B' | 'D' | 'E' | 'C' | 'S'
   plan?: Plan
-  /** What is counted when its answer comes; several in one message end one after the other. */
+  /** Counted when its answer comes; several in one message end one after the other. */
   running?: Running[]
-  /** Of our own: the client sees nothing of its answer. */
+  /** Sent by us: the client does not see its answer. */
   silent?: boolean
-  /** But for the ReadyForQuery, which was kept from it before. */
+  /** Except the ReadyForQuery, which was withheld before. */
   ready?: boolean
   /** Instead of the answer's last CommandComplete. */
   ambiguous?: boolean
-  /** The client gets no ReadyForQuery: more of its query text follows. */
+  /** The client gets no ReadyForQuery, because more of its query text follows. */
   more?: boolean
-  /** The same, whether it fails or not: the end of its transaction follows. */
+  /** The same, even if it fails: the end of its transaction follows. */
   unready?: boolean
   done?: (failed: boolean) => void
   failed?: boolean
 }
 
-/** What begins and ends transactions has no statistics of its own. */
+/** Statements that begin or end a transaction have no statistics. */
 const CONTROL = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const EMPTY: Plan = { sql: '' }
 const RETRY =
@@ -82,16 +82,16 @@ export class Connection {
   readonly #statements = new Map<string, Prepared>()
   readonly #pending: Pending[] = []
   #working = false
-  /** Statements of ours that raise an error in the place of the client's. */
+  /** Statements that we send to raise an error in place of the client's. */
   #raised = 0
   #ready = false
-  /** Of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
+  /** State of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
   #status = 'I'
   #idle: (() => void)[] = []
-  /** In a transaction of ours that sees the past: it ends with the client's statement. */
+  /** In a transaction of ours that reads the past, which ends with the client's statement. */
   #looksBack = false
 
-  /** Both ends are open, and PostgreSQL has the client's StartupMessage. */
+  /** Both ends are open, and PostgreSQL has received the client's StartupMessage. */
   constructor(client: Duplex, backend: Duplex, host: ConnectionHost) {
     this.#client = client
     this.#backend = backend
@@ -104,19 +104,19 @@ export class Connection {
     return this.#status !== 'I'
   }
 
-  /** Ends the open transaction in the client's place. */
+  /** Ends the open transaction on the client's behalf. */
   async commitOpen(): Promise<void> {
     await this.quiet()
     if (this.#status === 'T') await this.#silently('COMMIT')
   }
 
-  /** Whether a transaction is open after all that was sent. */
+  /** Whether a transaction will be open after everything sent so far. */
   async hasOpen(): Promise<boolean> {
     await this.quiet()
     return this.inTransaction
   }
 
-  /** Resolves when nothing that was sent is unanswered. */
+  /** Resolves when everything sent has been answered. */
   async quiet(): Promise<void> {
     if (!this.#pending.length) return
     this.#backend.write(wire.FLUSH)
@@ -178,7 +178,7 @@ export class Connection {
     }
   }
 
-  /** What the last Bind was of; portals with names are rare, and executed at once as well. */
+  /** The statement of the last Bind. Named portals are rare, and also executed at once. */
   #bound: { plan: Plan; ambiguous: boolean; running?: Running[] } = { plan: EMPTY, ambiguous: false }
 
   #send(raw: Buffer, pending: Pending): void {
@@ -200,7 +200,7 @@ export class Connection {
     const { statements, problem } = splitOrProblem(sql)
     const [statement] = statements
     const plan = problem ? { sql: raising(problem) } : statement ? await this.#planned(statement) : EMPTY
-    // Several statements are PostgreSQL's to refuse, in its words.
+    // PostgreSQL itself refuses several statements here.
     const text = statements.length > 1 ? sql : await this.#sqlOf(plan)
     this.#statements.set(name, { statement, plan })
     this.#send(wire.message('P', name, text, rest), { type: 'P' })
@@ -238,7 +238,7 @@ export class Connection {
     if (problem) return this.#send(wire.query(raising(problem)), { type: 'Q' })
     if (!statements.length) return this.#send(wire.query(''), { type: 'Q' })
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
-    // One implicit transaction, where PostgreSQL can run them all as they are.
+    // One implicit transaction, if PostgreSQL can run all of them unchanged.
     if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
       return this.#batch(statements, plans)
     for (const [at, plan] of plans.entries()) {
@@ -264,7 +264,7 @@ export class Connection {
     })
   }
 
-  /** One statement of a query text, alone. @returns whether it failed, known once its answer has come */
+  /** Runs one statement of a query text. @returns whether it failed, once its answer has come */
   async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
     const running = [this.#begin(statement)]
     const fault = this.#host.fault([plan], this.inTransaction)?.code
@@ -274,7 +274,7 @@ export class Connection {
       if (fault === '40001') throw new SqlError('40001', RETRY)
       await plan.before?.()
     } catch (thrown) {
-      // A COMMIT that fails ends the transaction, too.
+      // A failing COMMIT ends the transaction too.
       if (plan.commits) await this.#silently('ROLLBACK')
       sql = raising(asSqlError(thrown))
     }
@@ -291,7 +291,7 @@ export class Connection {
     return failed
   }
 
-  /** What PostgreSQL is sent for a statement; one that reads the past finds itself in a transaction that sees it. */
+  /** What PostgreSQL receives for a statement. One that reads the past runs in a transaction with that snapshot. */
   async #sqlOf(plan: Plan): Promise<string> {
     if (!plan.past) return plan.sql
     await this.quiet()
@@ -387,7 +387,7 @@ export class Connection {
   #failed(frame: wire.Frame, head: Pending): Buffer | undefined {
     head.failed = true
     if (!head.silent) this.#executed(head, 0, wire.readFields(frame.body).get('C'))
-    // What was sent after it is passed over until the client's Sync.
+    // Later messages are skipped until the client's Sync.
     if (head.type !== 'Q') while (this.#pending[0] && this.#pending[0].type !== 'S') this.#pending.shift()
     return head.silent && head.type === 'Q'
       ? undefined
@@ -398,7 +398,7 @@ export class Connection {
     return { statement, began: performance.now(), inTransaction: this.inTransaction }
   }
 
-  /** What was executed since the last transaction ended. */
+  /** Statements executed since the last transaction ended. */
   #transaction: { began: number; statements: string[]; rows: number } | undefined
 
   #executed(head: Pending, rows: number, error: string | undefined): void {

@@ -1,4 +1,4 @@
-// PostgreSQL's errors in CockroachDB's words.
+// PostgreSQL's errors in CockroachDB's wording.
 
 import { OF_TABLE } from './rules/names.ts'
 
@@ -8,7 +8,7 @@ interface Wording {
   says: (groups: string[], user: string) => string
 }
 
-/** Source of the wordings: pkg/sql/sqlerrors, pkg/sql/row/errors.go, pkg/sql/authorization.go. */
+/** Source of the wording: pkg/sql/sqlerrors, pkg/sql/row/errors.go, pkg/sql/authorization.go. */
 const WORDINGS: Wording[] = [
   {
     code: '42501',
@@ -37,7 +37,7 @@ const WORDINGS: Wording[] = [
   },
 ]
 
-/** @param fields of an ErrorResponse, by their letters */
+/** @param fields of an ErrorResponse, by letter */
 export function wording(fields: Map<string, string>, user: string): Map<string, string> {
   for (const letter of ['M', 'n'])
     if (fields.get(letter)?.includes(OF_TABLE))

@@ -5,22 +5,22 @@ import { Bucket, BucketError } from '../bucket.ts'
 import { SqlError } from './types.ts'
 
 /**
- * Files that IMPORT INTO reads: `s3://` with keys in its URL and, where given, a custom endpoint, and `http(s)://`.
- * Source of parameters and wordings: CockroachDB's `pkg/cloud/amazon/s3_storage.go`, `pkg/cloud/httpsink/http_storage.go`
- * and `pkg/cloud/cloudprivilege/privileges.go`, v24.1 to v25.2.
+ * Files for IMPORT INTO: `s3://` with keys in the URL and an optional custom endpoint, and `http(s)://`. Source of
+ * parameters and wording: CockroachDB's `pkg/cloud/amazon/s3_storage.go`, `pkg/cloud/httpsink/http_storage.go` and
+ * `pkg/cloud/cloudprivilege/privileges.go`, v24.1 to v25.2.
  */
 export interface ExternalFile {
-  /** `s3` or `http`, as messages name the provider. */
+  /** `s3` or `http`, the provider's name in messages. */
   provider: 's3' | 'http'
-  /** Whether reading it takes EXTERNALIOIMPLICITACCESS: HTTP, implicit credentials, and custom endpoints do. */
+  /** Whether reading it requires EXTERNALIOIMPLICITACCESS, as HTTP, implicit credentials and custom endpoints do. */
   implicit: boolean
-  /** As job descriptions show it: secrets redacted. */
+  /** As in job descriptions, with redacted secrets. */
   sanitized: string
-  /** @throws SqlError as the job reports it */
+  /** @throws SqlError with the job's error */
   open(signal: AbortSignal): Promise<Readable>
 }
 
-/** SQLSTATE of errors without one of their own. */
+/** SQLSTATE of errors that have none. */
 export const UNCATEGORIZED = 'XXUUU'
 
 const S3_PARAMS = new Set([
@@ -37,7 +37,7 @@ const S3_PARAMS = new Set([
 ])
 const SECRETS = new Set(['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'])
 
-/** @throws SqlError for a URL that cannot be one of a file */
+/** @throws SqlError for a URL that is not valid for a file */
 export function externalFile(uri: string): ExternalFile {
   let url: URL
   try {
@@ -76,7 +76,7 @@ function s3File(url: URL): ExternalFile {
   const bucket = new Bucket({
     bucket: url.host,
     accessKeyId: param('AWS_ACCESS_KEY_ID'),
-    // A `+` in a secret that was not escaped reads as a space.
+    // An unescaped `+` in a secret reads as a space.
     secretAccessKey: param('AWS_SECRET_ACCESS_KEY').replaceAll(' ', '+'),
     sessionToken: param('AWS_SESSION_TOKEN') || undefined,
     region: param('AWS_REGION') || undefined,
@@ -104,7 +104,7 @@ function s3Words(error: unknown): string {
     : `failed to get s3 object: ${words}`
 }
 
-/** CockroachDB tries about a minute, growing its pauses to 2 s; here the pauses stay short. */
+/** CockroachDB retries for about a minute, with pauses growing to 2 s; the pauses here stay short. */
 const HTTP_ATTEMPTS = 10
 const HTTP_PAUSE_MS = 100
 

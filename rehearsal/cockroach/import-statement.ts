@@ -1,13 +1,13 @@
 import { SqlError, type Statement, type Token } from './types.ts'
 
-/** `IMPORT INTO schema.table (columns) CSV DATA ('url', …) WITH option = 'value', flag`, taken apart. */
+/** Parses `IMPORT INTO schema.table (columns) CSV DATA ('url', …) WITH option = 'value', flag`. */
 export interface ImportCommand {
   schema: string | undefined
   table: string
-  /** Empty when the statement names none. */
+  /** Empty if the statement names none. */
   columns: string[]
   files: string[]
-  /** Lower-case name → value; undefined for one without a value. */
+  /** Lower-case name → value; undefined for an option without a value. */
   options: Map<string, string | undefined>
 }
 
@@ -24,10 +24,10 @@ const OPTIONS: Record<string, boolean> = {
   skip: true,
   strict_quotes: false,
 }
-/** Known to CockroachDB and not to this engine. */
+/** Known to CockroachDB, but not to this engine. */
 const UNSUPPORTED = ['comment', 'row_limit', 'strict_quotes']
 
-/** @throws SqlError 42601 for what is no such statement, 0A000 for what this engine does not do */
+/** @throws SqlError 42601 for any other statement, 0A000 for what this engine does not support */
 export function parseImport({ sql, tokens }: Statement): ImportCommand {
   const reader = new Reader(sql, tokens)
   reader.words('import', 'into')
@@ -49,7 +49,7 @@ function readOptions(reader: Reader): Map<string, string | undefined> {
   const option = () => {
     const name = reader.name()
     if (!(name in OPTIONS)) throw new SqlError('42601', `invalid option "${name}"`)
-    if (UNSUPPORTED.includes(name)) throw new SqlError('0A000', `this server does not know the option "${name}"`)
+    if (UNSUPPORTED.includes(name)) throw new SqlError('0A000', `this server does not support the option "${name}"`)
     const value = reader.take('=') ? reader.string() : undefined
     if ((value !== undefined) !== OPTIONS[name])
       throw new SqlError('22023', `option "${name}" ${OPTIONS[name] ? 'requires a value' : 'does not take a value'}`)
@@ -63,7 +63,7 @@ function readOptions(reader: Reader): Map<string, string | undefined> {
   return options
 }
 
-/** Walks over the tokens of one statement; whatever does not fit is a syntax error. */
+/** Walks over the tokens of one statement; an unexpected one is a syntax error. */
 class Reader {
   readonly #sql: string
   readonly #tokens: readonly Token[]

@@ -1,6 +1,6 @@
-// IMPORT INTO … CSV DATA as CockroachDB runs it, on the PostgreSQL behind the CockroachDB-like server.
-// Source of behaviour and wordings: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go,
-// import_processor.go, read_import_base.go, read_import_csv.go), v24.1 to v25.2, and its documentation of IMPORT INTO.
+// IMPORT INTO … CSV DATA like CockroachDB's, on the PostgreSQL behind the CockroachDB-like server. Source of
+// behaviour and wording: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go, import_processor.go,
+// read_import_base.go, read_import_csv.go), v24.1 to v25.2, and its documentation of IMPORT INTO.
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
 import pg from 'pg'
@@ -11,16 +11,16 @@ import { type ImportCommand, parseImport } from './import-statement.ts'
 import { type ImportContext, type ImportEngine, type ImportResult, type Job, SqlError } from './types.ts'
 
 export interface ImportOptions {
-  /** Called before each file is read, and may make the job wait; `signal` aborts when the job is cancelled. */
+  /** Called before each file is read; can make the job wait. `signal` aborts when the job is cancelled. */
   beforeFile?(job: Job, index: number, signal: AbortSignal): Promise<void>
 }
 
-/** The table as it is before the job takes it offline. */
+/** The table before the job takes it offline. */
 interface ImportTable {
   oid: string
   schema: string
   name: string
-  /** Columns in the order of the files' fields. */
+  /** Columns in the order of the file's fields. */
   columns: string[]
 }
 
@@ -35,10 +35,10 @@ interface Run {
   signal: AbortSignal
 }
 
-/** Tables being imported into, of all engines in this process, as `database/oid`. */
+/** Tables being imported into, by all engines in this process, as `database/oid`. */
 type Busy = Set<string>
 
-/** Makes the engine of one server. A job goes on when its client leaves. */
+/** Creates the engine of one server. A job continues when its client disconnects. */
 export function importEngine(options: ImportOptions = {}): ImportEngine {
   const busy: Busy = new Set()
   return async (statement, context) => {
@@ -65,7 +65,7 @@ export function importEngine(options: ImportOptions = {}): ImportEngine {
   }
 }
 
-/** Rejects when the client leaves or cancels its statement. */
+/** Rejects when the client disconnects or cancels its statement. */
 function leaving(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     const leave = () => reject(new SqlError('57014', 'query execution canceled due to user request'))
@@ -98,7 +98,7 @@ async function resolveTable(command: ImportCommand, context: ImportContext): Pro
     )
     const oid = found.rows[0]?.oid
     if (!oid) throw new SqlError('42P01', `relation "${command.table}" does not exist`)
-    // DROP, since the table is taken offline.
+    // DROP, because the table is taken offline.
     for (const privilege of ['INSERT', 'DROP'])
       if (!(await context.hasPrivilege(schema, command.table, privilege)))
         throw new SqlError(
@@ -133,7 +133,7 @@ function quote(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
 }
 
-/** Loads all files in one transaction: a job that fails or is cancelled leaves the table's rows unchanged. */
+/** Loads all files in one transaction, so a job that fails or is cancelled leaves the table's rows unchanged. */
 async function runJob(run: Run): Promise<ImportResult> {
   const { job, context, table } = run
   await context.takeOffline(table.schema, table.name, job)
@@ -142,23 +142,23 @@ async function runJob(run: Run): Promise<ImportResult> {
     try {
       const { rows, bytes, indexes } = await ingest(run, client)
       await context.bringOnline(table.schema, table.name)
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
       return resultOf(job, rows, rows * indexes, bytes)
     } finally {
       await client.end().catch(() => {})
     }
   } catch (error) {
     const failure = run.signal.aborted ? new SqlError('57014', 'job canceled by user') : asSqlError(error)
-    await context.jobs.update(job, { status: 'reverting', error: failure.message })
+    context.jobs.update(job, { status: 'reverting', error: failure.message })
     await context.bringOnline(table.schema, table.name)
-    await context.jobs.update(job, { status: run.signal.aborted ? 'canceled' : 'failed' })
+    context.jobs.update(job, { status: run.signal.aborted ? 'canceled' : 'failed' })
     throw failure
   }
 }
 
 async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number; indexes: number }> {
   const { job, table, options, signal } = run
-  // A job that waits for its first file holds no lock behind: catalogs of an offline table can still be read.
+  // A job that waits for its first file holds no lock on PostgreSQL, so catalogs of an offline table can be read.
   signal.throwIfAborted()
   await options.beforeFile?.(job, 0, signal)
   const checks = await suspendChecks(client, table)
@@ -174,12 +174,12 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
   return { ...read, indexes: Math.max(0, counted[0].n - 1) }
 }
 
-/** In one transaction, under a lock that no reader of catalogs waits for. */
+/** In one transaction, with a lock that does not block readers of the catalogs. */
 async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number }> {
   const { job, context, files, signal } = run
   let [rows, bytes] = [0, 0]
   await client.query('BEGIN')
-  // Neither triggers nor foreign keys act on imported rows.
+  // Neither triggers nor foreign keys apply to imported rows.
   await client.query('SET LOCAL session_replication_role = replica')
   for (const [index, file] of files.entries()) {
     signal.throwIfAborted()
@@ -188,8 +188,8 @@ async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; b
     const read = await ingestFile(run, client, file, index)
     rows += read.rows
     bytes += read.bytes
-    // 1 only when the table is online again.
-    await context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
+    // 1 only once the table is online again.
+    context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
   }
   signal.throwIfAborted()
   await client.query('COMMIT')
@@ -215,7 +215,7 @@ async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Che
   return checks
 }
 
-/** Puts them back: as they were where nothing was imported, else not validated, and so the foreign keys. */
+/** Restores them: unchanged if nothing was imported, otherwise not validated, like the foreign keys. */
 async function restoreChecks(
   client: pg.Client,
   table: ImportTable,
@@ -240,7 +240,7 @@ async function restoreChecks(
   await client.query('COMMIT')
 }
 
-/** By its oid: a server may hide an offline table under another name. */
+/** By oid, because a server may hide an offline table under another name. */
 async function currentName(client: pg.Client, table: ImportTable): Promise<string> {
   const { rows } = await client.query(
     `SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -282,7 +282,7 @@ function isCompressed(command: ImportCommand, file: ExternalFile): boolean {
   return asked === 'gzip' || (asked === 'auto' && /\.gz(\?|$)/.test(file.sanitized))
 }
 
-/** An unquoted empty field is NULL and a quoted one is an empty text, for CockroachDB and for COPY alike. */
+/** An unquoted empty field is NULL and a quoted one is an empty string, for both CockroachDB and COPY. */
 function copyOptions(command: ImportCommand, columns: string): string {
   const options = ['FORMAT csv', `NULL ${quote(command.options.get('nullif') ?? '')}`]
   if (command.options.has('delimiter')) options.push(`DELIMITER ${quote(command.options.get('delimiter') ?? ',')}`)
@@ -290,7 +290,10 @@ function copyOptions(command: ImportCommand, columns: string): string {
   return options.join(', ')
 }
 
-/** A row that the table refuses, in CockroachDB's words: with the whole row, and with the file's URL and its secrets. */
+/**
+ * The error for a row that the table refuses, in CockroachDB's wording: with the whole row, and with the file's URL
+ * and its secrets.
+ */
 async function rowError(run: Run, file: ExternalFile, index: number, error: pg.DatabaseError): Promise<SqlError> {
   const { command, table } = run
   if (error.code === '23505') {

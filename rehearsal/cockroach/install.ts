@@ -1,11 +1,11 @@
-// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, which clients do not see, with
-// the catalogs as CockroachDB shows them, and the functions of CockroachDB that are used here.
+// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, hidden from clients, with
+// the catalogs in CockroachDB's form and the CockroachDB functions that are used here.
 import { OF_TABLE, shownName } from './rules/names.ts'
 import { lockedByDefault } from './rules/schema-locks.ts'
 import { ownVariables } from './rules/settings.ts'
 import type { Version } from './types.ts'
 
-/** Catalogs that are read from `_crdb` instead of `pg_catalog`. */
+/** Catalogs read from `_crdb` instead of `pg_catalog`. */
 export const PG_CATALOGS = [
   'pg_class',
   'pg_constraint',
@@ -31,7 +31,7 @@ export const INFORMATION_SCHEMA = [
   'tables',
 ] as const
 
-/** Functions that are called in `_crdb`, wherever they stand. */
+/** Functions called in `_crdb`, wherever they appear. */
 export const FUNCTIONS = [
   'version',
   'cluster_logical_timestamp',
@@ -54,7 +54,7 @@ const since = (version: Version, [major, minor]: Version) =>
 const SEEN_TABLE = `(pg_catalog.pg_has_role(c.relowner, 'USAGE') OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE'))`
 
 const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
-/** A unique index as the constraint that CockroachDB sees in it. */
+/** A unique index in the form of CockroachDB's constraint. */
 const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
   conname: shownName('c.relname'),
@@ -84,7 +84,7 @@ const UNIQUE_INDEX = {
   conbin: 'NULL::pg_node_tree',
 }
 
-/** A variable of CockroachDB's own as a row of pg_settings. */
+/** A CockroachDB variable as a row of pg_settings. */
 const OWN_SETTING = {
   name: 'v.own',
   setting: "coalesce(nullif(current_setting('crdb.' || v.own, true), ''), v.fallback)",
@@ -105,7 +105,7 @@ const OWN_SETTING = {
   pending_restart: 'false',
 }
 
-/** The unique index that a foreign key rests on, where PostgreSQL names constraints alone. */
+/** The unique index that a foreign key depends on, where PostgreSQL names only constraints. */
 const REFERRED = Object.fromEntries(
   [
     ['unique_constraint_schema', 'n.nspname'],
@@ -119,20 +119,24 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
-/** Idempotent; run as a superuser. `name` is what `version()` answers. */
+/** A call for each row would take most of a catalog query's time, and few tables have their own ids. */
+const columnIds = (table: string, keys: string) =>
+  `CASE WHEN ${table} IN (SELECT relid FROM _crdb.column_ids) THEN _crdb.column_ids(${table}, ${keys}) ELSE ${keys} END`
+
+/** Idempotent; must run as a superuser. `name` is the answer of `version()`. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
   const numbered = since(version, [26, 3])
-  // Indexes that are being built.
+  // Indexes being built.
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
-    : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
+    : { conkey: columnIds('conrelid', 'conkey'), confkey: columnIds('confrelid', 'confkey') }
   const options = `CASE WHEN relkind = 'r' AND oid >= 16384
       AND coalesce((SELECT locked FROM _crdb.schema_locks WHERE relid = oid), ${lockedByDefault(version)})
     THEN array_append(coalesce(reloptions, '{}'), 'schema_locked=true') ELSE reloptions END`
-  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: `_crdb.column_ids(i.indrelid, ${INDEX_KEY})` }
+  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: columnIds('i.indrelid', INDEX_KEY) }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
     GRANT USAGE ON SCHEMA _crdb TO PUBLIC;
@@ -293,29 +297,32 @@ export function installSql(version: Version, name: string): string {
          AND ${SEEN_TABLE};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
-      WITH held AS (
+      SELECT NULL::text AS grantor, h.grantee::text AS grantee, current_database()::text AS table_catalog,
+             h.nspname::text AS table_schema, h.relname::text AS table_name, h.privilege::text AS privilege_type,
+             CASE WHEN h.grantable THEN 'YES' ELSE 'NO' END AS is_grantable,
+             CASE h.privilege WHEN 'SELECT' THEN 'YES' ELSE 'NO' END AS with_hierarchy
+        FROM (
         SELECT c.oid AS relid, n.nspname, c.relname, coalesce(g.rolname, 'public') AS grantee, a.privilege_type AS privilege,
-               a.is_grantable AS grantable
+               a.is_grantable AS grantable, c.relowner AS owner, c.relkind AS kind
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
           LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
          WHERE c.relkind IN ('r', 'p', 'v', 'm') AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER')
         UNION
-        SELECT c.oid, n.nspname, c.relname, t.grantee, t.privilege, t.grantable
+        SELECT c.oid, n.nspname, c.relname, t.grantee, t.privilege, t.grantable, c.relowner, c.relkind
           FROM _crdb.table_grants t JOIN pg_catalog.pg_class c ON c.oid = t.relid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         UNION
-        SELECT c.oid, n.nspname, c.relname, w.rolname, 'ALL', true
+        SELECT c.oid, n.nspname, c.relname, w.rolname, 'ALL', true, c.relowner, c.relkind
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           CROSS JOIN LATERAL (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = c.relowner OR rolname IN ('admin', 'root')) w
-         WHERE c.relkind IN ('r', 'p', 'v', 'm'))
-      SELECT NULL::text AS grantor, h.grantee::text AS grantee, current_database()::text AS table_catalog,
-             h.nspname::text AS table_schema, h.relname::text AS table_name, h.privilege::text AS privilege_type,
-             CASE WHEN h.grantable THEN 'YES' ELSE 'NO' END AS is_grantable,
-             CASE h.privilege WHEN 'SELECT' THEN 'YES' ELSE 'NO' END AS with_hierarchy
-        FROM held h WHERE h.nspname <> '_crdb'
-         AND (h.privilege = 'ALL' OR NOT EXISTS (SELECT 1 FROM held a
-               WHERE a.relid = h.relid AND a.grantee = h.grantee AND a.privilege = 'ALL'));
+         WHERE c.relkind IN ('r', 'p', 'v', 'm')) h
+       WHERE h.nspname <> '_crdb'
+         -- Who has ALL has no others.
+         AND (h.privilege = 'ALL'
+           OR NOT (h.kind IN ('r', 'p', 'v', 'm') AND h.grantee IN (pg_catalog.pg_get_userbyid(h.owner)::text, 'admin', 'root'))
+             AND NOT EXISTS (SELECT 1 FROM _crdb.table_grants t
+               WHERE t.relid = h.relid AND t.grantee = h.grantee AND t.privilege = 'ALL'));
     CREATE OR REPLACE VIEW _crdb.role_table_grants AS SELECT * FROM _crdb.table_privileges;
 
     CREATE OR REPLACE FUNCTION _crdb.transaction_id(pid int4) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
@@ -393,21 +400,21 @@ function statisticsView(name: string, table: string): string {
       interval '1 hour' AS aggregation_interval FROM _crdb.${table} WHERE _crdb.require_activity();`
 }
 
-/** Roles that every cluster has. Of the whole server; run once. */
+/** Roles that every cluster has. Server-wide, so it runs once. */
 export const ROLES_SQL = `
   DO $$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'admin') THEN CREATE ROLE admin SUPERUSER; END IF;
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
   END $$`
 
-/** A view with all columns of a catalog, and some of them replaced. Needs PostgreSQL's own list of them. */
+/** A view with all columns of a catalog, some of them replaced. Needs PostgreSQL's own list of columns. */
 function view(name: string, from: string, replaced: Record<string, string>): string {
   const changes = Object.entries(replaced)
   if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`
   return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT {{columns ${from} ${JSON.stringify(replaced)}}} FROM ${from}`
 }
 
-/** Fills the lists of columns in, from what `columnsOf` tells of a catalog. */
+/** Fills in the lists of columns from `columnsOf`. */
 export async function fillColumns(sql: string, columnsOf: (catalog: string) => Promise<string[]>): Promise<string> {
   let filled = sql
   for (const [placeholder, catalog, replaced] of sql.matchAll(/\{\{columns (\S+) (\{.*?\})\}\}/g)) {

@@ -1,20 +1,19 @@
+import type pg from 'pg'
 import { type Job, type JobRegistry, type NewJob, SqlError } from './types.ts'
 
 const ENDED = new Set(['succeeded', 'failed', 'canceled'])
 
-/** The jobs of one server. `save` writes a job where every session's SHOW JOBS reads it. */
+/** The jobs of one server. A statement that reads jobs first brings its database up to date. */
 export class Jobs implements JobRegistry {
-  readonly #save: (job: Job) => Promise<void>
   readonly #jobs = new Map<string, Job>()
+  /** Number of the last change of each job, by its id. */
+  readonly #changed = new Map<string, number>()
+  #changes = 0
+  /** Number of the last change that a database has. */
+  readonly #published = new WeakMap<pg.Pool, Promise<number>>()
   readonly #cancels = new Map<string, () => void>()
-  /** Saves run one after the other, so that no older state overwrites a newer one. */
-  #saved: Promise<void> = Promise.resolve()
-  /** As CockroachDB makes them: time first, so that they grow. */
+  /** Like CockroachDB's ids: time first, so that they grow. */
   #next = BigInt(Date.now()) * 1_000_000n
-
-  constructor(save: (job: Job) => Promise<void>) {
-    this.#save = save
-  }
 
   create({ onCancel, ...facts }: NewJob): Job {
     this.#next += 1n
@@ -26,15 +25,15 @@ export class Jobs implements JobRegistry {
       fractionCompleted: 0,
     }
     this.#jobs.set(job.id, job)
+    this.#changed.set(job.id, ++this.#changes)
     if (onCancel) this.#cancels.set(job.id, onCancel)
-    void this.#queue(job)
     return job
   }
 
-  update(job: Job, change: Parameters<JobRegistry['update']>[1]): Promise<void> {
+  update(job: Job, change: Parameters<JobRegistry['update']>[1]): void {
     Object.assign(job, change)
     if (ENDED.has(job.status)) job.finished ??= new Date()
-    return this.#queue(job)
+    this.#changed.set(job.id, ++this.#changes)
   }
 
   get(id: string): Job | undefined {
@@ -45,18 +44,38 @@ export class Jobs implements JobRegistry {
     return [...this.#jobs.values()]
   }
 
-  async cancel(id: string): Promise<void> {
+  cancel(id: string): void {
     const job = this.#jobs.get(id)
     if (!job) throw new SqlError('42704', `job with ID ${id} does not exist`)
     if (ENDED.has(job.status))
       throw new SqlError('55000', `job with status ${job.status} cannot be requested to be canceled`)
-    await this.update(job, { status: 'cancel-requested' })
+    this.update(job, { status: 'cancel-requested' })
     this.#cancels.get(id)?.()
   }
 
-  #queue(job: Job): Promise<void> {
-    const copy = { ...job }
-    this.#saved = this.#saved.then(() => this.#save(copy)).catch(() => {})
-    return this.#saved
+  /** Brings what SHOW JOBS reads in this database up to date. */
+  async publish(db: pg.Pool): Promise<void> {
+    const before = this.#published.get(db) ?? Promise.resolve(0)
+    const next = before.then((from) => this.#write(db, from))
+    this.#published.set(
+      db,
+      next.catch(() => before),
+    )
+    await next
+  }
+
+  async #write(db: pg.Pool, from: number): Promise<number> {
+    const until = this.#changes
+    const jobs = this.list().filter(({ id }) => (this.#changed.get(id) ?? 0) > from)
+    if (jobs.length) await db.query(UPSERT, [JSON.stringify(jobs)])
+    return until
   }
 }
+
+const UPSERT = `
+  INSERT INTO _crdb.jobs
+  SELECT id, type, description, "user", status, created, finished, "fractionCompleted", error
+    FROM jsonb_to_recordset($1::jsonb) j(id int8, type text, description text, "user" text, status text,
+      created timestamptz, finished timestamptz, "fractionCompleted" float4, error text)
+  ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, finished = EXCLUDED.finished,
+    fraction_completed = EXCLUDED.fraction_completed, error = EXCLUDED.error`

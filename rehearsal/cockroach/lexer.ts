@@ -8,7 +8,7 @@ const DOLLAR_TAG = /\$(?:[\p{L}_][\p{L}\p{N}_]*)?\$/uy
 const SYMBOL = /:::|::|->>|->|#>>|#>|<=|>=|<>|!=|\|\||&&|@>|<@|\?\||\?&|!~\*|!~|~\*|\.\.|[^\s]/uy
 const SPACE = /\s+/y
 
-/** The statements of a query text, without the empty ones between semicolons. */
+/** The statements of a query text, without empty ones. */
 export function split(sql: string): Statement[] {
   const statements: Statement[] = []
   let tokens: Token[] = []
@@ -31,8 +31,7 @@ export function split(sql: string): Statement[] {
 }
 
 /**
- * The tokens of a text in order.
- * @throws SyntaxError for a literal, quoted name or comment that does not end
+ * The tokens of a text in order. @throws SyntaxError for an unterminated literal, quoted name or comment
  */
 export function* tokenize(sql: string): Generator<Token> {
   let at = 0
@@ -84,7 +83,7 @@ function match(pattern: RegExp, sql: string, at: number): string | undefined {
   return pattern.exec(sql)?.[0]
 }
 
-/** The length of the comment that starts here; 0 where none does. Block comments nest. */
+/** The length of the comment that starts here; 0 if none does. Block comments nest. */
 function commentLength(sql: string, at: number): number {
   if (sql.startsWith('--', at)) {
     const end = sql.indexOf('\n', at)
@@ -124,7 +123,7 @@ function quoted(sql: string, at: number, quote: string, escapes: boolean): [text
   throw new SyntaxError(quote === '"' ? 'unterminated quoted identifier' : 'unterminated string')
 }
 
-/** Where the parenthesis closes that opens here; the last token where it does not. */
+/** The index of the parenthesis that closes the one here; the last token if none does. */
 export function closing(tokens: readonly Token[], open: number): number {
   let depth = 0
   for (let at = open; at < tokens.length; at++) {

@@ -1,27 +1,27 @@
-// What the server keeps of the past, for AS OF SYSTEM TIME. PostgreSQL keeps none, but a transaction that stays open
-// keeps its snapshot, and others can look through it.
+// The server's history for AS OF SYSTEM TIME. PostgreSQL keeps none, but an open transaction keeps its snapshot,
+// which others can use.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { SqlError } from './types.ts'
 
-/** `<nanoseconds>.<ten digits of the logical clock>`, as `cluster_logical_timestamp()` gives it. */
+/** `<nanoseconds>.<ten digits of the logical clock>`, as returned by `cluster_logical_timestamp()`. */
 type Moment = string
 
 interface Snapshot {
-  /** The state holds for every time from here … */
+  /** The state is valid for every time from here … */
   from: Moment
-  /** … to here, both included. */
+  /** … to here, inclusive. */
   to: Moment
-  /** Of PostgreSQL, for SET TRANSACTION SNAPSHOT. */
+  /** PostgreSQL's id for SET TRANSACTION SNAPSHOT. */
   id: string
-  /** Files of the tables by their name: PostgreSQL shows an old snapshot nothing of a table that has new ones. */
+  /** Table name → file: with an old snapshot, PostgreSQL shows no rows of a table that has a new file. */
   files: Map<string, string>
   holder: pg.Client
 }
 
-/** Nanoseconds by which two nodes' clocks may differ at most (`--max-offset`). */
+/** Nanoseconds by which two nodes' clocks may differ (`--max-offset`). */
 const MAX_OFFSET = 500_000_000n
-/** States that are kept, each by a connection of its own. */
+/** Number of states kept, each by its own connection. */
 const KEPT = 12
 
 const FILES = `SELECT relname AS name, oid || ':' || relfilenode AS file FROM pg_catalog.pg_class
@@ -42,9 +42,8 @@ export class Past {
   }
 
   /**
-   * Keeps the present, and the state half a second later: what a node whose clock is ahead has committed before now can
-   * have a later time, by the maximum offset at most.
-   * @returns the time that names it, and the snapshot
+   * Keeps the current state, and the one half a second later: a commit on a node whose clock is ahead can have a
+   * later time, by the maximum offset at most. @returns the time that names it, and the snapshot
    */
   async keep(): Promise<{ time: Moment; snapshot: string }> {
     const { to, id } = await this.#hold()
@@ -54,9 +53,8 @@ export class Past {
   }
 
   /**
-   * The snapshot of a time.
-   * @param names of whatever the statement names, tables among them
-   * @throws SqlError when no state of it was kept
+   * The snapshot for a time. @param names of everything in the statement, including tables @throws SqlError when no
+   * state was kept for it
    */
   async at(time: Moment, names: ReadonlySet<string>): Promise<string> {
     const found = this.#snapshots.find(({ from, to }) => compare(from, time) <= 0 && compare(time, to) <= 0)
@@ -88,7 +86,7 @@ export class Past {
     await this.#hold(time)
   }
 
-  /** @param from where the time of this state begins; default: at the moment it is taken */
+  /** @param from start time of this state; default: when it is taken */
   async #hold(from?: Moment): Promise<Snapshot> {
     const holder = await this.#connect()
     await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')

@@ -1,4 +1,4 @@
-// A server that answers like CockroachDB: a proxy of the wire protocol in front of an embedded PostgreSQL.
+// A server that answers like CockroachDB: a wire protocol proxy in front of an embedded PostgreSQL.
 import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { createSecureContext, TLSSocket } from 'node:tls'
@@ -15,30 +15,33 @@ import type { Plan, RuleContext } from './rule.ts'
 import { OWN_VARIABLES } from './rules/settings.ts'
 import { planFor } from './rules/statements.ts'
 import { type EndedTransaction, type Execution, type PlanNode, Statistics } from './statistics.ts'
-import { type Job, SqlError, type Statement, type Version } from './types.ts'
+import { SqlError, type Statement, type Version } from './types.ts'
 import * as wire from './wire.ts'
 
 export interface CockroachOptions {
   /** `24.3`, `25.2`, `26.1`, … Default 25.2. */
   version?: string
-  /** Milliseconds that a schema change or grant takes. Default 0. */
+  /** Milliseconds for a schema change or grant. Default: 0. */
   ddlTime?: number
-  /** Milliseconds that each round trip takes longer. Default 0. */
+  /** Extra milliseconds for each round trip. Default: 0. */
   latency?: number
-  /** Share of statements that fail with 40001, 0 to 1; of molt and the replicator, those in transactions alone. Default 0. */
+  /**
+   * Share of statements that fail with 40001, from 0 to 1; for molt and the replicator only those in transactions.
+   * Default: 0.
+   */
   retryRate?: number
   /**
-   * Each distinct statement of this application fails once, when it is sent first: with 40001, or done and answered with
-   * 40003 where it writes.
+   * Makes each distinct statement of this application fail once: with 40001, or executed and answered with 40003 if
+   * it writes.
    */
   failEach?: { code: '40001' | '40003'; application: string } | undefined
-  /** Share of writes, schema changes and commits that are done, and answered with 40003. Default 0. */
+  /** Share of writes, schema changes and commits that are executed and answered with 40003. Default: 0. */
   ambiguousRate?: number
-  /** Of the faults: the same seed gives the same faults for the same statements. */
+  /** Seed of the faults: equal seeds give equal faults for equal statements. */
   seed?: number
-  /** Called before an import reads each file, and may make its job wait. */
+  /** Called before an import reads each file; can make its job wait. */
   beforeFile?: ImportOptions['beforeFile']
-  /** PEM texts; with them the server takes connections by TLS alone, without them none by it. */
+  /** PEM texts. With them, the server accepts only TLS connections; without them, none. */
   tls?: { key: string; cert: string }
 }
 
@@ -47,17 +50,17 @@ export interface CockroachServer {
   readonly port: number
   /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable` */
   urlOf(database: string): string
-  /** Statements that no rule knew, as they came. Each was refused. */
+  /** Statements without a rule, as received. Each was refused. */
   readonly unknown: string[]
-  /** Statements that were sent, by the application name of who sent them; one of those that differ in literals alone. */
+  /** Application name → its statements; those that differ only in literals count once. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
-  /** What `failEach` has let fail: the application's name and the statement, with `?` for each literal. */
+  /** Statements that `failEach` made fail: the application's name and the statement, with `?` for literals. */
   readonly failed: ReadonlySet<string>
-  /** Faults and times from now on. */
+  /** Sets faults and delays from now on. */
   readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile' | 'failEach'>> &
     Pick<CockroachOptions, 'failEach'>
   readonly jobs: Jobs
-  /** Ends all connections; the PostgreSQL behind stays. */
+  /** Ends all connections; the PostgreSQL behind keeps running. */
   stop(): Promise<void>
 }
 
@@ -68,23 +71,25 @@ interface Shared {
   random: () => number
   jobs: Jobs
   runImport: ReturnType<typeof importEngine>
-  /** Offline tables by database, as `schema.name`. */
+  /** Database → offline tables, as `schema.name`. */
   offline: Map<string, Set<string>>
-  /** By database; one connection each, on which statements wait for each other. */
+  /** One connection per database, on which statements wait for each other. */
   installed: Map<string, Promise<pg.Pool>>
+  /** Database → superuser sessions that statements borrow. */
+  lent: Map<string, pg.Pool>
   statistics: Statistics
   /** By database. */
   pasts: Map<string, Past>
   unknown: string[]
   sent: Map<string, Set<string>>
-  /** Of `sent`: each with its literals left out, after the application. */
+  /** Keys of `sent`: application and statement without literals. */
   shapes: Set<string>
-  /** Those of `shapes` that have failed once, by `failEach`. */
+  /** Those of `shapes` that `failEach` has made fail once. */
   failed: Set<string>
   tls: CockroachOptions['tls']
 }
 
-/** The PostgreSQL that does the work, on this machine; its URLs are a superuser's. */
+/** The PostgreSQL that does the work, on this machine. Its URLs are a superuser's. */
 export type Behind = Pick<EmbeddedServer, 'port' | 'urlOf'>
 
 const DEFAULT_VERSION = '25.2'
@@ -107,10 +112,11 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       ambiguousRate: options.ambiguousRate ?? 0,
     },
     random: seeded(options.seed ?? 1),
-    jobs: new Jobs((job) => saveJob(job, installed)),
+    jobs: new Jobs(),
     runImport: importEngine({ beforeFile: options.beforeFile }),
     offline: new Map(),
     installed,
+    lent: new Map(),
     statistics: new Statistics(),
     pasts: new Map(),
     unknown: [],
@@ -141,12 +147,13 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       for (const socket of open) socket.destroy()
       await new Promise((done) => server.close(done))
       await Promise.all([...shared.pasts.values()].map((past) => past.close()))
-      await Promise.all([...installed.values()].map((pool) => pool.then((db) => db.end()).catch(() => {})))
+      const pools = [...installed.values(), ...shared.lent.values()]
+      await Promise.all(pools.map(async (pool) => (await pool).end().catch(() => {})))
     },
   }
 }
 
-/** The embedded server as its clients are to see it: through the proxy, and stopped together with it. */
+/** The embedded server as clients see it: through the proxy, and stopped together with it. */
 export function seenThrough(cluster: CockroachServer, behind: EmbeddedServer, database = 'shop'): EmbeddedServer {
   return Object.create(behind, {
     url: { value: cluster.urlOf(database) },
@@ -174,7 +181,7 @@ function listen(server: Server): Promise<number> {
   })
 }
 
-/** mulberry32: small, seeded, and the same everywhere. */
+/** mulberry32: small, seeded, and equal on every platform. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -185,26 +192,7 @@ function seeded(seed: number): () => number {
   }
 }
 
-async function saveJob(job: Job, installed: Shared['installed']): Promise<void> {
-  for (const pool of installed.values())
-    await (await pool).query(
-      `INSERT INTO _crdb.jobs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE
-         SET status = $5, finished = $7, fraction_completed = $8, error = $9`,
-      [
-        job.id,
-        job.type,
-        job.description,
-        job.user,
-        job.status,
-        job.created,
-        job.finished,
-        job.fractionCompleted,
-        job.error,
-      ],
-    )
-}
-
-/** A superuser's connection to a database, once what the server adds to it is there. */
+/** A superuser's connection to a database, once the server's additions are installed there. */
 function admin(shared: Shared, database: string): Promise<pg.Pool> {
   let pool = shared.installed.get(database)
   if (!pool) {
@@ -219,7 +207,7 @@ function adminConfig({ behind }: Pick<Shared, 'behind'>, database: string): pg.C
   return {
     connectionString: behind.urlOf(database),
     application_name: '_crdb',
-    // A role's or database's own settings are for its clients.
+    // Settings of a role or database are meant for its clients.
     options: '-c default_transaction_read_only=off',
   }
 }
@@ -231,22 +219,38 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
   return client
 }
 
-/** Plans are looked at without sequential scans where there is an index: CockroachDB does not scan a small table either. */
-async function publishStatistics(shared: Shared, database: string): Promise<void> {
-  const planner = await connectAdmin(shared, database)
+/** Lends a superuser's session, and resets it afterwards. Opening one takes longer than most schema changes. */
+async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
+  const known = shared.lent.get(database)
+  const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
+  // An idle one that breaks leaves the pool.
+  if (!known) pool.on('error', () => {})
+  shared.lent.set(database, pool)
+  const client = await pool.connect()
   try {
+    return await work(client)
+  } finally {
+    await client.query('DISCARD ALL').then(
+      () => client.release(),
+      () => client.release(true),
+    )
+  }
+}
+
+/** Examines plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
+async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
+  const db = await admin(shared, database)
+  if (!plans) return shared.statistics.publish(db, database)
+  await lend(shared, database, async (planner) => {
     await planner.query('SET enable_seqscan = off')
-    const explain = async (sql: string): Promise<PlanNode | undefined> => {
+    await shared.statistics.publish(db, database, async (sql) => {
       if (!/^\s*(select|insert|update|delete|with|values)\b/i.test(sql)) return undefined
       const { rows } = await planner
         .query(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${sql}`)
         .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
       return rows[0]?.['QUERY PLAN']?.[0].Plan
-    }
-    await shared.statistics.publish(await admin(shared, database), database, explain)
-  } finally {
-    await planner.end()
-  }
+    })
+  })
 }
 
 function pastOf(shared: Shared, database: string): Past {
@@ -258,7 +262,7 @@ function pastOf(shared: Shared, database: string): Past {
 async function install(shared: Shared, database: string): Promise<pg.Pool> {
   const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
   pool.on('error', () => {
-    // The database may be dropped, and made again.
+    // The database may be dropped and recreated.
     shared.installed.delete(database)
     void pool.end()
   })
@@ -275,8 +279,8 @@ async function install(shared: Shared, database: string): Promise<pg.Pool> {
 }
 
 /**
- * Installs what the server adds to a database in the template of new ones, which spares each of them that work. For
- * servers that hold nothing else.
+ * Installs the server's additions in the template of new databases, so that they start with them. For servers used
+ * only for this.
  */
 export async function installInTemplate(behind: Behind, version = DEFAULT_VERSION): Promise<void> {
   const client = await connectAdmin({ behind }, 'template1')
@@ -296,14 +300,14 @@ async function installIn(client: pg.ClientBase, version: Version): Promise<void>
   if (rows[0].there && (await client.query('SELECT _crdb.version() AS name')).rows[0].name === name) return
   const columnsOf = async (catalog: string) =>
     (await client.query(`SELECT * FROM ${catalog} LIMIT 0`)).fields.map((field) => field.name)
-  // Two databases of one server, or two connections, may be prepared at the same time.
+  // Two databases of a server, or two connections, may be prepared at the same time.
   await client.query('SELECT pg_advisory_lock(4711)')
   await client.query(ROLES_SQL)
   await client.query(await fillColumns(installSql(version, name), columnsOf))
   await client.query('SELECT pg_advisory_unlock(4711)')
 }
 
-/** Reads the client's first messages, connects to PostgreSQL, and hands both over. */
+/** Reads the client's first messages, connects to PostgreSQL, and forwards both. */
 async function serve(socket: Socket, shared: Shared): Promise<void> {
   const { stream, code, body } = await firstMessage(socket, shared)
   const backend = connectTcp(shared.behind.port, '127.0.0.1')
@@ -351,7 +355,7 @@ async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: 
   }
 }
 
-/** Exactly so many bytes of a stream that nobody else reads. */
+/** Exactly this many bytes of a stream without another reader. */
 async function take(stream: Duplex, length: number): Promise<Buffer> {
   if (!length) return Buffer.alloc(0)
   for (;;) {
@@ -368,7 +372,7 @@ async function take(stream: Duplex, length: number): Promise<Buffer> {
   }
 }
 
-/** PostgreSQL does not know CockroachDB's variables: they become `crdb.name`. */
+/** PostgreSQL lacks CockroachDB's variables, so they become `crdb.name`. */
 function startParameters(given: Map<string, string>): Map<string, string> {
   const parameters = new Map<string, string>()
   const options: string[] = []
@@ -397,7 +401,7 @@ function ownOptions(text: string): string[] {
 /** Application names of molt and the replicator. */
 const OF_TOOLS = /^molt[ _-](fetch|verify)|^molt$|replicator/
 
-/** One client, as the rules and its connection see it. */
+/** One client, from the view of the rules and its connection. */
 class Client implements ConnectionHost {
   readonly #shared: Shared
   readonly #user: string
@@ -441,7 +445,7 @@ class Client implements ConnectionHost {
       const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan))
       if (plan) return { code: each.code, plan }
     }
-    // The server repeats most single statements by itself, and the tools' stand-in repeats none; the suite meets all.
+    // The server retries most single statements itself, and the tools' stand-in retries none; the suite gets all.
     const repeated = OF_TOOLS.test(this.#application) && !inTransaction && !plans.some(({ commits }) => commits)
     const [lost, unknown] = [retryable[0], writing[0]]
     if (lost && !repeated && options.retryRate && random() < options.retryRate) return { code: '40001', plan: lost }
@@ -458,19 +462,33 @@ class Client implements ConnectionHost {
     this.#noteVariable(statement)
     this.#noteConfig(statement)
     const plan = await planFor(statement, this.#context())
-    if (plan) this.#shapes.set(plan, shape)
-    if (plan) return plan
+    if (plan) {
+      const shown = readsJobs(statement) ? this.#withJobs(plan) : plan
+      this.#shapes.set(shown, shape)
+      return shown
+    }
     unknown.push(statement.sql)
-    throw new SqlError('0A000', `${LIKE_SERVER}: no rule knows this statement: ${statement.sql.slice(0, 200)}`)
+    throw new SqlError('0A000', `${LIKE_SERVER}: no rule covers this statement: ${statement.sql.slice(0, 200)}`)
   }
 
-  /** CockroachDB's own variables as the role has them by default; what the client sets wins. */
+  /** CockroachDB's own variables with the role's defaults; the client's settings win. */
   async #readDefaults(): Promise<void> {
     const db = await admin(this.#shared, this.#database)
     if (this.#defaultsRead) return
     this.#defaultsRead = true
     const { rows } = await db.query(ROLE_DEFAULTS, [this.#user])
     for (const { name, value } of rows) if (!this.#variables.has(name)) this.#variables.set(name, value)
+  }
+
+  #withJobs(plan: Plan): Plan {
+    const { jobs } = this.#shared
+    return {
+      ...plan,
+      before: async () => {
+        await jobs.publish(await admin(this.#shared, this.#database))
+        await plan.before?.()
+      },
+    }
   }
 
   /** True for the first statement of its shape. */
@@ -494,13 +512,13 @@ class Client implements ConnectionHost {
     return shape
   }
 
-  /** Schema changes run on another connection, where names must mean the same. */
+  /** Schema changes run on another connection, where names must resolve alike. */
   #notePath({ tokens, sql }: Statement): void {
     const at = tokens.findIndex(({ value }) => value === 'search_path')
     if (at > 0 && at < 3 && tokens[0]?.value === 'set') this.#searchPath = sql.slice(tokens[at + 2]?.start)
   }
 
-  /** A rule that depends on a variable is asked before PostgreSQL has the statement that uses it. */
+  /** A rule that depends on a variable runs before PostgreSQL receives the statement that uses it. */
   #noteVariable({ tokens }: Statement): void {
     const at = /^(session|local)$/.test(tokens[1]?.value ?? '') ? 2 : 1
     const name = tokens[at]?.value ?? ''
@@ -509,7 +527,7 @@ class Client implements ConnectionHost {
     if (tokens[0]?.value === 'reset') this.#variables.delete(name)
   }
 
-  /** `set_config('name', 'value', …)` anywhere in a statement. */
+  /** Finds `set_config('name', 'value', …)` anywhere in a statement. */
   #noteConfig({ tokens }: Statement): void {
     for (const [at, { kind, value }] of tokens.entries()) {
       const [name, setting] = [tokens[at + 2], tokens[at + 4]]
@@ -562,10 +580,11 @@ class Client implements ConnectionHost {
       ddlTime: options.ddlTime,
       admin: one,
       connect: () => connectAdmin(this.#shared, this.#database),
+      lend: (work) => lend(this.#shared, this.#database, work),
       commitOpen: () => this.connection.commitOpen(),
       inTransaction: () => this.connection.hasOpen(),
       runImport: (statement) => this.#import(statement, context),
-      publishStatistics: () => publishStatistics(this.#shared, this.#database),
+      publishStatistics: (plans) => publishStatistics(this.#shared, this.#database, plans),
       past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
       hasPrivilege: async (schema, table, privilege) =>
@@ -609,6 +628,11 @@ class Client implements ConnectionHost {
       bytes,
     })
   }
+}
+
+/** SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB and the like, anywhere in a statement. */
+function readsJobs({ tokens }: Statement): boolean {
+  return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }
 
 const ROLE_DEFAULTS = `

@@ -1,5 +1,5 @@
-// What the server counts of its clients' statements, as CockroachDB does in `crdb_internal`: by application, database and
-// text without constants, for each hour.
+// Statistics of clients' statements like CockroachDB's `crdb_internal`: by application, database and text without
+// constants, per hour.
 import type pg from 'pg'
 import type { Statement, Token } from './types.ts'
 
@@ -45,7 +45,7 @@ interface Counted {
   database: string
   /** Without constants. */
   query: string
-  /** As a client last sent it, for EXPLAIN. Never shown. */
+  /** The last text from a client, for EXPLAIN. Never shown. */
   sample: string
   implicit: boolean
   calls: number
@@ -54,7 +54,7 @@ interface Counted {
   rows: Numeric
   seconds: Numeric
   fullScan: boolean
-  /** Executed since its plan was looked at. */
+  /** Executions since its plan was examined. */
   changed: boolean
 }
 
@@ -68,7 +68,7 @@ interface CountedTransactions {
 }
 
 const HOUR = 3_600_000
-/** Of one VALUES list or IN list that is left. */
+/** The remaining items of a VALUES or IN list. */
 const MORE = '__more__'
 
 export class Statistics {
@@ -125,18 +125,18 @@ export class Statistics {
   }
 
   /**
-   * Writes what was counted to where `crdb_internal` of this database reads it.
-   * @param explain the plan of a statement as JSON; undefined where there is none
+   * Writes the statistics to where `crdb_internal` of this database reads them. @param explain returns a statement's
+   * plan as JSON; undefined without one
    */
-  publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>): Promise<void> {
+  publish(admin: pg.Pool, database: string, explain?: Explain): Promise<void> {
     const next = this.#publishing.then(() => this.#publish(admin, database, explain))
     this.#publishing = next.catch(() => {})
     return next
   }
 
-  async #publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>) {
+  async #publish(admin: pg.Pool, database: string, explain: Explain | undefined) {
     for (const each of this.#statements.values()) {
-      if (!each.changed || each.database !== database) continue
+      if (!explain || !each.changed || each.database !== database) continue
       each.changed = false
       const plan = await explain(each.sample)
       each.fullScan ||= plan !== undefined && readsAll(plan)
@@ -170,7 +170,7 @@ function statementRow(each: Counted) {
     statistics: {
       statistics: {
         cnt: each.calls,
-        // The server repeats nothing by itself: each execution is a first attempt.
+        // The server retries nothing itself, so each execution is a first attempt.
         firstAttemptCnt: each.calls,
         maxRetries: 0,
         failureCount: each.failures,
@@ -178,7 +178,7 @@ function statementRow(each: Counted) {
         numRows: numeric(each.rows),
         svcLat: numeric(each.seconds),
       },
-      // Nothing is sampled, so nothing is known of contention.
+      // Nothing is sampled, so contention is unknown.
       execution_statistics: { cnt: 0 },
     },
   }
@@ -196,6 +196,8 @@ function transactionRow({ hour, application, statements, calls, rows, seconds }:
   }
 }
 
+type Explain = (sql: string) => Promise<PlanNode | undefined>
+
 /** A node of PostgreSQL's EXPLAIN (FORMAT JSON). */
 export interface PlanNode {
   'Node Type': string
@@ -209,7 +211,7 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Plans = [] }: Pl
   return whole || Plans.some(readsAll)
 }
 
-/** The text with `_` for each constant and placeholder, and lists of them cut to `(_, __more__)`. */
+/** The text with `_` for each constant and placeholder, and lists of them shortened to `(_, __more__)`. */
 export function withoutConstants({ tokens }: Statement): string {
   const texts = tokens.map(hidden)
   const kept: string[] = []

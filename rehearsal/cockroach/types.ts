@@ -1,7 +1,7 @@
-// What the parts of the CockroachDB-like server share: tokens, errors, sessions, jobs, and the engine of IMPORT INTO.
+// Shared by the parts of the CockroachDB-like server: tokens, errors, sessions, jobs, and the engine of IMPORT INTO.
 import type pg from 'pg'
 
-/** Which CockroachDB the server imitates, as `[major, minor]`: `[25, 2]`. */
+/** The CockroachDB version to imitate, as `[major, minor]`: `[25, 2]`. */
 export type Version = readonly [major: number, minor: number]
 
 export type TokenKind =
@@ -17,7 +17,7 @@ export type TokenKind =
   /** Operators and punctuation: `::`, `(`, `@`, `->>`. */
   | 'symbol'
 
-/** One token of a statement. Comments and white space have none. */
+/** One token of a statement. Comments and white space have no tokens. */
 export interface Token {
   kind: TokenKind
   /** As written. */
@@ -30,12 +30,12 @@ export interface Token {
 }
 
 export interface Statement {
-  /** Without the semicolon that ends it. */
+  /** Without its semicolon. */
   sql: string
   tokens: readonly Token[]
 }
 
-/** An error that the client gets, as the server words it. */
+/** An error for the client, in the server's wording. */
 export class SqlError extends Error {
   override name = 'SqlError'
   /** SQLSTATE. */
@@ -55,7 +55,7 @@ export class SqlError extends Error {
 export interface Session {
   readonly user: string
   readonly database: string
-  /** Aborts when the client cancels its statement or leaves. A cancelled statement ends with 57014. */
+  /** Aborts when the client cancels its statement or disconnects. A cancelled statement ends with 57014. */
   readonly signal: AbortSignal
 }
 
@@ -72,7 +72,7 @@ export type JobStatus =
   | 'succeeded'
 
 export interface Job {
-  /** An int8 such as CockroachDB hands out: 18 or 19 digits, always growing. */
+  /** An int8 like CockroachDB's: 18 or 19 digits, always growing. */
   readonly id: string
   readonly type: 'IMPORT' | 'SCHEMA CHANGE' | 'NEW SCHEMA CHANGE' | 'CHANGEFEED' | 'CREATE STATS' | 'AUTO CREATE STATS'
   /** In full; SHOW JOBS cuts it to 100 characters, SHOW JOB does not. */
@@ -83,7 +83,7 @@ export interface Job {
   /** 0 to 1. */
   fractionCompleted: number
   finished?: Date
-  /** What `SHOW JOB` gives as `error`; for an import with row values in it, as CockroachDB does. */
+  /** The `error` of `SHOW JOB`; for an import it contains row values, as in CockroachDB. */
   error?: string
 }
 
@@ -95,34 +95,34 @@ export interface NewJob extends Pick<Job, 'type' | 'description' | 'user'> {
 export interface JobRegistry {
   /** Starts as `running` with 0 completed. */
   create(job: NewJob): Job
-  /** Changes status, progress or error; resolves when SHOW JOBS of every session shows it. */
-  update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): Promise<void>
+  /** Changes status, progress or error; SHOW JOBS of every session shows it from now on. */
+  update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): void
   get(id: string): Job | undefined
   list(): Job[]
   /**
-   * CANCEL JOB: `cancel-requested`, then `onCancel`. Whoever runs the job reverts, and sets `canceled`.
-   * @throws SqlError for a job that does not exist or has ended
+   * CANCEL JOB: `cancel-requested`, then `onCancel`. The job's runner reverts it and sets `canceled`. @throws
+   * SqlError for a job that does not exist or has ended
    */
-  cancel(id: string): Promise<void>
+  cancel(id: string): void
 }
 
-/** What the server gives the engine of IMPORT INTO. */
+/** Services of the server for the engine of IMPORT INTO. */
 export interface ImportContext {
   session: Session
   jobs: JobRegistry
   version: Version
   /** A superuser's connection to the PostgreSQL behind, in the session's database. The caller ends it. */
   connect(): Promise<pg.Client>
-  /** Whether the session's user has the privilege, is its owner or a member of admin: `DROP`, `INSERT`, `SELECT`. */
+  /** Whether the session's user has the privilege, is the owner or a member of admin: `DROP`, `INSERT`, `SELECT`. */
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
   /** `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …; a member of admin has all. */
   hasSystemPrivilege(privilege: string): Promise<boolean>
-  /** From now on catalogs hide the table, and statements on it get 55000 `relation "x" is offline: importing`. */
+  /** Makes catalogs hide the table, and statements on it fail with 55000 `relation "x" is offline: importing`. */
   takeOffline(schema: string, table: string, job: Job): Promise<void>
   bringOnline(schema: string, table: string): Promise<void>
 }
 
-/** What IMPORT INTO answers, in one row. */
+/** The result row of IMPORT INTO. */
 export interface ImportResult {
   jobId: string
   status: JobStatus
@@ -133,9 +133,8 @@ export interface ImportResult {
 }
 
 /**
- * Runs `IMPORT INTO …`: reads the statement, checks rights, creates the job, takes the table offline, loads the rows,
- * leaves its foreign keys and checks unvalidated, brings the table online.
- * @returns when the job has ended; with `WITH DETACHED` right after its creation
- * @throws SqlError as the client is to see it
+ * Runs `IMPORT INTO …`: parses the statement, checks rights, creates the job, takes the table offline, loads the
+ * rows, leaves foreign keys and checks unvalidated, brings the table online. @returns when the job has ended, or with
+ * `WITH DETACHED` right after its creation @throws SqlError for the client
  */
 export type ImportEngine = (statement: Statement, context: ImportContext) => Promise<ImportResult>

@@ -1,5 +1,5 @@
-// Messages of PostgreSQL's wire protocol, version 3: framing, and the few that the server writes itself.
-// Source: the PostgreSQL documentation, "Frontend/Backend Protocol", "Message Formats".
+// Messages of PostgreSQL's wire protocol, version 3: framing, and the few that the server writes itself. Source:
+// PostgreSQL documentation, "Frontend/Backend Protocol", "Message Formats".
 import type { SqlError } from './types.ts'
 
 /** One message with its type byte. */
@@ -12,17 +12,20 @@ export interface Frame {
   raw: Buffer
 }
 
-/** Codes in the place of a protocol version. */
+/** Codes in place of a protocol version. */
 export const CANCEL_REQUEST = 80_877_102
 export const SSL_REQUEST = 80_877_103
 export const GSS_REQUEST = 80_877_104
 export const PROTOCOL_3 = 196_608
 
-/** Cuts a stream of bytes into messages that have a type. Chunks are joined once a message is whole: rows can be large. */
+/**
+ * Splits a stream of bytes into typed messages. Chunks are joined once a message is complete, because rows can be
+ * large.
+ */
 export class Framer {
   #chunks: Buffer[] = []
   #size = 0
-  /** Bytes that are needed before the next look. */
+  /** Bytes needed before the next attempt. */
   #needed = 5
 
   push(chunk: Buffer): Frame[] {
@@ -58,7 +61,7 @@ export function message(type: string, ...parts: (Buffer | string)[]): Buffer {
   return Buffer.concat([head, body])
 }
 
-/** A text with the zero byte that ends it. */
+/** A text with its terminating zero byte. */
 function text(value: string): Buffer {
   return Buffer.from(`${value}\0`)
 }
@@ -75,7 +78,7 @@ export function query(sql: string): Buffer {
 
 export const FLUSH = message('H')
 
-/** The zero-terminated texts at the start of a body, and where the rest begins. */
+/** The zero-terminated texts at the start of a body, and where the rest starts. */
 export function texts(body: Buffer, count: number): { values: string[]; rest: Buffer } {
   const values: string[] = []
   let at = 0
@@ -87,7 +90,7 @@ export function texts(body: Buffer, count: number): { values: string[]; rest: Bu
   return { values, rest: body.subarray(at) }
 }
 
-/** Fields of an ErrorResponse or NoticeResponse by their letters: `C` SQLSTATE, `M` message, `D` detail … */
+/** Fields of an ErrorResponse or NoticeResponse by letter: `C` SQLSTATE, `M` message, `D` detail … */
 export function readFields(body: Buffer): Map<string, string> {
   const fields = new Map<string, string>()
   for (let at = 0; at < body.length && body[at] !== 0; ) {

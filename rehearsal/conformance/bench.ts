@@ -1,5 +1,5 @@
-// Where a conformance run works: a schema of its own on the target (and on the source), its own roles, and a migration
-// of its own in the ledger. All of it goes when the run ends, in whatever way.
+// The workplace of a conformance run: its own schema on the target (and on the source), its own roles, and its own
+// migration in the ledger. All of it is removed when the run ends, however it ends.
 import { randomBytes } from 'node:crypto'
 import { forgetDeferred } from '../../src/destination/deferral.ts'
 import { cancelImports } from '../../src/destination/jobs.ts'
@@ -12,7 +12,7 @@ export class Bench {
   readonly target: string
   readonly source: string | undefined
   readonly db: Database
-  /** Of this run's schema, migration and slot, and the beginning of its roles' names. */
+  /** Name of this run's schema, migration and slot, and prefix of its roles. */
   readonly name: string
   readonly version: readonly [major: number, minor: number]
   readonly #clients: Database[] = []
@@ -59,21 +59,21 @@ export class Bench {
     return `${ident(this.name)}.${ident(name)}`
   }
 
-  /** Another connection, which is closed at the end. */
+  /** Another connection, closed at the end. */
   async connect(url = this.target, side: Side = 'target'): Promise<Database> {
     const db = await connect(url, side)
     this.#clients.push(db)
     return db
   }
 
-  /** The source of `--source`, in which this run's schema is then there. */
+  /** The source of `--source`, with this run's schema. */
   async connectSource(): Promise<Database> {
     const source = await this.connect(this.source, 'source')
     await source.query(`CREATE SCHEMA IF NOT EXISTS ${ident(this.name)}`)
     return source
   }
 
-  /** A role that may use this run's schema, and the target's URL for it. */
+  /** A role that can use this run's schema, and the target's URL for it. */
   async role(suffix: string, options = ''): Promise<{ name: string; url: string }> {
     const name = `${this.name}_${suffix}`
     const password = randomBytes(16).toString('hex')
@@ -89,7 +89,7 @@ export class Bench {
     const step = (what: string, work: () => Promise<unknown>) =>
       work().catch((error) => left.push(`${what}: ${error.message}`))
     await Promise.all(this.#clients.map((client) => client.end().catch(() => {})))
-    // A new connection: a run that was interrupted may have left a statement on the old one.
+    // A new connection, because an interrupted run may have left a statement on the old one.
     await this.db.end().catch(() => {})
     const db = await connect(this.target, 'target')
     try {
@@ -122,6 +122,6 @@ export class Bench {
   }
 }
 
-/** The table that an import of this run goes into. */
+/** The table for this run's import. */
 export const IMPORTED = 'imported'
 const LEDGER = 'molt_actions.migrations'

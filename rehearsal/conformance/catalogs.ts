@@ -1,4 +1,4 @@
-// Every reader of the target's catalogs, against tables whose definitions are written here.
+// Every reader of the target's catalogs, tested on tables defined here.
 import { readTargetFacts } from '../../src/checks/facts/target.ts'
 import {
   readClock,
@@ -22,7 +22,7 @@ import { codeOf, type Item, type Seen } from './item.ts'
 export const PARENTS = 'parents'
 export const CHILDREN = 'children'
 
-/** The tables that most items work on. */
+/** Tables for most items. */
 export async function createTables(bench: Bench): Promise<void> {
   const { db, at } = { db: bench.db, at: (name: string) => bench.at(name) }
   await db.query(`CREATE TYPE ${at('mood')} AS ENUM ('good', 'bad')`)
@@ -33,7 +33,7 @@ export async function createTables(bench: Bench): Promise<void> {
     CONSTRAINT of_parent FOREIGN KEY (parent_id) REFERENCES ${at(PARENTS)} (id) ON DELETE CASCADE)`)
   await db.query(`CREATE UNIQUE INDEX one_code ON ${at(PARENTS)} (code)`)
   await db.query(`CREATE INDEX by_parent ON ${at(CHILDREN)} (parent_id DESC)`)
-  // A name is unique for its table alone.
+  // Names are unique only within a table.
   await db.query(`CREATE INDEX by_parent ON ${at(PARENTS)} (amount)`)
   await db.query(`CREATE INDEX by_seen ON ${at(PARENTS)} (seen) USING HASH WITH (bucket_count = 8)`)
 }
@@ -188,7 +188,7 @@ export const CATALOG_ITEMS: Item[] = [
       const found = actions.filter(({ kind }) => kind === 'trigger').map(({ table, name }) => ({ table, name }))
       await db.query(`DROP TRIGGER kept ON ${bench.at(CHILDREN)}`)
       return [
-        { what: 'rows of pg_trigger', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
+        { what: 'write rights after', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
         { what: 'triggers as the suite reads them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
       ]
     },
@@ -219,7 +219,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.preflight',
-    says: 'Everything that `prepare` asks of the target can be read.',
+    says: 'Everything that `prepare` reads from the target is readable.',
     source: 'docs: show-jobs.md, show-zone-configurations.md, information-schema.md',
     async look({ db, name }) {
       const facts = await readTargetFacts(db, {
@@ -298,7 +298,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
 ]
 
-/** The type of an enum as this server names it: with its schema where that is not in the search path. */
+/** The name of an enum type on this server, with its schema if that is not in the search path. */
 function expect(schema: Schema, table: string, column: string): unknown {
   const seen = schema.tables.find(({ name }) => name === table)?.columns.find(({ name }) => name === column)?.type
   return /^("?[\w]+"?\.)?"?mood"?$/.test(seen ?? '') ? seen : 'mood'
@@ -307,7 +307,7 @@ function expect(schema: Schema, table: string, column: string): unknown {
 /** Statements that CockroachDB rejects, each with its SQLSTATE. */
 export const REFUSALS: Item = {
   id: 'refusals',
-  says: 'What PostgreSQL alone has is refused with the documented SQLSTATE.',
+  says: 'PostgreSQL-only features are refused with the documented SQLSTATE.',
   source: 'docs: postgresql-compatibility.md, session-variables.md; cockroachdb/cockroach#31632',
   async look({ db, name }) {
     const table = `${ident(name)}.${ident(PARENTS)}`

@@ -56,13 +56,13 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'rights.write-access',
-    says: 'Write access is closed, TRUNCATE included, and given back exactly.',
+    says: 'Write access is revoked, including TRUNCATE, and given back exactly.',
     source: 'docs: truncate.md, grant.md, security-reference/authorization.md',
     look: lookAtWriteAccess,
   },
   {
     id: 'deferral',
-    says: 'Indexes, also two of one name, hash-sharded and unique ones, checks and foreign keys are dropped and rebuilt as they were, and validated.',
+    says: 'Indexes (also two with one name, hash-sharded and unique ones), checks and foreign keys are dropped, rebuilt unchanged, and validated.',
     source: 'docs: create-index.md, hash-sharded-indexes.md, drop-index.md, add-constraint.md, validate-constraint.md',
     look: lookAtDeferral,
   },
@@ -139,7 +139,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'jobs.import',
-    says: 'An import takes its table offline (55000), hides it from the catalogs, and gives it back when its job is cancelled.',
+    says: 'An import takes its table offline (55000), hides it from the catalogs, and releases it when its job is cancelled.',
     source: 'docs: import-into.md, cancel-job.md',
     look: lookAtImport,
   },
@@ -165,7 +165,7 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
   const taken = await readWriteGrants(db, name, tables)
   await closeWriteAccess(db, name, taken)
   const closed: Seen[] = [
-    { what: 'rights to write after closing', expected: [], seen: await rights() },
+    { what: 'write rights after revoking', expected: [], seen: await rights() },
     { what: 'INSERT by the application', expected: '42501', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'TRUNCATE by the application',
@@ -185,10 +185,10 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
     `batch ALL ${CHILDREN}`,
   ].sort()
   return [
-    { what: 'rights to write before', expected, seen: before },
+    { what: 'write rights before', expected, seen: before },
     ...closed,
     { what: 'rights that could not be given back', expected: [], seen: missing },
-    { what: 'rights to write after', expected, seen: await rights() },
+    { what: 'write rights after', expected, seen: await rights() },
     { what: 'INSERT by the application again', expected: 'none', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'DELETE by the role that has ALL again',
@@ -212,7 +212,7 @@ async function lookAtDeferral(bench: Bench): Promise<Seen[]> {
   }
   const before = await shape()
   await deferObjects(db, name, planOf(bench), { indexes: true, constraints: true }, true)
-  const seen: Seen[] = [{ what: 'objects that are left', expected: [], seen: await names() }]
+  const seen: Seen[] = [{ what: 'remaining objects', expected: [], seen: await names() }]
   for (const [kind, ...objects] of REBUILT)
     seen.push({
       what: `rebuilt of kind ${kind}`,
@@ -223,7 +223,7 @@ async function lookAtDeferral(bench: Bench): Promise<Seen[]> {
   await validateDeferred(db, name)
   return [
     ...seen,
-    { what: 'constraints that are back and not valid', expected: 2, seen: unvalidated.length },
+    { what: 'restored constraints that are not valid', expected: 2, seen: unvalidated.length },
     { what: 'problems after validation', expected: [], seen: await deferralProblems(db, name) },
     { what: 'the schema is as before', expected: before, seen: await shape() },
   ]
@@ -240,7 +240,7 @@ const OBJECTS = REBUILT.flatMap(([, ...objects]) => objects)
 async function lookAtSequences(bench: Bench): Promise<Seen[]> {
   const { db, name } = bench
   const from = `${name}_from`
-  // The "source" is another schema of the same cluster: what counts here is the target's side.
+  // The "source" is another schema of the same cluster, because only the target's side matters here.
   await db.query(`CREATE SCHEMA ${ident(from)}`)
   try {
     await db.query(`CREATE SEQUENCE ${ident(from)}.numbers INCREMENT BY 5 START WITH 5`)
@@ -261,7 +261,7 @@ async function lookAtSequences(bench: Bench): Promise<Seen[]> {
   }
 }
 
-/** The file server answers nothing, so that the import stays until it is cancelled. */
+/** The file server does not answer, so the import lasts until it is cancelled. */
 async function lookAtImport(bench: Bench): Promise<Seen[]> {
   const { db, name } = bench
   await db.query(`CREATE TABLE ${bench.at(IMPORTED)} (id INT8 PRIMARY KEY)`)
@@ -289,7 +289,7 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
       { what: 'SELECT while it runs', expected: '55000', seen: whileOffline },
       { what: 'the catalog lists the table', expected: false, seen: hidden.rowCount !== 0 },
       { what: 'cancelled', expected: jobs.map(({ id }) => id), seen: cancelled.ended.map(({ id }) => id) },
-      { what: 'jobs that are left', expected: [], seen: await readImportJobs(db, name, [IMPORTED]) },
+      { what: 'remaining jobs', expected: [], seen: await readImportJobs(db, name, [IMPORTED]) },
       {
         what: 'SELECT afterwards',
         expected: 'none',
@@ -304,5 +304,5 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
 }
 
 const server = createServer(() => {})
-/** Milliseconds in which the cluster has to ask for the file. */
+/** Milliseconds for the cluster to request the file. */
 const REACH = 20_000

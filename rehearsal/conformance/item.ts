@@ -1,8 +1,8 @@
-// What a conformance run asks of a cluster: a documented fact, and what the cluster shows of it.
+// An item of a conformance run: a documented fact, and what the cluster shows.
 import { isDeepStrictEqual } from 'node:util'
 import type { Bench } from './bench.ts'
 
-/** One thing that was looked at. A regular expression in `expected` is for texts that versions word differently. */
+/** One observation. A regular expression in `expected` is for texts that versions word differently. */
 export interface Seen {
   what: string
   expected: unknown
@@ -14,14 +14,14 @@ export interface Item {
   id: string
   /** What CockroachDB or this suite does, in one sentence. */
   says: string
-  /** Where the expected values come from: a page of CockroachDB's documentation, or an issue. */
+  /** Source of the expected values: a page of CockroachDB's documentation, or an issue. */
   source: string
   /** Needs `--source`; skipped with a notice without it. */
   needsSource?: true
   look(bench: Bench): Promise<Seen[]>
 }
 
-/** The cluster cannot show this fact here, for example for want of a right or of a way back to this machine. */
+/** The cluster cannot show this fact here, for example without a right or a connection back to this machine. */
 export class CannotRun extends Error {}
 
 export function matches({ expected, seen }: Seen): boolean {
@@ -30,12 +30,12 @@ export function matches({ expected, seen }: Seen): boolean {
     : isDeepStrictEqual(seen, expected)
 }
 
-/** `/…/` for a regular expression; JSON for all else. */
+/** `/…/` for a regular expression, otherwise JSON. */
 export function shown(value: unknown): string {
   return value instanceof RegExp ? String(value) : (JSON.stringify(value) ?? 'undefined')
 }
 
-/** SQLSTATE or the suite's own code of what `work` throws; `none` when it does not. */
+/** SQLSTATE or the suite's own code of what `work` throws; `none` when it does not throw. */
 export async function codeOf(work: Promise<unknown>): Promise<string> {
   return work.then(
     () => 'none',

@@ -1,4 +1,4 @@
-// What the suite's verdicts rest on: the ledger, row hashes, reads of the past, and an abort.
+// The basis of the suite's verdicts: the ledger, row hashes, reads of the past, and an abort.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -11,14 +11,14 @@ import { runAction } from '../runner/runner.ts'
 import type { Bench } from './bench.ts'
 import { CannotRun, codeOf, type Item, type Seen } from './item.ts'
 
-/** Runs that contend for one row. */
+/** Runs that compete for one row. */
 const RUNS = 6
 const REPO = resolve(import.meta.dirname, '../..')
 
 export const PROOF_ITEMS: Item[] = [
   {
     id: 'ledger',
-    says: 'Of runs that move the same entry, or take the same hold, exactly one succeeds.',
+    says: 'Of several runs that move the same entry, or take the same hold, exactly one succeeds.',
     source: 'docs: transactions.md (serializable), update.md',
     look: lookAtLedger,
   },
@@ -31,13 +31,13 @@ export const PROOF_ITEMS: Item[] = [
   },
   {
     id: 'history',
-    says: 'AS OF SYSTEM TIME reads rows as they were, also those that were deleted since.',
+    says: 'AS OF SYSTEM TIME reads past rows, including those deleted since.',
     source: 'docs: as-of-system-time.md',
     look: lookAtHistory,
   },
   {
     id: 'abort',
-    says: 'An abort removes what `prepare` has made on both sides, and gives write access and deferred objects back.',
+    says: 'An abort removes what `prepare` has created on both sides, and restores write access and deferred objects.',
     source: 'README of the action `abort`',
     needsSource: true,
     look: lookAtAbort,
@@ -57,17 +57,17 @@ async function lookAtLedger(bench: Bench): Promise<Seen[]> {
   return [
     { what: 'advances that succeed', expected: 1, seen: moved.filter((code) => code === 'none').length },
     {
-      what: 'advances that are refused',
+      what: 'refused advances',
       expected: others,
       seen: moved.filter((code) => code === 'ledger.moved').length,
     },
     { what: 'phase afterwards', expected: 'prepared', seen: ((await readEntry(db, name)) as Entry).phase },
-    { what: 'holds that are taken', expected: 1, seen: held.filter((code) => code === 'none').length },
-    { what: 'holds that are refused', expected: others, seen: held.filter((code) => code === 'hold.taken').length },
+    { what: 'taken holds', expected: 1, seen: held.filter((code) => code === 'none').length },
+    { what: 'refused holds', expected: others, seen: held.filter((code) => code === 'hold.taken').length },
   ]
 }
 
-/** Type on PostgreSQL, type on CockroachDB, a value in the text of both. */
+/** Type on PostgreSQL, type on CockroachDB, and a value in the notation of both. */
 const TYPES: Record<string, readonly [here: string, there: string, value: string]> = {
   small: ['smallint', 'INT2', '-32768'],
   whole: ['integer', 'INT4', '2147483647'],

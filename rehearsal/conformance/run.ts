@@ -1,4 +1,5 @@
-// Looks at every item in turn. What an item cannot show, and what there is no time for, is named; nothing is passed over.
+// Checks each item in turn. Names every item that the cluster cannot show or that there was no time for, and skips
+// none silently.
 import { messageOf } from '../../src/runtime/errors.ts'
 import { redact } from '../../src/runtime/secrets.ts'
 import { Bench } from './bench.ts'
@@ -7,7 +8,7 @@ import { CHANGE_ITEMS } from './changes.ts'
 import { CannotRun, type Item, matches, type Seen, shown } from './item.ts'
 import { PROOF_ITEMS } from './proofs.ts'
 
-/** In this order: those at the end change what those before them have read. */
+/** In this order, because later items change what earlier ones have read. */
 export const ITEMS: readonly Item[] = [...CATALOG_ITEMS, REFUSALS, ...CHANGE_ITEMS, ...PROOF_ITEMS]
 
 export interface ItemResult {
@@ -27,10 +28,10 @@ export interface Conformance {
   left: string[]
 }
 
-/** Milliseconds for all items together. */
+/** Milliseconds for all items. */
 const TIME = 170_000
 
-/** @param signal ends the run at the next item; what it has made is removed */
+/** @param signal ends the run at the next item, and removes what it has created */
 export async function runConformance(
   given: { target: string; source?: string },
   signal: AbortSignal,
@@ -75,14 +76,14 @@ async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<It
     }))
     return { id, says, source, result: told.every(({ same }) => same) ? 'as-documented' : 'different', looks: told }
   } catch (error) {
-    // A look may have ended within a transaction.
+    // An item may have ended inside a transaction.
     await bench.db.query('ROLLBACK').catch(() => {})
     if (error instanceof CannotRun || signal.aborted) return without('not-run', messageOf(error))
     return { id, says, source, result: 'different', looks: [failed(error)] }
   }
 }
 
-/** What fails where nothing should is a difference, with the server's own words. */
+/** An unexpected failure is a difference, with the server's own message. */
 function failed(error: unknown): ItemResult['looks'][number] {
   const { code = '' } = error as { code?: string }
   return {
@@ -94,7 +95,7 @@ function failed(error: unknown): ItemResult['looks'][number] {
 }
 
 function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> {
-  // What loses the race fails later, when its connection is closed.
+  // The loser of the race fails later, when its connection is closed.
   work.catch(() => {})
   return Promise.race([
     work,
@@ -104,7 +105,7 @@ function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> 
   ])
 }
 
-/** 1 for a difference or for something left behind, 2 where an item could not run, 0 otherwise. */
+/** 1 for a difference or leftovers, 2 if an item could not run, 0 otherwise. */
 export function exitCodeOf({ items, left }: Conformance): 0 | 1 | 2 {
   if (left.length || items.some(({ result }) => result === 'different')) return 1
   return items.some(({ result }) => result === 'not-run') ? 2 : 0

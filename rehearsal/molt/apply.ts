@@ -22,10 +22,10 @@ export function parseSchemaName(text: string): SchemaName {
   return { database: parts[0] as string, schema: parts[1] ?? 'public' }
 }
 
-/** One row to write or to delete. */
+/** A row to write or delete. */
 export interface Mutation {
   delete: boolean
-  /** Values of the replica identity's columns; two mutations with the same key are one, and the later wins. */
+  /** Values of the replica identity's columns. Of two mutations with the same key, the later wins. */
   key: string[]
   values: Value[]
   relation: Relation
@@ -33,21 +33,21 @@ export interface Mutation {
 
 /** One source transaction. */
 export interface Transaction {
-  /** The start of its commit record: what is acknowledged. */
+  /** Start of its commit record, which is acknowledged. */
   commitLsn: Lsn
   commitTime: number
-  /** By the relation's name in lower case: the schema is ignored, and so is the case of names. */
+  /** Keyed by the relation's lower-case name: the schema and the case of names are ignored. */
   tables: Map<string, Mutation[]>
 }
 
 interface TargetTable {
   name: string
-  /** By lower-case name, as names are compared without regard to case. */
+  /** Keyed by lower-case name, because names compare case-insensitively. */
   columns: Map<string, { name: string; generated: boolean }>
   primaryKey: string[]
 }
 
-/** The target's tables in the order in which they refer to each other: parents first. */
+/** The target's tables in the order of their references, parents first. */
 export interface TargetSchema {
   tables: Map<string, TargetTable>
   order: string[]
@@ -108,11 +108,11 @@ function parentsFirst(names: string[], parents: Map<string, string[]>): string[]
   return order
 }
 
-/** Something wrong while applying to one table. */
+/** An error while applying to one table. */
 export class ApplyError extends Error {
   readonly table: string
 
-  /** @param where the table as messages name it */
+  /** @param where the table's name in messages */
   constructor(table: string, where: string, cause: unknown) {
     super(`${where}: ${errorText(cause)}`, { cause })
     this.table = table
@@ -134,14 +134,14 @@ interface Statement {
   sql: string
 }
 
-/** Rows and characters in one statement; a bigger table of one transaction takes several. */
+/** Rows and characters per statement; a larger table of one transaction takes several. */
 const STATEMENT_ROWS = 1000
 const STATEMENT_CHARS = 1_000_000
 
 /**
- * The statements for one source transaction, as the real tool forms them: table by table, parents first;
- * in each the last change of a key; deletes and then upserts by the target's primary key.
- * Throws ApplyError for rows that do not fit their table, any other Error for a table that is not there.
+ * The statements for one source transaction in the real tool's form: table by table, parents first; per table the
+ * last change of each key, deletes before upserts, by the target's primary key. Throws ApplyError for rows that do
+ * not match their table, and any other Error for a missing table.
  */
 export function statementsFor(tx: Transaction, schema: TargetSchema, target: SchemaName): Statement[] {
   const statements: Statement[] = []
@@ -158,7 +158,7 @@ export function statementsFor(tx: Transaction, schema: TargetSchema, target: Sch
   return statements
 }
 
-/** Several source transactions as one; what it leaves is the same. */
+/** Several source transactions with the same result as one. */
 export function merged(round: readonly Transaction[]): Transaction {
   const [first, ...others] = round as [Transaction, ...Transaction[]]
   if (!others.length) return first
@@ -172,7 +172,7 @@ export function merged(round: readonly Transaction[]): Transaction {
   return { ...(others.at(-1) as Transaction), tables }
 }
 
-/** What one source transaction proposes, as counted where it is applied together with others. */
+/** Counts of one source transaction that is applied together with others. */
 export function proposals(tx: Transaction, schema: TargetSchema): Applied[] {
   return [...tx.tables].flatMap(([id, mutations]) => {
     const last = lastByKey(mutations)
@@ -238,7 +238,7 @@ function deleteSql(table: TargetTable, target: SchemaName) {
   return (tuples: string[]) => `DELETE FROM ${sqlTable(target, table)} WHERE (${columns}) IN (${tuples.join(',')})`
 }
 
-/** Rows of one shape of relation at a time: a relation may change within a transaction. */
+/** Rows of one relation version at a time, because a relation can change within a transaction. */
 function upsertGroups(table: TargetTable, upserts: Mutation[], target: SchemaName): Statement[] {
   const statements: Statement[] = []
   for (let at = 0; at < upserts.length; ) {
@@ -266,7 +266,7 @@ function upsertGroups(table: TargetTable, upserts: Mutation[], target: SchemaNam
   return statements
 }
 
-/** The source's columns as the target names them. A column that only one side has is drift. */
+/** The source's columns under the target's names. A column on one side only is drift. */
 function upsertColumns(table: TargetTable, relation: Relation, target: SchemaName): { name: string; index: number }[] {
   const drift = `schema drift detected in ${quotedTable(target, table.name)} at payload object offset 0`
   const sent = new Set(relation.columns.map((c) => c.name.toLowerCase()))
@@ -316,7 +316,7 @@ function inChunks(
   return statements
 }
 
-/** Writes transactions to the target over one connection, which is opened when needed and after a failure. */
+/** Writes transactions to the target over one connection, which opens when needed and after a failure. */
 export class TargetWriter {
   private readonly endpoint: Endpoint
   private readonly target: SchemaName
@@ -328,10 +328,10 @@ export class TargetWriter {
   }
 
   /**
-   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only when everything before it is
-   * done: a server goes on with what it was sent after this process has died, and must not commit that behind the
-   * back of the process that comes next.
-   * Throws ApplyError when the target refuses one, any other Error when it cannot be reached; nothing is then written.
+   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only after everything before it
+   * is done: a server keeps executing what it has received when this process dies, and must not commit it after the
+   * next process has started. Throws ApplyError when the target refuses one, any other Error when it cannot be
+   * reached; nothing is then written.
    */
   async write(statements: Statement[]): Promise<Applied[]> {
     this.client ??= await open(this.endpoint)

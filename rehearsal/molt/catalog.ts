@@ -15,14 +15,14 @@ interface Column {
   collation: string
 }
 
-/** A table that is on both sides, and what can be compared or moved of it. */
+/** A table on both sides, and what can be compared or moved. */
 export interface CommonTable extends TableName {
-  /** Columns of both sides with comparable types, key columns first. */
+  /** Common columns with comparable types, key columns first. */
   columns: string[]
-  /** The types of these columns, by name, on either side. */
+  /** Types of these columns by name, on either side. */
   types: Record<Side, Map<string, string>>
   primaryKey: string[]
-  /** Whether both sides have the same key: if not, no row is moved or compared. */
+  /** Whether both sides have the same key. If not, no row is moved or compared. */
   rowVerifiable: boolean
   mismatches: { info: string; tag: string; failable: boolean }[]
 }
@@ -56,7 +56,7 @@ const TABLES = `
      AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
    ORDER BY 1, 2`
 
-/** Ordinary tables of both sides, paired by name without regard to case. */
+/** Ordinary tables of both sides, paired by case-insensitive name. */
 export async function databaseTables(source: pg.Client, target: pg.Client, filters: Filters): Promise<DatabaseTables> {
   const keep = tableFilter(filters)
   const list = async (client: pg.Client) =>
@@ -76,7 +76,7 @@ export async function databaseTables(source: pg.Client, target: pg.Client, filte
   return result
 }
 
-/** POSIX regular expressions over the bare name: unanchored, case-sensitive. Throws an Error for one that does not compile. */
+/** POSIX regular expressions on the bare name: unanchored, case-sensitive. Throws an Error for an invalid one. */
 export function tableFilter(filters: Filters): (name: TableName) => boolean {
   const schema = posixRegExp(filters.schema)
   const table = posixRegExp(filters.table)
@@ -103,7 +103,7 @@ const POSIX_CLASSES: Record<string, string> = {
 
 function posixRegExp(pattern: string): RegExp {
   const source = pattern.replace(/\[:(\^?)([a-z]+):\]/g, (all, _not, name: string) => POSIX_CLASSES[name] ?? all)
-  // The POSIX syntax has neither these escapes nor look-around.
+  // POSIX syntax has neither these escapes nor look-around.
   const alien = [...pattern.matchAll(/\\.|\(\?/gs)].find(([found]) => /^(\\[a-zA-Z0-9]|\(\?)$/.test(found))
   if (alien) throw new Error(`error parsing regexp: invalid escape sequence: \`${alien[0]}\``)
   try {
@@ -186,7 +186,7 @@ interface Definition {
   key: string[]
 }
 
-/** What differs between two definitions of a table, in the words of the real tool. */
+/** Differences between two definitions of a table, in the real tool's wording. */
 function compareTable(name: TableName, source: Definition, target: Definition): CommonTable {
   const mismatches: CommonTable['mismatches'] = []
   const report: Report = (info, tag, failable) => mismatches.push({ info, tag, failable })
@@ -242,7 +242,7 @@ function typesOf(definition: Definition): Map<string, string> {
   return new Map(definition.columns.map((c) => [c.name, c.type]))
 }
 
-/** A text key that sorts otherwise on the other side cannot be compared by the real tool. */
+/** The real tool cannot compare a text key with another sort order on the other side. */
 function reportCollation(key: string, source: Definition, target: Definition, report: Report): boolean {
   const [a, b] = [source, target].map((d) => d.columns.find((c) => c.name === key)?.collation ?? '') as [string, string]
   const utf8 = (collation: string) => /utf-?8/i.test(collation.split('.')[1] ?? '')
@@ -252,7 +252,7 @@ function reportCollation(key: string, source: Definition, target: Definition, re
   return true
 }
 
-/** Names that are not plain are quoted in messages. */
+/** Messages quote unusual names. */
 export function ident0(name: string): string {
   return /^[a-z_][a-z0-9_]*$/.test(name) ? name : ident(name)
 }

@@ -27,7 +27,7 @@ import { clockText, form, Metrics, MOLT_VERSION, type MoltLog, moltLog, moltMetr
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
 import { openStore, type Store } from './store.ts'
 
-/** Flags of `molt fetch`: those seen running, and those of the current documentation. */
+/** Flags of `molt fetch`: those seen in a running build, and those in the current documentation. */
 export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['source', 'string', '', 'Connection string of the source database.'],
   ['target', 'string', '', 'Connection string of the target database.'],
@@ -92,7 +92,7 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['pprof-listen-addr', 'string', '127.0.0.1:3031', 'Not used by the stand-in.'],
 ]
 
-/** Publication that fetch creates when asked to; the name is fixed in the real tool too. */
+/** Publication that fetch creates on request; the real tool's name is fixed too. */
 const PUBLICATION = 'molt_fetch'
 
 interface Run {
@@ -207,7 +207,7 @@ async function load(run: Run): Promise<void> {
   }
 }
 
-/** The real tool takes no target but CockroachDB; on PostgreSQL the stand-in loads the same files by COPY. */
+/** The real tool accepts only CockroachDB as the target. On PostgreSQL, the stand-in loads the same files by COPY. */
 async function takesImports(run: Run, target: pg.Client): Promise<boolean> {
   const [server] = await rows(target, 'SELECT version() AS version')
   if (server?.version?.includes('CockroachDB')) return true
@@ -215,7 +215,7 @@ async function takesImports(run: Run, target: pg.Client): Promise<boolean> {
   return false
 }
 
-/** The real tool keeps its runs in two tables of the target's default schema; so they are seen in rehearsals too. */
+/** The real tool records its runs in two tables of the target's default schema, so rehearsals have them too. */
 async function createStatus(run: Run, target: pg.Client): Promise<void> {
   await target.query(`CREATE TABLE IF NOT EXISTS _molt_fetch_status (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, started_at timestamp, source_dialect text)`)
@@ -256,7 +256,7 @@ function warnMissing(log: MoltLog, table: TableName): void {
   log.line('warn', 'ignoring table as it is missing a definition on the target', { table: safeName(table), ...tag })
 }
 
-/** Columns, NOT NULL and the primary key only: as with the real tool, every other constraint is left behind. */
+/** Only columns, NOT NULL and the primary key: like the real tool, it leaves out all other constraints. */
 async function recreateTables(run: Run, source: pg.Client, target: pg.Client, found: DatabaseTables, filters: Filters) {
   for (const table of [...found.common.map(([from]) => from), ...found.missing]) {
     const columns = await rows(
@@ -282,7 +282,7 @@ async function recreateTables(run: Run, source: pg.Client, target: pg.Client, fo
   return databaseTables(source, target, filters)
 }
 
-/** CockroachDB's `integer` has 8 bytes, so the widths are named (docs: molt-fetch.md, type mapping). */
+/** CockroachDB's `integer` has 8 bytes, so widths are written out (docs: molt-fetch.md, type mapping). */
 function typeOnTarget(type: string): string {
   return type.replace(/^(smallint|integer|bigint)\b/, (name) => INTEGERS[name] as string)
 }
@@ -294,7 +294,7 @@ interface Snapshot {
   cursor: string
 }
 
-/** The slot first, then the snapshot: what commits between them is in both, and is applied a second time. */
+/** Creates the slot first, then the snapshot: commits in between are in both, and are applied twice. */
 async function establishSnapshot(run: Run, source: pg.Client, tables: CommonTable[]): Promise<Snapshot> {
   const { flags, log } = run
   log.line('info', 'establishing snapshot')
@@ -363,7 +363,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // Seen running: a table without a moved row is named, too.
+      // Seen in a running build: a table without a moved row is named too.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }
@@ -406,7 +406,7 @@ async function confirmed(question: string): Promise<boolean> {
   }
 }
 
-/** Moves one table; false when its keys differ and nothing was moved. */
+/** Moves one table. @returns false when its keys differ and nothing was moved */
 async function moveTable(
   run: Run,
   table: CommonTable,
@@ -457,7 +457,7 @@ async function truncate({ flags, log }: Run, target: pg.Client, table: CommonTab
   log.line('info', 'finished truncating table', tableField(safeName(table)))
 }
 
-/** One table's load: its connections, when it began, and the failure that it continues. */
+/** One table's load: its connections, its start, and the failure that it resumes. */
 interface Move {
   source: pg.Client
   target: pg.Client
@@ -479,7 +479,7 @@ async function moveByFiles(run: Run, { source, target, table, started, cursor, f
   const files = { ...run, store: run.store as Store }
   const parts = failed ? await partsToContinue(files, table, failed) : await exportTable(files, source, table)
   const exportMs = performance.now() - started
-  // The real tool knows no numbers of a load that it continues.
+  // The real tool does not know the counts of a resumed load.
   const count = failed ? 0 : parts.reduce((sum, part) => sum + part.rows, 0)
   reportExport(run, table, count, exportMs)
   run.log.line('info', 'starting data import on target', tableField(safeName(table)))
@@ -491,7 +491,7 @@ async function moveByFiles(run: Run, { source, target, table, started, cursor, f
   for (const part of parts) await part.remove()
 }
 
-/** The older binary names no table in these lines, and a direct copy of its says nothing of imports. */
+/** The older binary names no table in these lines, and its direct copy does not log imports. */
 function tableField(table: string): { table?: string } {
   return form() === 'run' ? {} : { table }
 }
@@ -508,7 +508,7 @@ function reportMismatches(log: MoltLog, table: CommonTable): void {
   }
 }
 
-/** COPY to COPY as text, in one statement each; the pipeline holds back the source when the target is slower. */
+/** Pipes COPY to COPY as text, one statement each; the pipeline slows the source down to the target's speed. */
 async function copyTable(source: pg.Client, target: pg.Client, table: CommonTable, metrics: Metrics) {
   const labels = { table: safeName(table) }
   const started = performance.now()
@@ -531,7 +531,7 @@ async function copyTable(source: pg.Client, target: pg.Client, table: CommonTabl
   return { count: into.rowCount ?? 0, exportMs }
 }
 
-/** COPY text escapes newlines inside values, so each one ends a row. */
+/** COPY text escapes newlines in values, so each newline ends a row. */
 function countLines(chunk: Buffer): number {
   let count = 0
   for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, at + 1)) count++

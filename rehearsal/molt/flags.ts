@@ -1,13 +1,13 @@
-/** What kind of value a flag takes; durations are Go's (`200ms`, `1m30s`) and are read as milliseconds. */
+/** Kind of a flag's value; durations are Go's (`200ms`, `1m30s`), parsed to milliseconds. */
 type FlagKind = 'string' | 'int' | 'bool' | 'duration' | 'count'
 
-/** One line of a flag table: name, kind, default as the help shows it, and help text. */
+/** One line of a flag table: name, kind, default as shown in the help, and help text. */
 export type FlagSpec = readonly [name: string, kind: FlagKind, def: string, usage: string]
 
-/** A command line the real tools would refuse; the message is theirs. */
+/** A command line that the real tools refuse, with their message. */
 export class FlagError extends Error {}
 
-/** Parsed flags. Getters throw when asked for a flag that the table does not name. */
+/** Parsed flags. Getters throw for a flag that the table does not contain. */
 export class Flags {
   private readonly specs: Map<string, FlagSpec>
   private readonly given = new Map<string, string>()
@@ -57,8 +57,8 @@ export class Flags {
 }
 
 /**
- * Parses arguments the way pflag does: `--name value`, `--name=value`, bare `--bool`, `-v` repeated.
- * `help` is true when `-h` or `--help` is among them. Throws FlagError with the tools' own words.
+ * Parses arguments like pflag: `--name value`, `--name=value`, bare `--bool`, repeated `-v`. `help` is true if `-h`
+ * or `--help` is given. Throws FlagError with the tools' wording.
  */
 export function parseFlags(
   argv: readonly string[],
@@ -81,7 +81,7 @@ export function parseFlags(
   return { flags, args, help }
 }
 
-/** Reads `--name[=value]`; returns how many further arguments it used. */
+/** Parses `--name[=value]`. @returns how many more arguments it used */
 function readLong(flags: Flags, arg: string, next: string | undefined): number {
   const eq = arg.indexOf('=')
   const name = eq < 0 ? arg.slice(2) : arg.slice(2, eq)
@@ -99,7 +99,7 @@ function readLong(flags: Flags, arg: string, next: string | undefined): number {
   return 1
 }
 
-/** Only `-v` exists as a shorthand in these tools. */
+/** `-v` is the only shorthand in these tools. */
 function readShort(flags: Flags, arg: string): void {
   for (const letter of arg.slice(1)) {
     let known = letter === 'v'
@@ -133,7 +133,7 @@ function checkValue(kind: FlagKind, value: string): string | undefined {
 
 const UNITS: Record<string, number> = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
 
-/** Go's duration text in milliseconds; NaN when it is none. */
+/** Go's duration text in milliseconds; NaN if it is invalid. */
 export function parseDuration(text: string): number {
   const match = /^([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+$/.exec(text)
   if (!match) return text === '0' ? 0 : Number.NaN
@@ -143,7 +143,7 @@ export function parseDuration(text: string): number {
   return text.startsWith('-') ? -total : total
 }
 
-/** The flag table as pflag prints it in a usage text. */
+/** The flag table in pflag's usage format. */
 export function flagUsages(specs: readonly FlagSpec[]): string {
   const rows = [...specs]
     .sort((a, b) => (a[0] < b[0] ? -1 : 1))

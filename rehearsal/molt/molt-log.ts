@@ -3,13 +3,13 @@ import { createServer, type Server } from 'node:http'
 import path from 'node:path'
 import { STAND_IN } from '../../src/tools/versions.ts'
 
-/** The versions that the stand-in speaks for; it always adds what it is. */
+/** The versions that the stand-in imitates; it always adds that it is the stand-in. */
 export const MOLT_VERSION = `1.4.1 (${STAND_IN})`
 export const REPLICATOR_VERSION = `1.3.4 (${STAND_IN})`
 
 /**
  * Where the older binaries (seen running) and the current documentation differ, the environment variable
- * `MOLT_STANDIN_FORM` chooses: `run`, `doc`, or by default `both`: the former's behaviour with the latter's extra fields.
+ * `MOLT_STANDIN_FORM` chooses: `run`, `doc`, or by default `both`: the older behaviour with the newer fields.
  */
 export function form(): 'run' | 'doc' | 'both' {
   const wanted = process.env.MOLT_STANDIN_FORM
@@ -25,7 +25,7 @@ export interface MoltLog {
   line(level: string, message: string, fields?: Fields): void
 }
 
-/** @param file a log file written beside standard output; `stdout` or empty for none. @param level the lowest one written. */
+/** @param file a log file besides standard output; `stdout` or empty for none @param level the lowest level written */
 export function moltLog(file: string, level: string): MoltLog {
   const lowest = LEVELS.indexOf(level)
   if (lowest < 0) throw new Error(`Unknown Level String: '${level}', defaulting to NoLevel`)
@@ -41,7 +41,7 @@ export function moltLog(file: string, level: string): MoltLog {
   }
 }
 
-/** Seconds with the machine's offset, as Go's RFC3339. */
+/** Seconds with the machine's offset, like Go's RFC3339. */
 export function rfc3339(date: Date): string {
   const offset = -date.getTimezoneOffset()
   const local = new Date(date.getTime() + offset * 60_000).toISOString().slice(0, 19)
@@ -62,7 +62,7 @@ export class Metrics {
   private readonly series = new Map<string, Map<string, number>>()
   private readonly kinds = new Map<string, string>()
 
-  /** Declares a metric; without labels it shows at once, as 0. */
+  /** Declares a metric; one without labels appears at once as 0. */
   declare(name: string, kind: 'counter' | 'gauge', labelled = false): void {
     this.kinds.set(name, kind)
     this.series.set(name, new Map(labelled ? [] : [['', 0]]))
@@ -112,13 +112,13 @@ export async function serveMetrics(address: string, at: string, health: string, 
   return server
 }
 
-/** A failed listen in Go's words. */
+/** A failed listen in Go's wording. */
 export function listenError(address: string, error: unknown): string {
   const code = (error as NodeJS.ErrnoException)?.code
   return `listen tcp ${address}: bind: ${code === 'EADDRINUSE' ? 'address already in use' : String(code ?? error)}`
 }
 
-/** Starts molt's metrics endpoint. A taken port is only logged: the run goes on without it. */
+/** Starts molt's metrics endpoint. A taken port is only logged, and the run continues without it. */
 export async function moltMetricsServer(log: MoltLog, address: string, metrics: Metrics): Promise<() => void> {
   try {
     const server = await serveMetrics(address, '/metrics', '/healthz', () => metrics.text())

@@ -74,7 +74,7 @@ function say(text: string): number {
   return 0
 }
 
-/** The error, the usage, and the error again: both cobra and the program print it. */
+/** The error, the usage, and the error again, because both cobra and the program print it. */
 function fail(message: string, usage: string): number {
   process.stderr.write(`Error: ${message}\n${usage}\n${message}\n`)
   return 1

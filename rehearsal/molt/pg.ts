@@ -4,19 +4,19 @@ import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 
-/** Which side a connection is for; it appears in error texts. */
+/** Side of a connection, for error texts. */
 export type Side = 'source' | 'target'
 
-/** What a URL asks for, split into what `pg` takes. */
+/** A URL's settings, split into what `pg` accepts. */
 export interface Endpoint {
   config: pg.ClientConfig
-  /** TLS settings to try, in order: `prefer` is TLS and then plain. */
+  /** TLS settings to try in order: `prefer` is TLS, then plain. */
   tls: (ConnectionOptions | false)[]
   sslmode: string
   database: string
 }
 
-/** Parameters of a URL that steer the client; every other one is a server setting, as it is for the real tools. */
+/** URL parameters for the client; every other one is a server setting, as in the real tools. */
 const CLIENT_PARAMS = new Set([
   'sslmode',
   'sslrootcert',
@@ -39,7 +39,7 @@ const CLIENT_PARAMS = new Set([
   'channel_binding',
 ])
 
-/** The text form of values depends on these; both sides get the same, so that text is carried untouched. */
+/** The text form of values depends on these. Both sides get the same, so texts pass through unchanged. */
 const TEXT_SETTINGS = [
   'DateStyle=ISO',
   'IntervalStyle=postgres',
@@ -49,9 +49,8 @@ const TEXT_SETTINGS = [
 ]
 
 /**
- * Splits a `postgres://` URL. As with libpq and the real tools' driver, what it does not say comes from a service
- * file, then from `PGHOST`, `PGUSER` and the like, and a password from a password file.
- * Throws an Error that names no password.
+ * Splits a `postgres://` URL. As in libpq and the real tools' driver, missing parts come from a service file, then
+ * from `PGHOST`, `PGUSER` and the like, and the password from a password file. Throws an Error without the password.
  */
 export function parseEndpoint(connString: string, applicationName: string): Endpoint {
   const url = parseUrl(connString)
@@ -100,7 +99,7 @@ function parseUrl(connString: string): URL {
   }
 }
 
-/** One section of the service file; empty when none is asked for. Throws when it is not there. */
+/** One section of the service file; empty if none is requested. Throws if it is missing. */
 function readService(name: string | undefined): Map<string, string> {
   const found = new Map<string, string>()
   if (!name) return found
@@ -115,7 +114,7 @@ function readService(name: string | undefined): Map<string, string> {
   return found
 }
 
-/** The first line of a password file whose host, port, database and user match. */
+/** The first line of a password file that matches host, port, database and user. */
 function passfilePassword(file: string | undefined, wanted: string[]): string | undefined {
   for (const line of readLines(file ?? process.env.PGPASSFILE ?? join(homedir(), '.pgpass'))) {
     const parts = [...line.matchAll(/((?:\\.|[^:\\])*)(?::|$)/g)].map((m) => (m[1] as string).replace(/\\(.)/g, '$1'))
@@ -147,7 +146,7 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
     const path = param(name)
     return path ? readFileSync(path) : undefined
   }
-  // As pgx and libpq look for it where the URL names none.
+  // Where pgx and libpq look for it if the URL names none.
   const usual = join(homedir(), '.postgresql/root.crt')
   const ca = file('sslrootcert') ?? (existsSync(usual) ? readFileSync(usual) : undefined)
   const base: ConnectionOptions = { cert: file('sslcert'), key: file('sslkey') }
@@ -167,7 +166,7 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
   }
 }
 
-/** Opens one connection, trying TLS and plain as `sslmode` says. The caller ends it. */
+/** Opens one connection, trying TLS and plain according to `sslmode`. The caller ends it. */
 export async function open(endpoint: Endpoint, replication = false): Promise<pg.Client> {
   let failure: unknown
   for (const ssl of endpoint.tls) {
@@ -176,7 +175,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
       ssl,
       ...(replication ? { replication: 'database' } : {}),
     } as pg.ClientConfig)
-    // Without a listener a connection that breaks while idle would end the process.
+    // Without a listener, a connection that breaks while idle would end the process.
     client.on('error', () => {})
     try {
       await client.connect()
@@ -189,7 +188,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
   throw connectError(endpoint, failure)
 }
 
-/** A refused connection in the words of the real tools' driver; never with a password. */
+/** A refused connection in the wording of the real tools' driver, without the password. */
 function connectError(endpoint: Endpoint, cause: unknown): Error {
   const { host, port, user, database } = endpoint.config
   const first = cause instanceof AggregateError ? cause.errors[0] : cause
@@ -206,7 +205,7 @@ export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** An error as pgx words it: `ERROR: … (SQLSTATE 23505)`. */
+/** An error in pgx's wording: `ERROR: … (SQLSTATE 23505)`. */
 export function errorText(error: unknown): string {
   if (error instanceof pg.DatabaseError) return `${error.severity}: ${error.message} (SQLSTATE ${error.code})`
   return error instanceof Error ? error.message : String(error)
@@ -215,7 +214,7 @@ export function errorText(error: unknown): string {
 /** Quotes an identifier. */
 export const ident = pg.escapeIdentifier
 
-/** A quoted literal of unknown type, so that the server reads it as the column's own. */
+/** A quoted literal of unknown type, which the server reads as the column's type. */
 export function literal(value: string | null): string {
   if (value === null) return 'NULL'
   if (value.includes('\\')) return ` E'${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
@@ -225,7 +224,7 @@ export function literal(value: string | null): string {
 /** Rows of text. */
 export type TextRow = Record<string, string | null>
 
-/** Runs a query whose values come back as text. */
+/** Runs a query with values as text. */
 export async function rows(client: pg.Client, sql: string, params: unknown[] = []): Promise<TextRow[]> {
   return (await client.query(sql, params)).rows as TextRow[]
 }

@@ -8,14 +8,14 @@ const LEVELS: Level[] = ['trace', 'debug', 'info', 'warning', 'error']
 export type LogFields = Record<string, string | number | boolean>
 
 /**
- * The replicator's log, on standard error or in a file. Lines are gathered for a moment, since under `-v`
- * there are several for each change.
+ * The replicator's log, on standard error or in a file. Lines are buffered briefly, because `-v` writes several per
+ * change.
  */
 export class ReplicatorLog {
   private readonly lowest: number
   private readonly fluent: boolean
   private readonly file: string
-  /** Lines written so far, by level. */
+  /** Number of written lines by level. */
   readonly counts: Map<Level, number> = new Map(LEVELS.map((level) => [level, 0]))
   private pending = ''
   private timer: NodeJS.Immediate | undefined
@@ -73,7 +73,7 @@ function pairs(fields: LogFields): string {
     .join('')
 }
 
-/** Quotes what is not plain, as the real log does. */
+/** Quotes unusual values, like the real log. */
 function quoted(text: string): string {
   return text !== '' && /^[a-zA-Z0-9\-._/@^+]*$/.test(text) ? text : JSON.stringify(text)
 }
@@ -85,7 +85,7 @@ function stamp(date: Date): string {
   return `${MONTHS[date.getMonth()]} ${day} ${date.toTimeString().slice(0, 8)}`
 }
 
-/** A duration in Go's words: `1.9ms`, `2.5s`. */
+/** A duration in Go's format: `1.9ms`, `2.5s`. */
 export function goDuration(ms: number): string {
   if (ms < 1) return `${Number((ms * 1000).toFixed(3))}µs`
   return ms < 1000 ? `${Number(ms.toFixed(6))}ms` : `${Number((ms / 1000).toFixed(6))}s`

@@ -29,7 +29,7 @@ const GLOBAL_FLAGS: readonly FlagSpec[] = [
   ['verbose', 'count', '0', 'increase logging verbosity to debug; repeat for trace'],
 ]
 
-/** Flags of `replicator pglogical`: those seen running, and those of the current documentation. */
+/** Flags of `replicator pglogical`: those seen in a running build, and those in the current documentation. */
 export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ['sourceConn', 'string', '', "the source database's connection string"],
   ['targetConn', 'string', '', "the target database's connection string"],
@@ -91,7 +91,7 @@ export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ),
 ]
 
-/** A flag that the real tool has and that changes nothing here. */
+/** A flag of the real tool that has no effect here. */
 function unused(text: string, kind: FlagSpec[1]): FlagSpec {
   const [name, def] = text.split('=') as [string, string]
   return [name, kind, def, 'accepted; the stand-in works in one connection and one transaction at a time']
@@ -172,7 +172,7 @@ function exited(log: ReplicatorLog, error: unknown): number {
   return 1
 }
 
-/** Retries come about ten times a second, without end. */
+/** Retries about ten times a second, forever. */
 const RETRY_MS = 100
 class Replicator {
   private readonly flags: Flags
@@ -184,7 +184,7 @@ class Replicator {
   private readonly writer: TargetWriter
   private readonly memo: Memo
   private schema: TargetSchema = { tables: new Map(), order: [] }
-  /** Commit record of the last transaction applied; also what is acknowledged. */
+  /** Commit record of the last applied transaction, which is also acknowledged. */
   private offset: Lsn = 0n
   private stopping = false
   private readonly stopped = new AbortController()
@@ -238,11 +238,11 @@ class Replicator {
     this.stopping = true
     this.stopped.abort()
     this.stream?.close()
-    // A transaction that is being applied is left undone rather than waited for.
+    // A transaction being applied is abandoned instead of awaited.
     setTimeout(() => void this.writer.close(), 100)
   }
 
-  /** What the real tool checks before it starts: each of these ends it with exit code 1. */
+  /** Checks of the real tool before it starts; each failure ends it with exit code 1. */
   private async prepare(): Promise<void> {
     await this.loadSchema().catch((error) => {
       throw new Error(`could not determine cluster version: ${errorText(error)}`)
@@ -324,14 +324,14 @@ class Replicator {
     this.log.line('warning', 'error while copying messages; will retry', fields)
   }
 
-  /** Opens the stream and applies what comes, until it breaks (throws) or the process gets a signal to stop. */
+  /** Opens the stream and applies what arrives, until it fails (throws) or the process gets a signal. */
   private async copyMessages(): Promise<void> {
     const client = await open(this.source, true)
     const stream = new SourceStream(client, this.log)
     this.stream = stream
     if (this.stopping) stream.close()
     let standby: NodeJS.Timeout | undefined
-    // Before the start: the first data may come in the same packet as its confirmation.
+    // Before the start, because the first data can come in the same packet as its confirmation.
     const decoder = new Decoder(stream, this.metrics, this.targetSchema, this.flags.bool('enableToastedColumns'))
     stream.onData = (data) => decoder.data(data)
     stream.onReplyWanted = () => stream.acknowledge(this.offset)
@@ -363,14 +363,15 @@ class Replicator {
   }
 
   /**
-   * All in one target transaction; if that fails one after the other, so that those before the bad one are applied. One
-   * that lost to another transaction has no bad one: all of it is sent again with a new stream, as the real tool does.
+   * Applies everything in one target transaction. If that fails, applies one after the other, so that those before
+   * the bad one succeed. After a conflict with another transaction none is bad: like the real tool, everything is
+   * sent again on a new stream.
    */
   private async applyRound(round: Transaction[]): Promise<void> {
     try {
       await this.applyTogether(round)
     } catch (error) {
-      // Never the next one after one that was broken off: its position would pass over it.
+      // Never continues after one that was abandoned, because its position would skip it.
       if (this.stopping) throw error
       if (round.length === 1 || (error instanceof ApplyError && sqlState(error.cause) === '40001')) {
         if (error instanceof ApplyError) this.metrics.add('apply_errors_total', 1, this.labels(error.table))
@@ -404,7 +405,7 @@ class Replicator {
       this.metrics.set(name, lag)
   }
 
-  /** As the real tool, not at the start but at the first change. */
+  /** Like the real tool, at the first change instead of at the start. */
   private checkTargetSchema(): void {
     const { database, schema } = this.targetSchema
     if (!this.flags.str('targetSchema').includes('.'))
@@ -453,7 +454,7 @@ const APPLY_COUNTERS = [
   'apply_resolves_total',
 ]
 
-/** Names of both vocabularies, unless `MOLT_STANDIN_METRICS` is `old` or `new`. */
+/** Metric names of both generations, unless `MOLT_STANDIN_METRICS` is `old` or `new`. */
 function declareMetrics(): Metrics {
   const metrics = new Metrics()
   const wanted = process.env.MOLT_STANDIN_METRICS
@@ -476,7 +477,7 @@ function declareMetrics(): Metrics {
   return metrics
 }
 
-/** A server error's fields, as the real log adds them: customer data may be among them. */
+/** Fields of a server error that the real log adds, which can contain customer data. */
 function sqlDetail(error: pg.DatabaseError): string {
   const { severity, code, message, detail, hint, where, schema, table, column, constraint, file, line, routine } = error
   const fields = {

@@ -14,13 +14,13 @@ import type { Metrics } from './molt-log.ts'
 import { errorText, ident } from './pg.ts'
 import type { ReplicatorLog } from './replicator-log.ts'
 
-/** What one round trip to the target may hold: many small transactions while catching up, one when in step. */
+/** Limit of one round trip to the target: many small transactions while catching up, one afterwards. */
 const ROUND_CHANGES = 2000
 const ROUND_TRANSACTIONS = 500
-/** Changes waiting for the target beyond which the source is not read. */
+/** Changes waiting for the target above which the source is not read. */
 const QUEUE_CHANGES = 20_000
 
-/** Waits for the next thing to happen. */
+/** Waits for the next event. */
 class Signal {
   private wake: (() => void) | undefined
 
@@ -36,7 +36,7 @@ class Signal {
   }
 }
 
-/** pg's connection, whose types leave out what a replication stream needs. */
+/** pg's connection with the members that its types omit and a replication stream needs. */
 interface ReplicationConnection {
   stream: { pause(): void; resume(): void; destroy(): void }
   on(event: string, listener: (message: { chunk: Buffer }) => void): void
@@ -44,12 +44,12 @@ interface ReplicationConnection {
   sendCopyFromChunk(chunk: Buffer): void
 }
 
-/** The replication stream of one connection: hands data to a decoder and holds what it makes of them. */
+/** The replication stream of one connection: passes data to a decoder and keeps the results. */
 export class SourceStream {
   onData: (data: Buffer) => void = () => {}
   onReplyWanted: () => void = () => {}
   readonly arrival = new Signal()
-  /** Why nothing more will come; what came before it is still to be applied. */
+  /** Why the stream has ended; earlier data is still to be applied. */
   failure: unknown
   closed = false
   private readonly queue: { tx: Transaction; changes: number }[] = []
@@ -70,7 +70,7 @@ export class SourceStream {
     return this.queue.length
   }
 
-  /** Resolves when streaming has begun; rejects with the server's refusal. */
+  /** Resolves when streaming has started; rejects with the server's refusal. */
   async start(slot: string, publication: string, from: Lsn): Promise<void> {
     this.connection.on('copyData', ({ chunk }) => this.received(chunk))
     const begun = new Promise<void>((resolve) => this.connection.once('replicationStart', resolve)).then(() => {
@@ -88,7 +88,7 @@ export class SourceStream {
     if (this.failure) throw this.failure
   }
 
-  /** The cause is in a line of its own, as the real tool has it, unless the connection is lost with it. */
+  /** The cause is on a separate line, as in the real tool, unless the connection is lost with it. */
   private streamError(error: unknown): Error {
     if (!(error instanceof pg.DatabaseError)) return new Error(errorText(error))
     if (error.severity !== 'ERROR') return new Error(`receive message failed: ${errorText(error)}`)
@@ -132,7 +132,7 @@ export class SourceStream {
     return round
   }
 
-  /** Tells the source what has been applied; written, flushed and applied alike. */
+  /** Reports to the source what has been applied; the same position as written, flushed and applied. */
   acknowledge(lsn: Lsn): void {
     if (this.closed || this.failure) return
     const message = Buffer.alloc(34)
@@ -201,7 +201,7 @@ function serverTime(microseconds: bigint): string {
   return `${date.toISOString().slice(0, 19).replace('T', ' ')}.${fraction} +0000 UTC`
 }
 
-/** Gathers messages into transactions, each held in memory whole. */
+/** Collects messages into transactions, each held in memory. */
 export class Decoder {
   private readonly relations = new Map<number, Relation>()
   private current: Transaction | undefined
@@ -274,7 +274,7 @@ export class Decoder {
     this.changes++
   }
 
-  /** The source does not send a big value that did not change; there is nothing right to write. */
+  /** The source does not send a large unchanged value, so nothing correct can be written. */
   private unchanged(relation: Relation, column: string): never {
     this.metrics.add('pglogical_unchanged_toasted_columns', this.toasted ? 1 : 0)
     if (this.toasted) throw new Error('template toasted.tmpl not found')

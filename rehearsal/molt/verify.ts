@@ -31,10 +31,10 @@ export const VERIFY_FLAGS: readonly FlagSpec[] = [
   ['metrics-listen-addr', 'string', '127.0.0.1:3030', 'Address of the metrics endpoint.'],
 ]
 
-/** Rows from which a table is split, and into how many shards, unless `--table-splits` says otherwise. */
+/** Row count from which a table is split, and the number of shards, unless `--table-splits` sets it. */
 const SPLIT_FROM_ROWS = 50_000
 const SPLITS = 2
-/** A progress line each so many rows, as the real tool. */
+/** Rows between two progress lines, as in the real tool. */
 const PROGRESS_ROWS = 10_000
 
 interface Shard {
@@ -46,7 +46,7 @@ interface Shard {
   range: string
 }
 
-/** `molt verify`. Resolves whatever it found, as the real tool exits 0; throws only when it could not compare. */
+/** `molt verify`. Resolves whatever it found, because the real tool exits 0; throws only when it could not compare. */
 export async function verifyCommand(flags: Flags): Promise<void> {
   for (const name of ['filter-path', 'transformations-file'])
     if (flags.str(name)) throw new Error(`the embedded stand-in does not support --${name}`)
@@ -84,7 +84,7 @@ async function verify(flags: Flags, log: MoltLog, metrics: Metrics, source: Endp
   }
 }
 
-/** Reports what differs in tables and their definitions; returns what is left to compare row by row. */
+/** Reports differences in tables and their definitions. @returns the tables whose rows are to be compared */
 async function compareTables(flags: Flags, log: MoltLog, source: pg.Client, target: pg.Client): Promise<Shard[]> {
   const found = await databaseTables(source, target, {
     schema: flags.str('schema-filter'),
@@ -112,7 +112,7 @@ async function compareTables(flags: Flags, log: MoltLog, source: pg.Client, targ
 
 const INTEGERS = new Set(['int2', 'int4', 'int8'])
 
-/** Splits by ranges of the first key column when that is an integer; the outer shards are open, so no row is outside. */
+/** Splits by ranges of an integer first key column; the outer shards are open, so no row is missed. */
 async function shardTable(log: MoltLog, source: pg.Client, table: CommonTable, splits: number): Promise<Shard[]> {
   const whole: Shard[] = [{ table, number: 1, total: 1, where: '', range: '' }]
   const unsplit = () => {
@@ -165,7 +165,7 @@ async function compareShards(
       } catch (error) {
         await closePair(pair)
         pair = undefined
-        // As the real tool: said, and not part of the exit code.
+        // Like the real tool, logged without affecting the exit code.
         log.line('error', 'error verifying rows', { error: errorText(error), schema, table })
         log.line('info', 'failed to verify')
       }
@@ -203,7 +203,10 @@ async function compareShard(log: MoltLog, metrics: Metrics, { source, target }: 
   await new Comparison(log, metrics, shard).run(sourceRows, targetRows)
 }
 
-/** Key columns in an order that this program can repeat: integers by value, everything else by the bytes of its text. */
+/**
+ * Key columns in an order that this program can reproduce: integers by value, everything else by the bytes of its
+ * text.
+ */
 function scanSql({ table, where }: Shard, side: Side): string {
   const order = table.primaryKey.map((key) => {
     const type = table.types.source.get(key) as string
@@ -215,7 +218,7 @@ function scanSql({ table, where }: Shard, side: Side): string {
   return `COPY (${select}${where ? ` WHERE ${where}` : ''} ORDER BY ${order.join(', ')}) TO STDOUT`
 }
 
-/** Columns of two types that count as equal are brought to the same text. */
+/** Converts columns of two equivalent types to the same text. */
 function comparable(table: CommonTable, column: string, side: Side): string {
   const name = ident(column)
   const types = [table.types.source.get(column), table.types.target.get(column)] as [string, string]
@@ -223,11 +226,11 @@ function comparable(table: CommonTable, column: string, side: Side): string {
   if (types.some((t) => t.startsWith('timestamp'))) return `${name}::timestamp`
   if (types.some((t) => t.startsWith('json'))) return `${name}::jsonb`
   if (types[1] === 'bool') return side === 'target' ? `${name}::int4` : name
-  // As the real tool: the number that a real is, and a char(n) with its blanks.
+  // Like the real tool: a real's exact number, and char(n) with its padding.
   return types.some((t) => /^_?float4$/.test(t)) ? `${name}::float8${types[0].startsWith('_') ? '[]' : ''}` : name
 }
 
-/** As the real tool, which reads a numeric as its value: 1.5 is 1.50. */
+/** Like the real tool, which compares numerics by value: 1.5 equals 1.50. */
 function sameField(type: string | undefined, a: string | null | undefined, b: string | null | undefined): boolean {
   if (a === b) return true
   if (type !== 'numeric' || !a || !b) return false
@@ -235,7 +238,7 @@ function sameField(type: string | undefined, a: string | null | undefined, b: st
   return plain(a) === plain(b)
 }
 
-/** Lines of a COPY stream, one at a time and with bounded memory: the stream is paused while nobody reads. */
+/** Lines of a COPY stream, one at a time with limited memory: the stream pauses without a reader. */
 export class LineReader {
   private readonly chunks: AsyncIterator<Buffer>
   private buffer: Buffer = Buffer.alloc(0)
@@ -243,13 +246,13 @@ export class LineReader {
 
   constructor(stream: Readable) {
     this.chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
-    // A refusal may come before anyone reads: a destroyed stream hands it to the one who then does.
+    // A refusal can come before anyone reads; a destroyed stream passes it to the next reader.
     stream.on('error', (error) => {
       if (!stream.destroyed) stream.destroy(error)
     })
   }
 
-  /** The next line without its newline if it is already here; undefined when more must be read. */
+  /** The next line without its newline, if it is already here; undefined if more must be read. */
   take(): Buffer | undefined {
     const end = this.buffer.indexOf(10, this.at)
     if (end < 0) return undefined
@@ -258,7 +261,10 @@ export class LineReader {
     return line
   }
 
-  /** Reads until there is another line; false at the end of the stream. A line of 80 MiB is joined once, not by each chunk. */
+  /**
+   * Reads until another line is available. @returns false at the end of the stream. Joins a line of 80 MiB once, not
+   * per chunk
+   */
   async more(): Promise<boolean> {
     const parts = this.at < this.buffer.length ? [this.buffer.subarray(this.at)] : []
     for (;;) {
@@ -272,7 +278,7 @@ export class LineReader {
     }
   }
 
-  /** The next line, or undefined at the end. */
+  /** The next line; undefined at the end. */
   async next(): Promise<Buffer | undefined> {
     for (;;) {
       const line = this.take()
@@ -282,7 +288,7 @@ export class LineReader {
   }
 }
 
-/** Merges both sides by key and counts what it sees. */
+/** Merges both sides by key, and counts the results. */
 class Comparison {
   private readonly stats = {
     num_truth_rows: 0,

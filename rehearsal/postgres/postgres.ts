@@ -31,47 +31,50 @@ import { freePort } from '../../src/tools/ports.ts'
 export interface PostgresOptions {
   /** Names the folder (`<tmp>/molt-actions-<name>-<random>`) and nothing else. */
   name: string
-  /** Server settings on top of, or instead of, the defaults here: `{max_connections: 50}`. */
+  /** Server settings in addition to the defaults here, or in place of them: `{max_connections: 50}`. */
   settings?: Record<string, string | number>
-  /** Created in the new server, and named by `url`. Default `shop`. */
+  /** Created in the new server and part of `url`. Default: `shop`. */
   database?: string
   /** Called on the new server before `database` is created. */
   beforeDatabase?: (server: Pick<EmbeddedServer, 'name' | 'port' | 'urlOf'>) => Promise<void>
   /** Folder with `postgres` and `initdb` of another version. Default: the embedded PostgreSQL 16. */
   binDir?: string
-  /** Abandons the start: the promise rejects with the signal's reason once nothing is left behind. */
+  /** Aborts the start: the promise rejects with the signal's reason once nothing is left behind. */
   signal?: AbortSignal
 }
 
 export interface EmbeddedServer {
   readonly name: string
-  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable`; the port outlives restarts. */
+  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable`; the port survives restarts. */
   readonly url: string
   readonly port: number
-  /** Holds everything of this server; `data` and `postgres.log` are in it. */
+  /** Holds everything of this server, including `data` and `postgres.log`. */
   readonly folder: string
   readonly dataDir: string
   readonly logFile: string
-  /** Of the postmaster; another one after each start. 0 while there is none. */
+  /** Of the postmaster; changes with each start. 0 while there is none. */
   readonly pid: number
   /** The same server's URL for another of its databases. */
   urlOf(database: string): string
-  /** Ends the server (at once, without ceremony) and removes its folder. May be called again, and at any time. */
+  /** Ends the server immediately and removes its folder. Can be called repeatedly and at any time. */
   stop(): Promise<void>
-  /** Starts it again after `kill` or `shutdown`, on the same port; does crash recovery where needed. */
+  /** Starts it again after `kill` or `shutdown`, on the same port, with crash recovery if needed. */
   start(): Promise<void>
   /** `shutdown` and `start`. */
   restart(mode?: 'fast' | 'immediate'): Promise<void>
-  /** Ends the server and keeps its data. `fast` falls back to `immediate` when a client holds it up for 10 s. */
+  /** Ends the server and keeps its data. `fast` falls back to `immediate` when a client delays it for 10 s. */
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
-  /** `shutdown`, and `start` by a recovery that ends at once: the same data and slots on another timeline, as a promoted standby. */
+  /**
+   * `shutdown`, then a `start` with an immediately ending recovery: the same data and slots on another timeline, like
+   * a promoted standby.
+   */
   failOver(): Promise<void>
-  /** `kill -9` on the postmaster and every backend: the power cut. Data stay for `start`. */
+  /** `kill -9` on the postmaster and every backend, like a power cut. The data stays for `start`. */
   kill(): Promise<void>
-  /** Freezes all its processes: connections stay open and nothing answers. */
+  /** Freezes all its processes: connections stay open, and nothing answers. */
   pause(): void
   resume(): void
-  /** Lets the server and its folder outlive this process. Afterwards `stop` does nothing. */
+  /** Lets the server and its folder outlive this process. `stop` then does nothing. */
   keep(): Promise<void>
 }
 
@@ -81,12 +84,12 @@ export interface EmbeddedPair {
   stop(): Promise<void>
 }
 
-/** fsync and full_page_writes guard against a crash of the machine only, and a rehearsal does not survive that. */
+/** fsync and full_page_writes protect only against a crash of the machine, which a rehearsal would not survive. */
 const DEFAULT_SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   wal_level: 'logical',
-  // What the CockroachDB-like server gives as crdb_internal_mvcc_timestamp.
+  // Read by the CockroachDB-like server as crdb_internal_mvcc_timestamp.
   track_commit_timestamp: 'on',
   max_wal_senders: 20,
   max_replication_slots: 20,
@@ -99,17 +102,19 @@ const DEFAULT_SETTINGS = {
   jit: 'off',
   timezone: 'UTC',
   log_timezone: 'UTC',
-  // In the data folder, or a server that was killed would leave segments in /dev/shm.
+  // In the data folder, because a killed server would leave segments in /dev/shm.
   dynamic_shared_memory_type: 'mmap',
 }
 
-/** Of the password `postgres` with 1 iteration of PBKDF2 instead of 4,096, which cost each connection some 5 ms of CPU. */
+/**
+ * The password `postgres` with 1 iteration of PBKDF2 instead of 4,096, which cost each connection about 5 ms of CPU.
+ */
 const PASSWORD_VERIFIER =
   'SCRAM-SHA-256$1:bW9sdC1hY3Rpb25zLXNhbA==$iY+C3vvch0cBCjsBDYT7wFULDsE630aS8t1/+Y3yifI=:8o/0Uc45t0EyhPQGlCvZnpM3AeAfWh2OzHcZx3okiio='
 
 /**
- * Read by the shell from its standard input, and followed by calls of its functions. Arguments: folder, bin folder.
- * `server.pid` is absent before the first start, holds the postmaster's pid while it runs and is empty when it has
+ * The shell reads this from its standard input, followed by calls of its functions. Arguments: folder, bin folder.
+ * `server.pid` is absent before the first start, holds the postmaster's pid while it runs, and is empty when it has
  * ended *and* was reaped (a zombie would count as running for the next start).
  */
 const SUPERVISOR = `
@@ -144,6 +149,9 @@ init() {
     --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
   if [ -n "$making" ]; then
+    # A password costs each connection some 5 ms of CPU. Roles that tests create still give theirs.
+    echo 'host all postgres 127.0.0.1/32 trust' | cat - "$dir/data/pg_hba.conf" >"$dir/hba" || exit 1
+    mv "$dir/hba" "$dir/data/pg_hba.conf"
     cp -R "$dir/data" "$dir/template" && mv "$dir/template" "$template" || exit 1
     rmdir "$making"
     making=
@@ -168,7 +176,7 @@ keep() {
 }
 `
 
-/** Starts a server with an empty database in about two seconds. Errors carry the end of the server's own log. */
+/** Starts a server with an empty database in about two seconds. Errors include the end of the server's log. */
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedServer> {
   const { name, database = 'shop', signal } = options
   signal?.throwIfAborted()
@@ -188,7 +196,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     stdio: ['pipe', 'ignore', 'pipe'],
   })
   const ended = endOf(supervisor)
-  // A write to a supervisor that has just ended must not end us: `until` reports its end with its words.
+  // A write to a supervisor that has just ended must not end us; `until` reports its end.
   supervisor.stdin?.on('error', () => {})
   const command = (line: string) => supervisor.stdin?.write(`${line}\n`)
   command(SUPERVISOR)
@@ -213,7 +221,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
 
   async function stop() {
     if (kept) return
-    // A frozen backend would hold up the end for the 5 s after which the postmaster kills it.
+    // A frozen backend would delay the end for 5 s, after which the postmaster kills it.
     resume()
     supervisor.stdin?.end()
     await ended.promise
@@ -225,8 +233,8 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     command(`start ${port}`)
     const postmasterPid = join(dataDir, 'postmaster.pid')
     let launched = 0
-    // The eighth line of postmaster.pid is the server's own word on whether it takes connections; the first names it,
-    // since after a crash the file of the server before is still there.
+    // The eighth line of postmaster.pid says whether the server accepts connections; the first has its pid, because
+    // after a crash the previous server's file is still there.
     const ready = () => {
       const lines = readIfThere(postmasterPid).split('\n')
       launched ||= pid()
@@ -236,7 +244,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     return ready() && alive() ? undefined : readIfThere(logFile).slice(logStart).trim()
   }
 
-  /** Ports are taken at random, so another process can be faster; a killed server's memory lingers for an instant. */
+  /** Ports are random, so another process can take one first; a killed server's memory takes a moment to disappear. */
   async function start() {
     if (alive()) return
     for (let attempt = 1; ; attempt++) {
@@ -305,7 +313,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     const gone = once(supervisor, 'exit')
     command('keep')
     await gone
-    // The shell that waits for the server holds copies of these pipes, and with them this process would not end.
+    // The shell that waits for the server holds copies of these pipes, which would keep this process alive.
     for (const stream of supervisor.stdio) stream?.destroy()
   }
 
@@ -354,7 +362,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
   }
 }
 
-/** Source and target, started side by side. If one fails or the start is abandoned, neither stays. */
+/** Source and target, started in parallel. If one fails or the start is aborted, neither remains. */
 export async function startPair(options: Omit<PostgresOptions, 'name'> = {}): Promise<EmbeddedPair> {
   const started = await Promise.allSettled(['source', 'target'].map((name) => startPostgres({ ...options, name })))
   const servers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
@@ -370,7 +378,7 @@ export async function startPair(options: Omit<PostgresOptions, 'name'> = {}): Pr
 
 type Account = { uid?: number; gid?: number }
 
-/** PostgreSQL refuses to run as root. Rather than add a user to someone's machine, borrow an unprivileged one. */
+/** PostgreSQL refuses to run as root. Uses an existing unprivileged user instead of adding one to the machine. */
 async function serverAccount(): Promise<Account> {
   if (process.getuid?.() !== 0) return {}
   const id = async (flag: string, user: string) => Number((await promisify(execFile)('id', [flag, user])).stdout)
@@ -387,19 +395,19 @@ async function serverAccount(): Promise<Account> {
   )
 }
 
-/** Only what a server needs; the tracking id lets GitHub's runner find it if all else fails. */
+/** Only what a server needs; the tracking id lets GitHub's runner find it as a last resort. */
 function supervisorEnv() {
   const { PATH, RUNNER_TRACKING_ID } = process.env
   return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }
 }
 
-/** The temporary folder, or /tmp where root's own is closed to the server's account. */
+/** The temporary folder, or /tmp if root's own is not accessible to the server's user. */
 function openTmpdir(account: Account) {
   const own = resolve(tmpdir())
   return reachable(own, account) && (account.uid === undefined || statSync(own).mode & 0o002) ? own : '/tmp'
 }
 
-/** Whether the server's account may enter every folder down to this one. */
+/** Whether the server's user can enter every folder down to this one. */
 function reachable(path: string, account: Account): boolean {
   if (account.uid === undefined) return true
   const folder = resolve(path)
@@ -422,8 +430,8 @@ function embeddedBinDir() {
 }
 
 /**
- * A clone below a closed home (/root) cannot be read by the server's account. Folders change owner before they are
- * filled, so that the supervisor can remove them whatever happens meanwhile. Returns the copy's bin folder.
+ * The server's user cannot read a clone below a private home (/root), so the binaries are copied. Folders change
+ * owner before they are filled, so that the supervisor can always remove them. @returns the copy's bin folder
  */
 function copyBinaries(binDir: string, to: string, account: Account) {
   const copy = (from: string, target: string) => {
@@ -439,8 +447,8 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 }
 
 /**
- * Where a data folder fresh from initdb is kept for the next server; empty for no keeping. Tests set the folder.
- * A copy has the system identifier of its template, and the two sides must differ.
+ * Cache for data folders fresh from initdb; empty disables it. Tests set it. A copy has its template's system
+ * identifier, and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {
   const folder = process.env.MOLT_ACTIONS_INITDB_CACHE
@@ -499,14 +507,14 @@ function signalIfThere(pid: number, signal: NodeJS.Signals) {
   }
 }
 
-/** The postmaster and its backends, which are all direct children, postmaster first. */
+/** The postmaster and its backends, which are its direct children; the postmaster first. */
 function processTree(postmaster: number): number[] {
   if (postmaster === 0) return []
   const children = processes().filter((each) => each.parent === postmaster)
   return [postmaster, ...children.map((each) => each.pid)]
 }
 
-/** From /proc where there is one: slim containers have no `ps`. */
+/** From /proc if it exists, because slim containers lack `ps`. */
 function processes(): { pid: number; parent: number }[] {
   if (process.platform !== 'linux') {
     const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n')
@@ -518,7 +526,7 @@ function processes(): { pid: number; parent: number }[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .map((entry) => {
-      // `pid (name) state parent …`, where the name may hold anything.
+      // `pid (name) state parent …`; the name can contain anything.
       const stat = readIfThere(`/proc/${entry}/stat`)
       return { pid: Number(entry), parent: Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) }
     })

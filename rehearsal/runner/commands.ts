@@ -1,6 +1,6 @@
 import { isAbsolute, relative } from 'node:path'
 
-/** A workflow command as found in a line, `::name key=value,key=value::data`. */
+/** A workflow command in a line: `::name key=value,key=value::data`. */
 interface Command {
   name: string
   properties: Record<string, string>
@@ -9,12 +9,12 @@ interface Command {
 
 type Level = 'error' | 'warning' | 'notice'
 
-/** What GitHub shows beside the log and on the run's page. Lines and columns count from 1. */
+/** What GitHub shows beside the log and on the run's page. Lines and columns start at 1. */
 export interface Annotation {
   level: Level
   message: string
   title?: string
-  /** Relative to the workspace when it lies in it. */
+  /** Relative to the workspace if it is inside. */
   file?: string
   line?: number
   endLine?: number
@@ -22,10 +22,10 @@ export interface Annotation {
   endColumn?: number
 }
 
-/** Where the commands of one step take effect. */
+/** Where the commands of a step take effect. */
 export interface CommandTarget {
   workspace: string
-  /** The step's environment, for the two switches that let insecure commands through. */
+  /** The step's environment, with the two switches that allow insecure commands. */
   env(name: string): string | undefined
   echo: boolean
   output(text: string): void
@@ -50,12 +50,12 @@ const DISABLED =
 const BAD_TOKEN =
   "The token of stop-commands must not be empty, 'pause-logging' or the name of a workflow command, unless ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS is true."
 
-/** Names that GITHUB_ENV and `set-env` must not set, since they change what every later step's node runs. */
+/** Names that GITHUB_ENV and `set-env` refuse, because they affect every later step's node. */
 const BLOCKED_ENV = ['NODE_OPTIONS']
 
 type Handler = (target: CommandTarget, command: Command) => void
 
-/** These are not echoed even when `::echo::on` is set: their effect is a line of the log already, or must not be one. */
+/** Never echoed, even with `::echo::on`: their effect is already a log line, or must not be one. */
 const SILENT = new Set(['add-mask', 'debug', 'warning', 'error', 'notice'])
 
 const HANDLERS: Record<string, Handler> = {
@@ -100,8 +100,8 @@ const HANDLERS: Record<string, Handler> = {
 }
 
 /**
- * The workflow commands in one step's output. The returned function takes a line, and says whether it was a command: if so its
- * effect, its own log lines included, has happened; if not the line is ordinary output.
+ * Handles workflow commands in a step's output. The returned function takes a line and returns whether it was a
+ * command. A command has then taken effect, including its own log lines; any other line is normal output.
  */
 export function commandReader(target: CommandTarget): (line: string) => boolean {
   const known = new Set(['stop-commands', ...Object.keys(HANDLERS)])
@@ -143,7 +143,7 @@ function handle(target: CommandTarget, command: Command, line: string): void {
   }
 }
 
-/** Finds the command that begins the line, if its name (in lower case) is in `known`. */
+/** Finds a command at the start of the line whose lower-case name is in `known`. */
 function parseCommand(text: string, known: ReadonlySet<string>): Command | undefined {
   const line = text.trimStart()
   const end = line.startsWith('::') ? line.indexOf('::', 2) : -1
@@ -159,7 +159,7 @@ function parseCommand(text: string, known: ReadonlySet<string>): Command | undef
   return { name, properties, data: unescaped(line.slice(end + 2), DATA_ESCAPES) }
 }
 
-/** `%` comes last in every list, so that an escaped percent sign does not start another escape. */
+/** `%` is last in every list, so that a decoded percent sign does not start another escape. */
 function unescaped(text: string, escapes: string[]): string {
   let out = text
   for (let i = 0; i < escapes.length; i += 2) out = out.replaceAll(escapes[i + 1] as string, escapes[i] as string)
@@ -177,7 +177,7 @@ function requireUnsecure(target: CommandTarget, name: string): void {
     throw new Error(`The \`${name}\` command ${DISABLED}`)
 }
 
-/** Not caught, so that it ends the step: this is what the runner does with a token that anyone could guess. */
+/** Not caught, so it ends the step, as the runner does for a guessable token. */
 function requireStopToken(target: CommandTarget, token: string, known: ReadonlySet<string>): void {
   const bad = token === '' || token.toLowerCase() === 'pause-logging' || known.has(token.toLowerCase())
   const allowed = ['true', '1'].includes(target.env('ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS')?.toLowerCase() ?? '')
@@ -188,7 +188,7 @@ function unsupported(_target: CommandTarget, { name }: Command): void {
   throw new Error(`${name} is not supported by the local runner: it has no problem matchers.`)
 }
 
-/** Sets a variable for later steps, unless it is one of those that the runner refuses. */
+/** Sets a variable for later steps, unless the runner refuses it. */
 export function setEnv(target: CommandTarget, name: string, value: string, how: string): void {
   if (BLOCKED_ENV.includes(name.toUpperCase()))
     target.annotate({ level: 'error', message: `Can't set the environment variable ${name} by ${how}.` })
@@ -204,7 +204,7 @@ function issue(target: CommandTarget, { name, properties, data }: Command): void
   target.annotate(annotation)
 }
 
-/** Keeps only lines and columns that make sense together: columns need one line, ends follow starts. */
+/** Keeps only consistent lines and columns: columns need a single line, and ends follow starts. */
 function positionOf(properties: Record<string, string>): Partial<Annotation> {
   let line = integer(properties.line)
   let endLine = integer(properties.endline)
@@ -229,12 +229,12 @@ function relativeTo(workspace: string, file: string): string {
 }
 
 /**
- * The `name=value` and `name<<delimiter` entries of a file that GITHUB_OUTPUT, GITHUB_ENV or GITHUB_STATE names, in order.
- * Entries before a faulty one have been yielded when it throws, and so have taken effect, as on GitHub.
+ * The `name=value` and `name<<delimiter` entries of the file for GITHUB_OUTPUT, GITHUB_ENV or GITHUB_STATE, in order.
+ * Entries before a faulty one have already taken effect when it throws, as on GitHub.
  */
 export function* parseEntries(text: string): Generator<[name: string, value: string]> {
   const lines = text.replace(/^\uFEFF/, '').split('\n')
-  // What follows the last newline is a line only if it is not empty; its newline is missing.
+  // Text after the last newline counts as a line if it is not empty, with its newline missing.
   const unterminated = lines.pop() as string
   const count = lines.length
   if (unterminated) lines.push(unterminated)
@@ -262,11 +262,11 @@ export function* parseEntries(text: string): Generator<[name: string, value: str
   }
 }
 
-/** Replaces registered values, and the forms in which they may come back, by `***`. */
+/** Replaces registered values, and their possible encodings, by `***`. */
 export class Masker {
   readonly #secrets = new Set<string>()
 
-  /** Hides `value`, each of its lines, and what encoders commonly make of it. */
+  /** Masks `value`, each of its lines, and its common encodings. */
   add(value: string): void {
     const lines = value.split(/[\r\n]/).map((line) => line.trim())
     for (const secret of new Set([value, ...lines])) {
@@ -286,7 +286,7 @@ export class Masker {
     let out = ''
     let end = -1
     for (const [from, to] of hits) {
-      // Overlapping and adjoining hits become one `***`, so that their number tells nothing.
+      // Overlapping and adjacent hits become one `***`, so that their number reveals nothing.
       if (from > end) out += `${text.slice(Math.max(end, 0), from)}***`
       end = Math.max(end, to)
     }
@@ -298,7 +298,10 @@ export class Masker {
   }
 }
 
-/** The forms of a secret that the runner hides as well: three base64 phases, and the escapes of shells, JSON, URLs, XML. */
+/**
+ * The forms of a secret that the runner masks as well: three base64 phases, and the escapes of shells, JSON, URLs and
+ * XML.
+ */
 function encodings(value: string): string[] {
   const bytes = Buffer.from(value)
   const shifted = (by: number) => bytes.subarray(bytes.length > by ? by : 0).toString('base64')
@@ -321,7 +324,10 @@ function encodings(value: string): string[] {
 
 const XML: Record<string, string> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;', "'": '&apos;' }
 
-/** PowerShell prints a command that failed in two pieces, cut at an ampersand; each is hidden if it has 6 characters or more. */
+/**
+ * PowerShell prints a failed command in two parts, split at an ampersand; each is masked if it has 6 characters or
+ * more.
+ */
 function ampersandParts(value: string): string[] {
   const plus = value.indexOf('&+')
   const cut = plus >= 0 ? plus + 2 : value.lastIndexOf('&') + 1

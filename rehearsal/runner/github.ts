@@ -1,4 +1,4 @@
-// GitHub's REST as far as the gate reads it: a local server whose answers have the shapes of GitHub's documentation.
+// The part of GitHub's REST API that the gate reads: a local server whose responses follow GitHub's documentation.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
@@ -16,25 +16,25 @@ export interface FakeRun {
   approvals: object[]
 }
 
-/** One run of a rehearsal with its only artifact, and what `gh attestation verify` says of that artifact. */
+/** One rehearsal run with its only artifact, and the result of `gh attestation verify` for it. */
 export interface FakeRehearsal {
   run: Record<string, unknown> & { id: number }
   artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
   zip: Buffer
-  /** Its JSON; it refuses the artifact where there is none. */
+  /** Its JSON; without it, the artifact is refused. */
   verified: string | undefined
 }
 
 export interface FakeGithub {
   url: string
-  /** Of every answer. */
+  /** Delay of every response. */
   status: number
-  /** Answers to the next requests, before everything else; `reset` cuts the connection. */
+  /** Responses to the next requests, before all others; `reset` cuts the connection. */
   failures: ({ status: number; headers?: Record<string, string>; message?: string } | 'reset')[]
   environment: object | undefined
   /** `cutover-cleanup`. */
   cleanup: object | undefined
-  /** The other environments, by name. `migration` holds the secrets of the jobs without a gate. */
+  /** The other environments by name. `migration` holds the secrets of the jobs without a gate. */
   others: Map<string, object>
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]
@@ -114,13 +114,13 @@ function answer(github: FakeGithub, url: string): object | undefined {
 
 const headOf = (run: FakeRehearsal['run']) => (run.head_repository as { id?: number } | null)?.id ?? 0
 
-/** The branches that {@link limited} has put into an environment. */
+/** The branches that {@link limited} has set for an environment. */
 function branchPolicies(environment: object): object {
   const { names = [] } = environment as { names?: string[] }
   return { total_count: names.length, branch_policies: names.map((name, id) => ({ id, name, type: 'branch' })) }
 }
 
-/** An environment without reviewers that takes these branches only. */
+/** An environment without reviewers that admits only these branches. */
 export function limited(names: string[]): object {
   return {
     id: 2,
@@ -152,7 +152,7 @@ export function reviewed(reviewers: number): object {
   }
 }
 
-/** What a reviewer has said; an environment's name as the reviewer's page shows it. */
+/** A reviewer's answer, with the environment's name as on the reviewer's page. */
 export function review(login: string, state = 'approved', environment = 'cutover'): object {
   return {
     state,
@@ -162,7 +162,7 @@ export function review(login: string, state = 'approved', environment = 'cutover
   }
 }
 
-/** A run as `migrate-caller.yml` makes it, whose cutover waits for its approval since now. */
+/** A run of `migrate-caller.yml` whose cutover has just started to wait for its approval. */
 export function waitingRun(): FakeRun {
   const job = (name: string, status: string): FakeJob => ({
     name: `migrate / ${name}`,

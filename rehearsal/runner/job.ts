@@ -11,11 +11,11 @@ export type Outcome = Status | 'skipped'
 
 export interface StepInfo {
   phase: Phase
-  /** 0 for the action that was asked for, 1 for the steps of a composite one, and so on. */
+  /** 0 for the requested action, 1 for the steps of a composite one, and so on. */
   depth: number
   id?: string
   name: string
-  /** What `uses` says; `run` for a script. */
+  /** The value of `uses`; `run` for a script. */
   action: string
 }
 
@@ -23,16 +23,16 @@ export interface StepResult extends StepInfo {
   outcome: Outcome
   /** The outcome after `continue-on-error`. */
   conclusion: Outcome
-  /** All that the step has set, masked values included: steps see each other's outputs as they are. */
+  /** All outputs of the step, including masked values: steps see each other's outputs unchanged. */
   outputs: Record<string, string>
-  /** What it has saved for its post step, earlier phases included. */
+  /** State saved for its post step, including earlier phases. */
   state: Record<string, string>
   annotations: Annotation[]
-  /** Masked; empty when there is none, or when it was dropped for being over 1 MiB. */
+  /** Masked; empty if there is none, or if it was dropped for being over 1 MiB. */
   summary: string
-  /** 128 + n when signal n has ended the process; null when there was no process. */
+  /** 128 + n if signal n ended the process; null without a process. */
   exitCode: number | null
-  /** Masked; of a longer log the last {@link LOG_LIMIT} characters. */
+  /** Masked; the last {@link LOG_LIMIT} characters of a longer log. */
   log: string
   durationMs: number
 }
@@ -42,20 +42,20 @@ export const LOG_LIMIT = 4 << 20
 
 export interface JobResult {
   conclusion: Status
-  /** In the order in which they began; a composite step stands before its own steps. */
+  /** In order of their start; a composite step comes before its own steps. */
   steps: StepResult[]
-  /** The action's outputs as another job would get them: empty ones and those that hold a masked value are left out. */
+  /** The action's outputs as another job gets them: without empty ones and those with a masked value. */
   outputs: Record<string, string>
   /** What GitHub would show for the action: at most 10 of each level. */
   annotations: Annotation[]
   summary: string
-  /** What the action itself has saved (not the steps of a composite one). */
+  /** State saved by the action itself (not by steps of a composite one). */
   state: Record<string, string>
-  /** What GITHUB_PATH has added by the end. */
+  /** Entries that GITHUB_PATH has added by the end. */
   path: string[]
-  /** Processes that were still there at the end, and were killed. */
+  /** Processes that were left at the end, and were killed. */
   orphans: Orphan[]
-  /** Hides what the job has masked; outputs and state of steps hold it as it is. */
+  /** Masks what the job has masked; outputs and state of steps are unmasked. */
   mask(text: string): string
 }
 
@@ -65,64 +65,67 @@ export interface LogLine {
   kind: 'output' | 'group' | 'endgroup' | 'debug' | Annotation['level']
   /** Masked. */
   text: string
-  /** The title of the group that the line stands in. */
+  /** Title of the line's group. */
   group?: string
 }
 
 export interface RunOptions {
   /** The folder with the action.yml. */
   dir: string
-  /** The repository that `$/` means. */
+  /** The repository for `$/`. */
   repo: string
-  /** What `with:` would say. */
+  /** The values of `with:`. */
   inputs: Record<string, string>
-  /** The job's `env:`. Of the caller's own environment only PATH, HOME and the like reach the steps. */
+  /** The job's `env:`. Only PATH, HOME and the like of the caller's environment reach the steps. */
   env?: Record<string, string>
-  /** What earlier steps of the job have added by GITHUB_PATH; the last one is searched first. */
+  /** Entries that earlier steps of the job added by GITHUB_PATH; the last one is searched first. */
   path?: string[]
-  /** Masked from the first line on, as the secrets of a workflow are. */
+  /** Masked from the first line, like a workflow's secrets. */
   secrets?: string[]
-  /** The node that runs JavaScript actions, whatever `using` says; by default MOLT_ACTIONS_NODE, or the one that runs this. */
+  /** The node for JavaScript actions, whatever `using` says; default: MOLT_ACTIONS_NODE, or the current one. */
   node?: string
-  /** Starts a step's process in place of the runner, which spawns it. */
+  /** Starts a step's process in place of the runner's spawn. */
   start?: (options: ProcessOptions) => Promise<number>
-  /** GITHUB_WORKSPACE; by default an empty folder in `workDir`. */
+  /** GITHUB_WORKSPACE; default: an empty folder in `workDir`. */
   workspace?: string
-  /** Holds RUNNER_TEMP (emptied first, unless `previous` is given) and the like, and is kept; by default a temporary folder that is removed. */
+  /**
+   * Holds RUNNER_TEMP (emptied first, unless `previous` is given) and others, and is kept. Default: a temporary
+   * folder that is removed.
+   */
   workDir?: string
-  /** RUNNER_TOOL_CACHE; by default a folder in `workDir`. */
+  /** RUNNER_TOOL_CACHE; default: a folder in `workDir`. */
   toolCache?: string
   /** Values of the `github` context, and so of GITHUB_* variables, such as `run_id`, `repository`, `sha`. */
   github?: Record<string, string>
-  /** All by default. With `post` alone the post step runs as after the run that `previous` tells of. */
+  /** Default: all. With only `post`, the post step runs as after the run in `previous`. */
   phases?: Phase[]
   previous?: { state: Record<string, string>; conclusion: Status }
   /** Cancels the job. */
   signal?: AbortSignal
-  /** Milliseconds that SIGINT and then SIGTERM are given; GitHub's by default. */
+  /** Milliseconds for SIGINT, then SIGTERM; default: GitHub's. */
   grace?: readonly [sigint: number, sigterm: number]
-  /** Milliseconds after a cancellation when everything is killed; GitHub's by default. */
+  /** Milliseconds after a cancellation until everything is killed; default: GitHub's. */
   cancelTimeout?: number
   /** Shows debug lines, and sets RUNNER_DEBUG. */
   debug?: boolean
   onLine?: (line: LogLine) => void
-  /** Awaited before a step that is going to run, and after one that ran. An error ends the job and is passed on. */
+  /** Awaited before a step that will run, and after one that ran. An error ends the job and is rethrown. */
   beforeStep?: (step: StepInfo) => Promise<void> | void
   afterStep?: (step: StepResult) => Promise<void> | void
 }
 
 export type StepContext = Pick<StepResult, 'outputs' | 'outcome' | 'conclusion'>
 
-/** What all steps of one job share. */
+/** Shared by all steps of one job. */
 export interface Job {
   options: RunOptions
   root: Step
   temp: string
   github: Record<string, unknown>
   runner: Record<string, string>
-  /** The job's variables and those that steps have added by GITHUB_ENV. */
+  /** The job's variables, and those that steps have added by GITHUB_ENV. */
   env: Record<string, string>
-  /** What steps have added by GITHUB_PATH; the last one is searched first. */
+  /** Entries that steps have added by GITHUB_PATH; the last one is searched first. */
   path: string[]
   status: Status
   cancelled: boolean
@@ -130,29 +133,29 @@ export interface Job {
   dead: AbortController
   masker: Masker
   steps: StepResult[]
-  /** Steps that have begun and have a post phase. */
+  /** Started steps with a post phase. */
   posts: Set<Step>
   states: Map<Step, Record<string, string>>
-  /** The `steps` context of each composite step's main phase, which its post phase reads again. */
+  /** The `steps` context of each composite step's main phase, for its post phase. */
   contexts: Map<Step, Map<string, StepContext>>
   trackingId: string
 }
 
-/** The place that a step runs in: the job, or a composite step. */
+/** The scope of a step: the job, or a composite step. */
 export interface Frame {
   depth: number
   inputs: Record<string, string> | null
-  /** The `steps` context that expressions read; in a post phase what the main phase has left. */
+  /** The `steps` context for expressions; in a post phase, that of the main phase. */
   steps: Map<string, StepContext>
-  /** Where this phase's steps note what came of them: the same map but for a post phase. */
+  /** Where steps of this phase record their results: the same map, except in a post phase. */
   record: Map<string, StepContext>
-  /** The `env:` of the composite steps around, which wins over GITHUB_ENV. */
+  /** The `env:` of the enclosing composite steps, which overrides GITHUB_ENV. */
   overrides: Record<string, string>
   github: Record<string, string>
   status(): Status
 }
 
-/** One phase of one step while it runs. */
+/** One phase of a step while it runs. */
 export interface Run {
   job: Job
   frame: Frame

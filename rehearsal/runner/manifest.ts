@@ -29,7 +29,7 @@ import { NoOperationTraceWriter } from '@actions/workflow-parser/templates/trace
 import { YamlObjectReader } from '@actions/workflow-parser/workflows/yaml-object-reader'
 import { UserError } from '../../src/runtime/errors.ts'
 
-/** An action.yml that the local runner can run, with all that it uses from the same repository. */
+/** A runnable action.yml, with everything that it uses from the same repository. */
 export interface Manifest {
   dir: string
   name: string
@@ -62,22 +62,22 @@ interface CompositeRuns {
   steps: Step[]
 }
 
-/** One step of a composite action. The object itself is the step's identity during a job. */
+/** One step of a composite action. The object's identity identifies the step during a job. */
 export interface Step {
   id?: string
   name?: TemplateToken
-  /** An expression that calls a status function; `success()` where nothing is written. */
+  /** An expression with a status function; `success()` by default. */
   if: string
   continueOnError?: TemplateToken
   env?: MappingToken
   run?: { script: TemplateToken; shell: TemplateToken; workingDirectory?: TemplateToken }
   uses?: string
   with?: MappingToken
-  /** What `uses` names; for `./path` it is read when the step's turn comes, since an earlier step may write it. */
+  /** The action in `uses`; `./path` is read when it is the step's turn, because an earlier step may write it. */
   action?: Manifest
 }
 
-/** As deep as GitHub lets composite actions use each other. */
+/** GitHub's maximum nesting of composite actions. */
 const MAX_DEPTH = 9
 const SHELLS = ['bash', 'sh']
 const INPUT_KEYS = ['description', 'required', 'default', 'deprecationMessage']
@@ -85,9 +85,12 @@ const CONTEXTS = ['github', 'inputs', 'steps', 'env', 'runner', 'job', 'strategy
 const STATUS_FUNCTIONS = ['success', 'failure', 'always', 'cancelled'] as const
 const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs: 0 }))
 
+/** Manifests by their path, with the text they were read from; of composite actions none, whose steps belong to a job. */
+const known = new Map<string, { text: string; manifest: Manifest }>()
+
 /**
- * Reads the action.yml (or action.yaml) in `dir`, and whatever it uses as `$/path`, which is a folder of `repo`.
- * @throws UserError with the file, line and column of everything that GitHub would refuse or that is not supported here
+ * Reads the action.yml (or action.yaml) in `dir`, and everything that it uses as `$/path`, a folder of `repo`.
+ * @throws UserError with file, line and column of everything that GitHub would refuse or that is not supported here
  */
 export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
   if (depth > MAX_DEPTH)
@@ -98,17 +101,20 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
   if (!path)
     throw new UserError(
       'runner.action-missing',
-      `there is no action.yml in ${dir}; check the path, and that a local action is checked out`,
+      `there is no action.yml in ${dir}. Check the path, and that a local action is checked out`,
     )
+  const text = readFileSync(path, 'utf8')
+  const last = known.get(path)
+  if (last?.text === text) return last.manifest
   const context = new TemplateContext(new TemplateValidationErrors(), getActionSchema(), new NoOperationTraceWriter())
-  const root = readRoot(context, relative(repo, path) || path, readFileSync(path, 'utf8'))
+  const root = readRoot(context, relative(repo, path) || path, text)
   const template = root && convertActionTemplate(context, root)
   const runs = root && template && context.errors.count === 0 ? convertRuns(context, root, template) : undefined
   const errors = context.errors.getErrors()
   if (!root || !template || !runs || errors.length > 0)
     throw new UserError('runner.invalid-action', errors.map((error) => error.message).join('\n') || `${path} is empty`)
   if (runs.kind === 'composite') for (const step of runs.steps) loadUsed(step, repo, depth)
-  return {
+  const manifest: Manifest = {
     dir,
     name: template.name,
     description: template.description,
@@ -116,6 +122,8 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
     outputs: (template.outputs ?? []).map(({ id, value }) => (value ? { id, value } : { id })),
     runs,
   }
+  if (runs.kind !== 'composite') known.set(path, { text, manifest })
+  return manifest
 }
 
 function loadUsed(step: Step, repo: string, depth: number): void {
@@ -145,8 +153,8 @@ export function hasPost(step: Step): boolean {
 }
 
 /**
- * The parser serves editors, and hands block scalars with expressions on with their indentation, as they stand in the file.
- * Without `source` it takes the value instead.
+ * The parser is made for editors, and returns block scalars with expressions with their original indentation. Without
+ * `source`, takes the value instead.
  */
 class ValueReader extends YamlObjectReader {
   override allowLiteral(): LiteralToken | undefined {
@@ -173,7 +181,7 @@ function readRoot(context: TemplateContext, name: string, content: string): Mapp
   return root
 }
 
-/** What the parser lets through and this runner could not honour. */
+/** What the parser accepts and this runner does not support. */
 function check(context: TemplateContext, token: TemplateToken, key: TemplateToken | undefined): void {
   if (key?.isExpression) context.error(key, 'An expression as a key is not supported by the local runner')
   if (!isBasicExpression(token)) return
@@ -290,7 +298,7 @@ export function requireShell(shell: string): void {
 
 export type Status = 'success' | 'failure' | 'cancelled'
 
-/** What expressions see: the contexts by name, and what the status functions answer. */
+/** What expressions see: the contexts by name, and the results of the status functions. */
 export interface Scope {
   contexts: Record<string, unknown>
   /** Decides `success()` and `failure()`: the composite action's state so far, or the job's. */
@@ -301,7 +309,7 @@ export interface Scope {
 
 function compile(expression: string) {
   const { tokens } = new Lexer(expression).lex()
-  // The lexer unescapes only the first '' of a string; GitHub unescapes them all.
+  // The lexer unescapes only the first '' of a string; GitHub unescapes all.
   for (const token of tokens)
     if (token.type === TokenType.STRING) token.value = token.lexeme.slice(1, -1).replaceAll("''", "'")
   return new Parser(tokens, CONTEXTS, STATUS_INFO).parse()

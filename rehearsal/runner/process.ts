@@ -14,22 +14,21 @@ export interface ProcessOptions {
   cancel: AbortSignal
   /** Ends the process at once. */
   kill: AbortSignal
-  /** Milliseconds that SIGINT and SIGTERM are given. */
+  /** Milliseconds for SIGINT and SIGTERM. */
   grace: readonly [sigint: number, sigterm: number]
 }
 
-/** How long output is awaited from descendants that hold a pipe open after the process itself has ended, in ms. */
+/** How long to wait for output of descendants that hold a pipe open after the process has ended, in ms. */
 const STREAM_GRACE = 5000
 
 /**
- * Runs one step's process to its end. Like the runner it signals the process alone, never its descendants; those that stay are
- * found by {@link killOrphans} at the end of the job.
- * @returns the exit code, 128 + n for a process that signal n has ended
- * @throws when the process cannot be started, or `onLine` has thrown (the process is then killed)
+ * Runs one step's process to its end. Like the runner, signals only the process, never its descendants; {@link
+ * killOrphans} finds those at the end of the job. @returns the exit code, 128 + n for a process ended by signal n
+ * @throws when the process cannot be started, or when `onLine` throws (the process is then killed)
  */
 export async function runProcess(options: ProcessOptions): Promise<number> {
   const { file, args, cwd, env } = options
-  // In a session of its own the process gets Ctrl-C only from us, once, as it would on GitHub.
+  // In its own session, the process gets Ctrl-C only from us, once, as on GitHub.
   const child = spawn(file, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
   const killGroup = () => signalTo(-(child.pid ?? 0), 'SIGKILL')
   let resolve: (code: number) => void = () => {}
@@ -42,7 +41,7 @@ export async function runProcess(options: ProcessOptions): Promise<number> {
     signalTo(child.pid ?? 0, 'SIGKILL')
     reject(error)
   }
-  // A throw from a line's handler would otherwise be lost in a stream's event.
+  // An exception from a line's handler would otherwise be lost in a stream's event.
   const onLine = (line: string) => {
     try {
       options.onLine(line)
@@ -99,7 +98,7 @@ async function stopStepwise(pid: number, ended: Promise<void>, grace: readonly [
   signalTo(pid, 'SIGKILL')
 }
 
-/** False when there is no such process (any more). */
+/** False when the process does not exist (any more). */
 function signalTo(pid: number, signal: NodeJS.Signals): boolean {
   if (pid === 0) return false
   try {
@@ -114,10 +113,10 @@ export interface Orphan {
   cmd: string
 }
 
-/** Kills what a job has left behind, recognised by the RUNNER_TRACKING_ID in its environment, and says what that was. */
+/** Kills what a job has left behind, recognized by RUNNER_TRACKING_ID in its environment, and reports it. */
 export async function killOrphans(trackingId: string): Promise<Orphan[]> {
   const killed = new Map<number, Orphan>()
-  // Again and again, since one of them may be starting another.
+  // Repeatedly, because one of them may be starting another.
   for (let round = 0; round < 40; round++) {
     const found = killOrphansNow(trackingId)
     if (found.length === 0) break
@@ -151,7 +150,7 @@ function fromProc(needle: string): Orphan[] {
   return found
 }
 
-/** Where there is no /proc (macOS), `ps` prints the environment after the command. */
+/** Without /proc (macOS), `ps` prints the environment after the command. */
 function fromPs(needle: string): Orphan[] {
   const text = execFileSync('ps', ['-A', '-E', '-ww', '-o', 'pid=,command='], { encoding: 'utf8', maxBuffer: 1 << 28 })
   return text

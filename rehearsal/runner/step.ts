@@ -30,7 +30,10 @@ import {
 } from './manifest.ts'
 import { annotate, debug, fail, infoOf, printHeader, runChild, withFiles } from './step-io.ts'
 
-/** Runs one phase of a step, or skips it. False: the condition itself is faulty, and no step after this one runs. */
+/**
+ * Runs one phase of a step, or skips it. @returns false when the condition itself is faulty, so that no later step
+ * runs
+ */
 export async function runStep(job: Job, frame: Frame, step: Step, phase: Phase): Promise<[Outcome, goOn: boolean]> {
   const run = openRun(job, frame, step, phase)
   const started = performance.now()
@@ -40,7 +43,7 @@ export async function runStep(job: Job, frame: Frame, step: Step, phase: Phase):
   try {
     evaluateEnv(run)
     run.result.name = displayName(run)
-    // Null: faulty.
+    // Null means faulty.
     const condition = job.dead.signal.aborted ? false : conditionOf(run)
     goOn = condition !== null
     if (condition) {
@@ -100,7 +103,7 @@ function actionOrigin({ github }: Job, step: Step): Record<string, string> {
   return { action_repository: own ? String(github.repository) : '', action_ref: own ? String(github.sha) : '' }
 }
 
-/** Best effort: a name whose expression fails stays as it is written. */
+/** Best effort: a name with a failing expression stays as written. */
 function displayName(run: Run): string {
   const { step, job, frame } = run
   const prefix = { pre: 'Pre ', main: '', post: 'Post ' }[run.phase]
@@ -137,7 +140,7 @@ function scopeOf(run: Run, status: Status = run.frame.status()): Scope {
   }
 }
 
-/** An `env:` that cannot be evaluated makes the step red, and yet does not keep it from running: so it is on GitHub. */
+/** As on GitHub, an `env:` that cannot be evaluated makes the step red, but does not prevent it from running. */
 function evaluateEnv(run: Run): void {
   try {
     const own = evaluateMapping(run.step.env, scopeOf(run))
@@ -164,7 +167,7 @@ function conditionOf(run: Run): boolean | null {
   }
 }
 
-/** A cancellation reaches the running step only if its condition no longer holds then: `always()` goes on undisturbed. */
+/** A cancellation reaches a running step only if its condition no longer holds: `always()` continues undisturbed. */
 function watchCancellation(run: Run): () => void {
   const { signal } = run.job.options
   if (!signal || signal.aborted) return () => {}
@@ -254,7 +257,7 @@ async function runComposite(run: Run, action: Manifest, all: Step[]): Promise<vo
   }
   run.failed ||= status === 'failure'
   run.cancelled ||= status === 'cancelled'
-  // GitHub evaluates them in pre and post phases too, without the steps; what comes of it reaches nobody, an error does.
+  // GitHub also evaluates them in pre and post phases, without the steps. Only an error has an effect.
   const scope = scopeOf(run)
   Object.assign(scope.contexts, { inputs, steps: Object.fromEntries(record) })
   for (const { id, value } of action.outputs) {
@@ -303,7 +306,7 @@ async function runScript(run: Run): Promise<void> {
   if (code !== 0) fail(run, `Process completed with exit code ${code}.`)
 }
 
-/** What `with` says, and the defaults of what it does not. Names are not told apart by case. */
+/** The values of `with`, and defaults for the rest. Names are case-insensitive. */
 function evaluateInputs(run: Run, action: Manifest): Record<string, string> {
   const { job, step } = run
   const scope = scopeOf(run)

@@ -1,4 +1,4 @@
-// A workflow's jobs, run one by one by the local runner: a job becomes a composite action with the job's own steps.
+// Runs a workflow's jobs one by one in the local runner: each job becomes a composite action with the job's steps.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -74,10 +74,10 @@ function toData(value: unknown): data.ExpressionData {
   return new data.Dictionary(...pairs)
 }
 
-/** What stands for the steps that use actions of other repositories, by repository; undefined: left out. */
+/** Replaces steps with actions of other repositories, by repository; undefined leaves the step out. */
 export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
-/** Stands for actions/upload-artifact: a missing file is an error, and the digest is an output. */
+/** Replaces actions/upload-artifact: a missing file is an error, and the digest is an output. */
 export const upload = ({ with: given = {} }: Step): Pick<Step, 'run' | 'env'> => ({
   env: { NAME: String(given.name), FILES: String(given.path) },
   run: 'ls $FILES && echo "$NAME" > "$RUNNER_TEMP/artifact" && echo "artifact-digest=$(cat $FILES | sha256sum | cut -c1-64)" >> "$GITHUB_OUTPUT"',
@@ -87,19 +87,19 @@ export interface JobOptions {
   inputs?: Record<string, string>
   secrets?: Record<string, string>
   vars?: Record<string, string>
-  /** Outputs of the jobs that it needs. */
+  /** Outputs of the jobs in `needs`. */
   needs?: Record<string, Record<string, string>>
   matrix?: Record<string, string>
   strategy?: Record<string, string>
   replace?: Replacements
-  /** The job's files are left here; every job is on a runner of its own. */
+  /** Keeps the job's files; every job runs on its own runner. */
   workDir: string
   run?: Partial<RunOptions>
 }
 
 /**
- * Runs the steps of a job, conditions, ids, inputs and outputs as they stand in the file. What an action of this
- * repository cannot see (`secrets`, `needs`, `vars`, `matrix`, `strategy`) is given to it as inputs.
+ * Runs the steps of a job with the conditions, ids, inputs and outputs in the file. Contexts that a local action
+ * cannot see (`secrets`, `needs`, `vars`, `matrix`, `strategy`) become inputs.
  */
 export function runJob(workflow: Workflow, id: string, options: JobOptions): Promise<JobResult> {
   const job = workflow.jobs[id] as Job
@@ -138,7 +138,7 @@ export function runJob(workflow: Workflow, id: string, options: JobOptions): Pro
   })
 }
 
-/** Names that nobody gave are empty, as GitHub has them. */
+/** Unset names are empty, as on GitHub. */
 function declare(outside: Record<string, string>, name: string): string {
   outside[name] ??= ''
   return `inputs.${name}`
@@ -151,7 +151,7 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
     const uses = here(step.uses ?? '')
     if (uses) return [{ ...step, uses }]
     const name = step.uses?.split('@')[0] as string
-    if (!(name in replace)) throw new Error(`nothing stands for ${name}`)
+    if (!(name in replace)) throw new Error(`no replacement for ${name}`)
     const { uses: _uses, with: _with, ...kept } = step
     const other = replace[name]
     return other ? [{ ...kept, ...other(step), shell: 'bash' }] : []

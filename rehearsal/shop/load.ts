@@ -1,5 +1,5 @@
-// A live application for rehearsals: steady transactions that insert, update and delete, and that behave as a
-// well-written client does when writes are refused: roll back, wait a little, try again.
+// A live application for rehearsals: a steady rate of transactions that insert, update and delete. When writes are
+// refused, it behaves like a well-written client: roll back, wait a little, retry.
 import { randomInt, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
@@ -7,7 +7,7 @@ import { WAREHOUSES } from './shop.ts'
 
 export const DEFAULT_RATE = 250
 
-/** As `application_name`, which sets its connections apart from others. */
+/** The `application_name` that identifies its connections. */
 export const LOAD_APPLICATION = 'molt-actions rehearsal load'
 
 interface LoadCounters {
@@ -15,40 +15,44 @@ interface LoadCounters {
   transactions: number
   /** Inserted, updated or deleted by committed transactions. */
   rows: number
-  /** Attempts refused with 25006, as the fence does. */
+  /** Attempts refused with 25006, like the fence's. */
   refused: number
   /** Attempts that failed because there was no connection, or it broke. */
   disconnected: number
-  /** Attempts repeated because the database asked for it: deadlock, serialization failure, lock timeout. */
+  /** Attempts repeated at the database's request: deadlock, serialization failure, lock timeout. */
   retries: number
-  /** Transactions given up because of any other error; `onError` gets each. */
+  /** Transactions given up because of any other error, each passed to `onError`. */
   errors: number
 }
 
 export interface LoadHandle {
   readonly counters: Readonly<LoadCounters>
   /**
-   * The write pauses that the application saw, in milliseconds: from the start of the first attempt that was refused or
-   * lost its connection to the first commit of an attempt begun after that. One that has not ended is not in it.
+   * The write pauses as seen by the application, in milliseconds: from the start of the first attempt that was
+   * refused or lost its connection, to the first commit of an attempt started after that. Excludes an unfinished
+   * pause.
    */
   readonly pausesMs: readonly number[]
-  /** Milliseconds since the pause that is going on now began; undefined when there is none. */
+  /** Milliseconds since the current pause began; undefined without one. */
   readonly pausedForMs: number | undefined
-  /** Goes on in another database, as if the connection string had changed. Resolves when nobody uses the old one. */
+  /**
+   * Continues in another database, as if the connection string had changed. Resolves when the old one is no longer
+   * used.
+   */
   switchTo(url: string): Promise<void>
-  /** Lets the transactions in flight finish (those being refused are dropped) and closes the connections. */
+  /** Lets transactions in flight finish (refused ones are dropped) and closes the connections. */
   stop(): Promise<void>
 }
 
 export interface LoadOptions {
   url: string
-  /** Transactions a second, over all connections; default 250. */
+  /** Transactions per second over all connections; default: 250. */
   rate?: number
   /** Default 6. */
   connections?: number
   /** Writes no empty string, which molt before 1.0 loads as NULL. Only for the shop. */
   plain?: boolean
-  /** Told of each transaction that was given up. */
+  /** Called with each transaction that was given up. */
   onError?: (error: Error) => void
 }
 
@@ -57,10 +61,10 @@ export interface GenericLoadOptions extends LoadOptions {
   tables: readonly string[]
 }
 
-/** Does its work in one go and returns how many rows it changed. Called again, with the same values, for a retry. */
+/** Does its work at once, and returns how many rows it changed. Called again with the same values for a retry. */
 type Transaction = (client: pg.Client) => Promise<number>
 
-/** Customers of the shop: orders, payments, reviews, carts. Needs the tables of `shop.ts`, in whatever state. */
+/** Customers of the shop: orders, payments, reviews, carts. Needs the tables of `shop.ts` in any state. */
 export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
   const known = await once(options.url, whatIsThere)
   if (options.plain) known.texts = TEXTS.filter((text) => text !== '')
@@ -68,15 +72,15 @@ export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
 }
 
 /**
- * For a user's database: updates that set a column to its own value, which puts real changes into the WAL
- * and none in the data. Tables where that is not harmless are left alone: without a primary key or another column, or
- * with triggers of their own. Throws when no table is left.
+ * For a user's database: updates that set a column to its own value, which puts real changes into the WAL and none
+ * into the data. Skips tables where that could have side effects: without a primary key or another column, or with
+ * triggers. Throws when no table is left.
  */
 export async function startGenericLoad(options: GenericLoadOptions): Promise<LoadHandle> {
   const updates = await once(options.url, (client) => harmlessUpdates(client, options.schema, options.tables))
   if (updates.length === 0)
     throw new Error(
-      `No harmless update is possible in any table of schema "${options.schema}": each is empty, has only wide rows, no ` +
+      `No harmless update is possible in any table of schema "${options.schema}": each is empty, has only wide rows, no  ` +
         'primary key, no other column, or triggers. Leave out --rate and let the application itself be the load.',
     )
   return run(options, () => {
@@ -86,7 +90,7 @@ export async function startGenericLoad(options: GenericLoadOptions): Promise<Loa
   })
 }
 
-/** A transaction in flight gets this long before its connection is cut. */
+/** Time for a transaction in flight before its connection is cut. */
 const DRAIN_MS = 3000
 
 interface Connection {
@@ -105,7 +109,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
   let pause: { begun: number; seen: number } | undefined
   let lastPauseEnd = 0
 
-  /** Waits for this transaction's place in the beat. What a delay has cost is caught up on for at most 1 s of beats. */
+  /** Waits for this transaction's turn. Catches up on delays of at most 1 s. */
   let beat = performance.now()
   async function pace() {
     const now = performance.now()
@@ -117,7 +121,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
   function accepted(begun: number, rows: number) {
     counters.transactions++
     counters.rows += rows
-    // One that began before the first refusal says nothing about writes being accepted again.
+    // An attempt started before the first refusal does not show that writes are accepted again.
     if (!pause || begun < pause.seen) return
     lastPauseEnd = performance.now()
     pausesMs.push(lastPauseEnd - pause.begun)
@@ -125,7 +129,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
   }
 
   function held(begun: number) {
-    // A refusal from before the pause that has just ended, heard late, is no new one.
+    // A late refusal from the pause that has just ended does not start a new one.
     if (begun >= lastPauseEnd) pause ??= { begun, seen: performance.now() }
   }
 
@@ -162,7 +166,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
       return transaction(connection.client)
     }
 
-    /** Until it is committed, given up because of an error of its own, or the load is stopped. */
+    /** Until it is committed, given up because of its own error, or the load is stopped. */
     async function persist(transaction: Transaction) {
       for (let wait = 4; !stopping.signal.aborted; wait = Math.min(wait * 2, 20)) {
         const begun = performance.now()
@@ -186,7 +190,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
     await close(connection)
   }
 
-  /** Waits until these connections are closed by their workers, and cuts those that a hanging query keeps open. */
+  /** Waits until workers have closed these connections, and cuts those that a hanging query keeps open. */
   async function drained(which: (connection: Connection) => boolean) {
     const deadline = performance.now() + DRAIN_MS
     for (;;) {
@@ -230,7 +234,7 @@ function newClient(connectionString: string) {
   return new pg.Client({ connectionString, application_name: LOAD_APPLICATION, connectionTimeoutMillis: 5000 })
 }
 
-/** `end` would wait for the query that hangs. */
+/** `end` would wait for the hanging query. */
 function cut(client: pg.Client) {
   const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
   connection.stream.destroy()
@@ -263,21 +267,21 @@ async function inTransaction<T>(client: pg.Client, work: () => Promise<T>): Prom
 }
 
 function pick<T>(list: readonly T[]): T {
-  if (list.length === 0) throw new RangeError('Nothing to pick from.')
+  if (list.length === 0) throw new RangeError('Nothing to choose from.')
   return list[randomInt(list.length)] as T
 }
 
-// The shop's transactions. Rows are found by primary key alone, as a target has no other index during the load, and
-// no key ever changes, since the stream leaves the old row behind then.
+// The shop's transactions. Rows are found only by primary key, because a target has no other index during the load.
+// No key ever changes, because the stream would then leave the old row behind.
 
-/** Keys that exist, as far as the load knows. The ids of customers, products and orders have no gaps worth noting. */
+/** Existing keys, as far as the load knows. Ids of customers, products and orders have almost no gaps. */
 interface Known {
   customers: number
   products: number
   orders: number
   notes: number
   reviews: number
-  /** Reviews and cart lines that may be deleted. */
+  /** Reviews and cart lines that can be deleted. */
   ownReviews: string[]
   texts: readonly (string | null)[]
   cartLines: [session: string, product: string][]
@@ -289,7 +293,7 @@ async function whatIsThere(client: pg.Client): Promise<Known> {
     (SELECT max(id) FROM reviews) AS reviews, (SELECT max("noteId") FROM "OrderNotes") AS notes`)
   const { customers, products, orders, reviews, notes } = rows[0]
   if (!(customers && products && orders))
-    throw new Error('The shop has no customers, products or orders: seed it before the load is started.')
+    throw new Error('The shop has no customers, products or orders. Seed it before you start the load.')
   const cart = await client.query('SELECT session, product_id FROM cart_items LIMIT 1000')
   return {
     customers: Number(customers),
@@ -315,7 +319,7 @@ const TEXTS = [
   null,
 ]
 
-/** 1 to max, both included. */
+/** 1 to max, inclusive. */
 const upTo = (max: number) => randomInt(1, Math.max(1, max) + 1)
 const cents = (max: number) => (randomInt(max * 100) / 100).toFixed(2)
 
@@ -439,7 +443,7 @@ function editNote(known: Known): Transaction {
   return (client) => changed(client, 'UPDATE "OrderNotes" SET body = $2 WHERE "noteId" = $1', [note, body])
 }
 
-/** Each as often as its share of a hundred. */
+/** Percentages of the transactions. */
 const SHOP_MIX = (
   [
     [22, placeOrder],
@@ -487,7 +491,7 @@ async function harmlessUpdates(client: pg.Client, schema: string, tables: readon
     if (!column) continue
     const name = `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(table)}`
     const names = keys.map((key) => pg.escapeIdentifier(key.name))
-    // An update of a row with a value stored out of line would stop the stream; a row this short has none.
+    // An update of a row with an out-of-line value would stop the stream; a row this short has none.
     const sample = await client.query<string[]>({
       text: `SELECT ${names.map((key) => `${key}::text`).join(', ')} FROM (SELECT * FROM ${name} LIMIT 10000) AS t
         WHERE pg_column_size(t) < 1800 LIMIT 1000`,

@@ -1,4 +1,4 @@
-// The sample shop grown to 20 tables, with people in it: what `mask` has to find, and to leave nobody of.
+// The sample shop grown to 20 tables, with people: `mask` must find them all and leave none.
 import { randomBytes } from 'node:crypto'
 import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -11,7 +11,7 @@ import { createShop, SHOP_TABLES, shopCounts } from './shop.ts'
 
 export const GROWN_ROWS = 1_000_000
 
-/** The rules that fit this shop. */
+/** The rules for this shop. */
 export const MASK_RULES = fileURLToPath(new URL('../../examples/mask.yml', import.meta.url))
 
 /** Every table of the grown shop, parents before children. */
@@ -28,7 +28,7 @@ export const GROWN_TABLES = [
   'audit_log',
 ] as const
 
-/** Planted in names, addresses, free text, documents, arrays and bytes; none may be found in anything that `mask` makes. */
+/** Planted in names, addresses, free text, documents, arrays and bytes; must be found nowhere in what `mask` makes. */
 export const CANARIES = [
   'Zaphira Canaryworth',
   'zaphira.canary@bluebottle-mail.net',
@@ -39,8 +39,8 @@ export const CANARIES = [
 ]
 
 /**
- * What stands all over the shop beside the canaries. The action is told of the canaries, and so every log hides them;
- * of these it is told nothing, so a log that has none of them has leaked none.
+ * Texts all over the shop besides the canaries. The action knows the canaries, so every log hides them. It does not
+ * know these, so a log without them has leaked none.
  */
 export const WITNESSES = ['Janssens', 'Kowalski', '@mail.be', '@shop.example.com']
 
@@ -203,13 +203,13 @@ function statements(rows: number, customers: number, orders: number, products: n
   ]
 }
 
-/** Makes the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
+/** Creates the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
 export async function createGrownShop(url: string, rows: number = GROWN_ROWS): Promise<void> {
   const base = Math.max(1000, Math.ceil(rows * 0.5))
   await createShop(url, { rows: base })
   const { customers, orders, products } = shopCounts(base)
   const client = new pg.Client({ connectionString: url })
-  // A server that is stopped meanwhile fails the query; without a listener it would end the process as well.
+  // Stopping the server fails the query; without a listener, it would also end the process.
   client.on('error', () => {})
   await client.connect()
   try {
@@ -225,8 +225,8 @@ export async function createGrownShop(url: string, rows: number = GROWN_ROWS): P
 }
 
 /**
- * The target's side of a load: the same tables with keys alone, as `targetDdl` has them for the smaller shop.
- * @param whole with the indexes and constraints of the source, which are to be deferred for the load
+ * The target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop. @param
+ * whole with the source's indexes and constraints, which are then deferred for the load
  */
 export async function createGrownTarget(url: string, whole = false): Promise<void> {
   await createShop(url, { schemaOnly: true, whole })
@@ -247,17 +247,17 @@ export async function createGrownTarget(url: string, whole = false): Promise<voi
 
 const REPO = resolve(import.meta.dirname, '../..')
 
-/** What `maskShop` hands back: the job, and the files that must hold no canary. */
+/** Result of `maskShop`: the job, and the files that must hold no canary. */
 export interface MaskedShop {
   job: JobResult
-  /** Everything that was logged, masked as GitHub would. */
+  /** The whole log, masked as on GitHub. */
   log: string
   evidence: string
 }
 
 /**
- * Masks the grown shop at `from` into the empty database at `to`, by the action as it is committed.
- * @param folder where `mask.json` is written
+ * Masks the grown shop at `from` into the empty database at `to`, with the committed action. @param folder for
+ * `mask.json`
  */
 export async function maskShop(
   { from, to, folder, signal }: { from: string; to: string; folder: string; signal?: AbortSignal },
@@ -288,14 +288,14 @@ export async function maskShop(
   return { job, log, evidence }
 }
 
-/** Where something was looked for, how much was looked at, and which of the texts were found, by their number. */
+/** A searched place, how much was searched, and which texts were found, by number. */
 export interface Search {
   place: string
   looked: string
   found: number[]
 }
 
-/** Looks for texts in every row of every table, whatever its schema; bytes are looked at as hex digits too. */
+/** Searches every row of every table in any schema for texts; bytes also as hex digits. */
 export async function searchDatabase(place: string, url: string, needles: readonly string[]): Promise<Search> {
   return withDatabase(url, 'source', async (db) => {
     const tables = await db.query(
@@ -325,7 +325,7 @@ export async function searchDatabase(place: string, url: string, needles: readon
   })
 }
 
-/** Looks for texts in files and in all files of folders, byte by byte. `enough` ends it once all have been found. */
+/** Searches files, and all files of folders, for texts, byte by byte. `enough` ends it once all were found. */
 export async function searchFiles(
   place: string,
   paths: readonly string[],
@@ -348,7 +348,7 @@ export async function searchFiles(
   }
 }
 
-/** The same for texts at hand. */
+/** The same for texts in memory. */
 export function searchTexts(place: string, texts: readonly string[], needles: readonly string[]): Search {
   const characters = texts.reduce((sum, text) => sum + text.length, 0)
   const found = [...needles.keys()].filter((at) => texts.some((text) => text.includes(needles[at] as string)))
@@ -364,7 +364,7 @@ function filesOf(path: string): string[] {
 
 const PIECE = 8 << 20
 
-/** Pieces overlap by the longest text, which could stand across their border. A file that goes away is none. */
+/** Chunks overlap by the longest text, which could cross their border. A file that disappears counts as none. */
 function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
   const wanted = needles.map((needle) => Buffer.from(needle))
   const overlap = Math.max(...wanted.map(({ length }) => length)) - 1

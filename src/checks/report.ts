@@ -165,7 +165,7 @@ export function preflightOf(
   }
 }
 
-/** With a link on GitHub alone: the local runner's repository is nowhere to be read. */
+/** Links only on GitHub: the local runner's repository may be published nowhere. */
 function checkName(id: string): string {
   const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository, GITHUB_ACTION_REF: ref } = process.env
   if (!onGithub() || !repository) return `\`${id}\``

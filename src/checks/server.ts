@@ -1,5 +1,6 @@
 import { ident, literal } from '../runtime/database.ts'
 import { number, plural } from '../runtime/progress.ts'
+import { slotOwner } from '../source/slot.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { sourceSettingChecks } from './settings.ts'
@@ -266,12 +267,29 @@ export const serverChecks: readonly Check[] = [
     fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nobody needs it; else name another one in `slot`",
     *find(facts) {
       const { slot } = facts.source.server
-      if (!slot || begun(facts)) return
+      if (!slot || slot.database !== facts.source.server.database || begun(facts)) return
       const reader = slot.active ? `and PID ${slot.active_pid} reads it now` : 'and no client reads it now'
       yield {
         object: facts.settings.slot,
         what: `the slot ${facts.settings.slot} already exists (${slot.plugin}, database ${slot.database}), ${reader}`,
         names: { slot: facts.settings.slot },
+      }
+    },
+  },
+  {
+    id: 'src.slot-name',
+    severity: 'block',
+    waivable: false,
+    title: 'No other database of the server has a slot of that name',
+    protects: "The names of slots are the server's: the load cannot create its own, and must not touch the other one.",
+    fix: 'Set `slot` to another name, such as {free}.',
+    *find({ source: { server }, settings }) {
+      const { slot, database } = server
+      if (!slot || slot.database === database) return
+      yield {
+        object: settings.slot,
+        what: `the slot ${settings.slot} already exists and belongs to ${slotOwner(slot.database)}`,
+        names: { free: `${settings.slot}_${database.toLowerCase().replace(/[^a-z0-9_]/g, '_')}`.slice(0, 56) },
       }
     },
   },

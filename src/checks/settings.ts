@@ -81,7 +81,7 @@ function settingChecks(side: Side): Check[] {
       severity: 'block',
       waivable: false,
       title: `The search path of the tools on the ${side} has a schema`,
-      protects: 'Without one, unqualified names find nothing and cannot be created.',
+      protects: 'Without one, unqualified names resolve to nothing, and nothing can be created under them.',
       fix: FIX,
       find: (facts) => searchPath(facts, side),
     },

@@ -15,7 +15,7 @@ import { expectedTables } from './tables.ts'
 /** Seconds; the default of CockroachDB. */
 const GC_TTL_AT_LEAST = 14_400
 
-/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are wanted. */
+/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are expected. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
 /** The target: what it is, and whether each expected table is there in the right shape, empty and undisturbed. */

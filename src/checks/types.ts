@@ -250,7 +250,7 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'dat.bc',
     severity: 'warn',
-    title: 'No dates before Christ',
+    title: 'No BC dates',
     protects: 'Programs write such dates differently, so the year can change on the way.',
     fix: 'Rehearse with {column} and verify the table in full.',
     find: (facts) => sampled(facts, 'bc', 'dates BC'),
@@ -260,7 +260,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'block',
     title: 'No NUL in json',
     protects: 'json keeps \\u0000, jsonb refuses it: the row cannot be loaded.',
-    fix: "Replace '\\u0000' in {column} by nothing.",
+    fix: "Remove every '\\u0000' from {column}.",
     find: (facts) => (facts.target.server.isCockroach ? sampled(facts, 'nul', '\\u0000') : []),
   },
   {
@@ -356,7 +356,7 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.index-method',
     severity: 'info',
-    title: 'Indexes of other kinds than B-tree and GIN',
+    title: 'Indexes other than B-tree and GIN',
     protects: 'They cannot be created unchanged on the target, and queries that depend on them become slow.',
     fix: 'Replace {name}: {instead}.',
     *find(facts) {

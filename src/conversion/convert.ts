@@ -1,4 +1,4 @@
-import type { Catalog, SchemaObject } from '../model/catalog.ts'
+import type { Catalog, Comment, SchemaObject } from '../model/catalog.ts'
 import { convertConstraints } from './constraints.ts'
 import type { Decisions } from './decisions.ts'
 import { convertIndexes } from './indexes.ts'
@@ -23,13 +23,27 @@ const RULE_OF_KIND: Record<string, string> = {
   collation: 'collation',
   grant: 'grant',
   'default privileges': 'grant',
+  cast: 'cast',
+  publication: 'replication',
+  subscription: 'replication',
+  setting: 'setting',
 }
 
 /** Objects of the database have no schema; for other kinds the server itself reports it. */
 function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind' | 'name' | 'table'>): string {
   if (kind === 'grant') return `grant on ${name}`
-  if (/^(extension|event trigger|default privileges)$/.test(kind) || !RULE_OF_KIND[kind]) return `${kind} ${name}`
+  if (
+    /^(extension|event trigger|default privileges|cast|publication|subscription|setting)$/.test(kind) ||
+    !RULE_OF_KIND[kind]
+  )
+    return `${kind} ${name}`
   return work.name(kind, ...(table ? [table] : []), name)
+}
+
+/** Whether the target has nothing that a comment could be on; of types it has enums alone. */
+function isLost(work: Work, on: Comment['on'], name: string): boolean {
+  if (on === 'type') return work.types.get(`${work.schema}.${name}`)?.kind !== 'enum'
+  return on === 'sequence' || on === 'view' || on === 'other'
 }
 
 /** A schema in CockroachDB's syntax, with a finding for every object. The same catalog gives the same bytes. */
@@ -45,7 +59,7 @@ export function convert(catalog: Catalog, target: Version, decisions: Decisions 
     work.leave(RULE_OF_KIND[kind] ?? 'object.unknown', objectName(work, { kind, name, table }), definition)
   for (const owner of new Set(catalog.tables.map((each) => each.owner))) work.found('owner', `owner ${owner}`)
   for (const { on, name } of catalog.comments)
-    if (on === 'sequence' || on === 'view' || on === 'other') work.found('comment.lost', work.name(on, name))
+    if (isLost(work, on, name)) work.found('comment.lost', work.name(on, name))
   if (!/^(C|POSIX)(\.|$)/i.test(catalog.collation)) work.found('text.order', `database collation ${catalog.collation}`)
   return work.result
 }

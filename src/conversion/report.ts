@@ -157,10 +157,16 @@ function ruleSection({ rule: id, findings }: Group): string {
   ].join('\n\n')
 }
 
+/** Kinds of more than one word, as the server and the reader name them. */
+const KIND =
+  /^(materialized view|event trigger|default privileges|foreign server|foreign-data wrapper|security label|window function|operator (?:class|family)|text search \w+|database collation|grant on (?:table|sequence|schema)|\S+) (.*)$/is
+
 function line({ object, from, to }: Finding): string {
-  const [kind, ...name] = object.split(' ')
-  const change = [from, to].filter((each) => each !== null).map((each) => code(each as string))
-  return `- ${kind} ${code(name.join(' '))}${change.length ? `: ${change.join(' → ')}` : ''}`
+  const [, kind, name = object] = KIND.exec(object) ?? []
+  // What stands in the way follows the original as a comment, and would be cut off with it.
+  const [, original = from, reason] = /^(.*?);? -- (.*)$/s.exec(from ?? '') ?? []
+  const change = [original, to].filter((each) => each !== null).map((each) => code(each as string))
+  return `- ${kind ? `${kind} ` : ''}${code(name)}${change.length ? `: ${change.join(' → ')}` : ''}${reason ? ` (${markdownText(reason)})` : ''}`
 }
 
 /** The full text is in report.json. */

@@ -706,7 +706,7 @@ const TABLE_RULES = [
   rule('comment.kept', 'Comments', 'same', 'comment-on', 'Kept.', 'Nothing changes.'),
   rule(
     'comment.lost',
-    'Comments on sequences, views and other objects',
+    'Comments on sequences, views, types other than enums, and other objects',
     'lossy',
     'comment-on',
     'Left out.',
@@ -853,6 +853,27 @@ const OBJECT_RULES = [
     'grant',
     'The application’s role has no rights on the target.',
     'Create the roles and run the grants. `prepare` revokes write access until the commit. Column grants do not exist.',
+  ),
+  port(
+    'cast',
+    'User-defined casts',
+    'postgresql-compatibility',
+    'CockroachDB has no CREATE CAST, so values are not converted by themselves.',
+    'Write the conversion out where the application relies on it.',
+  ),
+  port(
+    'replication',
+    'Publications and subscriptions',
+    'create-changefeed',
+    'Whoever reads the publication gets nothing after the switch, and no subscription feeds the target.',
+    'Replace each with a changefeed, or with a writer of your own.',
+  ),
+  port(
+    'setting',
+    'Settings of the database, and of roles in it',
+    'alter-role',
+    'Sessions on the target start with its own defaults.',
+    'Set those that CockroachDB has on the role, or in the connection string.',
   ),
   port(
     'type.user-defined',

@@ -599,8 +599,8 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
  * Forgets what was captured once it is back or no longer wanted. What is still missing keeps its definition, or it could
  * never be rebuilt.
  */
-export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
-  for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
+export async function forgetDeferred(db: Database, migration: string, only?: readonly Deferred[]): Promise<void> {
+  for (const { schema, table, name } of only ?? (await listDeferred(db, migration)))
     await db.query(
       `DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
       [...[migration, schema, table, name]],

@@ -182,7 +182,7 @@ async function setProofKey({ source, target }: Sides, { plan, literals }: Run): 
 const LEAST_KEPT = 6
 
 /** Rules for values that identify a person. Free text and documents have words that occur in other columns as well. */
-const SOMEBODY = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
+const PERSONAL = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
 /** What the rehearsal source has unchanged. It can contain a person's original through an unlisted reference. */
 async function hashKept(target: Database, { tables }: Plan): Promise<void> {
@@ -341,7 +341,7 @@ async function survivors(
   )
   const numbers = (wanted: (decision: Decision) => boolean) =>
     decisions.flatMap((decision, at) => (decision.strict && wanted(decision) ? [at] : [])).join(', ') || 'NULL'
-  const [strict, somebody] = [numbers(() => true), numbers(({ use }) => SOMEBODY.has(use))]
+  const [strict, personal] = [numbers(() => true), numbers(({ use }) => PERSONAL.has(use))]
   const { rows } = await target.query(
     `WITH masked AS MATERIALIZED (${hashed(`${fromItem(table)} AS t`)}),
        met AS (SELECT coalesce(m.c, o.c) AS c, count(o.h)::int AS "distinctBefore", coalesce(max(o.n), 0)::int AS "topBefore",
@@ -363,7 +363,7 @@ async function survivors(
     )
   const kept = await target.query(
     `SELECT k.t, k.c, count(DISTINCT k.h)::int AS n FROM pg_temp.molt_kept k JOIN pg_temp.molt_originals o USING (h)
-      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${somebody}) GROUP BY 1, 2`,
+      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${personal}) GROUP BY 1, 2`,
   )
   for (const { t, c, n } of kept.rows) {
     const id = `${plan.tables[t]?.table.name}.${plan.tables[t]?.decisions[c]?.column.name}`

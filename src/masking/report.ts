@@ -5,7 +5,7 @@ import type { Rules } from './rules.ts'
 
 /** The proof for people: verdict first, then what an approver must check, then every column before and after. */
 export function maskSummary(
-  evidence: Proof & { rows: number; durationMs: number; schemaBy: string; allowed: NonNullable<Rules['proof']> },
+  evidence: Proof & { rows: number; durationMs: number; allowed: NonNullable<Rules['proof']> },
 ): string {
   const { problems, tables, columns, hits, canaries, keptPersonal, references } = evidence
   const masked = columns.filter(({ what }) => what === 'masked')
@@ -22,7 +22,6 @@ export function maskSummary(
       ? `- ${canaries.planted} canaries: in ${number(canaries.rowsBefore)} rows before, in ${number(canaries.rowsAfter)} after`
       : '- no canaries were planted',
     `- ${number(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
-    `- schema by ${markdownText(evidence.schemaBy)}`,
   ]
   const kept = keptPersonal.map(
     ({ table, column, looksLike, reason }) =>

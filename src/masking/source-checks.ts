@@ -135,7 +135,7 @@ export class SourceChecks {
     if (own(this.#survivors, id)) return
     const texts = this.#keptTexts(table, column, what)
     const hidden = decisions.filter(({ strict, use }) => strict && use !== 'partial')
-    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'what is kept gives away', 6)
+    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'the kept value gives away', 6)
   }
 
   /** Texts of a kept column, or of the members of a document that are kept, of a value `s.made`. */

@@ -1,6 +1,8 @@
+import type { CollationFacts } from './collation.ts'
+
 /* A PostgreSQL schema as read from its catalog by sql/catalog.ts. */
 
-/** A type as a column, a domain, a field or an array element names it. */
+/** The type of a column, a domain, a field or an array element. */
 export interface TypeName {
   /** As `format_type` prints it, with its modifier: `character varying(20)`, `public.mood[]`. */
   text: string
@@ -32,12 +34,9 @@ export interface Column {
   settings: string[]
 }
 
-export interface Collation {
+interface Collation extends CollationFacts {
   schema: string
   name: string
-  provider: 'icu' | 'libc' | 'builtin' | 'default'
-  locale: string
-  deterministic: boolean
 }
 
 export interface Table {
@@ -124,17 +123,23 @@ interface Reference {
 export type Action = 'NO ACTION' | 'RESTRICT' | 'CASCADE' | 'SET NULL' | 'SET DEFAULT'
 
 export interface Type {
+  oid: number
   schema: string
   name: string
   kind: 'enum' | 'domain' | 'composite' | 'range'
   labels: string[]
   /** A domain's. */
   base: TypeName | null
+  /** A domain's, where it is not that of its base. */
+  collation: Collation | null
   notNull: boolean
   default: string | null
   checks: { name: string; expression: string }[]
   /** A composite's. */
-  fields: { name: string; type: TypeName }[]
+  fields: { name: string; type: TypeName; collation: Collation | null }[]
+  /** A range's parameters, as `subtype = integer`. */
+  range: string[]
+  /** As PostgreSQL takes it. */
   definition: string
 }
 
@@ -169,7 +174,8 @@ export interface Comment {
   text: string
 }
 
-export interface Catalog {
+/** What the tables of a schema are made of. */
+export interface Definitions {
   schema: string
   /** server_version_num. */
   version: number
@@ -180,7 +186,10 @@ export interface Catalog {
   sequences: Sequence[]
   indexes: Index[]
   constraints: Constraint[]
-  /** Views, functions, triggers, rules, policies, grants, extensions and the rest, sorted by kind and name. */
+}
+
+export interface Catalog extends Definitions {
+  /** Views, functions, triggers, rules, policies, grants, extensions and others, sorted by kind and name. */
   objects: SchemaObject[]
   comments: Comment[]
 }

@@ -87,9 +87,9 @@ export function expressionForm(sql: string): string | undefined {
 }
 
 /**
- * What an index definition says about its rows: keys with direction, further columns, the condition. Left out are its
- * name, method (except for inverted ones), operator classes, collations of keys and the place of NULLs, which the
- * conversion rules change on purpose.
+ * What an index definition says about its rows: keys with direction, stored columns, the condition. Leaves out its
+ * name, method (except for inverted ones), operator classes, key collations and NULL ordering, which the conversion
+ * rules change on purpose.
  * @param sql CREATE INDEX as pg_get_indexdef or pg_indexes prints it
  */
 export function indexForm(sql: string): string | undefined {

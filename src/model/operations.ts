@@ -1,6 +1,6 @@
 /*
- * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. The clock
- * of the pause takes no other part than these, and a test compares the order with that of a real cutover.
+ * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. The
+ * pause clock accepts only these parts, and a test compares their order with a real cutover.
  */
 
 type Decision = 'rehearse' | 'commit'

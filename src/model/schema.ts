@@ -2,8 +2,11 @@ import type { Column, Table } from './tables.ts'
 
 /** A column, with details that only the checks and the fingerprint need. */
 export interface SchemaColumn extends Column {
-  /** The default as the database writes it; null when there is none. */
+  /** The default, or the expression of a generated column, as the database writes it; null when there is none. */
   default: string | null
+  identity: boolean
+  /** CockroachDB's name of the column's own locale; null without one, and where CockroachDB has none. */
+  collation: string | null
   /** Of the source only: what kind of type it is, and how it is stored. */
   detail?: ColumnDetail
 }

@@ -17,8 +17,8 @@ export function parseSnapshot(text: string): Snapshot {
 }
 
 /**
- * Whether a snapshot shows what a committed transaction has written. The log tells of a commit before a snapshot shows
- * it: under synchronous replication the two can be minutes apart.
+ * Whether a snapshot shows what a committed transaction has written. The log reports a commit before a snapshot shows
+ * it; under synchronous replication they can be minutes apart.
  * @param xid the transaction's id without its epoch, as the log writes it
  */
 export function isVisible({ xmin, xmax, running }: Snapshot, xid: number): boolean {
@@ -26,7 +26,7 @@ export function isVisible({ xmin, xmax, running }: Snapshot, xid: number): boole
   return id < xmin || (id < xmax && !running.has(id))
 }
 
-/** No transaction is half of all ids away from one that is running. */
+/** No two transactions in use are more than half of all ids apart. */
 function withEpoch(xid: number, near: bigint): bigint {
   const id = (near & ~0xffffffffn) | BigInt(xid)
   if (id - near > 0x80000000n) return id - 0x100000000n

@@ -1,7 +1,7 @@
 import { ident, qualified } from '../runtime/database.ts'
 import type { Difference, Table } from './tables.ts'
 
-/** What a definition says, in a form that is the same on both servers, and as its server writes it. */
+/** A definition in a form that is the same on both servers, and as its server writes it. */
 interface Definition {
   form: string
   text: string
@@ -26,9 +26,11 @@ interface Constraint extends Definition {
   references: string | null
 }
 
-interface Default extends Definition {
+/** One thing that a column's definition says beside its type, which is compared before. */
+interface ColumnPart extends Definition {
   table: string
   column: string
+  part: 'default' | 'generated value' | 'NOT NULL' | 'collation'
 }
 
 export interface SequenceState {
@@ -44,7 +46,7 @@ export interface SequenceState {
   unfit?: string
 }
 
-/** What the target lacks (`missing`), has and does not enforce (`invalid`), or has otherwise (`different`). */
+/** What the target lacks (`missing`), does not enforce (`invalid`), or defines differently (`different`). */
 export interface StructureProblem {
   kind: 'missing' | 'invalid' | 'different'
   what: string
@@ -54,10 +56,13 @@ export interface StructureProblem {
 export interface Structure {
   indexes: Index[]
   constraints: Constraint[]
-  defaults: Default[]
+  columnParts: ColumnPart[]
 }
 
-/** What of the source's definitions the target lacks or has otherwise. Names may differ; what is more on the target does no harm. */
+/**
+ * The source's definitions that the target lacks or defines differently. Names may differ, and extra definitions on
+ * the target are fine.
+ */
 export function structureProblems(
   source: Structure,
   target: Structure,
@@ -67,7 +72,7 @@ export function structureProblems(
   return [
     ...indexProblems(source.indexes, target.indexes, tables),
     ...constraintProblems(source.constraints, target.constraints, tables, schema),
-    ...defaultProblems(source.defaults, target.defaults, tables),
+    ...columnProblems(source.columnParts, target.columnParts, tables),
   ]
 }
 
@@ -81,7 +86,7 @@ function indexProblems(
     const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
     if (!found) return [{ kind: 'missing', what: `${what} is missing on the target` }]
     if (found.valid) return otherForm(what, index, found)
-    const invalid = `${index.table}: the index ${found.name} is not valid on the target; build it again`
+    const invalid = `${index.table}: the index ${found.name} is not valid on the target; rebuild it`
     return [{ kind: 'invalid', what: invalid }]
   })
 }
@@ -104,10 +109,10 @@ function constraintProblems(
   })
 }
 
-function defaultProblems(source: readonly Default[], target: readonly Default[], tables: readonly string[]) {
-  const signature = ({ table, column }: Default) => JSON.stringify([table, column])
+function columnProblems(source: readonly ColumnPart[], target: readonly ColumnPart[], tables: readonly string[]) {
+  const signature = ({ table, column, part }: ColumnPart) => JSON.stringify([table, column, part])
   return paired(source, target, tables, signature).flatMap(([wanted, found]): StructureProblem[] => {
-    const what = `${wanted.table}: the default of ${wanted.column}`
+    const what = `${wanted.table}: the ${wanted.part} of ${wanted.column}`
     return found ? otherForm(what, wanted, found) : [{ kind: 'missing', what: `${what} is missing on the target` }]
   })
 }
@@ -117,7 +122,7 @@ function otherForm(what: string, wanted: Definition, found: Definition): Structu
   return [{ kind: 'different', what: `${what} differs: ${wanted.text} on the source, ${found.text} on the target` }]
 }
 
-/** Each of the source's with one of the target's that has its signature: one of the same form where there is one. */
+/** Pairs each of the source's with one of the target's with the same signature, preferring one of the same form. */
 function paired<T extends { table: string; form: string }>(
   source: readonly T[],
   target: readonly T[],
@@ -136,13 +141,13 @@ function paired<T extends { table: string; form: string }>(
   return wanted.map((each) => [each, alike.get(each) ?? take(each, false)])
 }
 
-/** Is the next value safe? A sequence that stands behind hands out numbers that rows have already. */
+/** Whether the next value is safe: a sequence that is behind hands out numbers that rows already have. */
 export function sequenceProblems(states: readonly SequenceState[]): string[] {
   return states.flatMap(({ name, used, next, increment, unfit }) => {
     if (unfit) return unfit
     if (next === undefined) return `the sequence ${name} is missing on the target`
     if (used === undefined || (increment > 0n ? next > used : next < used)) return []
-    return `the sequence ${name} is behind: its next value on the target is ${next}, but ${used} is used up; \`finalize\` sets it`
+    return `the sequence ${name} is behind: the target's next value is ${next}, but ${used} already exists; \`finalize\` sets it`
   })
 }
 
@@ -163,10 +168,10 @@ export function narrowColumns(source: Table, target: Table | undefined): Differe
 }
 
 const WHOLE: Record<string, number> = { smallint: 2, integer: 4, bigint: 8, real: 4, 'double precision': 8 }
-/** Digits that a type keeps when it says nothing. */
+/** Default precision of a type. */
 const UNSAID: Record<string, number> = { timestamp: 6, time: 6 }
 
-/** Whether `target` keeps fewer digits or characters than `source`, as far as two types of one kind tell. */
+/** Whether `target` keeps fewer digits or characters than `source`, for two types of the same kind. */
 export function isNarrower(source: string, target: string): boolean {
   const [a, b] = [source.replace('[]', ''), target.replace('[]', '')]
   const [wide, narrow] = [WHOLE[a], WHOLE[b]]

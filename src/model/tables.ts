@@ -1,6 +1,6 @@
 import { ident, qualified } from '../runtime/database.ts'
 
-/** A column as a catalog tells it. */
+/** A column as the catalog describes it. */
 export interface Column {
   name: string
   /** As `format_type` writes it: `numeric(12,2)`, `timestamp with time zone`. */
@@ -13,7 +13,7 @@ export interface Column {
   labels: string[] | null
 }
 
-/** A table as both sides are compared on it. */
+/** A table, as far as both sides are compared. */
 export interface Table {
   schema: string
   name: string
@@ -72,7 +72,7 @@ export function exactFilter(names: readonly string[]): string {
   return `^(${names.map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|')})$`
 }
 
-/** What keeps the rows of `expected` from being moved in full to the target's tables. */
+/** What prevents all rows of `expected` from being moved to the target's tables. */
 export function compareTables(expected: readonly Table[], target: readonly Table[]): Difference[] {
   const byName = new Map(target.map((table) => [table.name, table]))
   return expected.flatMap((source) => {
@@ -128,7 +128,7 @@ function compareColumn(table: Table, source: Column, target: Column | undefined)
         'column-type',
         table,
         `has the column ${source.name} as ${source.type} on the source and ${target.type} on the target`,
-        'MOLT leaves such a column out; give both the same type',
+        'MOLT skips such a column; give both the same type',
       ),
     )
   if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))

@@ -1,4 +1,4 @@
-/** A piece of an SQL text. `other` is one sign that is none of the rest, such as a parenthesis. */
+/** A token of an SQL text. `other` is any other single character, such as a parenthesis. */
 export interface Token {
   kind: 'space' | 'string' | 'quoted' | 'number' | 'word' | 'cast' | 'operator' | 'other'
   text: string
@@ -7,7 +7,7 @@ export interface Token {
 const TOKEN =
   /(?<space>\s+)|(?<string>e'(?:[^'\\]|''|\\[\s\S])*'|[bx]?'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")*")|(?<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)|(?<word>[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)|(?<cast>:::?)|(?<operator>[-+*/<>=~!@#%^&|`?]+)|(?<other>[\s\S])/gi
 
-/** An SQL text in pieces, which together are the text again. A backslash escapes in `e'…'` alone. */
+/** Splits an SQL text into tokens that concatenate to the same text. A backslash escapes only within `e'…'`. */
 export function tokens(sql: string): Token[] {
   return [...sql.matchAll(TOKEN)].map(({ groups = {} }) => {
     const [kind, text] = Object.entries(groups).find(([, value]) => value !== undefined) as [Token['kind'], string]

@@ -29,13 +29,13 @@ export function plainForm(type: string, text: string, isEnum = false): string | 
 function plainArray(type: string, text: string): string | undefined {
   const items: unknown[] = parse(text, (item) => item)
   const plain = (items.flat(6) as (string | null)[]).map((item) => (item === null ? null : plainForm(type, item)))
-  // A nested array that is flattened keeps its braces' number and so its shape.
+  // Flattening keeps the number of braces, and so the shape of a nested array.
   return plain.includes(undefined) ? undefined : JSON.stringify([text.match(/^(\[.*?\]=)?\{+/)?.[0].length, plain])
 }
 
 const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
-/** JSON.parse would cut a long number: it becomes a text that no JSON text can be. */
+/** JSON.parse would round a long number, so it becomes a text that cannot occur in JSON. */
 function plainToken(token: string): string {
   return token.startsWith('"') ? `"t${token.slice(1)}` : `"n${plainNumber(token)}"`
 }

@@ -2,7 +2,7 @@
  * Names and texts from a database must not become Markdown or HTML, and must fit into the cell of a table.
  */
 
-/** A text as itself; what stands between two backticks stays code, in which nothing else is read. */
+/** Escapes a text for Markdown. Text between backticks stays code, where nothing is interpreted. */
 export function markdownText(text: string): string {
   return text
     .split(/`([^`]+)`/)
@@ -18,7 +18,7 @@ function plainText(text: string): string {
     .replace(/[\\`*[\]|]|(?<![a-z0-9])_|_(?![a-z0-9])/gi, '\\$&')
 }
 
-/** Inline code on one line, to be copied; with as many backticks as it takes. */
+/** Inline code on one line, ready to copy, with as many backticks as needed. */
 export function markdownCode(text: string): string {
   const line = text.replace(/\s+/g, ' ').replaceAll('|', '\\|')
   const runs = [...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)

@@ -2,7 +2,7 @@ import { renameSync, writeFileSync } from 'node:fs'
 import { warning } from '@actions/core'
 import { messageOf } from '../runtime/errors.ts'
 
-/** What a streaming or watching step knows; what is undefined is left out. */
+/** Figures of a streaming or watching step; undefined ones are left out. */
 export interface Figures {
   migration: string
   phase: string
@@ -14,23 +14,24 @@ export interface Figures {
   thresholdsPassed?: number
 }
 
-/** Of every metric: its name ends in its unit, as OpenMetrics asks. */
+/** Prefix of every metric. Names end in their unit, as OpenMetrics requires. */
 const GAUGES: readonly [key: keyof Figures, name: string, unit: string, help: string][] = [
   ['lagSeconds', 'lag_seconds', 'seconds', 'Age of the oldest heartbeat that has not reached the target.'],
   ['rowsPerSecond', 'rows_per_second', '', 'Rows applied to the target per second.'],
   ['walKeptBytes', 'wal_kept_bytes', 'bytes', 'WAL that the slot keeps on the source.'],
-  ['keysOpen', 'keys_open', '', 'Changed rows that still have to be compared.'],
-  ['thresholdsPassed', 'thresholds_passed', '', 'Thresholds that the last watch found passed.'],
+  ['keysOpen', 'keys_open', '', 'Changed rows still to be compared.'],
+  ['thresholdsPassed', 'thresholds_passed', '', 'Thresholds that the last watch found exceeded.'],
 ]
 
-/** Where a state is one of several, its own sample is 1, so that a change of it is a change of labels. */
+/** States: the current one has a sample of 1, so a change of state shows as a change of labels. */
 const STATES: readonly [key: 'phase' | 'verdict', help: string][] = [
   ['phase', 'Phase of the migration by the ledger.'],
   ['verdict', 'Verdict of the last watch.'],
 ]
 
 /**
- * OpenMetrics text. Gauges only, so that a node exporter's textfile collector, which reads Prometheus text, takes it too.
+ * OpenMetrics text. Gauges only, so that a node exporter's textfile collector, which reads Prometheus text, accepts
+ * it too.
  * @param at of the runner's clock, in milliseconds
  */
 export function metricsText(figures: Figures, at: number): string {
@@ -69,8 +70,8 @@ function label(value: string): string {
 let warned = false
 
 /**
- * Replaces the file at once, so that no reader sees half of it. Readable for all: a node exporter is another user.
- * A file that cannot be written is reported once, and fails nothing.
+ * Replaces the file atomically, so that no reader sees half of it. World-readable, because a node exporter runs as
+ * another user. A file that cannot be written is reported once, and fails nothing.
  */
 export function writeMetrics(path: string | undefined, figures: Figures): void {
   if (!path) return

@@ -3,7 +3,7 @@ import { differences, isFinished, type TableVerdict } from '../tools/molt-verify
 import { markdownText } from './markdown.ts'
 import type { VerifyReport } from './verify-report.ts'
 
-/** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */
+/** What an approver needs in ten seconds: the verdict, the differences, then the clean tables, collapsed. */
 export function verifyTable(report: VerifyReport): string {
   const bad = report.tables.filter((table) => differences(table) > 0)
   const same = report.tables.filter((table) => differences(table) === 0)
@@ -15,13 +15,12 @@ export function verifyTable(report: VerifyReport): string {
   if (bad.length) parts.push(tableOf(bad))
   if (report.decisions.length) parts.push(`**For you to decide**\n\n${list(report.decisions)}`)
   if (report.notes.length) parts.push(folded(plural(report.notes.length, 'note'), list(report.notes)))
-  if (unseen.length)
-    parts.push(`**Not compared to the end:** ${unseen.map(({ name }) => markdownText(name)).join(', ')}`)
+  if (unseen.length) parts.push(`**Not fully compared:** ${unseen.map(({ name }) => markdownText(name)).join(', ')}`)
   if (clean.length) parts.push(folded(`${plural(clean.length, 'clean table')}`, tableOf(clean)))
   return parts.join('\n\n')
 }
 
-/** Below the comparison of rows there is nothing that a table could have been left out of. */
+/** Levels below rows skip no table. */
 export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
   return level === 'counts' || level === 'tables' || isFinished(table)
 }
@@ -32,7 +31,7 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
     full: 'every row compared twice: by molt, and by hashes that both databases computed',
     changed: 'every row compared while it was streamed, and again when it changed',
     molt: 'every row compared by molt',
-    counts: 'only the numbers of rows compared',
+    counts: 'only row counts compared',
     tables: '',
   }[report.level]
   if (report.verdict === 'clean')
@@ -43,7 +42,7 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
   return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
 }
 
-/** Far below what a summary may hold. */
+/** Far below the limit of a summary. */
 const LISTED = 500
 
 function list(items: readonly string[]): string {
@@ -52,7 +51,7 @@ function list(items: readonly string[]): string {
   return shown.join('\n')
 }
 
-/** The empty line after it ends the HTML: what another part writes next would not be Markdown without. */
+/** The empty line after it ends the HTML. Without it, the next part would not be rendered as Markdown. */
 export function folded(title: string, body: string): string {
   return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
 }
@@ -70,7 +69,7 @@ function tableOf(tables: readonly TableVerdict[]): string {
   ].join('\n')
 }
 
-/** What was loaded, with the rows of each table folded. */
+/** What was loaded, with each table's rows collapsed. */
 export function loadedTable(loaded: {
   arrived: Record<string, number>
   rows: number

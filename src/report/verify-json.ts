@@ -7,54 +7,52 @@ const count = z.number().int().min(0)
 
 const table = z.strictObject({
   name: z.string().describe('Bare name.'),
-  equal: z.boolean().describe('No row of it differs, or those that did had arrived late.'),
-  rows: count.describe("Rows of the source's table."),
-  missing: count.describe('Rows that the target has not.'),
-  mismatch: count.describe('Rows that have another value on the target.'),
-  extraneous: count.describe('Rows that only the target has.'),
-  columnMismatch: count.describe('Rows that have other columns on the target.'),
-  unseen: count
-    .optional()
-    .describe('Rows of these that molt did not see, found by hashes that both databases computed.'),
-  shards: count.describe('Shards that were compared to their end; 0 when rows were only counted.'),
-  columns: z.array(z.string()).optional().describe('Columns that differ, the most frequent first.'),
+  equal: z.boolean().describe('No row differs, or differing rows had only arrived late.'),
+  rows: count.describe('Rows of the table on the source.'),
+  missing: count.describe('Rows missing on the target.'),
+  mismatch: count.describe('Rows with a different value on the target.'),
+  extraneous: count.describe('Rows that exist only on the target.'),
+  columnMismatch: count.describe('Rows with other columns on the target.'),
+  unseen: count.optional().describe('How many of these molt missed and the hashes of both databases found.'),
+  shards: count.describe('Shards fully compared; 0 when rows were only counted.'),
+  columns: z.array(z.string()).optional().describe('Differing columns, most frequent first.'),
   diagnosis: z.string().optional().describe('The likely cause.'),
   samples: z
     .array(
       z.strictObject({
         kind: z.enum(['missing', 'mismatch', 'extraneous']),
         columns: z.array(z.string()),
-        keyHash: z.string().describe('HMAC-SHA-256 of the key, keyed with an id that only the databases hold.'),
+        keyHash: z.string().describe('HMAC-SHA-256 of the key, under an id that only the databases hold.'),
       }),
     )
     .optional()
-    .describe('The first rows that differ. No key and no value.'),
+    .describe('The first differing rows, without keys and values.'),
   recheck: z
-    .strictObject({ lag: count, loss: count, changing: count, unlike: count, untold: count })
+    .strictObject({ lag: count, loss: count, changing: count, unlike: count, unchecked: count })
     .optional()
-    .describe('While streaming: what became of the rows that differed.'),
+    .describe('While streaming: the outcome of the second check of differing rows.'),
   unlike: z
     .boolean()
     .optional()
-    .describe('molt calls rows different whose hashes, computed by both databases, are equal.'),
+    .describe('Rows that molt reports as different although the hashes of both databases are equal.'),
 })
 
-/** What `verify` writes of itself; the published schema is made from this. */
+/** The report of `verify`; the published schema is generated from it. */
 export const verifyReport = z.strictObject({
   version: z.literal(1),
   verdict: z.enum(['clean', 'different', 'unsettled']),
   level: z.enum([...VERIFY_LEVELS, 'changed']),
   while: z.enum(['streaming', 'drained']),
-  counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted beside molt.'),
+  counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted apart from molt.'),
   problems: z.array(z.string()),
   notes: z.array(z.string()),
   decisions: z.array(z.string()).describe('What a person has to create or to decide.'),
-  insecure: z.array(z.string()).describe('Sides that may be reached without TLS.'),
+  insecure: z.array(z.string()).describe('Sides whose connection may lack TLS.'),
   durationMs: count,
   tables: z.array(table),
 })
 
-/** A report as it is published. */
+/** A report in its published form. */
 export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
   const { verdict, level, counted, problems, notes, decisions, insecure, durationMs } = report
   return {

@@ -42,7 +42,7 @@ export const COMMON_OUTPUTS = {
 /** GitHub drops a step summary over 1 MiB entirely. Ours stops well before, because several steps share a page. */
 const SUMMARY_LIMIT = 256 * 1024
 
-/** A failure of an action that has read the ledger, for the ledger to keep. */
+/** A failure to record in the ledger, of an action that has read it. */
 export interface Failure {
   action: string
   code: ErrorCode
@@ -88,7 +88,7 @@ export async function runAction<S extends ActionSpec>(
     const cause = controller.signal.aborted && !ours ? controller.signal.reason : error
     const failure = fail(action.spec.name, cause, phase, summary)
     const { target, migration } = known
-    // A cancelled job has no time for it.
+    // A cancelled job lacks the time for this.
     if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
@@ -173,7 +173,7 @@ function annotation(error: unknown, told: string, code: ErrorCode, next: NextSte
   return `${redact(error.short(ANNOTATION))} [${code}]${end}`
 }
 
-/** A list that the summary has already is not repeated there. */
+/** Does not repeat a list that the summary already has. */
 function inSummary(error: unknown, told: string, code: ErrorCode): string {
   return error instanceof ListedError && error.summarized ? redact(`${error.what}. ${error.next} [${code}]`) : told
 }

@@ -1,7 +1,7 @@
 import { debug } from '@actions/core'
 
 /**
- * A named moment at which it matters what is left behind if nothing more happens. Written to the debug log. The fault
+ * A named moment at which the state left behind matters if the process dies. Written to the debug log. The fault
  * tests stop the process there, by `MOLT_ACTIONS_STOP_AT`, to kill it or to disconnect a database.
  */
 export function checkpoint(name: string): void {

@@ -6,7 +6,7 @@ export interface NextStep {
   inputs?: Readonly<Record<string, string>>
   /** The failed step once more, with all the inputs that it was given. */
   again?: boolean
-  /** What has to be done before, as an imperative with its full stop. */
+  /** What to do first, as an imperative with its full stop. */
   before?: string
 }
 
@@ -18,7 +18,7 @@ export interface Explanation {
   cause: string
   /** What to do, as an imperative. */
   fix: string
-  /** Where that is another action than the one that failed. */
+  /** Set when the fix is another action than the one that failed. */
   next?: NextStep
 }
 
@@ -114,7 +114,7 @@ export const CODES = {
   },
   'approval.same-person': {
     meaning: 'One person both started and approved this cutover.',
-    cause: 'Four eyes are required.',
+    cause: 'Two people are required: one starts the run, another approves it.',
     fix: 'Have another person start or approve it, or set `self-approval: warn`.',
   },
   'approval.weaker-verify': {
@@ -512,7 +512,7 @@ export const CODES = {
     meaning: 'The replicator ended while the drain was being proved, and was started again. Nothing is lost.',
     cause:
       'After SIGKILL the machine ran out of memory or someone ended the process; after an exit code the message has its last error.',
-    fix: "Look into the machine's kernel log for the out-of-memory killer, and run the step again.",
+    fix: "Check the machine's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
@@ -538,7 +538,7 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.damaged-after-commit': {
-    meaning: 'The source is no longer fenced as it was at the commit.',
+    meaning: 'The fence on the source was changed or lifted after the commit.',
     cause: 'Someone lifted the fence or changed its triggers after the decision.',
     fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
   },
@@ -741,7 +741,7 @@ export const CODES = {
   'ledger.moved': {
     meaning: 'Another run moved this migration meanwhile, so this run stopped.',
     cause: 'Two runs acted at the same time.',
-    fix: 'Look at `status`, and run the next step.',
+    fix: 'Run `status`, then the step that it names.',
     next: { action: 'status' },
   },
   'ledger.no-migration': {
@@ -900,16 +900,6 @@ export const CODES = {
     cause: 'A value survived, a text looks personal, or the copy breaks a constraint. The message lists each column.',
     fix: 'Give these columns another rule. Accept one with a reason under `proof` in the rules file: [masking](masking.md).',
   },
-  'mask.pg-dump-failed': {
-    meaning: 'The program `pg_dump` failed.',
-    cause: 'It cannot connect, lacks a right, or is not installed.',
-    fix: 'Correct what it says, or set `pg-dump: none`.',
-  },
-  'mask.pg-dump-needed': {
-    meaning: 'The schema can only be copied with pg_dump of the right version.',
-    cause: 'The schema uses inheritance or range types, or the installed pg_dump is older than the server.',
-    fix: "Install pg_dump of the server's version, or newer.",
-  },
   'mask.reaches-out': {
     meaning: 'An object of the schema reaches outside the database.',
     cause: 'An extension or a function calls other systems, and a rehearsal must not.',
@@ -972,7 +962,7 @@ export const CODES = {
   },
 
   'molt.target-not-cockroach': {
-    meaning: 'The real MOLT accepts CockroachDB as the target only.',
+    meaning: 'The real MOLT accepts only CockroachDB as the target.',
     cause: 'The target is PostgreSQL.',
     fix: 'Set a CockroachDB target.',
   },
@@ -1176,9 +1166,10 @@ export const CODES = {
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot with the name that the change log needs already exists and belongs to something else.',
-    cause: "Another tool or database uses that name, which is the slot's name followed by `_verify`.",
-    fix: 'Drop that slot if nothing needs it, or set another `slot`.',
+    meaning: 'A slot of that name already exists on the source and belongs to something else.',
+    cause:
+      'Another database of the server, a standby or another tool uses the name of `slot`, or that name followed by `_verify`.',
+    fix: 'Run `abort`, then `prepare` with another `slot`.',
   },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',

@@ -3,18 +3,18 @@ import { type Document, isAlias, isMap, isScalar, LineCounter, type Node, type P
 import type { ErrorCode } from './codes.ts'
 import type { ActionSpec, InputSpec } from './spec.ts'
 
-/** One thing that is wrong in a config file. */
+/** A mistake in a config file. */
 export interface ConfigProblem {
   code: ErrorCode
   /** From 1. */
   line: number
   /** From 1. */
   column: number
-  /** What is wrong, and the fix; no secret. */
+  /** The mistake and its fix, without any secret. */
   what: string
 }
 
-/** Name of a section → input → value, as YAML has it. */
+/** Section → input → value, as in the YAML. */
 type Sections = Record<string, Record<string, unknown> | null>
 
 export interface Config {
@@ -23,21 +23,21 @@ export interface Config {
   problems: ConfigProblem[]
 }
 
-/** The section for all actions. */
+/** Name of the section that applies to all actions. */
 export const COMMON = 'common'
 const SECRET = /^env:([A-Za-z_]\w*)$/
 
-/** The variable that a secret's value names; undefined for any other value. */
+/** The environment variable that a secret refers to; undefined for any other value. */
 export function variableOf(value: unknown): string | undefined {
   return SECRET.exec(String(value))?.[1]
 }
 
-/** A value as an input's text: of a workflow it would be text too. */
+/** A value as the text that an input of a workflow would be. */
 export function textOf(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value)
 }
 
-/** Reads a config file's text, and finds everything that is wrong in it. Reads no variable and connects to nothing. */
+/** Parses the text of a config file and finds every mistake. Reads no environment variable, and connects to nothing. */
 export function parseConfig(text: string, specs: readonly ActionSpec[]): Config {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
@@ -86,7 +86,7 @@ class Check {
       return
     }
     const node = isAlias(value) ? value.resolve(this.#document) : value
-    // Every setting of it may be commented out.
+    // All of its settings may be commented out.
     if (node?.toJS(this.#document) == null) return
     if (!isMap(node)) {
       this.#add('config.invalid', value as Node, `The section \`${name}\` must be a map of input names to values.`)
@@ -106,7 +106,7 @@ class Check {
     }
     const given = value?.toJS(this.#document)
     if (given === null || given === undefined) return
-    // A section of its own wins over the common one.
+    // The action's own section overrides the common one.
     const reading = having.filter((spec) => section !== COMMON || !this.#document.hasIn([spec.name, name]))
     for (const spec of reading) {
       const found = problemOf(`${section}.${name}`, spec.inputs[name] as InputSpec<unknown>, given)
@@ -119,9 +119,9 @@ class Check {
 
   #unknown(key: Node, what: string, name: string, known: readonly string[]): void {
     const near = closest(name, [...known])
-    // A third of the letters may be wrong; what is further away is another word, and leads astray.
+    // Up to a third of the letters may differ; beyond that the suggestion would mislead.
     const meant = distance(name, near) <= Math.max(1, name.length / 3)
-    const fix = meant ? `Did you mean \`${near}\`?` : 'docs/config.schema.json has all sections and their inputs.'
+    const fix = meant ? `Did you mean \`${near}\`?` : 'docs/config.schema.json lists all sections and their inputs.'
     this.#add('config.unknown-name', key, `${what} is not known. ${fix}`)
   }
 
@@ -134,7 +134,7 @@ function nameOf(key: Node): string {
   return isScalar(key) ? String(key.value) : String(key)
 }
 
-/** A secret is never quoted: it may have been written into the file by mistake. */
+/** Never quotes a secret, which may have been written into the file by mistake. */
 function problemOf(
   name: string,
   { type }: InputSpec<unknown>,

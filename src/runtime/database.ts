@@ -14,12 +14,12 @@ export type Side = 'source' | 'target'
 
 export type Database = pg.Client
 
-/** No connection could be opened, perhaps only for now. */
+/** No connection could be opened; the cause may be temporary. */
 export class ConnectError extends UserError {
   override name = 'ConnectError'
 }
 
-/** Quotes an identifier, so that a table called `"a""b; drop table x"` is just a table. */
+/** Quotes an identifier, so that `"a""b; drop table x"` is only the name of a table. */
 export const ident = pg.escapeIdentifier
 
 /** Quotes a text as a string constant. */
@@ -63,9 +63,9 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
 export const READ_ONLY = { default_transaction_read_only: 'on' } as const
 
 export interface ConnectOptions {
-  /** For the driver, over what the URL says. */
+  /** For the driver; overrides the URL. */
   config?: pg.ClientConfig
-  /** For the session, over our defaults. */
+  /** For the session; overrides our defaults. */
   settings?: Readonly<Record<string, string>>
   /** A session as the tools get it: only the settings of its role, its database and the URL. */
   asTools?: boolean
@@ -131,8 +131,8 @@ function connectError(error: unknown, side: Side, session: SessionSettings | und
 }
 
 /**
- * Removes the time limit of every statement in `work`: counts and index builds take as long as the tables are large. Not
- * only the server has a limit: this side gives up by itself, too.
+ * Removes the time limit of every statement in `work`: counts and index builds take as long as the tables are large.
+ * Lifts the limit on both the server and this side.
  */
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
@@ -211,7 +211,7 @@ export function isMissingTable(error: unknown): boolean {
   return /^(42P01|3F000)$/.test(sqlState(error) ?? '')
 }
 
-/** True when the database, or the way to it, is unavailable for now: worth another attempt. */
+/** True when the database or the network is temporarily unavailable, so that a retry may help. */
 export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
   // Their message may come from a program with its own connection.

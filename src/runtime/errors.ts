@@ -91,7 +91,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** What a database's error names beside its message. */
+/** The objects that a database's error names apart from its message. */
 interface DatabaseFields {
   code?: unknown
   severity?: unknown
@@ -147,7 +147,7 @@ export class ListedError extends VerdictError {
   }
 }
 
-/** The list of what went wrong, as one error with a line each. */
+/** Several failures as one error, with one line for each. */
 export function refuse(
   code: ErrorCode,
   what: string,

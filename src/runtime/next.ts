@@ -65,8 +65,8 @@ export function nextByLedger(): NextStep | undefined {
 }
 
 /**
- * What to run after an error of `action`: what its code says, what the ledger says if the step was the wrong one, otherwise
- * else the same action again.
+ * What to run after an error of `action`: what its code says, what the ledger says if the step was the wrong one,
+ * otherwise the same action again.
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
   const explained = EXPLAINED[code]?.next

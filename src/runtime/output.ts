@@ -1,19 +1,22 @@
 import { isSecret } from './secrets.ts'
 
-/** What a terminal or a log viewer acts on: control characters, line ends of other kinds, marks that turn the direction of text. */
+/**
+ * What a terminal or log viewer interprets: control characters, unusual line ends, and marks that change text
+ * direction.
+ */
 const ACTED_ON = /(?!\r?\n|\t)\p{Cc}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 
-/** A text of others, fit to be shown: what would be acted on is a replacement character. */
+/** Makes foreign text safe to print: a replacement character stands for anything that would be interpreted. */
 export function shown(text: string): string {
   return text.replace(ACTED_ON, '\ufffd')
 }
 
-/** The commands that we give the runner, each a line and a write of its own. */
+/** The runner commands that we use, each in its own line and write. */
 const OURS = /^::(?:(?:debug|notice|warning|error|group)(?: [^:\n]*)?::|endgroup::\n|add-mask::(.*)\n)/
 
 /**
- * Keeps names and texts of others from being commands to the runner, wherever they stand in what we write.
- * Source: the runner reads `::name::` at the begin of a line, white space before it aside, and `##[name]` anywhere.
+ * Stops foreign names and texts from acting as runner commands anywhere in our output. Source: the runner reads
+ * `::name::` at the start of a line, after any white space, and `##[name]` anywhere.
  */
 function withoutCommands(text: string): string {
   const [own, mask] = OURS.exec(text) ?? []
@@ -28,8 +31,8 @@ function unescaped(data: string): string {
 }
 
 /**
- * Lets nothing onto the standard output that would be taken for a command or an escape sequence.
- * @returns ends that
+ * Filters standard output: nothing foreign can act as a command or an escape sequence. @returns a function that ends
+ * the filter
  */
 export function guardOutput(): () => void {
   const { write } = process.stdout

@@ -7,7 +7,7 @@ import { TIMING } from './timing.ts'
 import { withLibpqTls, withLogin } from './url.ts'
 
 /*
- * Passwords that a program prints, such as the tokens of a cloud's IAM, for URLs that have none.
+ * Passwords that a program prints, such as cloud IAM tokens, for URLs without one.
  */
 
 /** How long a password is accepted: for new connections within minutes, or until the job ends. */
@@ -30,7 +30,7 @@ let command: readonly string[] | undefined
 let lasts: PasswordLasts = 'connection'
 let kept = new Map<string, Kept>()
 
-/** Sets the program for this action; undefined for none. */
+/** Sets the program of this action, or none with undefined. */
 export function setPasswordCommand(words: readonly string[] | undefined, how: PasswordLasts = 'connection'): void {
   command = words?.length ? words : undefined
   lasts = how
@@ -38,7 +38,8 @@ export function setPasswordCommand(words: readonly string[] | undefined, how: Pa
 }
 
 /**
- * The URL with the password that the program prints, where it has none and the password lasts for the job; else as it is.
+ * Adds the program's password to a URL without one, if that password lasts for the job; otherwise returns the URL
+ * unchanged.
  * @throws UserError when the program fails
  */
 export async function withJobPassword(url: string, signal: AbortSignal): Promise<string> {
@@ -60,7 +61,7 @@ export function requireToolPasswords(urls: readonly string[]): void {
 }
 
 /**
- * The password that the program prints; undefined without a program. It is run again after a minute.
+ * The password from the program; undefined without a program. The program runs again after a minute.
  * @throws UserError when the program fails
  */
 export function passwordFor(login: Login, signal?: AbortSignal): Promise<string> | undefined {
@@ -81,7 +82,7 @@ function run([program, ...args]: readonly string[], login: Login, signal?: Abort
   return new Promise((resolve, reject) => {
     execFile(program as string, args, options, (error, output, said) => {
       const password = output.replace(/\r?\n$/, '')
-      // Also of a program that failed: what it printed may be a password.
+      // Even if the program failed, its output may be a password.
       addSecret(password)
       addSecret(encodeURIComponent(password))
       if (signal?.aborted) reject(signal.reason)
@@ -98,7 +99,7 @@ function ending(error: Error & { code?: unknown; killed?: boolean }): string {
   return typeof error.code === 'number' ? `ended with exit code ${error.code}` : `cannot be run: ${String(error.code)}`
 }
 
-/** @param said on standard error; the last line tells a cloud's reason */
+/** @param said on standard error; a cloud's reason is in the last line */
 function failed(how: string, said: string): UserError {
   const last = said.trim().split('\n').at(-1)?.slice(0, 300)
   return new UserError('password.command-failed', `\`password-command\` ${how}${last ? `: ${redact(last)}` : ''}`)
@@ -110,7 +111,7 @@ function hasPassword(url: string): boolean {
 
 type Config = Pick<ReturnType<typeof parseIntoClientConfig>, 'host' | 'port' | 'user' | 'database'>
 
-/** What a driver's configuration says of it. */
+/** The driver's configuration for this password. */
 export function loginOf({ host = '', port = 5432, user = '', database = '' }: Config): Login {
   return { host, port: String(port), user, database }
 }

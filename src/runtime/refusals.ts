@@ -3,8 +3,8 @@ import { isConnectionLost, sqlState } from './database.ts'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * The one place that interprets a server's refusal. A server can refuse anything: it is read-only, out of disk, in use by
- * another, or runs its owner's code. Only what shows a mistake in our SQL is a bug.
+ * The one place that interprets a server's refusal. A server can refuse any statement: it is read-only, out of disk,
+ * busy, or runs its owner's code. Only errors that show a mistake in our SQL are bugs.
  */
 
 /** Codes whose explanation is part of the error. */
@@ -27,19 +27,19 @@ const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^28/, 'connect.login-refused'],
   [/^53300$/, 'connect.no-free-slot'],
   [/^53|^54/, 'database.out-of-resources'],
-  // CockroachDB's alone.
+  // CockroachDB only.
   [/^57000$/, 'database.schema-locked'],
   [/^57/, 'database.statement-ended'],
   [/^(58|XX|F0)/, 'database.server-fault'],
   [/^0A000$/, 'database.unsupported'],
   [/^2B/, 'database.dependent-objects'],
   [/^(42P0[4567]|42710|42723)$/, 'database.object-exists'],
-  // What we ask for existed when it was checked, or was created by `prepare`.
-  [/^(3F000|42P01|42703|42704|42883)$/, 'database.object-missing'],
+  // The object existed when it was checked, or `prepare` created it.
+  [/^(3F000|42P01|42703|42704|42809|42883)$/, 'database.object-missing'],
   [/^(22(?!023)|23|44)/, 'database.row-refused'],
 ]
 
-/** Our own SQL, or its order, is wrong. Any other code may be raised by the owner's code. */
+/** These codes mean that our SQL, or its order, is wrong. The owner's code may raise any other. */
 const MISTAKES = /^(0[238BF]|2[1456DEF]|22023|3[3456BD]|42)/
 
 /** A database's refusal as an error for the user; anything else unchanged. */
@@ -60,18 +60,18 @@ export function refusal(code: RefusalCode, state: string, error: unknown, words?
 }
 
 /**
- * What a program of MOLT has ended with, by the SQLSTATE in its words, which pgx writes as `(SQLSTATE 57014)`. Its sessions
- * run under what the role sets, ours do not.
+ * Explains how a MOLT program failed by the SQLSTATE in its output, which pgx writes as `(SQLSTATE 57014)`. Unlike
+ * ours, its sessions run with the role's settings.
  */
 export function explainWords(said: string): { code: ErrorCode; advice: string } | undefined {
   const state = /\bSQLSTATE ([0-9A-Z]{5})\b/.exec(said)?.[1]
   const code = state && codeOf(state)
-  // The callers know the tables and name the row.
+  // The callers know the table and describe the row.
   if (!code || code === 'database.row-refused') return undefined
   return { code, advice: `${CODES[code].cause} ${CODES[code].fix}` }
 }
 
-/** The code for a SQLSTATE; undefined where it means a mistake of ours. */
+/** The code for a SQLSTATE; undefined when it means a mistake of ours. */
 export function codeOf(state: string): RefusalCode | undefined {
   const found = REFUSALS.find(([states]) => states.test(state))?.[1]
   return found ?? (MISTAKES.test(state) ? undefined : 'database.refused-by-code')

@@ -1,6 +1,8 @@
 import { setSecret } from '@actions/core'
 
-/** Passwords used in rehearsals and printed in the documentation; hiding them would star out ordinary words in a log. */
+/**
+ * Passwords used in rehearsals and printed in the documentation. Masking them would replace ordinary words in a log.
+ */
 const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
 const MIN_LENGTH = 4
 
@@ -42,7 +44,7 @@ export function redact(text: string): string {
   return out
 }
 
-/** Whether exactly this is hidden. */
+/** Whether this exact text is masked. */
 export function isSecret(text: string): boolean {
   return secrets.has(text)
 }

@@ -18,7 +18,7 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // A policy that would hide rows is an error: what every comparison misses looks clean.
+  // A policy that would hide rows is an error: rows that no comparison sees look clean.
   row_security: 'off',
 }
 
@@ -67,11 +67,12 @@ const FULL_SCANS = 'disallow_full_table_scans'
 export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
   const timeouts = NEWER_TIMEOUTS.map((name) => `'${name}'`).join(', ')
   const { rows } = await client.query(
-    `SELECT name, setting, CASE WHEN name IN (${timeouts})
-              AND (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'lock_timeout') = '${token}'
+    `WITH own AS (
+            SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', '${FULL_SCANS}', ${timeouts}))
+     SELECT name, setting, CASE WHEN name IN (${timeouts})
+              AND (SELECT setting FROM own WHERE name = 'lock_timeout') = '${token}'
             THEN set_config(name, '0', false)
-            WHEN name = '${FULL_SCANS}' THEN set_config('${FULL_SCANS}', 'off', false) END AS lifted
-       FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', '${FULL_SCANS}', ${timeouts})`,
+            WHEN name = '${FULL_SCANS}' THEN set_config('${FULL_SCANS}', 'off', false) END AS lifted FROM own`,
   )
   if (rows.find(({ name }) => name === 'lock_timeout')?.setting !== token) throw poolerError(side, 'drops')
 }

@@ -1,6 +1,6 @@
 import type { InputType } from './types.ts'
 
-/** One input of an action. `fallback` is applied in code, never in action.yml: there it would hide the config file. */
+/** One input of an action. `fallback` is applied in code, not in action.yml, where it would hide the config file. */
 export interface InputSpec<T> {
   type: InputType<NonNullable<T>>
   description: string

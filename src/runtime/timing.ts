@@ -123,8 +123,7 @@ const DEFAULTS = {
   streamSample: 500,
   /** To write a failure to the ledger: enough for a target that answers, and short for a job that ends. */
   failureKept: 5_000,
-  /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
-  dumpTimeout: 300_000,
+  /** A connection that may hang in a COPY. */
   hangUp: 500,
   /** A lock for discarding a masked copy: a cancelled run has few seconds. */
   discardLock: 3_000,

@@ -3,8 +3,8 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * What is wrong with a connection URL, without repeating any of it; undefined when it is valid.
- * A strict pattern, because `new URL` quietly repairs a password with a bare `@` or `%`, which the tools then misread.
+ * The problem with a connection URL, quoting none of it; undefined when it is valid. A strict pattern, because `new
+ * URL` quietly repairs a password with a bare `@` or `%`, which the tools then misread.
  */
 export function urlProblem(url: string): string | undefined {
   if (!/^postgres(ql)?:\/\//.test(url)) return 'it does not begin with postgresql://'

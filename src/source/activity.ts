@@ -1,18 +1,18 @@
 import { type Database, ident, sqlState } from '../runtime/database.ts'
 
 /*
- * What PostgreSQL counts of an application: pg_stat_statements where it is installed, pg_stat_database and
- * pg_stat_activity. Nothing is ever reset; whoever wants figures subtracts two looks.
+ * PostgreSQL's statistics of an application: pg_stat_statements where installed, pg_stat_database and
+ * pg_stat_activity. Resets nothing; figures are the difference of two readings.
  */
 
-/** Of one statement, user and plan, since the server began to count. Times in milliseconds. */
+/** Counters per statement, user and plan since the server's last reset. Times in milliseconds. */
 export interface StatementRow {
-  /** Constants are `$1`, except in utility statements and texts that the server had to read again. */
+  /** Constants are `$1`, except in utility statements and texts that the server had to parse again. */
   query: string
   calls: number
   rows: number
   meanMs: number
-  /** Of the population. */
+  /** Standard deviation of the population. */
   deviationMs: number
 }
 
@@ -20,30 +20,30 @@ export interface StatementRow {
 export type NoStatements = { missing: 'not-installed' | 'right' }
 
 export interface DatabaseCounters {
-  /** Those of this suite count too. Rollbacks are left out: decoding a slot counts one for each transaction it reads. */
+  /** Includes this suite's own. Leaves out rollbacks: decoding a slot counts one for each transaction it reads. */
   commits: number
   deadlocks: number
 }
 
-/** Sessions with one role, application and address. */
+/** Sessions with the same role, application and address. */
 export interface SourceSession {
   role: string
   application: string
   /** Empty for a local socket. */
   address: string
   sessions: number
-  /** One of them has sent a write as its last statement. */
+  /** The last statement of one of them was a write. */
   writes: boolean
-  /** The role may write to one of the tables asked for, without being a superuser. */
+  /** The role can write to one of the requested tables, and is not a superuser. */
   mayWrite: boolean
 }
 
-/** The most expensive first. They are kept in the ledger, so not without bound. */
+/** Most expensive first. Limited, because the ledger keeps them. */
 const STATEMENTS = 500
 
 /**
- * Statements of this database, without catalog queries, those of our schema and those that make or read a slot. Those of the migration user count only
- * where nobody else has any: the application then uses the same role.
+ * Statements of this database, without catalog queries, statements on our schema, and those that create or read a
+ * slot. Statements of the migration user count only when no other user has any: the application then shares its role.
  */
 export async function readStatements(db: Database): Promise<StatementRow[] | NoStatements> {
   const { rows } = await db.query(
@@ -64,14 +64,14 @@ export async function readStatements(db: Database): Promise<StatementRow[] | NoS
     const others = found.rows.filter(({ own }) => !own)
     return others.length ? others : found.rows
   } catch (error) {
-    // Created, but not in shared_preload_libraries.
+    // The extension is created, but not in shared_preload_libraries.
     if (sqlState(error) === '55000') return { missing: 'not-installed' }
     if (sqlState(error) === '42501') return { missing: 'right' }
     throw error
   }
 }
 
-/** Whether texts and states of other users' sessions are shown to this one. */
+/** Whether this session can see the texts and states of other users' sessions. */
 async function seesOthers(db: Database): Promise<boolean> {
   const { rows } = await db.query(
     `SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') OR rolsuper AS sees
@@ -90,7 +90,7 @@ export async function readDatabaseCounters(db: Database): Promise<DatabaseCounte
 
 /**
  * Clients of this database, without those of this suite and its tools.
- * @param tables those whose writers are asked for, in `schema`
+ * @param tables tables in `schema` whose writers are wanted
  * @returns undefined when other users' sessions are hidden
  */
 export async function readSourceSessions(

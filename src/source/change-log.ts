@@ -3,19 +3,22 @@ import { VerdictError } from '../runtime/errors.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { decodeMessage, type Lsn, POSTGRES_EPOCH_MS, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
 
-/** A key whose row was inserted, updated or deleted. An update that changes a key is two of them. */
+/** The key of an inserted, updated or deleted row. An update that changes the key counts as two. */
 export interface ChangedKey {
   schema: string
   table: string
   /** The key's values as text, in the order of the table's columns. */
   key: string[]
-  /** The columns that the log takes for the key: the replica identity of that moment. The same array for one relation. */
+  /**
+   * The columns that the log treats as the key: the replica identity at that time. Shared by all changes of a
+   * relation.
+   */
   columns: readonly string[]
-  /** Whether a row with this key must be there once the transaction is visible. */
+  /** Whether a row with this key must exist once the transaction is visible. */
   present: boolean
   /** The transaction's id without its epoch. */
   xid: number
-  /** Where its commit record begins: a slot confirmed up to here sends the transaction again, whole. */
+  /** Start of its commit record: a slot confirmed up to here sends the whole transaction again. */
   at: Lsn
 }
 
@@ -25,14 +28,14 @@ export interface ChangeLogOptions {
   publication: string
   /** Called for each change, in commit order; never for one that was rolled back. */
   onChange(change: ChangedKey): void
-  /** Why nothing more comes; called once, unless {@link ChangeLog.close} was first. */
+  /** Called once when the log ends, with the reason, unless {@link ChangeLog.close} was called first. */
   onEnd(error: Error): void
 }
 
-/** By which a reader of an earlier run is known to be ours. */
+/** Identifies a reader of an earlier run as ours. */
 export const LOG_APPLICATION = 'molt-actions change log'
 
-/** pg's connection, whose types leave out what a replication stream needs. */
+/** pg's connection with the members that its types omit and a replication stream needs. */
 interface ReplicationConnection {
   stream: { destroy(): void }
   on(event: 'copyData', listener: (message: { chunk: Buffer }) => void): void
@@ -41,9 +44,9 @@ interface ReplicationConnection {
 }
 
 /**
- * Reads which keys change on the source, through a logical slot of its own. Nothing is kept: each change is handed over
- * as it comes, and the server waits while this process is busy. Only {@link confirm} moves the slot; keepalives are
- * answered with the position confirmed last.
+ * Reads which keys change on the source, through its own logical slot. Buffers nothing: each change is passed on as
+ * it arrives, and the server waits while this process is busy. Only {@link confirm} moves the slot; keepalives are
+ * answered with the last confirmed position.
  */
 export class ChangeLog {
   readonly #client: Database
@@ -57,7 +60,7 @@ export class ChangeLog {
   #over = false
 
   /**
-   * Begins to read at the slot's position.
+   * Starts reading at the slot's position.
    * @throws the database's error when another client reads the slot, or it is gone
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
@@ -80,12 +83,12 @@ export class ChangeLog {
     this.#read = 0n
   }
 
-  /** Everything that was committed before this position has been handed over. */
+  /** Everything committed before this position has been passed on. */
   get position(): Lsn {
     return this.#read
   }
 
-  /** Lets the slot move to `lsn`, so that the source may drop what is older. Written to the server at once. */
+  /** Lets the slot move to `lsn`, so that the source can drop older WAL. Sent to the server at once. */
   confirm(lsn: Lsn): void {
     if (lsn > this.#confirmed) this.#confirmed = lsn
     this.#answer()
@@ -117,7 +120,7 @@ export class ChangeLog {
     try {
       if (chunk[0] === 0x77) this.#data(chunk.subarray(25))
       else if (chunk[0] === 0x6b) {
-        // The server has decoded up to here, and has sent what was committed before it.
+        // The server has decoded up to here, and has sent everything committed before.
         if (!this.#transaction) this.#advance(chunk.readBigUInt64BE(1))
         if (chunk[17] === 1) this.#answer()
       }
@@ -143,7 +146,10 @@ export class ChangeLog {
         return
       }
       case 'truncate':
-        throw new VerdictError('change-log.truncate', 'the change log has met a TRUNCATE, which tells no keys')
+        throw new VerdictError(
+          'change-log.truncate',
+          'a table was truncated on the source, and the change log contains no keys for that',
+        )
       case 'insert':
       case 'update':
       case 'delete':
@@ -153,7 +159,8 @@ export class ChangeLog {
 
   #change(message: { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[]; old?: Value[] }): void {
     const relation = this.#relations.get(message.relation)
-    if (!relation || !this.#transaction) throw new Error('the change log sends a change of no table or transaction')
+    if (!relation || !this.#transaction)
+      throw new Error('the change log sends a change without its table or transaction')
     const { schema, name: table, identity: columns } = relation
     const old = message.kind === 'delete' ? message.values : message.old
     const tell = (key: string[], present: boolean) =>
@@ -175,7 +182,7 @@ export class ChangeLog {
     if (lsn > this.#read) this.#read = lsn
   }
 
-  /** Written, flushed and applied alike. */
+  /** The same position as written, flushed and applied. */
   #answer(): void {
     if (this.#over) return
     const message = Buffer.alloc(34)
@@ -194,12 +201,15 @@ export class ChangeLog {
   }
 }
 
-/** @param old the row before, which has a TOASTed value of the key where the new one does not */
+/** @param old the old row, which has a TOASTed key value that the new one lacks */
 function keyOf({ name, columns }: Relation, values: readonly Value[], old?: readonly Value[]): string[] {
   return columns.flatMap((column, i) => {
     if (!column.key) return []
     const value = values[i] === UNCHANGED ? old?.[i] : values[i]
     if (typeof value === 'string') return [value]
-    throw new VerdictError('change-log.key-missing', `the change log does not tell the key of a row of ${name}`)
+    throw new VerdictError(
+      'change-log.key-missing',
+      `the change log does not contain the key of a changed row of ${name}`,
+    )
   })
 }

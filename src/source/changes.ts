@@ -3,29 +3,29 @@ import type { ErrorCode } from '../runtime/codes.ts'
 import type { Database } from '../runtime/database.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from './publication.ts'
 
-/** One table of the plan, or a partition below it, as the source's catalog has it at a moment. */
+/** A table of the plan, or a partition below it, in the source's catalog at one moment. */
 interface TableState {
   /** As `schema.table`. */
   name: string
   oid: number
-  /** The file that holds its rows; TRUNCATE, VACUUM FULL and rewriting DDL give it another one. */
+  /** The file that holds its rows; TRUNCATE, VACUUM FULL and rewriting DDL replace it. */
   file: number
-  /** -1 (0 before PostgreSQL 14) after a TRUNCATE, until the table is analysed. */
+  /** -1 (0 before PostgreSQL 14) after a TRUNCATE, until the table is analyzed. */
   tuples: number
   /** `d` default, `f` full, `n` nothing, `i` index. */
   identity: string
-  /** A digest of its columns and key. */
+  /** Digest of its columns and key. */
   digest: string
 }
 
 /** The plan's tables with their partitions, the publication's tables, and the schema's tables: one small query. */
 export interface SourceState {
   tables: TableState[]
-  /** As `schema.table`: what the publication sends. */
+  /** Tables that the publication sends, as `schema.table`. */
   published: string[]
-  /** null when it is gone. */
+  /** null when the publication is gone. */
   publication: PublicationMark | null
-  /** Bare names of every table of the schema, partitions left out. */
+  /** Bare names of all tables of the schema, without partitions. */
   present: string[]
 }
 
@@ -77,10 +77,10 @@ export type ObservationKind =
   | 'long-transaction'
   | 'foreign-writer'
 
-/** Something that a watch saw. */
+/** An event that a watch has seen. */
 export interface Observation {
   kind: ObservationKind
-  /** `ddl` is judged by `on-ddl`; `fatal` makes the stream's result wrong whatever is set. */
+  /** `on-ddl` decides about `ddl`; `fatal` invalidates the stream whatever the setting. */
   severity: 'ddl' | 'fatal' | 'warning'
   what: string
 }
@@ -100,7 +100,7 @@ export function isSchemaChange(kind: ObservationKind): kind is SchemaChange {
   return SCHEMA_CHANGES.includes(kind)
 }
 
-/** The code of the error that a fatal observation becomes. */
+/** Error code of a fatal observation. */
 export function observationCode(kind: ObservationKind): ErrorCode {
   switch (kind) {
     case 'table-truncated':
@@ -118,8 +118,9 @@ export function observationCode(kind: ObservationKind): ErrorCode {
 }
 
 /**
- * What happened to the source's tables between two looks. A TRUNCATE is told from VACUUM FULL, CLUSTER and a move to
- * another tablespace by the row estimate: only TRUNCATE and DDL reset it, and DDL changes the digest as well.
+ * Finds what happened to the source's tables between two readings. The row estimate distinguishes a TRUNCATE from
+ * VACUUM FULL, CLUSTER and a move to another tablespace: only TRUNCATE and DDL reset it, and DDL also changes the
+ * digest.
  */
 export function compareSourceStates(before: SourceState, after: SourceState, plan: Plan): Observation[] {
   const found: Observation[] = []
@@ -140,7 +141,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
       found.push({
         kind: 'table-created',
         severity: 'ddl',
-        what: `${table.name} was created on the source under a name of this migration, or as a partition below one`,
+        what: `${table.name} was created on the source with the name of an expected table, or as a partition of one`,
       })
   for (const name of after.present)
     if (!before.present.includes(name) && !plan.tables.includes(name)) found.push(createdTable(plan, name))
@@ -149,7 +150,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
       found.push({
         kind: 'table-unpublished',
         severity: 'fatal',
-        what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
+        what: `the publication ${plan.publication} no longer sends ${name}: its changes since then are lost. Repeat the load`,
       })
   return [...found, ...publicationObservations(before.publication, after.publication, plan)]
 }
@@ -159,35 +160,34 @@ export function createdTable(plan: Plan, name: string): Observation {
   return { kind: 'table-created', severity: 'ddl', what }
 }
 
-/** A change of what is sent, even one that was undone within a second, may have held changes back permanently. */
+/** Any change of the publication, even one undone within a second, may have permanently dropped row changes. */
 export function publicationObservations(
   before: PublicationMark | null | undefined,
   after: PublicationMark | null,
   plan: Plan,
 ): Observation[] {
-  // A dropped one is noticed when the slot is read, whether or not another one has its name.
+  // Reading the slot shows a dropped publication, even if another one has its name.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
   return [{ kind: 'publication-changed', severity: 'fatal', what: alteredPublication(plan, changes) }]
 }
 
 export function alteredPublication(plan: Plan, changes: readonly string[]): string {
-  return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent, and the load must be repeated`
+  return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent. Repeat the load`
 }
 
 /** Oid of a table or partition → the file that holds its rows (relfilenode), which TRUNCATE replaces. */
 export type TableFiles = Record<string, number>
 
-/** In place of the file of a table that was seen emptied: the next stream tells it again. */
+/** Replaces the file of a table that was seen truncated, so that the next stream reports it again. */
 const EMPTIED = -1
 
-/** TRUNCATE and DDL alone reset the estimate of a table's rows, until it is analysed. */
+/** Only TRUNCATE and DDL reset a table's row estimate, until it is analyzed. */
 const isReset = ({ tuples }: TableState) => tuples <= 0
 
 /**
- * The files to hold a later look against.
- * @param known the files before this look
- * @param before the look before this one, which tells DDL
+ * The files to compare a later reading with. @param known the files before this reading @param before the previous
+ * reading, which shows DDL
  */
 export function filesAfter({ tables }: SourceState, known: TableFiles = {}, before?: SourceState): TableFiles {
   const digests = new Map(before?.tables.map(({ oid, digest }) => [oid, digest]))
@@ -201,19 +201,19 @@ export function filesAfter({ tables }: SourceState, known: TableFiles = {}, befo
   return Object.fromEntries(stored.map((table) => [table.oid, emptied(table) ? EMPTIED : table.file]))
 }
 
-/** What was done to the source's tables since they had these files, while no stream was there to see it. */
+/** Finds what was done to the source's tables since they had these files, while no stream was watching. */
 export function compareFiles(known: TableFiles, { tables }: SourceState): Observation[] {
   return tables.flatMap((table): Observation[] => {
     const file = known[table.oid]
     if (file === undefined || file === table.file) return []
     if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
-    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began; no stream carries that: the target may still have its rows, and the load must be repeated`
+    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began. No stream moves that, so the target may still have its rows. Repeat the load`
     return [{ kind: 'table-truncated', severity: 'fatal', what }]
   })
 }
 
 function rewritten({ name }: TableState): Observation {
-  const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE after which it was filled and analysed looks the same, and only a verify tells`
+  const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE followed by new rows and ANALYZE looks the same, and only a verify can distinguish them`
   return { kind: 'table-rewritten', severity: 'warning', what }
 }
 
@@ -241,7 +241,7 @@ function compareState(before: TableState, after: TableState): Observation[] {
     found.push({
       kind: 'table-truncated',
       severity: 'fatal',
-      what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not carry: the target still has its rows, and the load must be repeated`,
+      what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not move: the target still has its rows. Repeat the load`,
     })
   else if (before.file !== after.file) found.push(rewritten(after))
   return found

@@ -6,36 +6,36 @@ import { TIMING } from '../runtime/timing.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 /*
- * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
- * number: the time, by the source's own clock, until which writes are refused. The number is a sequence's value,
- * because a sequence is read outside any snapshot: an old REPEATABLE READ transaction sees it too, where it would not
- * see a row. For the same reason a second sequence counts the writes that passed, and a third one those that the
- * permanent fence refused: no rollback hides one.
+ * The fence is a statement trigger on every expected table, installed disarmed ahead of time. One number arms it: the
+ * time, by the source's clock, until which writes are refused. It is a sequence's value, because sequences are read
+ * outside any snapshot: even an old REPEATABLE READ transaction sees it, where it would not see a row. For the same
+ * reason a second sequence counts the writes that passed, and a third those that the permanent fence refused: a
+ * rollback hides none.
  */
 
 export const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
-/** Counts writes that the permanent fence refused: clients that the switch forgot. */
+/** Counts writes that the permanent fence refused, from clients that the switch missed. */
 const REFUSALS = `${OUR_SCHEMA}.fence_refusals`
 const SEQUENCES = [LEASE, PASSED, REFUSALS]
-/** Set by a session that only tries the fence, so that its writes are not counted. */
+/** Set by a session that only tests the fence, so that its writes are not counted. */
 const PROBE = 'molt_actions.probe'
 /**
- * With a cache, a session takes its next values from memory: a write that passes would not be counted. One that cycles
- * could come back to where it was.
+ * With a cache, a session takes its next values from memory: a write that passes would not be counted. One that
+ * cycles could return to an earlier value.
  */
 const PLAIN = 'INCREMENT BY 1 MINVALUE 1 NO MAXVALUE CACHE 1 NO CYCLE'
 const TRIGGER = 'molt_actions_fence'
 /** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
 const EVERY_WRITE = 2 + 4 + 8 + 16 + 32
-/** Of a row of pg_trigger: no write goes past it, and it calls our function. */
+/** Condition on a row of pg_trigger: it fires on every write and calls our function. */
 const WHOLE = `tgtype = ${EVERY_WRITE} AND tgqual IS NULL AND tgattr::text = ''
   AND tgfoid = pg_catalog.to_regprocedure('${OUR_SCHEMA}.fence()')`
 
-/** read_only_sql_transaction: what an application already understands as "no writes here for now". */
+/** read_only_sql_transaction, which applications already understand as "no writes for now". */
 const REFUSED = '25006'
 
-/** The lease of a migration that was committed: it never ends by itself. */
+/** The lease after a commit, which never expires. */
 const PERMANENT = '9223372036854775807'
 const LIFTED = '1'
 const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint'
@@ -43,7 +43,7 @@ const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint'
 export type FenceState = 'absent' | 'lifted' | 'lapsed' | 'armed' | 'permanent'
 
 export interface Fence {
-  /** Told in the error that refuses a write, so that a probe can tell our refusal from any other. */
+  /** Part of the error that refuses a write, so that a probe can distinguish our refusal from any other. */
   id: string
   /** Expected tables and every partition below them, as bare names with their own schema. */
   tables: { schema: string; name: string; oid: number }[]
@@ -58,13 +58,13 @@ export interface WriteHolder {
 const LOCK_ATTEMPTS = 30
 
 /**
- * Installs the fence, disarmed. Each table has its own short transaction with a lock timeout, retried: in one
- * transaction the waits would add up behind other locks, and the application could be the deadlock's victim.
+ * Installs the fence, disarmed. Each table gets its own short transaction with a lock timeout, retried: in one
+ * transaction the waits behind other locks would add up, and a deadlock could hit the application.
  */
 export async function installFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
   for (const sequence of SEQUENCES) await db.query(`CREATE SEQUENCE IF NOT EXISTS ${sequence} ${PLAIN}`)
-  // Only where it must be: a transaction that has written holds a lock on the counter to its end.
+  // Only where needed: a transaction that has written holds a lock on the counter until it ends.
   for (const { name, unlogged } of await oddSequences(db))
     await withShortLock(db, async () => {
       await db.query(`ALTER SEQUENCE ${name} AS bigint ${PLAIN}`)
@@ -79,7 +79,10 @@ export async function installFence(db: Database, tables: readonly Table[]): Prom
 
 const SEARCH_PATH = 'pg_catalog, pg_temp'
 
-/** SECURITY DEFINER: a role without rights on our schema must be able to fire it, or it is locked out permanently. */
+/**
+ * SECURITY DEFINER: otherwise a role without rights on our schema could not fire it, and would be locked out
+ * permanently.
+ */
 function fenceFunction(id: string): string {
   return `
     CREATE OR REPLACE FUNCTION ${OUR_SCHEMA}.fence() RETURNS trigger LANGUAGE plpgsql
@@ -107,7 +110,7 @@ function fenceFunction(id: string): string {
     END $fence$`
 }
 
-/** The fence's sequences that are not as they were installed, or not there. */
+/** The fence's sequences that were changed since the installation, or are missing. */
 async function oddSequences(db: Database): Promise<{ name: string; unlogged: boolean }[]> {
   const { rows } = await db.query(
     `SELECT name, (SELECT relpersistence = 'u' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(name)) AS unlogged
@@ -120,15 +123,15 @@ async function oddSequences(db: Database): Promise<{ name: string; unlogged: boo
   return rows
 }
 
-/** The fence that is installed now, with every table that carries its trigger; undefined when there is none. */
+/** The installed fence with every table that has its trigger; undefined when there is none. */
 export async function installedFence(db: Database): Promise<Fence | undefined> {
   const id = await readFenceId(db)
   return id ? { id, tables: await fencedTables(db) } : undefined
 }
 
 /**
- * The fence with every table that must carry it, as far as the source alone can tell: those that do, and those of the
- * publication that our heartbeat is in, with their partitions.
+ * The fence with every table that needs it, as far as the source alone shows: tables that have the trigger, and those
+ * of the heartbeat's publication, with their partitions.
  */
 export async function expectedFence(db: Database): Promise<Fence | undefined> {
   const installed = await installedFence(db)
@@ -143,7 +146,7 @@ export async function expectedFence(db: Database): Promise<Fence | undefined> {
   return { id: installed.id, tables: [...all.values()] }
 }
 
-/** The fence that `tables` need now, partitions included; {@link fenceProblems} compares it. */
+/** The fence that `tables` need now, including partitions; {@link fenceProblems} compares it. */
 export async function plannedFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   return { id: (await readFenceId(db)) ?? 'none', tables: await withPartitions(db, tables) }
 }
@@ -157,7 +160,7 @@ async function readFenceId(db: Database): Promise<string | undefined> {
   return /molt-actions fence ([0-9a-f-]{36})/.exec(rows[0]?.prosrc ?? '')?.[1]
 }
 
-/** Also in place of one of that name that is not as we make it. */
+/** Also replaces one of that name that differs from ours. */
 async function installTrigger(db: Database, table: { schema: string; name: string; oid: number }): Promise<void> {
   const { rows } = await db.query(
     `SELECT tgenabled = 'A' AS always, ${WHOLE} AS whole FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2`,
@@ -179,8 +182,8 @@ async function installTrigger(db: Database, table: { schema: string; name: strin
 
 /**
  * Drops the triggers and the function.
- * @param decided whether it may be permanent: only for the cleanup long after a cutover
- * @throws VerdictError when it is permanent, and may not be
+ * @param decided whether a permanent fence may be dropped: only for the cleanup long after a cutover @throws
+ * VerdictError when it is permanent and must stay
  */
 export async function removeFence(
   db: Database,
@@ -191,7 +194,7 @@ export async function removeFence(
     if (!decided && (await readFence(db)).state === 'permanent')
       throw new VerdictError(
         'fence.permanent',
-        'the source was fenced for good meanwhile: a cutover was committed. Its fence stays',
+        'the source was permanently fenced meanwhile, because a cutover was committed. Its fence stays',
       )
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
@@ -200,7 +203,7 @@ export async function removeFence(
   await db.query(`DROP SEQUENCE IF EXISTS ${SEQUENCES.join(', ')}`)
 }
 
-/** Every table that carries the fence's trigger now, whatever a plan says. */
+/** Every table that has the fence's trigger now, whatever the plan says. */
 async function fencedTables(db: Database): Promise<{ schema: string; name: string; oid: number }[]> {
   const { rows } = await db.query(
     `SELECT n.nspname AS schema, c.relname AS name, c.oid FROM pg_catalog.pg_trigger t
@@ -239,8 +242,7 @@ async function withPartitions(db: Database, tables: readonly Pick<Table, 'oid'>[
 }
 
 /**
- * What the fence is doing now, by the source's clock.
- * @param there whether its lease is there, for who knows already
+ * The fence's current state, by the source's clock. @param there whether its lease exists, if the caller knows
  */
 export async function readFence(db: Database, there?: boolean): Promise<{ state: FenceState; remainingMs: number }> {
   if (!(there ?? (await relationExists(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
@@ -255,15 +257,18 @@ export async function readFence(db: Database, there?: boolean): Promise<{ state:
     : { state: 'lapsed', remainingMs: 0 }
 }
 
-/** The lease that ends in `leaseMs` from now, by the source's clock: known before it is set, whatever becomes of the answer. */
+/**
+ * The lease that ends `leaseMs` from now, by the source's clock. Computed before it is set, so that a lost answer
+ * does not matter.
+ */
 export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
   return (await db.query(`SELECT (${NOW_MS} + $1::bigint)::text AS lease`, [leaseMs])).rows[0].lease
 }
 
 /**
- * Refuses writes from this moment until `lease`; takes no lock on any table. Also renews.
- * @param own the lease that it renews: a fence that was lifted since is not armed again
- * @returns false when nothing was changed: the fence is permanent, or carries another lease than `own`
+ * Refuses writes from now until `lease`, without a lock on any table. Also renews. @param own the lease to renew: a
+ * fence lifted since then is not rearmed @returns false when nothing was changed: the fence is permanent, or has
+ * another lease than `own`
  */
 export async function setLease(db: Database, lease: string, own?: string): Promise<boolean> {
   return (
@@ -272,8 +277,8 @@ export async function setLease(db: Database, lease: string, own?: string): Promi
 }
 
 /**
- * Lets writes through again, at once; leaves a permanent fence alone.
- * @param lease only when the fence still carries this lease; another run's fence is not ours to lift
+ * Allows writes again at once; never lifts a permanent fence. @param lease lifts only this lease, because another
+ * run's fence is not ours
  * @returns false when nothing was changed
  */
 export async function liftFence(db: Database, lease?: string): Promise<boolean> {
@@ -282,10 +287,9 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
 }
 
 /**
- * Makes the fence permanent: the decision for the target, durable on the source before it returns.
- * Only while `lease`, the value that was checked for gaps, still stands and has not lapsed: in one statement, so that
- * no write can have passed between the check and the decision.
- * @returns false when the lease was lost; nothing is changed then
+ * Makes the fence permanent: the decision for the target, durable on the source before this returns. Only if `lease`,
+ * the value that was checked for gaps, is still set and has not lapsed. One statement, so that no write can pass
+ * between check and decision. @returns false, with nothing changed, when the lease was lost
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
@@ -293,8 +297,8 @@ export async function makePermanent(db: Database, lease: string): Promise<boolea
 }
 
 /**
- * Takes the decision back: writes to the source are possible again. Only for a rollback, once nobody writes to the
- * target any more.
+ * Reverses the decision: writes to the source are possible again. Only for a rollback, once nothing writes to the
+ * target.
  */
 export async function revokePermanent(db: Database): Promise<void> {
   await db.query(`SELECT setval('${LEASE}', ${LIFTED}) FROM ${LEASE} WHERE last_value = ${PERMANENT}`)
@@ -302,15 +306,19 @@ export async function revokePermanent(db: Database): Promise<void> {
 
 const bigint = (text: string) => BigInt(text).toString()
 
-/** A sequence is logged ahead of its use: after a crash or on a standby the counter would tell of writes that never were. */
+/**
+ * A sequence is logged ahead of its use: after a crash or on a standby, the counter would include writes that never
+ * happened.
+ */
 const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
 
 /** Refusals are counted from the commit on. */
 const FROM_ZERO = `, (SELECT setval('${REFUSALS}', 1, false))`
 
 /**
- * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. All of it goes
- * to the server at once: were the answer lost, an open transaction would keep the lock, and nobody could lift the fence.
+ * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. Sent as a
+ * whole, because if the connection broke in between, an open transaction would keep the lock, and no run could lift
+ * the fence.
  */
 async function changeLease(db: Database, value: string, condition: string, also = ''): Promise<string | undefined> {
   try {
@@ -325,15 +333,15 @@ async function changeLease(db: Database, value: string, condition: string, also 
   }
 }
 
-/** How many writes have passed the fence so far; a change between two readings means a gap. */
+/** Number of writes that have passed the fence; a change between two readings means a gap. */
 export async function writesPassed(db: Database): Promise<string> {
   const { rows } = await db.query(`SELECT last_value::text || is_called::text AS passed FROM ${PASSED}`)
   return rows[0].passed
 }
 
 /**
- * Writes that the permanent fence refused since the commit; undefined where the fence does not count them. No rollback
- * of the client undoes the count. After a crash of the source it can be up to 32 too high, as any sequence.
+ * Writes that the permanent fence refused since the commit; undefined where the fence does not count them. A client's
+ * rollback does not undo the count. Like any sequence, it can be up to 32 too high after a crash of the source.
  */
 export async function writesRefused(db: Database): Promise<number | undefined> {
   if (!(await relationExists(db, REFUSALS))) return undefined
@@ -341,16 +349,16 @@ export async function writesRefused(db: Database): Promise<number | undefined> {
   return rows[0].refused
 }
 
-/** The statement by which a person says that a count, as {@link writesPassed} gives it, is the one to hold to. */
+/** The statement with which a person accepts a count from {@link writesPassed}. */
 export function resetCount(passed: string): string {
   const [, value, called] = /^(\d+)(true|false)$/.exec(passed) ?? []
   return `SELECT setval('${PASSED}', ${value}, ${called})`
 }
 
 export interface FenceVersion {
-  /** Changes whenever someone touches a trigger of the fence, its function or a sequence, even when it is restored. */
+  /** Changes whenever a trigger of the fence, its function or a sequence is touched, even if it is restored. */
   objects: string
-  /** By `schema.table`: the file that holds its rows. DDL that rewrites every row, past all triggers, replaces it. */
+  /** `schema.table` → the file with its rows. DDL that rewrites every row bypasses all triggers and replaces it. */
   files: Record<string, number>
 }
 
@@ -369,12 +377,12 @@ export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVer
   return rows[0]
 }
 
-/** @returns the tables whose rows were rewritten between the two, or that are gone */
+/** @returns the tables that were rewritten between the two, or are gone */
 export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
   return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }
 
-/** Every transaction, prepared ones included, that holds a write lock on a fenced table at this moment. */
+/** Every transaction, including prepared ones, that holds a write lock on a fenced table now. */
 export async function writeHolders(db: Database, fence: Fence): Promise<WriteHolder[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT virtualtransaction AS transaction, pid FROM pg_catalog.pg_locks
@@ -388,11 +396,10 @@ export async function writeHolders(db: Database, fence: Fence): Promise<WriteHol
 }
 
 /**
- * Tries to write to every fenced table, without a row to hit. Only an error that carries this fence's id counts as
- * refused: a missing grant or a read-only session fails just the same.
- * @returns the tables that refused and those that let the write through
- * @throws UserError for a table on which nothing can be tried, since something else refuses or replaces every write;
- * VerdictError for one that is gone
+ * Tests a write to every fenced table that hits no row. Only an error with this fence's id counts as refused: a
+ * missing grant or a read-only session fails too. @returns the tables that refused, and those that let the write
+ * through @throws UserError for a table that cannot be tested, because something else refuses or replaces every
+ * write; VerdictError for one that is gone
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []
@@ -406,7 +413,7 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
       if (!statements)
         throw new VerdictError(
           'fence.table-dropped',
-          `${name} was dropped on the source meanwhile, and with it its fence`,
+          `${name} was dropped on the source meanwhile, together with its fence`,
         )
       if (await isRefused(db, fence, name, statements)) refused.push(name)
       else passed.push(name)
@@ -417,7 +424,7 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
   return { refused, passed }
 }
 
-/** By table: statements that hit no row, of each kind that no rule of the table's own replaces. */
+/** Table → statements that hit no row, one of each kind that no rule of the table replaces. */
 async function readProbes(db: Database, fence: Fence): Promise<Map<number, string[]>> {
   const { rows } = await db.query(
     `SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -447,7 +454,7 @@ async function readProbes(db: Database, fence: Fence): Promise<Map<number, strin
   )
 }
 
-/** By the first statement that is refused by the fence or goes through: a table may forbid its rows to be deleted, for one. */
+/** The first statement that the fence refuses or lets through decides: a table may, for example, forbid deletes. */
 async function isRefused(db: Database, fence: Fence, name: string, statements: readonly string[]): Promise<boolean> {
   let why = 'rules'
   for (const statement of statements)
@@ -462,11 +469,11 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
     }
   throw new UserError(
     'fence.cannot-probe',
-    `whether the fence holds on ${name} cannot be tried (${why}): a right is missing, or triggers or rules of the table's own refuse or replace a DELETE, an UPDATE and an INSERT of no row before the fence does. Grant DELETE, or let one of them through for the migration user`,
+    `the fence on ${name} cannot be tested (${why}): a right is missing, or triggers or rules of the table refuse or replace a DELETE, UPDATE and INSERT of no row before the fence does. Grant DELETE to the migration user, or let one of these statements through for it`,
   )
 }
 
-/** What is wrong with the installed fence: a trigger, its function or a sequence missing or changed since it was installed. */
+/** Problems of the installed fence: a trigger, its function or a sequence that is missing or was changed. */
 export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT tgrelid AS oid, tgenabled AS enabled, ${WHOLE} AS whole, prosrc AS body,
@@ -485,20 +492,19 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
   )
   const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
   const sequences = (await oddSequences(db)).map(
-    ({ name }) =>
-      `the fence's sequence ${name} was dropped or changed by someone else: what it says cannot be relied on`,
+    ({ name }) => `the fence's sequence ${name} was dropped or changed by someone else, so its value cannot be trusted`,
   )
   const tables = fence.tables.flatMap((table) => {
     const trigger = triggers.get(table.oid)
     const name = `${table.schema}.${table.name}`
     if (fed.has(table.oid))
       return [
-        `the subscription ${fed.get(table.oid)} writes to ${name}, and no trigger of a statement stops it; disable it`,
+        `the subscription ${fed.get(table.oid)} writes to ${name}, and statement triggers do not stop it. Disable it`,
       ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
     if (!trigger.whole)
-      return [`the fence trigger of ${name} was made again by someone else, and may let writes through`]
+      return [`the fence trigger of ${name} was recreated by someone else, and may let writes through`]
     if (trigger.body !== body || !trigger.ours) return [`the fence function was changed by someone else`]
     return []
   })

@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto'
 import { type Database, isMissingTable, qualified, relationExists, type Side } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
-/** Everything of ours on the source lives in this schema. */
+/** Holds all our objects on the source. */
 export const OUR_SCHEMA = 'molt_actions'
 
-/** The stream ignores the source's schema, so on the target the heartbeat stands among the migrated tables. */
+/** The stream ignores the source's schema, so on the target the heartbeat is in the schema of the migrated tables. */
 export const HEARTBEAT = 'molt_actions_heartbeat'
 
 const COLUMNS =
@@ -13,7 +13,7 @@ const COLUMNS =
 
 /**
  * Creates the one-row heartbeat on the source, once.
- * @returns the migration that owns it and the random id that tells this database from a clone of it
+ * @returns the migration that owns it, and the random id that distinguishes this database from a clone
  */
 export async function createHeartbeat(
   db: Database,
@@ -35,8 +35,8 @@ export async function createHeartbeat(
 }
 
 /**
- * Which migration this source database belongs to, or undefined when none has begun.
- * @param there whether the heartbeat is there, for who knows already
+ * The migration that this source database belongs to; undefined when none has begun. @param there whether the
+ * heartbeat exists, if the caller knows
  */
 export async function readHeartbeatOwner(
   db: Database,
@@ -50,7 +50,7 @@ export async function readHeartbeatOwner(
 }
 
 /**
- * The heartbeat's table on the target; its row arrives with the stream. One that another source has left there would be
+ * Creates the heartbeat's table on the target; its row arrives with the stream. A row left by another source could be
  * ahead of this one's.
  */
 export async function createTargetHeartbeat(db: Database, schema: string, sourceId: string): Promise<void> {
@@ -58,7 +58,7 @@ export async function createTargetHeartbeat(db: Database, schema: string, source
   await db.query(`DELETE FROM ${qualified(schema, HEARTBEAT)} WHERE source_id <> $1`, [sourceId])
 }
 
-/** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */
+/** Writes the next beat and a marker on the source. @returns the beat's number, which only grows */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
   return beatOf(
     db.query(`UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`, [
@@ -67,7 +67,7 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
   )
 }
 
-/** The last beat that was written on the source. */
+/** The last beat written on the source. */
 export async function readBeat(db: Database): Promise<number> {
   return beatOf(db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`))
 }
@@ -78,7 +78,7 @@ async function beatOf(query: Promise<{ rows: { beat: string }[] }>): Promise<num
   return Number(rows[0].beat)
 }
 
-/** What the stream has brought so far. */
+/** The last heartbeat that has arrived on the target. */
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
   const { rows } = await db
     .query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
@@ -93,6 +93,6 @@ function throwGone(error: unknown, side: Side): never {
 function gone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
-    `the heartbeat on the ${side} is gone: \`abort\` or \`cleanup\` has run, or the row was deleted. Without it nothing tells what has arrived: prepare and load again`,
+    `the heartbeat on the ${side} is gone: \`abort\` or \`cleanup\` has run, or the row was deleted. Without it there is no way to know what has arrived. Prepare and load again`,
   )
 }

@@ -26,14 +26,14 @@ export interface Relation {
   columns: RelationColumn[]
 }
 
-/** Text, SQL null, or a TOASTed value that the source did not send because it did not change. */
+/** Text, SQL null, or an unchanged TOASTed value that the source did not send. */
 export type Value = string | null | typeof UNCHANGED
 export const UNCHANGED = Symbol('unchanged TOASTed value')
 
 /**
- * One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. `commitLsn` is where the
- * commit record begins, `endLsn` where it ends. An update has the `old` row's key where the update changed it, or where
- * it is TOASTed; a delete has the key in `values`.
+ * One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. `commitLsn` is where
+ * the commit record begins, `endLsn` where it ends. An update has the `old` row's key if it changed or is TOASTed; a
+ * delete has the key in `values`.
  */
 export type Message =
   | { kind: 'begin'; commitLsn: Lsn; commitTime: number; xid: number }
@@ -46,7 +46,7 @@ export type Message =
 /** PostgreSQL counts microseconds from the year 2000. */
 export const POSTGRES_EPOCH_MS = 946_684_800_000
 
-/** Decodes one message. The buffer may be reused by the caller afterwards: nothing of it is kept. */
+/** Decodes one message. Keeps no reference to the buffer, so the caller can reuse it. */
 export function decodeMessage(buffer: Buffer): Message {
   const reader = new Reader(buffer)
   const type = reader.char()
@@ -92,7 +92,7 @@ function readRelation(reader: Reader): Relation {
   return { id, schema, name, columns }
 }
 
-/** A tuple with the letter before it. */
+/** Reads a tuple and the letter before it. */
 function readTuple(reader: Reader): Value[] {
   reader.char()
   const count = reader.uint16()

@@ -1,15 +1,15 @@
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
-/** What the publication sends: which tables, and whether it would send a TRUNCATE, which wedges the stream. */
+/** Tables that the publication sends, and whether it would send a TRUNCATE, which blocks the stream. */
 export interface Publication {
   allTables: boolean
   truncate: boolean
-  /** Of INSERT, UPDATE and DELETE what it does not send. */
+  /** Those of INSERT, UPDATE and DELETE that it does not send. */
   withheld: string[]
   /** As `schema.table`. */
   tables: string[]
-  /** Tables that it sends in part only, by a row filter or a column list (PostgreSQL 15 and later), and how. */
+  /** Tables that it sends only in part, and why: a row filter or a column list (PostgreSQL 15 and later). */
   partial: { table: string; by: string }[]
 }
 
@@ -22,7 +22,7 @@ export async function readPublication(db: Database, name: string): Promise<Publi
     [name],
   )
   if (!rows[0]) return undefined
-  // Before PostgreSQL 15 there are neither column lists nor filters; where all columns are sent a server may name none.
+  // Before PostgreSQL 15 there are no column lists or filters. A server may list no columns when it sends all of them.
   const tables = await db.query(
     `SELECT schemaname || '.' || tablename AS table, to_jsonb(t) ->> 'rowfilter' IS NOT NULL AS filtered,
             ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -45,18 +45,18 @@ export async function readPublication(db: Database, name: string): Promise<Publi
 }
 
 /**
- * What changes with whatever is done to a publication, though it be undone at once: each part of it is a row of the
- * catalog, and another row after every change.
+ * Changes with every change of a publication, even one that is undone at once: each part is a catalog row, which
+ * every change replaces.
  */
 export interface PublicationMark {
   oid: string
-  /** Of what it sends. */
+  /** The mark of the published operations. */
   itself: string
-  /** By `schema.table`. */
+  /** `schema.table` → mark. */
   tables: Record<string, string>
 }
 
-/** As a part of another query; `$n` stands for the name. */
+/** Part of another query; `$n` is the name. */
 export function publicationMark(n: number): string {
   return `(SELECT jsonb_build_object('oid', p.oid::text, 'itself', p.xmin::text, 'tables',
              (SELECT coalesce(jsonb_object_agg(n.nspname || '.' || c.relname, concat(pr.oid, ' ', pr.xmin)), '{}')
@@ -70,18 +70,18 @@ export async function readPublicationMark(db: Database, name: string): Promise<P
   return rows[0].mark ?? undefined
 }
 
-/** What was done to a publication between two looks, in words; empty when nothing was. */
+/** What changed in a publication between two readings, in words; empty when nothing did. */
 export function publicationChanges(before: PublicationMark, after: PublicationMark): string[] {
-  if (before.oid !== after.oid) return ['it was dropped and created again']
-  const found = before.itself === after.itself ? [] : ['what it sends was set']
+  if (before.oid !== after.oid) return ['it was dropped and recreated']
+  const found = before.itself === after.itself ? [] : ['its published operations were set']
   for (const [table, mark] of Object.entries(before.tables))
-    if (!after.tables[table]) found.push(`${table} was taken out`)
-    else if (after.tables[table] !== mark) found.push(`${table} was taken out and put in again`)
-  for (const table of Object.keys(after.tables)) if (!before.tables[table]) found.push(`${table} was put in`)
+    if (!after.tables[table]) found.push(`${table} was removed`)
+    else if (after.tables[table] !== mark) found.push(`${table} was removed and added again`)
+  for (const table of Object.keys(after.tables)) if (!before.tables[table]) found.push(`${table} was added`)
   return found
 }
 
-/** A publication of exactly these tables and the heartbeat, without TRUNCATE. */
+/** Creates a publication of exactly these tables and the heartbeat, without TRUNCATE. */
 export async function createPublication(
   db: Database,
   name: string,
@@ -90,24 +90,24 @@ export async function createPublication(
 ): Promise<void> {
   const all = [...tables.map((table) => qualified(schema, table)), `${OUR_SCHEMA}.${HEARTBEAT}`]
   const { rows } = await db.query("SELECT current_setting('server_version_num')::int >= 130000 AS partitions")
-  // PostgreSQL 12 knows no partitioned table in a publication, and not this setting either.
+  // PostgreSQL 12 supports neither partitioned tables in a publication nor this setting.
   const root = rows[0].partitions ? ', publish_via_partition_root = true' : ''
   await db.query(
     `CREATE PUBLICATION ${ident(name)} FOR TABLE ${all.join(', ')} WITH (publish = 'insert, update, delete'${root})`,
   )
 }
 
-/** Adds the heartbeat to a publication that a tool created, and takes TRUNCATE out of it. */
+/** Adds the heartbeat to a publication that a tool created, and removes TRUNCATE. */
 export async function completePublication(db: Database, name: string): Promise<void> {
   const found = await readPublication(db, name)
   if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
     await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
-  // One that withholds changes has done so since the slot was made, so setting it right would only hide what is lost.
+  // One that withholds changes has done so since the slot was created. Correcting it would only hide the loss.
   if (found?.truncate && !found.withheld.length)
     await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
 }
 
-/** What is wrong with the publication for a stream of exactly `tables`. */
+/** Problems of the publication for a stream of exactly `tables`. */
 export async function publicationProblems(
   db: Database,
   facts: { publication: string; schema: string; tables: readonly string[] },
@@ -116,7 +116,7 @@ export async function publicationProblems(
   const publication = await readPublication(db, facts.publication)
   if (!publication) return [`the publication ${facts.publication} does not exist`]
   for (const what of publication.withheld)
-    problems.push(`the publication ${facts.publication} does not send ${what}: such changes are lost on the way`)
+    problems.push(`the publication ${facts.publication} does not send ${what}: such changes are lost`)
   if (publication.truncate) problems.push(`the publication ${facts.publication} sends TRUNCATE, which stops the stream`)
   const wanted = [...facts.tables.map((table) => `${facts.schema}.${table}`), `${OUR_SCHEMA}.${HEARTBEAT}`]
   for (const table of wanted)
@@ -124,9 +124,7 @@ export async function publicationProblems(
       problems.push(`the publication ${facts.publication} does not send ${table}`)
   for (const table of publication.tables)
     if (!wanted.includes(table))
-      problems.push(
-        `the publication ${facts.publication} also sends ${table}, for which the target has no table to expect it`,
-      )
+      problems.push(`the publication ${facts.publication} also sends ${table}, which is not an expected table`)
   for (const { table, by } of publication.partial)
     problems.push(`the publication ${facts.publication} sends ${table} ${by}`)
   return problems

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { type Database, qualified } from '../runtime/database.ts'
 
-/** What decides whether this server can be a source, from one query. */
+/** Facts that decide whether this server can be a source, from one query. */
 export interface ServerFacts {
   version: number
   inRecovery: boolean
@@ -10,7 +10,9 @@ export interface ServerFacts {
   sendersFree: number
   database: string
   encoding: string
-  /** Identifies the server and database, not a clone of it: compared together with the random id in the heartbeat. */
+  /**
+   * Identifies the server and database, but not a clone of it; compared together with the random id in the heartbeat.
+   */
   systemIdentifier: string
   databaseOid: string
   timeline: number
@@ -34,7 +36,7 @@ export async function readServer(db: Database): Promise<ServerFacts> {
 }
 
 /**
- * Tries every kind of definition that `prepare` and `molt fetch` make, and undoes it: an event trigger may forbid one.
+ * Tries each kind of definition that `prepare` and `molt fetch` create, and undoes it: an event trigger may forbid one.
  * @throws the server's error
  */
 export async function tryDefinitions(db: Database): Promise<void> {

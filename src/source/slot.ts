@@ -1,7 +1,8 @@
 import { type Database, sqlState } from '../runtime/database.ts'
+import { UserError } from '../runtime/errors.ts'
 import { publicationProblems } from './publication.ts'
 
-/** A replication slot as the source tells it. LSNs are text such as `0/2E02140`; `walBytes` is what the slot retains. */
+/** A replication slot on the source. LSNs are text such as `0/2E02140`; `walBytes` is the WAL that the slot retains. */
 export interface Slot {
   plugin: string
   database: string
@@ -9,52 +10,72 @@ export interface Slot {
   activePid: number | null
   restartLsn: string | null
   confirmedFlushLsn: string | null
-  /** null before PostgreSQL 13, which keeps what a slot needs whatever it takes. */
+  /** null before PostgreSQL 13, which has no limit on retained WAL. */
   walStatus: string | null
   walBytes: number
 }
 
+/** Of this database: one of another database or of a standby is never this migration's, whatever its name. */
 export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
   const { rows } = await db.query(
     `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
             confirmed_flush_lsn::text AS "confirmedFlushLsn", to_jsonb(s) ->> 'wal_status' AS "walStatus",
             pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::float8 AS "walBytes"
-       FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1`,
+       FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1 AND database = current_database()`,
     [name],
   )
   return rows[0]
 }
 
-/** The second slot of a migration, which tells what changes while it is verified. PostgreSQL cuts no name of a slot. */
+/** @throws UserError `slot.foreign` when the server has a slot of that name that is not this database's */
+export async function requireNoForeignSlot(db: Database, name: string): Promise<void> {
+  const { rows } = await db.query(
+    `SELECT database FROM pg_catalog.pg_replication_slots
+      WHERE slot_name = $1 AND database IS DISTINCT FROM current_database()`,
+    [name],
+  )
+  if (rows[0])
+    throw new UserError(
+      'slot.foreign',
+      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}; a server has one slot of a name. Run abort, then prepare with another \`slot\``,
+    )
+}
+
+/** @param database null for a physical slot */
+export function slotOwner(database: string | null): string {
+  return database === null ? 'a standby or a backup' : `the database ${database}`
+}
+
+/** The second slot of a migration, for changes during the verification. PostgreSQL does not truncate slot names. */
 export function logSlotOf(slot: string): string {
   return `${slot.slice(0, 56)}_verify`
 }
 
-/** Waits for every transaction that is running. */
+/** Waits for every running transaction. */
 export async function createLogSlot(db: Database, slot: string): Promise<void> {
   await db.query("SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
 }
 
 export async function dropSlot(db: Database, name: string): Promise<void> {
   await db.query(
-    'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
+    'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = current_database()',
     [name],
   )
 }
 
 /**
- * Drops a slot that somebody may be reading: a replicator whose session is ended comes back for it within a tenth of a
- * second, so each try ends the reader and drops at once.
- * @throws the database's error when the reader was quicker each time
+ * Drops a slot that may have a reader. A replicator reconnects within 0.1 s after its session is ended, so each
+ * attempt ends the reader and drops the slot at once. @throws the database's error when the reader was faster every
+ * time
  */
 export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     try {
       await db.query(
-        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND active',
+        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = current_database() AND active',
         [name],
       )
-      // The server takes a moment to see that its reader is gone; a reader that dials again takes longer.
+      // The server takes a moment to notice that its reader is gone; reconnecting takes the reader longer.
       for (let look = 0; look < 50 && (await readSlot(db, name))?.active; look++)
         await db.query('SELECT pg_catalog.pg_sleep(0.002)')
       return await dropSlot(db, name)
@@ -64,7 +85,10 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   }
 }
 
-/** What a stream's supervision asks of the source about the slot and those around it, in one query. LSNs are text such as `0/2E02140`. */
+/**
+ * What supervising a stream needs to know about the slot and its surroundings, from one query. LSNs are text such as
+ * `0/2E02140`.
+ */
 export interface SlotFacts {
   active: boolean
   restartLsn: string | null
@@ -77,17 +101,17 @@ export interface SlotFacts {
   /** WAL that the slot keeps on the source's disk, and WAL that the stream has not acknowledged, in bytes. */
   walBytes: number
   behindBytes: number
-  /** Who reads it now. */
+  /** The current reader. */
   reader: Reader | null
-  /** The process that decodes is at work, rather than waiting for another. */
+  /** The decoding process is working, not waiting for another. */
   decoding: boolean
-  /** Changes when the server starts again or loses its statistics in a crash. */
+  /** Changes when the server restarts, or loses its statistics in a crash. */
   serverStart: string
   /** Transactions decoded since the slot was created (PostgreSQL 14 and later); null after a reset. */
   decoded: number | null
-  /** Its oid, which another publication of the same name does not share; null when it is gone. */
+  /** The publication's oid, which differs for a recreated one; null when it is gone. */
   publication: number | null
-  /** The oldest transaction that keeps the slot from moving on: it writes, or is prepared. Age in milliseconds. */
+  /** The oldest transaction that holds the slot back: it writes, or is prepared. Age in milliseconds. */
   oldest: { pid: number | null; ageMs: number; application: string | null } | null
 }
 
@@ -96,7 +120,7 @@ interface Reader {
   application: string
   user: string
   address: string | null
-  /** As the source writes the time. */
+  /** In the source's time format. */
   since: string
 }
 
@@ -106,7 +130,7 @@ export function readerText({ pid, application, user, address, since }: Reader): 
   return `PID ${pid} (${who}${address ? `, from ${address}` : ''}), connected since ${since}`
 }
 
-/** Undefined when there is no such slot. Needs no privilege beyond those of the migration user. */
+/** Undefined when the slot does not exist. Needs only the migration user's privileges. */
 export async function readSlotFacts(
   db: Database,
   slot: string,
@@ -137,19 +161,19 @@ export async function readSlotFacts(
        FROM pg_catalog.pg_replication_slots s
        CROSS JOIN (SELECT pg_catalog.pg_current_wal_lsn() AS lsn) now
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
-      WHERE s.slot_name = $1`,
+      WHERE s.slot_name = $1 AND s.database = current_database()`,
     [slot, publication],
   )
   return rows[0]
 }
 
-/** LSNs in their order; `0/A` is before `1/0`. */
+/** Compares LSNs; `0/A` is before `1/0`. */
 export function lsnNumber(lsn: string): bigint {
   const [high, low] = lsn.split('/') as [string, string]
   return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)
 }
 
-/** What is wrong with slot and publication for a stream of exactly `tables`; empty when there is nothing. */
+/** Problems of slot and publication for a stream of exactly `tables`; empty without any. */
 export async function slotProblems(
   db: Database,
   facts: { slot: string; publication: string; schema: string; tables: readonly string[]; cursor?: string },

@@ -1,6 +1,6 @@
 import type { SchemaObject } from '../model/catalog.ts'
 
-/** Reads rows of a statement whose $1 is the schema's oid. */
+/** Runs a statement whose $1 is the schema's oid. */
 type Read = (sql: string) => Promise<SchemaObject[]>
 
 const MEMBER = (catalog: string, oid: string) =>
@@ -8,17 +8,32 @@ const MEMBER = (catalog: string, oid: string) =>
 
 const OURS = "s.nspname = 'molt_actions'"
 
+/** With what only newer servers keep: ICU rules, the built-in provider. */
+const COLLATIONS = `
+  SELECT 'collation' AS kind, l.collname AS name, NULL AS table, 'CREATE COLLATION ' || quote_ident(n.nspname) || '.' || quote_ident(l.collname) || ' ('
+          || CASE f->>'collprovider' WHEN 'c' THEN 'provider = libc, lc_collate = ' || quote_literal(l.collcollate) || ', lc_ctype = ' || quote_literal(l.collctype)
+               ELSE 'provider = ' || CASE f->>'collprovider' WHEN 'i' THEN 'icu' ELSE 'builtin' END || ', locale = '
+                 || quote_literal(coalesce(f->>'colllocale', f->>'colliculocale', l.collcollate, '')) END
+          || CASE WHEN f->>'collisdeterministic' = 'false' THEN ', deterministic = false' ELSE '' END
+          || coalesce(', rules = ' || quote_literal(f->>'collicurules'), '') || ')' AS definition
+     FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace, to_jsonb(l) f
+    WHERE l.collnamespace = $1::oid AND NOT ${MEMBER('pg_collation', 'l.oid')} ORDER BY l.oid`
+
 /** Each has the columns kind, name, table and definition. */
 const OBJECTS = [
   `SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END AS kind, c.relname AS name, NULL AS table,
-          'CREATE ' || CASE c.relkind WHEN 'v' THEN 'VIEW ' ELSE 'MATERIALIZED VIEW ' END || c.oid::regclass || ' AS' || chr(10) || pg_catalog.pg_get_viewdef(c.oid) AS definition
+          'CREATE ' || CASE c.relkind WHEN 'v' THEN 'VIEW ' ELSE 'MATERIALIZED VIEW ' END || c.oid::regclass
+          || coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', '') || ' AS' || chr(10) || pg_catalog.pg_get_viewdef(c.oid)
+          || coalesce((SELECT string_agg(chr(10) || pg_catalog.pg_get_indexdef(i.indexrelid) || ';', '' ORDER BY i.indexrelid::regclass::text)
+               FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid), '') AS definition
      FROM pg_catalog.pg_class c WHERE c.relnamespace = $1::oid AND c.relkind IN ('v', 'm') AND NOT ${MEMBER('pg_class', 'c.oid')}`,
   `SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' WHEN 'w' THEN 'window function' ELSE 'function' END AS kind,
           p.proname || '(' || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')' AS name, NULL AS table,
           CASE WHEN p.prokind = 'a' THEN 'aggregate ' || p.oid::regprocedure ELSE pg_catalog.pg_get_functiondef(p.oid) END AS definition
      FROM pg_catalog.pg_proc p WHERE p.pronamespace = $1::oid AND NOT ${MEMBER('pg_proc', 'p.oid')}
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::regclass AND i.objid = p.oid AND i.deptype = 'i')`,
-  `SELECT 'trigger' AS kind, t.tgname AS name, c.relname AS table, pg_catalog.pg_get_triggerdef(t.oid) AS definition
+  `SELECT 'trigger' AS kind, t.tgname AS name, c.relname AS table, pg_catalog.pg_get_triggerdef(t.oid) || CASE t.tgenabled WHEN 'D' THEN '; -- disabled'
+          WHEN 'R' THEN '; -- for replicas only' WHEN 'A' THEN '; -- for replicas too' ELSE '' END AS definition
      FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
      JOIN pg_catalog.pg_namespace s ON s.oid = p.pronamespace
     WHERE c.relnamespace = $1::oid AND NOT t.tgisinternal AND NOT (${OURS}) AND coalesce((to_jsonb(t)->>'tgparentid')::int8, 0) = 0`,
@@ -33,9 +48,7 @@ const OBJECTS = [
      FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid WHERE c.relnamespace = $1::oid`,
   `SELECT 'statistics' AS kind, x.stxname AS name, c.relname AS table, pg_catalog.pg_get_statisticsobjdef(x.oid) AS definition
      FROM pg_catalog.pg_statistic_ext x JOIN pg_catalog.pg_class c ON c.oid = x.stxrelid WHERE x.stxnamespace = $1::oid`,
-  `SELECT 'collation' AS kind, l.collname AS name, NULL AS table, 'CREATE COLLATION ' || l.oid::regcollation || ' (locale = '
-          || quote_literal(coalesce(to_jsonb(l)->>'colllocale', to_jsonb(l)->>'colliculocale', l.collcollate, '')) || ', deterministic = ' || coalesce(to_jsonb(l)->>'collisdeterministic', 'true') || ')' AS definition
-     FROM pg_catalog.pg_collation l WHERE l.collnamespace = $1::oid AND NOT ${MEMBER('pg_collation', 'l.oid')}`,
+  COLLATIONS,
   `SELECT 'grant' AS kind, g.object AS name, g.of AS table, 'GRANT ' || string_agg(g.privilege || g.columns, ', ' ORDER BY g.privilege) || ' ON ' || g.object || ' TO ' || g.grantee
           || CASE WHEN g.grantable THEN ' WITH GRANT OPTION' ELSE '' END AS definition
      FROM (SELECT c.relname AS of, CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || c.oid::regclass AS object, x.privilege_type AS privilege, '' AS columns, x.is_grantable AS grantable,
@@ -58,11 +71,45 @@ const OBJECTS = [
      FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql' AND $1::oid IS NOT NULL`,
   `SELECT 'event trigger' AS kind, evtname AS name, NULL AS table, 'CREATE EVENT TRIGGER ' || quote_ident(evtname) || ' ON ' || evtevent || ' EXECUTE FUNCTION ' || evtfoid::regproc || '()' AS definition
      FROM pg_catalog.pg_event_trigger WHERE $1::oid IS NOT NULL AND NOT ${MEMBER('pg_event_trigger', 'pg_event_trigger.oid')}`,
+  `SELECT 'cast' AS kind, pg_catalog.format_type(k.castsource, NULL) || ' AS ' || pg_catalog.format_type(k.casttarget, NULL) AS name, NULL AS table,
+          'CREATE CAST (' || pg_catalog.format_type(k.castsource, NULL) || ' AS ' || pg_catalog.format_type(k.casttarget, NULL) || ') '
+          || CASE k.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || k.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
+          || CASE k.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END AS definition
+     FROM pg_catalog.pg_cast k WHERE k.oid >= 16384 AND $1::oid IS NOT NULL AND NOT ${MEMBER('pg_cast', 'k.oid')}`,
+  // Of whatever form: of tables, of the schema, of all tables. MOLT's own is none of the application's.
+  `SELECT 'publication' AS kind, p.pubname AS name, NULL AS table,
+          'CREATE PUBLICATION ' || quote_ident(p.pubname) || ' FOR ' || CASE WHEN b.puballtables THEN 'ALL TABLES'
+            ELSE 'TABLE ' || string_agg(quote_ident(p.schemaname) || '.' || quote_ident(p.tablename), ', ' ORDER BY p.tablename COLLATE "C") END AS definition
+     FROM pg_catalog.pg_publication_tables p JOIN pg_catalog.pg_publication b ON b.pubname = p.pubname
+     JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+    WHERE n.oid = $1::oid AND p.pubname <> 'molt_fetch' GROUP BY p.pubname, b.puballtables`,
+  `SELECT 'subscription' AS kind, subname AS name, NULL AS table, 'CREATE SUBSCRIPTION ' || quote_ident(subname) AS definition
+     FROM pg_catalog.pg_subscription WHERE $1::oid IS NOT NULL
+      AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`,
+  `SELECT 'language' AS kind, lanname AS name, NULL AS table, 'CREATE LANGUAGE ' || quote_ident(lanname) AS definition
+     FROM pg_catalog.pg_language l WHERE l.oid >= 16384 AND $1::oid IS NOT NULL AND NOT ${MEMBER('pg_language', 'l.oid')}`,
+  `SELECT 'transform' AS kind, pg_catalog.format_type(t.trftype, NULL) || ' ' || l.lanname AS name, NULL AS table,
+          'CREATE TRANSFORM FOR ' || pg_catalog.format_type(t.trftype, NULL) || ' LANGUAGE ' || quote_ident(l.lanname) AS definition
+     FROM pg_catalog.pg_transform t JOIN pg_catalog.pg_language l ON l.oid = t.trflang
+    WHERE $1::oid IS NOT NULL AND NOT ${MEMBER('pg_transform', 't.oid')}`,
+  `SELECT 'foreign-data wrapper' AS kind, fdwname AS name, NULL AS table, 'CREATE FOREIGN DATA WRAPPER ' || quote_ident(fdwname) AS definition
+     FROM pg_catalog.pg_foreign_data_wrapper f WHERE $1::oid IS NOT NULL AND NOT ${MEMBER('pg_foreign_data_wrapper', 'f.oid')}
+   UNION ALL SELECT 'foreign server', srvname, NULL, 'CREATE SERVER ' || quote_ident(srvname) || ' FOREIGN DATA WRAPPER ' || quote_ident(f.fdwname)
+     FROM pg_catalog.pg_foreign_server s JOIN pg_catalog.pg_foreign_data_wrapper f ON f.oid = s.srvfdw WHERE $1::oid IS NOT NULL`,
+  `SELECT 'setting' AS kind, CASE d.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(d.setrole) || ' ' END || split_part(c, '=', 1) AS name, NULL AS table,
+          CASE d.setrole WHEN 0 THEN 'ALTER DATABASE ' || quote_ident(current_database()) ELSE 'ALTER ROLE ' || quote_ident(pg_catalog.pg_get_userbyid(d.setrole))
+            || CASE d.setdatabase WHEN 0 THEN '' ELSE ' IN DATABASE ' || quote_ident(current_database()) END END
+          || ' SET ' || split_part(c, '=', 1) || ' = ' || CASE WHEN c LIKE 'search_path=%' THEN substr(c, 13) ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END AS definition
+     FROM pg_catalog.pg_db_role_setting d CROSS JOIN LATERAL unnest(d.setconfig) c
+    WHERE $1::oid IS NOT NULL AND d.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`,
+  `SELECT 'security label' AS kind, l.objtype || ' ' || l.objname AS name, NULL AS table,
+          'SECURITY LABEL FOR ' || quote_ident(l.provider) || ' ON ' || l.objtype || ' ' || l.objname || ' IS ' || quote_literal(l.label) AS definition
+     FROM pg_catalog.pg_seclabels l WHERE l.objnamespace = $1::oid`,
 ]
 
 /**
- * Whatever else the catalog records as part of the schema or of one of its tables, by the server's own word for its
- * kind: base types, operators, text search configurations, and kinds that a newer server has and this reader does not know.
+ * All other objects that the catalog records for the schema or its tables, by the server's name for their kind: base
+ * types, operators, text search configurations, and kinds of newer servers that this reader does not know.
  */
 const OTHERS = `
   SELECT DISTINCT i.type AS kind, i.identity AS name, NULL AS table, i.type || ' ' || i.identity AS definition
@@ -75,13 +122,18 @@ const OTHERS = `
        OR d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid IN (SELECT oid FROM pg_catalog.pg_class WHERE relnamespace = $1::oid AND relkind IN ('r', 'p'))
             AND d.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass, 'pg_catalog.pg_constraint'::regclass, 'pg_catalog.pg_attrdef'::regclass,
               'pg_catalog.pg_trigger'::regclass, 'pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_policy'::regclass, 'pg_catalog.pg_statistic_ext'::regclass,
-              'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_publication_rel'::regclass))
+              'pg_catalog.pg_proc'::regclass))
+     AND i.type NOT LIKE 'publication %'
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e')`
 
-/** Views, code, security, and every other object that belongs to the schema; extensions and event triggers of the database. */
+/** CREATE statements of a schema's own collations, for PostgreSQL. */
+export async function readCollations(read: Read): Promise<string[]> {
+  return (await read(COLLATIONS)).map(({ definition }) => definition)
+}
+
+/** Views, code, security and all other objects of the schema; extensions and event triggers of the database. */
 export async function readObjects(read: Read): Promise<SchemaObject[]> {
-  const found: SchemaObject[] = []
-  for (const sql of [...OBJECTS, OTHERS]) found.push(...(await read(sql)))
+  const found = await read([...OBJECTS, OTHERS].map((sql) => `(${sql})`).join(' UNION ALL '))
   const key = ({ kind, table, name, definition }: SchemaObject) => JSON.stringify([kind, table ?? '', name, definition])
   return found
     .map(({ kind, name, table, definition }) => ({ kind, name, table, definition: definition.trimEnd() }))

@@ -1,12 +1,13 @@
-import type { Catalog, Type } from '../model/catalog.ts'
-import { type Database, ident } from '../runtime/database.ts'
+import type { Catalog, Definitions, Type } from '../model/catalog.ts'
+import type { Database } from '../runtime/database.ts'
 import { readObjects } from './catalog-objects.ts'
+import { createComposite, createDomain, createEnum, createRange } from './ddl.ts'
 
 /*
- * A PostgreSQL schema with everything that its DDL says, in a fixed number of queries however many objects there are.
- * Names and expressions are the server's own text, printed with an empty search path: every name outside pg_catalog is
- * qualified, so the same schema reads the same for every user. Facts that only newer servers keep are read through
- * `to_jsonb`, which answers NULL where the column does not exist.
+ * A PostgreSQL schema with everything in its DDL, read in a fixed number of queries. Names and expressions are the
+ * server's own text, printed with an empty search path: every name outside pg_catalog is qualified, so every user
+ * gets the same text. Columns that only newer servers have are read through `to_jsonb`, which returns NULL for a
+ * missing one.
  */
 
 const TYPE_NAME = `jsonb_build_object('text', pg_catalog.format_type(%t, %m), 'name', e.typname, 'schema', en.nspname,
@@ -39,7 +40,8 @@ const TABLES = `
            (SELECT 'access method ' || amname FROM pg_catalog.pg_am WHERE oid = c.relam AND amname <> 'heap'),
            (SELECT 'tablespace ' || spcname FROM pg_catalog.pg_tablespace WHERE oid = c.reltablespace),
            CASE c.relreplident WHEN 'f' THEN 'REPLICA IDENTITY FULL' WHEN 'n' THEN 'REPLICA IDENTITY NOTHING'
-             WHEN 'i' THEN 'REPLICA IDENTITY USING INDEX' END], NULL) AS settings,
+             WHEN 'i' THEN 'REPLICA IDENTITY USING INDEX ' || (SELECT quote_ident(x.relname) FROM pg_catalog.pg_index i
+               JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident) END], NULL) AS settings,
          coalesce((SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', ${typeName('a.atttypid', 'a.atttypmod')},
              'dimensions', a.attndims, 'notNull', a.attnotnull, 'expression', pg_catalog.pg_get_expr(x.adbin, x.adrelid),
              'generated', CASE a.attgenerated WHEN 's' THEN 'stored' WHEN 'v' THEN 'virtual' END,
@@ -57,17 +59,28 @@ const TABLES = `
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid AND m.deptype = 'e')
    ORDER BY c.relname COLLATE "C"`
 
-/** Of every schema: a column may have a type, and a domain a base, of another one. */
+/** From every schema: a column's type, or a domain's base type, may be in another one. */
 const TYPES = `
-  SELECT n.nspname AS schema, t.typname AS name, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' ELSE 'range' END AS kind,
+  SELECT t.oid::int8::float8 AS oid, n.nspname AS schema, t.typname AS name, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' ELSE 'range' END AS kind,
          ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
          CASE WHEN t.typtype = 'd' THEN (SELECT ${typeName('t.typbasetype', 't.typtypmod')} FROM (SELECT) one ${typeJoin('t.typbasetype')}) END AS base,
+         CASE WHEN t.typtype = 'd' AND t.typcollation <> (SELECT typcollation FROM pg_catalog.pg_type WHERE oid = t.typbasetype) THEN ${collation('t.typcollation')} END AS collation,
          t.typnotnull AS "notNull", t.typdefault AS "default",
          coalesce((SELECT jsonb_agg(jsonb_build_object('name', k.conname, 'expression', pg_catalog.pg_get_expr(k.conbin, 0)) ORDER BY k.conname COLLATE "C")
             FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '[]') AS checks,
-         coalesce((SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', ${typeName('a.atttypid', 'a.atttypmod')}) ORDER BY a.attnum)
+         coalesce((SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'type', ${typeName('a.atttypid', 'a.atttypmod')},
+             'collation', CASE WHEN a.attcollation <> b.typcollation THEN ${collation('a.attcollation')} END) ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a ${typeJoin('a.atttypid')} WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), '[]') AS fields,
-         (SELECT pg_catalog.format_type(rngsubtype, NULL) FROM pg_catalog.pg_range WHERE rngtypid = t.oid) AS subtype
+         coalesce((SELECT array_remove(ARRAY['subtype = ' || pg_catalog.format_type(r.rngsubtype, NULL),
+             'subtype_opclass = ' || CASE WHEN NOT o.opcdefault THEN quote_ident(oc.nspname) || '.' || quote_ident(o.opcname) END,
+             'collation = ' || CASE WHEN r.rngcollation <> s.typcollation THEN quote_ident(cn.nspname) || '.' || quote_ident(l.collname) END,
+             'canonical = ' || CASE WHEN r.rngcanonical::oid <> 0 THEN r.rngcanonical::text END,
+             'subtype_diff = ' || CASE WHEN r.rngsubdiff::oid <> 0 THEN r.rngsubdiff::text END,
+             'multirange_type_name = ' || (to_jsonb(r)->>'rngmultitypid')::oid::regtype::text], NULL)
+            FROM pg_catalog.pg_range r JOIN pg_catalog.pg_type s ON s.oid = r.rngsubtype
+            JOIN pg_catalog.pg_opclass o ON o.oid = r.rngsubopc JOIN pg_catalog.pg_namespace oc ON oc.oid = o.opcnamespace
+            LEFT JOIN pg_catalog.pg_collation l ON l.oid = r.rngcollation LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = l.collnamespace
+           WHERE r.rngtypid = t.oid), '{}') AS range
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
     LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
    WHERE n.nspname !~ '^(pg_|information_schema$)' AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c')
@@ -112,7 +125,7 @@ const actionOf = (letter: string) =>
 const namesOf = (table: string, key: string) =>
   `ARRAY(SELECT a.attname::text FROM unnest(${key}) WITH ORDINALITY u(num, at) JOIN pg_catalog.pg_attribute a ON a.attrelid = ${table} AND a.attnum = u.num ORDER BY at)`
 
-/** With foreign keys of other schemas into this one. */
+/** Includes foreign keys from other schemas into this one. */
 const CONSTRAINTS = `
   SELECT n.nspname AS schema, t.relname AS table, k.conname AS name,
          CASE k.contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign key'
@@ -148,26 +161,43 @@ const COMMENTS = `
    WHERE (c.relnamespace = $1::oid OR kt.relnamespace = $1::oid OR t.typnamespace = $1::oid
       OR d.classoid = 'pg_catalog.pg_namespace'::regclass AND d.objoid = $1::oid)
      AND NOT (d.classoid = 'pg_catalog.pg_namespace'::regclass AND d.description = 'standard public schema')
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = d.classoid AND m.objid = d.objoid AND m.deptype = 'e')
    ORDER BY 1, 2, 3`
 
 /**
- * Reads one schema. The transaction is read-only and sees one state of the catalog.
- * @throws a database's error; `schema` must exist, or `undefined` is returned
+ * Reads one schema. The transaction is read-only and sees a single state of the catalog. @returns undefined when
+ * `schema` does not exist @throws the database's error
  */
 export async function readCatalog(db: Database, schema: string): Promise<Catalog | undefined> {
   await db.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY')
   try {
     await db.query('SET LOCAL search_path = pg_catalog')
-    const found = await db.query(
-      `SELECT n.oid::int8::float8 AS oid, current_setting('server_version_num')::int AS version, d.datcollate AS collation
-         FROM pg_catalog.pg_namespace n, pg_catalog.pg_database d WHERE n.nspname = $1 AND d.datname = current_database()`,
-      [schema],
-    )
-    const [about] = found.rows
-    if (!about) return undefined
-    const read = async (sql: string) => (await db.query(sql, [about.oid])).rows
-    const { rows: types } = await db.query(TYPES)
-    return {
+    const found = await readDefinitions(db, schema)
+    if (!found) return undefined
+    const read = async (sql: string) => (await db.query(sql, [found.oid])).rows
+    return { ...found.definitions, objects: await readObjects(read), comments: await read(COMMENTS) }
+  } finally {
+    await db.query('ROLLBACK').catch(() => {})
+  }
+}
+
+/** The same without objects and comments, and `oid`, the schema's. The caller's session must have an empty search path. */
+export async function readDefinitions(
+  db: Database,
+  schema: string,
+): Promise<{ oid: number; definitions: Definitions } | undefined> {
+  const found = await db.query(
+    `SELECT n.oid::int8::float8 AS oid, current_setting('server_version_num')::int AS version, d.datcollate AS collation
+       FROM pg_catalog.pg_namespace n, pg_catalog.pg_database d WHERE n.nspname = $1 AND d.datname = current_database()`,
+    [schema],
+  )
+  const [about] = found.rows
+  if (!about) return undefined
+  const read = async (sql: string) => (await db.query(sql, [about.oid])).rows
+  const { rows: types } = await db.query(TYPES)
+  return {
+    oid: about.oid,
+    definitions: {
       schema,
       version: about.version,
       collation: about.collation,
@@ -176,26 +206,12 @@ export async function readCatalog(db: Database, schema: string): Promise<Catalog
       sequences: await read(SEQUENCES),
       indexes: await read(INDEXES),
       constraints: await read(CONSTRAINTS),
-      objects: await readObjects(read),
-      comments: await read(COMMENTS),
-    }
-  } finally {
-    await db.query('ROLLBACK').catch(() => {})
+    },
   }
 }
 
-function typeDefinition(type: Type & { subtype: string | null }): string {
-  const name = `${ident(type.schema)}.${ident(type.name)}`
-  if (type.kind === 'range') return `CREATE TYPE ${name} AS RANGE (subtype = ${type.subtype})`
-  if (type.kind === 'enum')
-    return `CREATE TYPE ${name} AS ENUM (${type.labels.map((each) => `'${each.replaceAll("'", "''")}'`).join(', ')})`
-  if (type.kind === 'composite')
-    return `CREATE TYPE ${name} AS (${type.fields.map((each) => `${ident(each.name)} ${each.type.text}`).join(', ')})`
-  const parts = [
-    `CREATE DOMAIN ${name} AS ${type.base?.text}`,
-    type.default !== null && `DEFAULT ${type.default}`,
-    type.notNull && 'NOT NULL',
-    ...type.checks.map((each) => `CONSTRAINT ${ident(each.name)} CHECK (${each.expression})`),
-  ]
-  return parts.filter(Boolean).join(' ')
+function typeDefinition(type: Type): string {
+  if (type.kind === 'range') return createRange(type)
+  if (type.kind === 'enum') return createEnum(type.schema, type.name, type.labels)
+  return type.kind === 'composite' ? createComposite(type) : createDomain(type)
 }

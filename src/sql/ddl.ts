@@ -1,23 +1,24 @@
-import type { Action, Sequence } from '../model/catalog.ts'
+import type { Action, Sequence, Type } from '../model/catalog.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * DDL as CockroachDB takes it. One statement is one string without a semicolon. Every name is quoted, so that reserved
- * words and mixed case need no thought.
+ * Writes DDL for CockroachDB and PostgreSQL. Each statement is one string without a semicolon. Every name is quoted, so
+ * reserved words and mixed case need no special handling.
  */
 
 export interface ColumnDefinition {
   name: string
   type: string
+  /** As SQL names it; null for the type's own. */
   collation: string | null
   notNull: boolean
   default: string | null
   generated: { expression: string; kind: 'stored' | 'virtual' } | null
-  /** Options of the identity's sequence; null for a column without identity. */
-  identity: string | null
+  /** `options` are those of its sequence. */
+  identity: { kind: 'always' | 'by default'; options: string } | null
 }
 
-/** `buckets` null leaves their number to the cluster. */
+/** With `buckets` null, the cluster chooses their number. */
 export interface HashSharding {
   buckets: number | null
 }
@@ -33,8 +34,16 @@ export interface TableDefinition {
   name: string
   columns: ColumnDefinition[]
   key: KeyDefinition | null
-  /** Conditions by name, checked from the first row on. */
+  /** Conditions by name, enforced from the first row. */
   checks: { name: string; condition: string }[]
+  /** What PostgreSQL alone has. */
+  postgres?: {
+    unlogged: boolean
+    /** PARTITION BY's argument. */
+    partitionKey: string | null
+    /** Storage parameters, each as `name=value`. */
+    options: string[]
+  }
 }
 
 export interface IndexDefinition {
@@ -43,7 +52,7 @@ export interface IndexDefinition {
   name: string
   unique: boolean
   method: 'btree' | 'inverted' | 'vector'
-  /** Each as it stands between the parentheses. */
+  /** Each without its parentheses. */
   columns: string[]
   storing: string[]
   where: string | null
@@ -68,25 +77,72 @@ export function createEnum(schema: string, name: string, labels: readonly string
   return `CREATE TYPE ${qualified(schema, name)} AS ENUM (${labels.map(literal).join(', ')})`
 }
 
+export function createComposite({ schema, name, fields }: Type): string {
+  const list = fields.map((each) => `${ident(each.name)} ${each.type.text}${collate(each.collation)}`)
+  return `CREATE TYPE ${qualified(schema, name)} AS (${list.join(', ')})`
+}
+
+export function createRange({ schema, name, range }: Type): string {
+  return `CREATE TYPE ${qualified(schema, name)} AS RANGE (${range.join(', ')})`
+}
+
+/** `bare` leaves out the default and the checks, which may need functions that need the domain. */
+export function createDomain(domain: Type, bare = false): string {
+  const { schema, name, base, collation, notNull, checks } = domain
+  const parts = [
+    `CREATE DOMAIN ${qualified(schema, name)} AS ${base?.text}${collate(collation)}`,
+    !bare && domain.default !== null && `DEFAULT ${domain.default}`,
+    notNull && 'NOT NULL',
+    ...(bare ? [] : checks.map((each) => `CONSTRAINT ${ident(each.name)} CHECK (${each.expression})`)),
+  ]
+  return parts.filter(Boolean).join(' ')
+}
+
+/** What a bare domain lacks. */
+export function completeDomain({ schema, name, default: fallback, checks }: Type): string[] {
+  const alter = `ALTER DOMAIN ${qualified(schema, name)}`
+  const added = checks.map((each) => `${alter} ADD CONSTRAINT ${ident(each.name)} CHECK (${each.expression})`)
+  return fallback === null ? added : [`${alter} SET DEFAULT ${fallback}`, ...added]
+}
+
+function collate(collation: Type['collation']): string {
+  return collation ? ` COLLATE ${qualified(collation.schema, collation.name)}` : ''
+}
+
+/** The bounds say what the sequence's type said; CockroachDB refuses CYCLE. */
 export function createSequence(schema: string, sequence: Sequence): string {
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} ${sequenceOptions(sequence)}`
 }
 
-/** The bounds say what the sequence's type said; CockroachDB refuses CYCLE. */
+export function createPostgresSequence(schema: string, sequence: Sequence): string {
+  return `CREATE SEQUENCE ${qualified(schema, sequence.name)} AS ${sequence.type} ${postgresSequenceOptions(sequence)}`
+}
+
+/** The bounds replace the sequence's type; CockroachDB refuses CYCLE. */
 export function sequenceOptions({ start, increment, min, max, cache }: Sequence): string {
   return `INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max} START WITH ${start} CACHE ${cache}`
+}
+
+export function postgresSequenceOptions(sequence: Sequence): string {
+  return `${sequenceOptions(sequence)}${sequence.cycle ? ' CYCLE' : ''}`
 }
 
 export function ownSequence(schema: string, sequence: string, table: string, column: string): string {
   return `ALTER SEQUENCE ${qualified(schema, sequence)} OWNED BY ${qualified(schema, table)}.${ident(column)}`
 }
 
-export function createTable({ schema, name, columns, key, checks }: TableDefinition): string {
+export function createTable({ schema, name, columns, key, checks, postgres }: TableDefinition): string {
   const lines = columns.map(columnSql)
   if (key) lines.push(`CONSTRAINT ${ident(key.name)} PRIMARY KEY (${list(key.columns)})${hashSql(key.hash)}`)
   for (const check of checks) lines.push(`CONSTRAINT ${ident(check.name)} CHECK (${check.condition})`)
   const body = lines.length ? `(\n  ${lines.join(',\n  ')}\n)` : '()'
-  return `CREATE TABLE ${qualified(schema, name)} ${body}`
+  const before = postgres?.unlogged ? 'UNLOGGED ' : ''
+  return `CREATE ${before}TABLE ${qualified(schema, name)} ${body}${postgres ? storage(postgres) : ''}`
+}
+
+function storage({ partitionKey, options }: NonNullable<TableDefinition['postgres']>): string {
+  const settings = options.map((each) => each.replace(/=(.*)$/s, (_, value) => `=${literal(value)}`))
+  return `${partitionKey ? ` PARTITION BY ${partitionKey}` : ''}${settings.length ? ` WITH (${settings.join(', ')})` : ''}`
 }
 
 function columnSql({
@@ -101,11 +157,11 @@ function columnSql({
   const parts = [
     ident(name),
     type,
-    collation && `COLLATE ${ident(collation)}`,
+    collation && `COLLATE ${collation}`,
     notNull && 'NOT NULL',
     fallback !== null && `DEFAULT ${fallback}`,
     generated && `GENERATED ALWAYS AS (${generated.expression}) ${generated.kind.toUpperCase()}`,
-    identity !== null && `GENERATED BY DEFAULT AS IDENTITY (${identity})`,
+    identity && `GENERATED ${identity.kind.toUpperCase()} AS IDENTITY (${identity.options})`,
   ]
   return parts.filter(Boolean).join(' ')
 }
@@ -142,7 +198,12 @@ export function addCheck(schema: string, table: string, name: string, condition:
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} CHECK (${condition}) NOT VALID`
 }
 
-/** NOT VALID, so that no lock waits for a scan: a valid one is validated afterwards. */
+/** As PostgreSQL's catalog prints the definition. */
+export function addConstraint(schema: string, table: string, name: string, definition: string): string {
+  return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} ${definition}`
+}
+
+/** NOT VALID, so that no lock waits for a scan; it is validated later. */
 export function addForeignKey(key: ForeignKeyDefinition): string {
   const { references: to } = key
   const actions = [

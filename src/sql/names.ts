@@ -1,7 +1,7 @@
 import type { TableName } from '../model/filter.ts'
 import { type Database, qualified } from '../runtime/database.ts'
 
-/** Every table of every schema that is not the server's own, partitions too. */
+/** Every user table of every schema, including partitions. */
 export async function readTableNames(db: Database): Promise<TableName[]> {
   const { rows } = await db.query(
     `SELECT n.nspname AS schema, c.relname AS name
@@ -20,7 +20,7 @@ export async function holdsRows(db: Database, schema: string, table: string): Pr
   return rows.length > 0
 }
 
-/** What a table is thought to hold, by the server's statistics; partitions are added up. Only for progress. */
+/** Estimated rows and bytes of a table, from the server's statistics, with its partitions. Only for progress. */
 export async function estimateSize(
   db: Database,
   schema: string,

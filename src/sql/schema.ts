@@ -1,4 +1,5 @@
 import type { QueryResultRow } from 'pg'
+import { localeOf } from '../model/collation.ts'
 import {
   type Constraint,
   EXPRESSION_COLUMN,
@@ -15,13 +16,13 @@ import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { ENUMS, type EnumRow, enumLabels } from './tables.ts'
 
 /*
- * One schema in three round trips, however many tables there are. What goes to the target is CockroachDB's SQL, and
- * is right on PostgreSQL too. Two traps there (docs/cockroachdb.md): a nullable boolean that is always NULL, so each
- * is asked for by `IS NOT TRUE`; and `conkey`, which holds column ids that are no attribute numbers after an ALTER
- * COLUMN TYPE, so names of keys and foreign keys come from elsewhere.
+ * Reads one schema in three round trips, however many tables it has. The target's queries are CockroachDB's SQL, and
+ * also work on PostgreSQL. They avoid two traps (docs/cockroachdb.md): nullable booleans that are always NULL, so
+ * each is tested with `IS NOT TRUE`; and `conkey`, whose column ids differ from attribute numbers after ALTER COLUMN
+ * TYPE, so names of keys and foreign keys come from elsewhere.
  */
 
-/** Everything about the tables of one schema that can be compared. */
+/** Everything comparable about the tables of one schema. */
 export async function readSchema(db: Database, side: Side, name: string): Promise<Schema> {
   const of = (sql: string) => sql.replaceAll('$1', literal(name))
   const [columns, defaults, constraints, indexes, sequences, labels, ...more] = await queryAll(
@@ -49,7 +50,7 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
   const keyed = side === 'target' ? targetKeys(shown, { checkColumns, foreignKeys }, nameOf) : undefined
   return {
     name,
-    tables: assemble(name, read, shown, columnMaker(types), defaultsOf(defaults as Row[])),
+    tables: assemble(name, read, shown, columnMaker(types), extrasOf(defaults as Row[])),
     actions: actions as Schema['actions'],
     constraints: (constraints as Row[]).map((row) => toConstraint(row, nameOf, conditionOf, keyed)),
     indexes: shown,
@@ -60,8 +61,8 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
 const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE`
 
 /**
- * A table's columns come as one text, and their types as numbers: ten thousand rows to read, where there would be a
- * hundred thousand, and the few dozen types are asked for once.
+ * A table's columns come as one text with type numbers: ten thousand rows to read instead of a hundred thousand. The
+ * few dozen types are read once.
  */
 const columnsSql = (side: Side) => `
   SELECT c.oid, c.relname AS table, c.relkind AS kind, json_agg(
@@ -74,13 +75,17 @@ const columnsSql = (side: Side) => `
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped IS NOT TRUE
    WHERE ${ONLY_TABLES} GROUP BY c.oid, c.relname, c.relkind ORDER BY c.relname`
 
-/** Of these types, each with its modifier and, on the source, the collation of the column. */
+/** Reads these types, each with its modifier and, on the source, the column's collation. */
 const typesSql = (side: Side, kinds: string) =>
   side === 'source'
     ? `
   SELECT v.k AS key, pg_catalog.format_type(v.o::oid, v.m) AS type, coalesce(e.typtype, t.typtype) AS kind,
          coalesce(e.typname, t.typname) AS "typeName", tn.nspname AS "typeSchema", e.oid IS NOT NULL AS array,
-         CASE WHEN v.c::oid <> t.typcollation THEN co.collname END AS collation
+         CASE WHEN v.c::oid <> t.typcollation THEN co.collname END AS collation,
+         CASE WHEN v.c::oid <> t.typcollation THEN jsonb_build_object(
+           'provider', CASE to_jsonb(co)->>'collprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
+           'locale', coalesce(to_jsonb(co)->>'colllocale', to_jsonb(co)->>'colliculocale', co.collcollate, ''),
+           'deterministic', coalesce((to_jsonb(co)->>'collisdeterministic')::bool, true)) END AS locale
     FROM (VALUES ${kinds}) AS v (k, o, m, c)
     JOIN pg_catalog.pg_type t ON t.oid = v.o::oid
     LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
@@ -97,8 +102,10 @@ const SOURCE_DEFAULTS = `
    WHERE ${ONLY_TABLES}`
 
 const TARGET_DEFAULTS = `
-  SELECT table_name AS table, column_name AS column, column_default AS default
-    FROM information_schema.columns WHERE table_schema = $1 AND column_default IS NOT NULL`
+  SELECT table_name AS table, column_name AS column, CASE WHEN generation_expression <> '' THEN generation_expression ELSE column_default END AS default,
+         collation_name AS collation
+    FROM information_schema.columns
+   WHERE table_schema = $1 AND (column_default IS NOT NULL OR generation_expression <> '' OR collation_name IS NOT NULL)`
 
 const constraintsSql = (side: Side) => `
   SELECT ${side === 'source' ? `pg_catalog.pg_get_expr(k.conbin, k.conrelid)` : 'NULL'} AS condition,
@@ -125,7 +132,7 @@ const FOREIGN_KEY_COLUMNS = `
    WHERE k.constraint_schema = $1 OR r.unique_constraint_schema = $1
    GROUP BY 1, 2, 3, 4, k.ordinal_position ORDER BY 1, 2, 3, k.ordinal_position`
 
-/** The columns that a check names. */
+/** The columns in a check. */
 const CHECK_COLUMNS = `
   SELECT DISTINCT u.table_name AS table, u.constraint_name AS name, u.column_name AS column
     FROM information_schema.constraint_column_usage u
@@ -155,8 +162,8 @@ const TARGET_CHECKS = `
     FROM information_schema.check_constraints WHERE constraint_schema = $1`
 
 /**
- * The primary key's own index is told by its constraint. On the target an index's name is asked for apart: a join of
- * pg_class by the number of an index is a full scan a row on CockroachDB (cockroachdb/cockroach#111047).
+ * The constraint identifies the primary key's index. On the target, index names are read separately: on CockroachDB,
+ * joining pg_class by an index's oid is a full scan per row (cockroachdb/cockroach#111047).
  */
 const indexesSql = (side: Side) =>
   side === 'source'
@@ -188,7 +195,7 @@ const INDEX_NAMES = `
     LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
    WHERE n.nspname = $1 AND i.relkind IN ('i', 'I')`
 
-/** One that is being built or dropped is in pg_index and not here, so that its definition stays empty. */
+/** An index that is being built or dropped is in pg_index but not here, so its definition stays empty. */
 const INDEX_DEFINITIONS = `
   SELECT tablename AS table, indexname AS name, indexdef AS definition FROM pg_catalog.pg_indexes WHERE schemaname = $1`
 
@@ -197,7 +204,7 @@ const SEQUENCES = `
          s.cycle, s.cache_size::text AS cache, t.relname AS table, a.attname AS column
     ${SEQUENCES_OF_SCHEMA}`
 
-/** What acts on a write beside the write itself. The source's do so there, and what they did is moved. */
+/** Triggers and rules. On the source they run there, and the stream moves their effects. */
 const ACTIONS = `
   SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, t.tgenabled::text AS definition
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -209,26 +216,36 @@ const ACTIONS = `
   ORDER BY 2, 3`
 
 type Row = QueryResultRow
-/** Column names by number, by table. */
+/** Table → column number → name. */
 type Names = Map<number, string[]>
 
 interface TableRow {
   oid: number
   table: string
   kind: string
-  /** As `columnsSql` lists them: a JSON array of texts. */
+  /** From `columnsSql`: a JSON array of texts. */
   columns: string
 }
 
-/** `columns` are by number what COLUMN describes; a hundred thousand of them are a few thousand different texts. */
+/**
+ * `columns` maps numbers to the texts that COLUMN describes; a hundred thousand columns have a few thousand distinct
+ * texts.
+ */
 type ReadTable = Omit<TableRow, 'columns'> & { attnums: number[]; columns: string[] }
-type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail'>
+type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail' | 'collation'>
 
 /** Type with modifier and collation, NOT NULL, generated, identity, name. */
 const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
 
+/** Of a column, beside what its table tells. */
+interface Extra {
+  default: string | null
+  /** Of the target's columns alone. */
+  collation: string | null
+}
+
 /** By table and column. */
-type Defaults = Map<string, Map<string, string>>
+type Extras = Map<string, Map<string, Extra>>
 
 function separateColumns(intern: (text: string) => string): (row: TableRow) => ReadTable {
   return ({ columns, ...table }) => {
@@ -250,22 +267,27 @@ async function readTypes(
   const texts = new Set(tables.flatMap((table) => table.columns))
   const keys = new Set([...texts].map((text) => text.split(' ', 3).join(' ')))
   if (!keys.size) return new Map()
-  // Numbers that the catalog told, made numbers again: nothing else can get into this statement.
+  // Converted to numbers, so that nothing else can get into this statement.
   const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
   const { rows } = await db.query(typesSql(side, kinds.join(', ')))
   return new Map(
-    rows.map(({ key, type, ...detail }) => [
+    rows.map(({ key, type, locale, ...detail }) => [
       key,
-      { type, labels: labels.get(Number(key.split(' ')[0])) ?? null, ...(side === 'source' && { detail }) },
+      {
+        type,
+        labels: labels.get(Number(key.split(' ')[0])) ?? null,
+        collation: (locale && localeOf(locale)) ?? null,
+        ...(side === 'source' && { detail }),
+      },
     ]),
   )
 }
 
-/** Makes columns; those that are alike in all are one object. */
-function columnMaker(types: Map<string, ReadType>): (text: string, default_: string | null) => SchemaColumn {
+/** Creates columns; identical ones share one object. */
+function columnMaker(types: Map<string, ReadType>): (text: string, extra: Extra | undefined) => SchemaColumn {
   const known = new Map<string, SchemaColumn>()
-  return (text, default_) => {
-    const key = default_ === null ? text : `${text}\n${default_}`
+  return (text, extra) => {
+    const key = extra ? `${text}\n${extra.default}\n${extra.collation}` : text
     const seen = known.get(key)
     if (seen) return seen
     const [, type = '', notNull, generated, identity, name = ''] = COLUMN.exec(text) ?? []
@@ -273,32 +295,34 @@ function columnMaker(types: Map<string, ReadType>): (text: string, default_: str
     if (!found)
       throw new UserError(
         'database.contention',
-        `the type of the column ${name} was changed while the catalog was read. Run this again`,
+        `the type of the column ${name} was changed while the catalog was read. Rerun the step`,
       )
     const column = {
       name,
       notNull: notNull === 'true',
       generated: generated !== '',
       identityAlways: identity === 'a',
+      identity: identity !== '',
       ...found,
-      default: default_,
+      collation: found.collation ?? extra?.collation ?? null,
+      default: extra?.default ?? null,
     }
     known.set(key, column)
     return column
   }
 }
 
-function defaultsOf(rows: readonly Row[]): Defaults {
+function extrasOf(rows: readonly Row[]): Extras {
   const intern = interner()
-  const found: Defaults = new Map()
-  for (const { table, column, default: text } of rows) {
+  const found: Extras = new Map()
+  for (const { table, column, default: text, collation = null } of rows) {
     const of = found.get(table) ?? new Map()
-    found.set(table, of.set(column, intern(text)))
+    found.set(table, of.set(column, { default: text === null ? null : intern(text), collation }))
   }
   return found
 }
 
-/** One text for each distinct text: a hundred thousand columns have a few dozen types between them. */
+/** Interns texts: a hundred thousand columns have only a few dozen types. */
 function interner(): (text: string) => string {
   const seen = new Map<string, string>()
   return (text) => {
@@ -309,7 +333,7 @@ function interner(): (text: string) => string {
   }
 }
 
-/** A column's name, at the end of what `columnsSql` lists of it. */
+/** A column's name, which comes last in the text from `columnsSql`. */
 const columnName = (text: string) => text.split(' ').slice(6).join(' ')
 
 function namesOf(tables: readonly ReadTable[]): Names {
@@ -322,7 +346,7 @@ function namesOf(tables: readonly ReadTable[]): Names {
   )
 }
 
-/** The columns of tables in other schemas that a foreign key joins with this one. */
+/** Columns of tables in other schemas that a foreign key connects with this one. */
 async function readOutside(db: Database, schema: string, constraints: readonly Row[]): Promise<Names> {
   const oids = constraints.flatMap((row) => [
     ...(row.schema === schema ? [] : [row.oid]),
@@ -342,13 +366,13 @@ function assemble(
   schema: string,
   rows: readonly ReadTable[],
   indexes: readonly Index[],
-  toColumn: (text: string, default_: string | null) => SchemaColumn,
-  defaults: Defaults,
+  toColumn: (text: string, extra: Extra | undefined) => SchemaColumn,
+  extras: Extras,
 ): SchemaTable[] {
   const keys = new Map(indexes.filter(({ primary }) => primary).map(({ table, columns }) => [table, columns]))
   return rows.map(({ oid, table, kind, columns }): SchemaTable => {
-    const of = defaults.get(table)
-    const all = columns.map((text) => toColumn(text, of?.get(columnName(text)) ?? null))
+    const of = extras.get(table)
+    const all = columns.map((text) => toColumn(text, of?.get(columnName(text))))
     return {
       schema,
       name: table,
@@ -360,7 +384,7 @@ function assemble(
   })
 }
 
-/** What joins an index of the target with its name, method and definition. */
+/** Key that joins an index of the target with its name, method and definition. */
 function nameIndexes(indexes: Row[], names: readonly Row[], definitions: readonly Row[]): void {
   const byOid = new Map(names.map((row) => [row.oid, row]))
   const defined = new Map(definitions.map(({ table, name, definition }) => [`${table}\n${name}`, definition]))
@@ -377,7 +401,7 @@ function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
 }
 
-/** The columns of a constraint of the target, by name; one that cannot be named is the empty string. */
+/** Column names of a constraint of the target; the empty string for a column without a known name. */
 interface TargetKeys {
   own(row: Row): string[]
   referred(row: Row): string[]
@@ -398,14 +422,14 @@ function targetKeys(
         const columns = foreign.get(JSON.stringify([schema, table, name])) ?? []
         return columns.length === key?.length ? columns : unnamed(key)
       }
-      // PostgreSQL tells a check's columns to the owner of its table alone.
+      // PostgreSQL shows a check's columns only to the owner of its table.
       if (kind === 'c')
         return (
           checks.get(`${table}\n${name}`) ?? ((key ?? []) as number[]).map((attnum) => nameOf.get(oid)?.[attnum] ?? '')
         )
       return keyed.get(`${table}\n${name}`) ?? unnamed(key)
     },
-    // The referred key's own order may be another one, and only the definition tells which column is meant.
+    // The referenced key may have another order, and only the definition shows which column is meant.
     referred({ refOid, refKey, definition }) {
       const columns = referredColumns(definition ?? '')
       const known = new Set(nameOf.get(refOid))
@@ -439,7 +463,7 @@ function isUsers(column: string): boolean {
   return !OWN_COLUMN.test(column)
 }
 
-/** By name, for the schema as a whole: information_schema does not tell the table. null when a name stands for two. */
+/** By name for the whole schema, because information_schema lacks the table. null when two share a name. */
 function conditionsOf(rows: Row[]): Map<string, string | null> {
   const found = new Map<string, string | null>()
   for (const { name, condition } of rows)
@@ -487,7 +511,9 @@ function toIndex(row: Row, nameOf: Names): Index {
   }
 }
 
-/** The hidden column of a hash-sharded index is no part of its key; that of an expression stands for one. */
+/**
+ * The hidden column of a hash-sharded index is not part of its key; that of an expression represents the expression.
+ */
 function shownColumn(name: string): string[] {
   if (SHARD_COLUMN.test(name)) return []
   return [EXPRESSION_COLUMN.test(name) ? '' : name]

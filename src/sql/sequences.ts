@@ -1,9 +1,9 @@
 import { type Database, ident, literal, qualified, queryAll, unhurried } from '../runtime/database.ts'
 
-/** A sequence of the schema, and the column that it feeds, when it feeds one. Values are text: they exceed 2^53. */
+/** A sequence of the schema and the column that it feeds, if any. Values are text, because they exceed 2^53. */
 export interface Sequence {
   name: string
-  /** The value last handed out; null when none was yet. */
+  /** The last value handed out; null before the first. */
   lastValue: bigint | null
   increment: bigint
   min: bigint
@@ -12,19 +12,19 @@ export interface Sequence {
   cache: bigint
   table: string | null
   column: string | null
-  /** What that column can hold; null where its type is no whole number, or no column is fed. */
+  /** Range of that column; null without a column, or when its type is not an integer. */
   holds: { min: bigint; max: bigint } | null
 }
 
 const WHOLE: Record<string, bigint> = { smallint: 2n ** 15n, integer: 2n ** 31n, bigint: 2n ** 63n }
 
-/** What a column of this type can hold; null for one that is no whole number. */
+/** Range of a column type; null when it is not an integer. */
 function rangeOf(type: string): { min: bigint; max: bigint } | null {
   const end = WHOLE[type]
   return end === undefined ? null : { min: -end, max: end - 1n }
 }
 
-/** The sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if it does. */
+/** The sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if any. */
 export const SEQUENCES_OF_SCHEMA = `
   FROM pg_catalog.pg_sequences s
   JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
@@ -34,7 +34,7 @@ export const SEQUENCES_OF_SCHEMA = `
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
  WHERE s.schemaname = $1 ORDER BY 1`
 
-/** Every sequence of a schema, standalone ones too. */
+/** Every sequence of a schema, including standalone ones. */
 export async function readSequences(db: Database, schema: string): Promise<Sequence[]> {
   const { rows } = await db.query(
     `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
@@ -61,8 +61,8 @@ export interface Side {
 }
 
 /**
- * The sequences of the source that the target must have: all but those of tables that stay behind, and of columns that
- * number themselves on the target. `there` is the target's sequence of that name.
+ * The sequences of the source that the target must have: all except those of tables that are not moved, and of
+ * columns that generate their own numbers on the target. `there` is the target's sequence of that name.
  */
 export async function wantedSequences(
   source: Side,
@@ -81,7 +81,7 @@ export async function wantedSequences(
   return found
 }
 
-/** CockroachDB's own ways to number rows, for which there is no sequence. */
+/** CockroachDB's ways to number rows without a sequence. */
 export const SELF_NUMBERING = /\b(unique_rowid|unordered_unique_rowid|gen_random_uuid|uuid_generate_v4)\(/
 
 async function numbersItself({ db, schema }: Side, table: string, column: string): Promise<boolean> {
@@ -93,7 +93,7 @@ async function numbersItself({ db, schema }: Side, table: string, column: string
   return SELF_NUMBERING.test(rows[0]?.text ?? '')
 }
 
-/** One sequence after it was set on the target: `value` is the last one used up, so the next one is beyond it. */
+/** A sequence after it was set on the target: `value` counts as used, so the next one is beyond it. */
 export interface SequenceSet {
   name: string
   sourceValue: string | null
@@ -101,12 +101,11 @@ export interface SequenceSet {
 }
 
 /**
- * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value
- * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers
- * handed out meanwhile.
- * @param live the application draws from them already: one that is past all values is left alone, since setting it could
- * take it back behind numbers that are being handed out
- * @returns what was set or is past all values, and what could not be set, in words
+ * Sets the target's sequences of `tables`, and standalone ones, beyond the source's value and the highest value in
+ * the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers
+ * handed out meanwhile. @param live the application already uses them: a sequence past all values is not touched,
+ * because setting it could move it back behind numbers just handed out @returns sequences that were set or are past
+ * all values, and what could not be set, in words
  */
 export function setSequences(
   source: Side,
@@ -115,7 +114,7 @@ export function setSequences(
   margin: bigint,
   live = false,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
-  // A column without an index is read as a whole.
+  // A column without an index is read in full.
   return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin, live)))
 }
 
@@ -133,14 +132,14 @@ async function setAll(
     wanted.flatMap(({ sequence, there }) => (there ? sequence : [])),
     ...[source, target],
   )
-  // Read after the rows, whose numbers were all drawn before.
+  // Read after the rows, whose numbers were all handed out before.
   const drawing = live ? wanted.flatMap(({ there }) => (there && there.lastValue !== null ? there.name : [])) : []
   const drawnOf = await readLast(target, drawing)
   const waiting: { sequence: Sequence; value: bigint }[] = []
   for (const { sequence, there: other } of wanted) {
     const { name } = sequence
     if (!other) {
-      problems.push(`sequence ${name} is missing on the target; create it there`)
+      problems.push(`sequence ${name} is missing on the target. Create it there`)
       continue
     }
     const used = usedOf.get(name) ?? null
@@ -153,7 +152,7 @@ async function setAll(
     }
     const steps = margin > sequence.cache ? margin : sequence.cache
     const value = used === null ? null : standing(sequence, other, used, steps)
-    // A target that ends before the source does must hold the whole margin.
+    // A sequence that ends earlier on the target must have room for the whole margin.
     const shorter = used !== null && numbersLeft(other, used) < numbersLeft(sequence, used)
     const wanted = shorter && !sequence.cycle ? used + steps * sequence.increment : value
     const unfit = unfitSequence(sequence, other, target.schema, used, wanted)
@@ -180,17 +179,17 @@ async function setAll(
   return { set, problems }
 }
 
-/** Where the target's sequence is to stand: as far beyond `used` as leaves it a number more. */
+/** The target sequence's new value: as far beyond `used` as still leaves one more number. */
 function standing(sequence: Sequence, other: Sequence, used: bigint, steps: bigint): bigint {
   const { increment } = other
   const left = numbersLeft(other, used)
   const fits = left > steps ? steps : left > 0n ? left - 1n : 0n
-  // One that cycles stands where the source's does: rows beyond it are of an earlier round.
+  // A cycling sequence gets the source's value: rows beyond it are from an earlier round.
   if (sequence.cycle) return clamp(used + (left > steps ? steps : 0n) * increment, other)
   return furthest(sequence, used + fits * increment, other.lastValue)
 }
 
-/** How many numbers a sequence and its column have beyond `used`. */
+/** How many numbers a sequence and its column have left beyond `used`. */
 export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigint): bigint {
   const [top, bottom] = [holds && holds.max < max ? holds.max : max, holds && holds.min > min ? holds.min : min]
   const left = increment > 0n ? (top - used) / increment : (used - bottom) / -increment
@@ -199,7 +198,7 @@ export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigi
 
 const textOf = (value: bigint | null) => value?.toString() ?? null
 
-/** What is wrong, and what to do as an imperative. */
+/** The problem, and its fix as an imperative. */
 export interface Unfit {
   what: string
   fix: string
@@ -208,9 +207,9 @@ export interface Unfit {
 export const unfitText = ({ what, fix }: Unfit) => `${what}. ${fix}`
 
 /**
- * Why the target's sequence cannot continue where the source's ends; undefined when it can. Without this the next INSERT
- * on the target fails, or gets a number that a row has already.
- * @param used the last value that is used up, and `value` the one that the target's sequence is to stand at
+ * Why the target's sequence cannot continue where the source's ends; undefined when it can. Otherwise the next INSERT
+ * on the target would fail, or get a number that a row already has. @param used the last used value; `value` is the
+ * target sequence's new one
  */
 export function unfitSequence(
   sequence: Sequence,
@@ -233,27 +232,27 @@ export function unfitSequence(
   const up = increment > 0n
   if (numbersLeft({ ...other, holds: null }, value) > 0n)
     return {
-      what: `the column ${other.table}.${other.column} cannot hold ${value + other.increment}, and ${used} is used up already`,
+      what: `the column ${other.table}.${other.column} cannot hold ${value + other.increment}, and ${used} is already used`,
       fix: `Before the load, run \`ALTER TABLE ${qualified(schema, other.table ?? '')} ALTER COLUMN ${ident(other.column ?? '')} TYPE bigint\` on both sides.`,
     }
   const [end, bound, word] = up ? [other.max, max, 'MAXVALUE'] : [other.min, min, 'MINVALUE']
   const next = value + other.increment
   const roomy = up ? next <= bound : next >= bound
   return {
-    what: `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value`,
+    what: `the sequence ${name} ends at ${end} on the target, but ${used} is already used and ${next} would be next`,
     fix: `Run \`${alter} ${roomy ? `${word} ${bound}` : `AS bigint NO ${word}`}\` on the target.`,
   }
 }
 
 /**
- * The value furthest along of each sequence, by name: of the source's sequence, and of the column's rows on these sides.
- * Two round trips a side, however many sequences there are.
+ * Sequence name → its furthest value, in the source's sequence or in the column's rows on these sides. Two round
+ * trips per side, however many sequences there are.
  */
 export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[]): Promise<Map<string, bigint | null>> {
   const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
   return new Map(
     sequences.map((sequence) => {
-      // It has restarted after its end: rows beyond its value belong to an earlier round.
+      // It has cycled: rows beyond its value belong to an earlier round.
       if (sequence.cycle && sequence.lastValue !== null) return [sequence.name, sequence.lastValue]
       const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
       const known = values.filter((value) => value !== null)
@@ -263,8 +262,8 @@ export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[])
 }
 
 /**
- * The number furthest along in each sequence's column. None where table or column is missing, which is told elsewhere, and
- * none in a column of text, which a sequence may own as well: its values are no numbers, and nobody's but the customer's.
+ * The furthest number in each sequence's column. Skips missing tables and columns, which other checks report, and
+ * text columns, which a sequence can own too: their values are not numbers, and belong to the customer.
  */
 async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): Promise<Map<string, bigint>> {
   const fed = sequences.filter(({ table, column }) => table && column)
@@ -287,14 +286,14 @@ async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): P
     }),
   )
   for (const [at, { name }] of asked.entries()) {
-    // A numeric may have decimals, or be no number at all.
+    // A numeric may have decimals, or be NaN.
     const whole = /^-?\d+(?=\.|$)/.exec(results[at]?.[0]?.value ?? '')?.[0]
     if (whole !== undefined) found.set(name, BigInt(whole))
   }
   return found
 }
 
-/** The value further along in the sequence's direction; a sequence is never set back. */
+/** The further value in the sequence's direction; a sequence is never set back. */
 function furthest(sequence: Sequence, a: bigint, b: bigint | null): bigint {
   if (b === null) return a
   return a > b === sequence.increment > 0n ? a : b
@@ -305,7 +304,7 @@ function clamp(value: bigint, sequence: Sequence): bigint {
   return value < sequence.min ? sequence.min : value
 }
 
-/** What these sequences have handed out last, in one round trip. */
+/** The last values of these sequences, in one round trip. */
 async function readLast({ db, schema }: Side, names: readonly string[]): Promise<Map<string, bigint>> {
   const results = await queryAll(
     db,

@@ -1,5 +1,5 @@
 import { expressionForm, indexForm } from '../model/expression.ts'
-import { isShardCheck, type Constraint as SchemaConstraint } from '../model/schema.ts'
+import { isShardCheck, type SchemaColumn, type Constraint as SchemaConstraint } from '../model/schema.ts'
 import type { SequenceState, Structure } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
@@ -13,7 +13,7 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
-/** Indexes beside the primary key, checks, foreign keys and defaults of a schema's tables. */
+/** Secondary indexes, checks, foreign keys and parts of columns of a schema's tables. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   const schema = await readSchema(db, side, name)
   return {
@@ -40,39 +40,50 @@ export async function readStructure(db: Database, side: DatabaseSide, name: stri
         form: constraintForm(each),
         text: each.definition,
       })),
-    defaults: schema.tables.flatMap(({ name: table, columns }) =>
-      columns.flatMap(({ name: column, default: text, generated }) =>
-        text === null || generated ? [] : [{ table, column, form: defaultForm(text), text }],
-      ),
+    columnParts: schema.tables.flatMap(({ name: table, columns }) =>
+      columns.flatMap((each) => partsOf(each).map((part) => ({ table, column: each.name, ...part }))),
     ),
   }
 }
 
-/** CockroachDB has no deferrable keys, and its RESTRICT is NO ACTION: neither counts. */
+/** An identity and a default that draws from a sequence are one: which sequence it is, is compared with the sequences. */
+function partsOf({ default: text, generated, identity, notNull, collation }: SchemaColumn) {
+  const parts: Omit<Structure['columnParts'][number], 'table' | 'column'>[] = []
+  if (generated && text !== null) parts.push({ part: 'generated value', form: formOf(text), text })
+  else if (text !== null) parts.push({ part: 'default', form: defaultForm(text), text })
+  else if (identity) parts.push({ part: 'default', form: NUMBERED, text: 'GENERATED AS IDENTITY' })
+  if (notNull) parts.push({ part: 'NOT NULL', form: '', text: 'NOT NULL' })
+  if (collation) parts.push({ part: 'collation', form: collation.toLowerCase(), text: collation })
+  return parts
+}
+
+/** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
 function constraintForm({ kind, condition, definition, references }: SchemaConstraint): string {
   if (kind !== 'f' || !references)
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
-  return `on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
+  return `(${references.columns.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
 }
 
-/** Which sequence numbers a column is compared with the sequences. */
+const NUMBERED = '(numbered)'
+
+/** The comparison of sequences covers which one feeds a column. */
 function defaultForm(text: string): string {
   const form = formOf(text)
-  return /^\((nextval|unique_rowid)\b/.test(form) ? '(numbered)' : form
+  return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
 }
 
 function formOf(expression: string): string {
   return expressionForm(expression) ?? squeezed(expression)
 }
 
-/** For what is not understood: without white space, parentheses and letter case, and else as it stands. */
+/** For expressions that cannot be parsed: the text without white space, parentheses and letter case. */
 function squeezed(text: string): string {
   return text.toLowerCase().replace(/[\s()]+/g, '')
 }
 
-/** What the next number of every sequence of the source would be on the target, and what is used up already. */
+/** For every sequence of the source: its next value on the target, and the values already used. */
 export async function readSequenceStates(
   source: Side,
   target: Side,
@@ -84,7 +95,7 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
-  // After the numbers in use: an application that writes to the target draws from its sequences all the time.
+  // After the used values: an application that writes to the target advances its sequences all the time.
   const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
@@ -94,7 +105,7 @@ export async function readSequenceStates(
       name,
       table,
       increment,
-      // One that cycles goes back at its end: nothing is behind.
+      // A cycling sequence starts over, so none counts as behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),
@@ -103,7 +114,7 @@ export async function readSequenceStates(
   return states
 }
 
-/** Reads it without using a number up. */
+/** Reads the next value without consuming a number. */
 async function nextValue(db: Database, schema: string, sequence: Sequence): Promise<bigint> {
   if (sequence.lastValue !== null) return sequence.lastValue + sequence.increment
   const { rows } = await db.query(

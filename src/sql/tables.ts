@@ -1,7 +1,7 @@
 import type { Column, Table } from '../model/tables.ts'
 import { type Database, ident, literal, queryAll } from '../runtime/database.ts'
 
-/** Columns that CockroachDB adds by itself; they stand on one side only and hold nothing of the user's. */
+/** Columns that CockroachDB adds by itself. They exist on one side only and hold no user data. */
 const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
 const COLUMNS = `
@@ -14,7 +14,7 @@ const COLUMNS = `
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE
    ORDER BY c.relname, a.attnum`
 
-/** Of the index, not of the constraint: see docs/cockroachdb.md. */
+/** From the index, not from the constraint; see docs/cockroachdb.md. */
 const KEYS = `
   SELECT x.indrelid AS oid, x.indkey::text AS key
     FROM pg_catalog.pg_index x
@@ -31,8 +31,8 @@ export interface EnumRow {
 }
 
 /**
- * Every base table of a schema (partitioned ones as a whole), with columns and key, in one round trip however many
- * there are. Uses only what both PostgreSQL's and CockroachDB's `pg_catalog` have.
+ * Every base table of a schema (partitioned ones as one), with columns and key, in one round trip. Uses only what
+ * both PostgreSQL's and CockroachDB's `pg_catalog` have.
  */
 export async function readTables(db: Database, schema: string): Promise<Table[]> {
   const [columns = [], keys = [], enums = []] = await queryAll(
@@ -66,7 +66,7 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
   })
 }
 
-/** Tables with row-level security, whoever it applies to. */
+/** Tables with row-level security, for whatever role. */
 export async function readSecuredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -77,8 +77,8 @@ export async function readSecuredTables(db: Database, schema: string, tables: re
 }
 
 /**
- * Tables with rows that row-level security hides from this role. By the catalog alone, which both servers have: only
- * PostgreSQL has a function for it, and a setting that makes an error of it.
+ * Tables with rows that row-level security hides from this role. Uses only the catalog, which both servers have: the
+ * function for this, and the setting that turns it into an error, exist only on PostgreSQL.
  */
 export async function readFilteredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const secured = await db.query(
@@ -98,7 +98,7 @@ export async function readFilteredTables(db: Database, schema: string, tables: r
   return rows.map(({ name }) => name)
 }
 
-/** CockroachDB before 25.3 never says so in `pg_roles` (cockroachdb/cockroach#146228); the list of roles does. */
+/** `pg_roles` of CockroachDB before 25.3 never shows it (cockroachdb/cockroach#146228); SHOW ROLES does. */
 async function bypassesRowSecurity(db: Database): Promise<boolean> {
   const { rows: server } = await db.query('SELECT version() AS version')
   const [, major = 0, minor = 0] = (/^CockroachDB\b.*? v(\d+)\.(\d+)/.exec(server[0].version) ?? []).map(Number)

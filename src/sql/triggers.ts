@@ -3,7 +3,7 @@ import { type Database, qualified, queryAll } from '../runtime/database.ts'
 
 /**
  * The target's schema with the triggers of these tables. `pg_trigger` is empty on CockroachDB 24.3 to 25.2 although
- * triggers exist (cockroachdb/cockroach#147248), so each table is asked there, all in one round trip.
+ * triggers exist (cockroachdb/cockroach#147248), so SHOW TRIGGERS runs for each table, all in one round trip.
  */
 export async function withTriggers(db: Database, schema: Schema, tables: readonly string[]): Promise<Schema> {
   const { rows } = await db.query('SELECT version() AS version')
@@ -19,17 +19,17 @@ export async function withTriggers(db: Database, schema: Schema, tables: readonl
       kind: 'trigger' as const,
       table: asked[at] as string,
       name,
-      // As `pg_trigger.tgenabled` has it.
+      // Values of `pg_trigger.tgenabled`.
       definition: enabled ? 'O' : 'D',
     })),
   )
   return { ...schema, actions: [...(schema.actions ?? []).filter(({ kind }) => kind !== 'trigger'), ...triggers] }
 }
 
-/** The fence's own, on each table of the source. */
+/** The fence's trigger on each table of the source. */
 const OURS = 'molt_actions_fence'
 
-/** Triggers of these tables, without our own, in the order of table and name. */
+/** Triggers of these tables except ours, ordered by table and name. */
 async function readTriggers(
   db: Database,
   schema: string,
@@ -37,7 +37,7 @@ async function readTriggers(
 ): Promise<{ table: string; name: string }[]> {
   const { rows } = await db.query('SELECT version() AS version')
   if (hidesTriggers(rows[0].version)) {
-    // A table that is missing is reported by its definition; SHOW would end with 42P01.
+    // Skips a missing table, which other checks report; SHOW would fail with 42P01.
     const present = await db.query(
       `SELECT c.relname AS table FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p')`,
@@ -59,7 +59,7 @@ async function readTriggers(
   return found.filter(({ table }) => tables.includes(table))
 }
 
-/** Triggers of the source that the target lacks: `prepare` asks for them to be dropped, and the load must not meet them. */
+/** Triggers of the source that the target lacks: `prepare` asks for them to be dropped before the load. */
 export async function missingTriggers(
   source: { db: Database; schema: string },
   target: { db: Database; schema: string },
@@ -78,7 +78,7 @@ export async function missingTriggers(
     )
 }
 
-/** Whether a server of this `version()` has triggers and does not list them in `pg_trigger`. */
+/** Whether a server with this `version()` has triggers but does not list them in `pg_trigger`. */
 export function hidesTriggers(version: string): boolean {
   const [, major = 0, minor = 0] = (/^CockroachDB\b.*? v(\d+)\.(\d+)/.exec(version) ?? []).map(Number)
   return (major === 24 && minor >= 3) || (major === 25 && minor <= 2)

@@ -1,4 +1,4 @@
-/** What kind of thing keeps a stream from moving. */
+/** Causes of a stream that does not move. */
 type DiagnosisKind =
   | 'truncate'
   | 'toast'
@@ -27,10 +27,10 @@ type DiagnosisKind =
   | 'contention'
   | 'other'
 
-/** The replicator's words, translated for the person who has to act on them. */
+/** The replicator's output, translated for the person who has to act on it. */
 export interface Diagnosis {
   kind: DiagnosisKind
-  /** What has happened and, after a semicolon, what to do: completes "because …". */
+  /** The cause and, after a semicolon, the fix: completes "because …". */
   why: string
 }
 
@@ -49,13 +49,13 @@ function tableIn(said: string): string {
 
 const named = (regex: RegExp, said: string, otherwise: string) => regex.exec(said)?.[1] ?? otherwise
 
-/** In this order: what stands first is the more particular. */
+/** Ordered from specific to general. */
 const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /TRUNCATE/i,
     'truncate',
     () =>
-      'a TRUNCATE was run on the source, which the replicator cannot carry; repeat the load, and empty tables with DELETE until the cutover is over',
+      'a TRUNCATE was run on the source, which the replicator cannot apply; repeat the load, and empty tables with DELETE until the cutover is over',
   ],
   [
     /toasted\.tmpl/i,
@@ -69,19 +69,19 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     (said) => {
       const column = namesIn(said)[3]
       const place = column ? `column ${column} of ${tableIn(said)}` : tableIn(said)
-      return `an UPDATE left a large (TOASTed) value in ${place} unchanged, which this replicator cannot carry; take a newer replicator, or let the application write that column in every UPDATE`
+      return `an UPDATE left a large (TOASTed) value in ${place} unchanged, which this replicator cannot apply; use a newer replicator, or let the application write that column in every UPDATE`
     },
   ],
   [
     /inconsistent number of key columns/i,
     'identity',
     (said) =>
-      `the keys of ${tableIn(said)} do not fit: the source sends ${named(/received (\d+)/, said, 'other')} key columns where the target's primary key has ${named(/expect (\d+)/, said, 'others')}; set REPLICA IDENTITY DEFAULT and give both sides the same primary key`,
+      `the keys of ${tableIn(said)} do not match: the source sends ${named(/received (\d+)/, said, 'other')} key columns, but the target's primary key has ${named(/expect (\d+)/, said, 'others')}; set REPLICA IDENTITY DEFAULT and give both sides the same primary key`,
   ],
   [
     /missing PK columns: rowid/i,
     'no-key',
-    (said) => `${tableIn(said)} has no primary key on the target; give it the source's`,
+    (said) => `${tableIn(said)} has no primary key on the target; create the source's key there`,
   ],
   [
     /missing PK columns/i,
@@ -93,29 +93,29 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /unexpected columns/i,
     'column',
     (said) =>
-      `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have: it was added on the source, or dropped on the target; add it to the target, and the stream goes on within a minute`,
+      `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have: it was added on the source, or dropped on the target; add it to the target, and the stream continues within a minute`,
   ],
   [
     /column "[^"]*" of relation "[^"]*" does not exist/i,
     'column',
     (said) =>
-      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}: it was dropped there, or added on the source; add it to the target, and the stream goes on within a minute`,
+      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}: it was dropped there, or added on the source; add it to the target, and the stream continues within a minute`,
   ],
   [
     /column name collision/i,
     'name-collision',
-    (said) => `${tableIn(said)} has two columns whose names differ in upper and lower case only; rename one`,
+    (said) => `${tableIn(said)} has two columns whose names differ only in case; rename one`,
   ],
   [
     /schema drift|inconsistent number of columns/i,
     'column',
-    (said) => `the columns of ${tableIn(said)} are not the same on both sides any more`,
+    (said) => `the columns of ${tableIn(said)} are no longer the same on both sides`,
   ],
   [
     /publication .* does not exist/i,
     'publication',
     (said) =>
-      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; creating it again under a live slot does not heal the stream: start over with a new slot`,
+      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; recreating it under a live slot does not heal the stream: start over with a new slot`,
   ],
   [
     /replication slot .* is active for PID/i,
@@ -126,13 +126,12 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /replication slot .* does not exist/i,
     'slot-gone',
-    (said) =>
-      `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it the changes since: the load must be repeated`,
+    (said) => `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it all changes since; repeat the load`,
   ],
   [
     /can no longer (get changes|access)|invalidated|requested WAL segment .* removed/i,
     'slot-invalid',
-    () => 'the source has thrown away WAL that the slot needs: the load must be repeated',
+    () => 'the source has removed WAL that the slot needs; repeat the load',
   ],
   [
     /23505|duplicate key value/i,
@@ -156,7 +155,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /23502|not-null constraint/i,
     'not-null',
     (said) =>
-      `the target wants a value in the column ${named(/column "([^"]+)"/, said, '(unnamed)')} of ${tableIn(said)}, where the source has NULL; drop NOT NULL there`,
+      `the target requires a value in the column ${named(/column "([^"]+)"/, said, '(unnamed)')} of ${tableIn(said)}, where the source has NULL; drop NOT NULL there`,
   ],
   [
     /23514|check constraint/i,
@@ -173,7 +172,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /SQLSTATE 22\d{3}|invalid input (syntax|value)|out of range|too long for type|cannot (convert|encode|parse)|could not parse|unable to encode/i,
     'type',
     (said) =>
-      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both the same type, and where they have it, leave the table out or take another replicator: this one cannot carry the type`,
+      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both sides the same type. If they have it already, this replicator does not support the type: leave the table out, or use another replicator`,
   ],
   [
     /SQLSTATE 42501|permission denied|does not have .* privilege/i,
@@ -198,17 +197,22 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     () =>
       'a server has no free connection for the replicator; raise the connection limit of its role or database, or max_connections',
   ],
-  [/SQLSTATE 25006|read-only transaction/i, 'read-only', () => 'the target is read-only now'],
+  [
+    /SQLSTATE 25006|read-only transaction/i,
+    'read-only',
+    () => 'the target is read-only; make it writable for the migration user',
+  ],
   [
     /40001|40P01|restart transaction|deadlock detected|TransactionRetry/i,
     'contention',
-    () => 'the target keeps putting the change off because other transactions are in its way; look for other writers',
+    () =>
+      'the target keeps asking to retry the change, because other transactions conflict with it; look for other writers',
   ],
   [
     /unknown tables?: |unknown destination|could not find table|no such table|SQLSTATE 42P01/i,
     'missing-table',
     (said) =>
-      `the table ${named(/unknown tables?: (?:[^.,\s]+\.)?([^,\s]+)/, said, tableIn(said))} is missing on the target; create it, or take it out of the publication`,
+      `the table ${named(/unknown tables?: (?:[^.,\s]+\.)?([^,\s]+)/, said, tableIn(said))} is missing on the target; create it, or remove it from the publication`,
   ],
   [
     /expecting a schema with 2 parts|unknown schema/i,
@@ -220,12 +224,12 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     'connection',
     (said) => {
       const host = /(?:dial tcp |\()([\w.:[\]-]+:\d+)/.exec(said)?.[1]
-      return `a database cannot be reached or turns the replicator away${host ? ` (${host})` : ''}`
+      return `a database cannot be reached or rejects the replicator${host ? ` (${host})` : ''}`
     },
   ],
 ]
 
-/** Undefined when nothing was said. `said` must be free of values: it is repeated in errors. */
+/** Undefined without output. `said` must hold no values, because errors repeat it. */
 export function translate(said: string | undefined): Diagnosis | undefined {
   if (!said) return undefined
   const found = DIAGNOSES.find(([regex]) => regex.test(said))

@@ -6,14 +6,14 @@ export interface MoltEvent {
   [field: string]: unknown
 }
 
-/** The event on a line of output, or undefined for anything else (prompts, usage, other tools' chatter). */
+/** The event on a line of output; undefined for anything else, such as prompts, usage or other tools' output. */
 export function parseEvent(line: string): MoltEvent | undefined {
   if (!line.startsWith('{')) return undefined
   try {
     const value: unknown = JSON.parse(line)
     if (!value || typeof value !== 'object' || Array.isArray(value)) return undefined
     const event = value as MoltEvent
-    // Whoever reads it takes these for texts, and would end the whole step on anything else.
+    // Readers expect texts here, and anything else would fail the whole step.
     for (const field of ['level', 'message', 'type'] as const)
       if (field in event && typeof event[field] !== 'string') event[field] = JSON.stringify(event[field])
     return event
@@ -22,7 +22,7 @@ export function parseEvent(line: string): MoltEvent | undefined {
   }
 }
 
-/** What the tools write when all is well, or nearly so; whatever else is written as a level is heard as an error. */
+/** Levels below an error. Any other level counts as an error. */
 const CALM = /^(|trace|debug|info|notice|warn|warning)$/i
 
 export function isError({ level }: MoltEvent): boolean {
@@ -51,13 +51,13 @@ export function numberField(event: MoltEvent, field: string): number {
   return Number.isFinite(value) ? value : 0
 }
 
-/** What was on a tool's output that nothing is known of: kept as numbers, so that a new version is noticed. */
+/** Counts of unknown output of a tool, so that a new version is noticed. */
 export interface Unknowns {
-  /** Message → how often, for at most {@link UNKNOWN_LIMIT} messages. */
+  /** Message → number of occurrences, for at most {@link UNKNOWN_LIMIT} messages. */
   messages: Record<string, number>
-  /** Lines that are no JSON, such as prompts and usage texts. */
+  /** Lines that are not JSON, such as prompts and usage texts. */
   chatter: number
-  /** Lines that begin as an event and are none: cut, broken, or too long. */
+  /** Lines that begin like an event but are truncated, invalid or too long. */
   broken: number
 }
 

@@ -1,17 +1,17 @@
 import { StringDecoder } from 'node:string_decoder'
 
-/** A line longer than this is cut in memory; the tools print whole rows. */
+/** Longer lines are truncated in memory, because the tools print whole rows. */
 const LINE_LIMIT = 256 * 1024
 
 /**
- * Calls back for every line, the last one too when it has no end. A line ends with LF, CR or CR LF. Of a line longer
- * than {@link LINE_LIMIT} the beginning is handed over and the rest is dropped.
- * @returns when the stream is closed; not at its end, which a stream that is given up does not come to
+ * Calls back for every line, including an unterminated last one. A line ends with LF, CR or CR LF. Lines over {@link
+ * LINE_LIMIT} are truncated. @returns when the stream closes, not when it ends, because an abandoned stream never
+ * ends
  */
 export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): Promise<void> {
   const decoder = new StringDecoder('utf8')
   let pending = ''
-  // A CR at the end of a chunk may be half of a CR LF.
+  // A CR at the end of a chunk may be the start of a CR LF.
   let half = ''
   const take = (text: string) => {
     if (pending.length < LINE_LIMIT) pending += text.slice(0, LINE_LIMIT - pending.length)

@@ -3,14 +3,14 @@ import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
-/** How the rows travel: through files or not, and whether the target's tables stay online meanwhile; {@link MODES} tells. */
+/** How the rows are moved: through files or not, and whether the target's tables stay online; see {@link MODES}. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
 
-/** What each mode means for people who use the target meanwhile, and for a load that is interrupted. */
+/** What each mode means for users of the target, and for an interrupted load. */
 export const MODES: Record<FetchMode, string> = {
   import: 'IMPORT INTO through files: each target table is offline while its rows arrive',
   'use-copy': 'COPY through files: the target tables stay online',
-  'direct-copy': 'COPY without files: the target tables stay online; a load that is interrupted cannot be continued',
+  'direct-copy': 'COPY without files: the target tables stay online; an interrupted load cannot be resumed',
 }
 
 export interface FetchRequest {
@@ -35,24 +35,24 @@ export interface FetchRequest {
   rowBatchSize?: number
   metricsAddr: string
   pprofAddr: string
-  /** Whether a side may be reached without TLS. */
+  /** Whether a connection may lack TLS. */
   insecure: boolean
-  /** Goes on with a load that was interrupted; slot and publication are then left as they are. */
+  /** Resumes an interrupted load; its slot and publication are kept. */
   resume?: { fetchId: string; continuationToken?: string; continuationFileName?: string }
   extraArgs: readonly string[]
 }
 
-/** Flags by which one build of the tool differs from another; found by `--help`, since versions are not always told. */
+/** Flags that differ between builds of the tool. Read from `--help`, because not every build prints a version. */
 export interface FetchFeatures {
-  /** The tool creates the publication `molt_fetch` and the slot together. */
+  /** The tool creates the publication `molt_fetch` together with the slot. */
   ownsPublication: boolean
-  /** It refuses `sslmode=disable` unless told otherwise. */
+  /** It refuses `sslmode=disable` without this flag. */
   guardsTls: boolean
-  /** Every flag that its help lists, as `--name`. */
+  /** Every flag in its help, as `--name`. */
   flags: ReadonlySet<string>
 }
 
-/** The name that the tool insists on; a second migration on one source database would drop the first one's. */
+/** The tool's fixed name. A second migration on the same source database would drop the publication of the first. */
 export const PUBLICATION = 'molt_fetch'
 
 export function fetchFeatures(help: string): FetchFeatures {
@@ -75,7 +75,7 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   }
   add('--schema-filter', exactFilter([request.schema]))
   add('--table-filter', exactFilter(request.tables))
-  // A table that was loaded before the interruption must not be emptied by its continuation.
+  // Resuming must not empty a table that was loaded before the interruption.
   add('--table-handling', request.resume ? 'none' : request.tableHandling)
   if (!request.resume) add('--pglogical-replication-slot-name', request.slot)
   say('--pglogical-publication-and-slot-drop-and-recreate', features.ownsPublication && !request.resume)
@@ -85,7 +85,7 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
-  // A direct copy has no files; a config file may name a bucket for the loads that have.
+  // A direct copy has no files, but the config file may name a bucket for other loads.
   if (request.mode !== 'direct-copy') {
     add('--bucket-path', request.bucketPath)
     say('--use-implicit-auth', request.useImplicitAuth)
@@ -102,12 +102,13 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   add('--row-batch-size', request.rowBatchSize)
   add('--metrics-listen-addr', request.metricsAddr)
   if (features.flags.has('--pprof-listen-addr')) add('--pprof-listen-addr', request.pprofAddr)
-  // Without it the tool asks "Confirm (y/n)?" on standard output and fails for want of an answer. Some builds hide it.
+  // Without it the tool asks "Confirm (y/n)?" on standard output, and fails without an answer. Some builds do not
+  // list it.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
 }
 
-/** Flags that this build's help does not list; it would fail on them after the slot is created. */
+/** Flags that this build's help does not list: it would fail on them, with the slot already created. */
 export function unknownFlags(args: readonly string[], features: FetchFeatures): string[] {
   return args
     .filter((argument) => argument.startsWith('--'))
@@ -115,7 +116,7 @@ export function unknownFlags(args: readonly string[], features: FetchFeatures): 
     .filter((flag) => flag !== '--non-interactive' && !features.flags.has(flag))
 }
 
-/** Flag of `molt fetch` → the input by which it is said, or why it is not for `extra-args`. */
+/** Flag of `molt fetch` → the input to use instead, or why `extra-args` refuses it. */
 const OWNED: Record<string, string> = {
   source: 'use the input `source`',
   'source-cdb': 'it is for Oracle',
@@ -129,8 +130,8 @@ const OWNED: Record<string, string> = {
   'pglogical-replication-slot-plugin': 'the replicator reads pgoutput only',
   'pglogical-replication-slot-drop-if-exists': 'use `on-interrupted: restart`',
   'pglogical-publication-and-slot-drop-and-recreate': 'this action decides when it is safe',
-  'ignore-replication-check': 'without a cursor the stream has nowhere to begin',
-  mode: 'only a whole load can be accounted for; how rows travel is said by the input `mode`',
+  'ignore-replication-check': 'without a cursor the stream has no starting point',
+  mode: 'only a complete load can be checked; the input `mode` sets how rows are moved',
   'direct-copy': 'use the input `mode`',
   'use-copy': 'use the input `mode`',
   'bucket-path': 'use the input `bucket-path`',
@@ -151,14 +152,14 @@ const OWNED: Record<string, string> = {
   'non-interactive': 'it is always set',
   'allow-tls-mode-disable': 'use the input `allow-insecure`',
   'log-file': 'the log is in the work folder',
-  logging: 'the account is taken from the log as it is',
-  'use-console-writer': 'the account is taken from the log as JSON',
-  'metrics-listen-addr': 'this action takes a free port',
-  'pprof-listen-addr': 'this action takes a free port',
+  logging: 'this action parses the log unchanged',
+  'use-console-writer': 'this action parses the log as JSON',
+  'metrics-listen-addr': 'this action chooses a free port',
+  'pprof-listen-addr': 'this action chooses a free port',
   help: 'it would move nothing',
 }
 
-/** Every documented flag of `molt fetch` (1.4.1) that `extra-args` takes. */
+/** Every documented flag of `molt fetch` (1.4.1) that `extra-args` accepts. */
 export const EXTRA_FLAGS = [
   'case-sensitive',
   'crdb-pts-duration',
@@ -181,18 +182,19 @@ const SWITCHES: ReadonlySet<string> = new Set([
   'use-stats-based-sharding',
 ])
 
-/** What is wrong with further arguments for `molt fetch`; undefined when nothing is. */
+/** The problem with extra arguments for `molt fetch`; undefined when there is none. */
 export function extraArgsProblem(args: readonly string[]): string | undefined {
   let value = false
   for (const argument of args) {
-    if (/^-(?!-|\d)/.test(argument)) return `${argument.slice(0, 20)} is no flag of molt fetch: flags have two hyphens`
+    if (/^-(?!-|\d)/.test(argument))
+      return `${argument.slice(0, 20)} is not a flag of molt fetch: flags have two hyphens`
     const [, flag, given] = /^--([^=]*)(=[\s\S]*)?$/.exec(argument) ?? []
     if (flag === undefined) {
-      if (!value) return `${JSON.stringify(argument)} is the value of no flag`
+      if (!value) return `${JSON.stringify(argument)} is a value without a flag`
       value = false
       continue
     }
-    if (/\s/.test(flag)) return `${JSON.stringify(argument)} is two arguments; write two items, or --flag=value`
+    if (/\s/.test(flag)) return `${JSON.stringify(argument)} is two arguments. Write two items, or --flag=value`
     if (!flag) return 'a bare -- would end the flags'
     const own = OWNED[flag]
     if (own) return `--${flag} is set by this action itself: ${own}`
@@ -201,7 +203,7 @@ export function extraArgsProblem(args: readonly string[]): string | undefined {
   return undefined
 }
 
-/** What the tool said of one table, in rows; undefined where it did not say. */
+/** Row counts that the tool reported for one table; undefined where it reported none. */
 interface TableAccount {
   exported?: number
   imported?: number
@@ -217,28 +219,31 @@ type SkippedKind =
   | 'harmless'
   | 'other'
 
-/** A table, or a part of one, that was not moved. `reason` says what happened and what to do. */
+/** A table, or a part of one, that was not moved. `reason` has the cause and the fix. */
 interface Skipped {
   kind: SkippedKind
   table: string
   reason: string
 }
 
-/** What the tool said it did. Tables are bare names, or `schema.table` for one of another schema. */
+/** What the tool reports to have done. Tables are bare names, or `schema.table` for another schema. */
 export interface FetchAccount {
-  /** The source's schema that is moved. */
+  /** The schema to move, on the source. */
   schema: string
   /** LSN in the completion record. */
   cursor: string | undefined
-  /** LSN in the record of the start. */
+  /** LSN in the start record. */
   startCursor: string | undefined
   fetchId: string | undefined
   complete: boolean
-  /** Named in the completion record; a table whose keys differ is named there too, with no row moved. */
+  /**
+   * Tables in the completion record, which also lists a table with different keys although none of its rows was
+   * moved.
+   */
   claimed: string[]
   matched: string[]
   skipped: Skipped[]
-  /** Differences that lose nothing. */
+  /** Differences that lose no data. */
   notes: Skipped[]
   tables: Record<string, TableAccount>
   exportedRows: number
@@ -275,10 +280,10 @@ export function emptyAccount(schema = 'public'): FetchAccount {
 
 type Account = (account: FetchAccount, event: MoltEvent) => void
 
-/** Two hexadecimal numbers of 32 bits each; 0/0 is no position. */
+/** Two 32-bit hexadecimal numbers; 0/0 is not a position. */
 const LSN = /^(?!0+\/0+$)[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/i
 
-/** By the beginning of the message: the tools add to its end. */
+/** Matched by the start of the message, because the tools append details. */
 const EVENTS: [string, Account][] = [
   ['found matching table', (account, event) => account.matched.push(nameWithin(account.schema, event.source_table))],
   [
@@ -305,7 +310,7 @@ const EVENTS: [string, Account][] = [
   ],
 ]
 
-/** They say nothing about completeness. */
+/** Messages that say nothing about completeness. */
 const QUIET =
   /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping (fetch|export|cleanup)|cleaning up resources|imported \d+ rows for batch|row import status|progress$|updated continuation token|user set compression|truncate is skipped|removing exception|molt version|the embedded stand-in)/
 
@@ -339,7 +344,7 @@ function complete(account: FetchAccount, event: MoltEvent): void {
     account.skipped.push({
       kind: 'unmigratable',
       table: nameWithin(account.schema, table),
-      reason: 'MOLT calls it unmigratable and moved none of its rows; what is wrong stands in the lines on this table',
+      reason: 'MOLT reports it as unmigratable and moved none of its rows. The lines on this table have the reason',
     })
 }
 
@@ -353,33 +358,34 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
   [
     /missing a definition on the target/,
     'missing-on-target',
-    () => 'the target has no such table, so none of its rows were moved; create it from the converted schema',
+    () => 'the table is missing on the target, so none of its rows were moved. Create it from the converted schema',
   ],
   [
     /missing a definition on the source/,
     'missing-on-source',
     () =>
-      'molt finds no such table on the source: it is partitioned, which early builds do not see, or it was dropped or renamed; take a newer molt, or prepare anew without it',
+      'molt finds no such table on the source: it is partitioned, which early builds do not see, or it was dropped or renamed. Use a newer molt, or prepare again without it',
   ],
   [
     /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
     'primary-key',
-    () => 'its primary keys differ, so none of its rows were moved; give both sides the same key columns, in one order',
+    () =>
+      'its primary keys differ, so none of its rows were moved. Give both sides the same key columns in the same order',
   ],
   [
     /missing column (\S+)/,
     'column-missing',
     ([, column]) =>
-      `the target has no column ${column}, so its rows were moved without it; add the column and load again`,
+      `the target has no column ${column}, so its rows were moved without it. Add the column and load again`,
   ],
   [
     /column type mismatch on (\S+): (.*)$/,
     'column-type',
     ([, column, types]) =>
-      `the column ${column} has another type on the target (${types}) and was left out; give both one type and load again`,
+      `the column ${column} has another type on the target (${types}) and was skipped. Give both sides the same type and load again`,
   ],
 ]
-/** The rows are moved in full anyway. */
+/** The rows are still moved in full. */
 const HARMLESS = /extraneous column \S+ found|NOT NULL mismatch/
 
 function countMismatch(account: FetchAccount, event: MoltEvent): void {
@@ -399,7 +405,7 @@ function countMismatch(account: FetchAccount, event: MoltEvent): void {
   account.skipped.push({ kind: 'other', table, reason: said })
 }
 
-/** An error's text may quote a value of the row that could not be moved. */
+/** The error text can quote a value of the row that was not moved. */
 function errorText(event: MoltEvent): string {
   return scrubText([event.message, event.error].filter(Boolean).join(': '))
 }
@@ -408,23 +414,23 @@ function asList(value: unknown): unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-/** Tables that the tool is about to move although they are not expected; said before the first row is read. */
+/** Unexpected tables that the tool is about to move. Known before the first row is read. */
 export function strayTables(account: FetchAccount, expected: readonly string[]): string[] {
   return account.matched.filter((table) => !expected.includes(table))
 }
 
 /**
- * Everything in the account that is not "all of it"; empty is the only green.
- * @param resumed whether this run resumed an earlier one; its row counts then cover only the rest
+ * Everything that keeps the load from being proved complete; only empty is green. @param resumed whether this run
+ * resumed a load, so that its row counts cover only the rest
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
-  // Tables of the target alone, which nobody expects, are none of this load's business.
+  // Unexpected tables that exist only on the target do not concern this load.
   const skipped = account.skipped.filter(({ kind, table }) => expected.includes(table) || kind !== 'missing-on-source')
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
-  else if (!account.cursor) problems.push('the completion record has no cursor, so a stream has nowhere to begin')
+  else if (!account.cursor) problems.push('the completion record has no cursor, so the stream has no starting point')
   else if (!LSN.test(account.cursor))
-    problems.push(`the completion record's cursor is no position of a WAL: ${scrubText(account.cursor).slice(0, 60)}`)
+    problems.push(`the completion record's cursor is not a WAL position: ${scrubText(account.cursor).slice(0, 60)}`)
   if (account.complete && !account.claimed.length && expected.length)
     problems.push('molt fetch moved no table at all: its filter matched nothing')
   else if (account.complete)
@@ -436,7 +442,7 @@ export function fetchProblems(account: FetchAccount, expected: readonly string[]
   return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
 }
 
-/** What is wrong with the place of a load's intermediate files. */
+/** The problem with the location of a load's intermediate files; undefined when there is none. */
 export function filesProblem(request: {
   mode: FetchMode
   bucketPath?: string
@@ -444,35 +450,35 @@ export function filesProblem(request: {
 }): string | undefined {
   const files = [request.bucketPath, request.localPath].filter(Boolean).length
   if (request.mode !== 'direct-copy' && !files)
-    return `input \`mode\`: \`${request.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``
-  return files > 1 ? 'input `local-path`: write either it or `bucket-path`' : undefined
+    return `input \`mode\`: \`${request.mode}\` moves rows through files. Set \`bucket-path\` or \`local-path\`, or use \`direct-copy\``
+  return files > 1 ? 'inputs `local-path` and `bucket-path` exclude each other. Set only one' : undefined
 }
 
 /**
- * What makes IMPORT INTO ask for EXTERNALIOIMPLICITACCESS (cockroachdb/docs, `import-into.md`); undefined when nothing does.
- * @param env of the tool: the endpoint of an S3-compatible server stands in it
+ * Why IMPORT INTO requires EXTERNALIOIMPLICITACCESS (cockroachdb/docs, `import-into.md`); undefined when it does not.
+ * @param env the tool's environment, which can name the endpoint of an S3-compatible server
  */
 export function implicitAccess(
   files: Pick<FetchRequest, 'mode' | 'bucketPath' | 'localPath' | 'useImplicitAuth'>,
   env: NodeJS.ProcessEnv,
 ): string | undefined {
   if (files.mode !== 'import') return undefined
-  if (files.localPath) return 'files are read over HTTP (`local-path`)'
+  if (files.localPath) return 'the files are read over HTTP (`local-path`)'
   if (!files.bucketPath) return undefined
-  if (files.useImplicitAuth) return 'the bucket is reached with implicit credentials (`use-implicit-auth`)'
+  if (files.useImplicitAuth) return 'the bucket is accessed with implicit credentials (`use-implicit-auth`)'
   const endpoint = env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL || /[?&]AWS_ENDPOINT=/.test(files.bucketPath)
-  return endpoint ? 'the bucket has an endpoint of its own (`AWS_ENDPOINT_URL`)' : undefined
+  return endpoint ? 'the bucket has a custom endpoint (`AWS_ENDPOINT_URL`)' : undefined
 }
 
 function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)
     problems.push(
-      `only ${account.exportsFinished} of ${plural(expected.length, 'table was exported to its end', 'tables were exported to their end')}`,
+      `only ${account.exportsFinished} of ${plural(expected.length, 'table was fully exported', 'tables were fully exported')}`,
     )
   if (account.importsFinished > 0 && account.importsFinished < expected.length)
     problems.push(
-      `only ${account.importsFinished} of ${plural(expected.length, 'table was imported to its end', 'tables were imported to their end')}`,
+      `only ${account.importsFinished} of ${plural(expected.length, 'table was fully imported', 'tables were fully imported')}`,
     )
   const apart = Object.entries(account.tables).filter(
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
@@ -484,7 +490,7 @@ function rowProblems(account: FetchAccount, expected: readonly string[]): string
   return problems
 }
 
-/** Rows read and written so far, from the tool's metrics as Prometheus text; undefined when it shows none. */
+/** Rows read and written so far, from the tool's Prometheus metrics; undefined when it exposes none. */
 export function fetchedRows(metrics: string): { exported: number; imported: number } | undefined {
   const sum = (name: string) => {
     const values = [...metrics.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].map((match) =>

@@ -27,28 +27,28 @@ export function verifyArgs(request: VerifyRequest, help: string): string[] {
 
 export type RowKind = 'missing' | 'mismatch' | 'extraneous'
 
-/** A row that differs, without its values. Its key stays in memory, to look at the row again; it is never written. */
+/** A differing row without its values. Its key stays in memory, to check the row again, and is never written. */
 export interface RowDifference {
   kind: RowKind
   key: string[]
   columns: string[]
 }
 
-/** What the differing rows that molt told one by one told, rows read again included. All counts are rows. */
+/** The outcome of checking differing rows again. All counts are rows. */
 export interface Recheck {
-  /** Equal once a later marker had arrived. */
+  /** Equal after a later marker had arrived. */
   lag: number
-  /** Different still, though the source's row stayed the same: it will not arrive by itself. */
+  /** Still different although the source's row has not changed: the change will not arrive by itself. */
   loss: number
-  /** Changed on the source each time it was looked at. */
+  /** Changed on the source at every check. */
   changing: number
-  /** Equal by value, and not changed since before molt looked: molt compares these types by other rules. */
+  /** Equal by value, and unchanged since before molt read it: molt compares these types differently. */
   unlike: number
-  /** Not looked at, because there were too many or the row could not be read. */
-  untold: number
+  /** Not checked, because there were too many or the row could not be read. */
+  unchecked: number
 }
 
-/** What was found in one table, all its shards added up. Counts are rows. */
+/** The result for one table, summed over its shards. Counts are rows. */
 export interface TableVerdict {
   name: string
   rows: number
@@ -58,26 +58,26 @@ export interface TableVerdict {
   columnMismatch: number
   shardsFinished: number
   shardsTotal: number
-  /** How many of the differing rows molt did not see; the hashes that both databases computed told of them. */
+  /** How many of the differing rows molt missed and the hashes of both databases found. */
   unseen?: number
-  /** Rows that molt says are equal; undefined when it does not say. */
+  /** Rows that molt reports as equal; undefined when it does not report them. */
   equal?: number
-  /** Columns that differ in the rows that were listed, the most frequent first. */
+  /** Differing columns of the listed rows, most frequent first. */
   columns?: string[]
   /** The likely cause, in words. */
   diagnosis?: string
-  /** Keyed hashes of the keys of the first rows that differ. */
+  /** Keyed hashes of the keys of the first differing rows. */
   samples?: { kind: RowKind; columns: string[]; keyHash: string }[]
   /** Only with `while: streaming`. */
   recheck?: Recheck
-  /** The hashes that both databases computed are equal: molt compares these types by other rules. */
+  /** The hashes of both databases are equal: molt compares these types differently. */
   unlike?: boolean
 }
 
-/** What kind of difference two values are, told while they are at hand. */
+/** Kind of difference between two values, decided while they are in memory. */
 export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
 
-/** What is known of one table's differing rows; `rows` holds the first {@link KEPT_ROWS}. */
+/** What is known about one table's differing rows; `rows` holds the first {@link KEPT_ROWS}. */
 export interface TableRows {
   rows: RowDifference[]
   told: number
@@ -89,18 +89,18 @@ export interface VerifyAccount {
   schema: string
   complete: boolean
   tables: Map<string, TableVerdict>
-  /** What the tool could not compare, in words, with the table's bare name. */
+  /** What the tool could not compare: the table's bare name, and the reason in words. */
   unverifiable: { table: string; reason: string }[]
-  /** Differences of definition that lose nothing. */
+  /** Differences in definitions that lose no data. */
   notes: { table: string; reason: string }[]
   rows: Map<string, TableRows>
   errors: string[]
   unknown: Unknowns
-  /** Table → shard → its numbers: one that is reported twice is counted once. */
+  /** Table → shard → counts, so that a shard reported twice counts once. */
   finished: Map<string, Map<string, string>>
 }
 
-/** Differing rows of one table that are kept in memory, to be looked at again. */
+/** How many differing rows of one table are kept in memory to be checked again. */
 export const KEPT_ROWS = 10_000
 const SAMPLES = 10
 
@@ -126,7 +126,7 @@ const FAILED = /\b(fail|failed|could not|cannot|unable|giving up|abort)/i
 const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
-/** Adds one event to the account. A `progress` line has the same fields as `finished`, but is no result. */
+/** Adds one event to the account. A `progress` line has the same fields as `finished`, but is not a result. */
 export function accountForVerify(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const shard = SHARD.exec(message)
@@ -140,7 +140,7 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
 }
 
-/** The bare name of the table that an event is about; names that are not plain are quoted in some events. */
+/** The bare table name of an event. Some events quote unusual names. */
 function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): string {
   const plain = (value: unknown) => String(value ?? '').replaceAll('"', '')
   const table = plain(event.table_name ?? event.table)
@@ -149,22 +149,22 @@ function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): stri
   return full.startsWith(`${account.schema}.`) ? full.slice(account.schema.length + 1) : full
 }
 
-/** An error's text may quote a value of the row that could not be read. */
+/** The error text can quote a value of the row that could not be read. */
 function errorText(account: VerifyAccount, event: MoltEvent): string {
   const table = event.table || event.table_name ? `${tableOf(account, event)}: ` : ''
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
-/** Why a shard's result is none: what is absent, or told otherwise a second time, must not count as zero. */
+/** Why a shard's result is invalid: missing counts, or different ones in a second report, must not count as zero. */
 function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
   const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
   if (unread.length) return `a shard finished without ${unread.join(', ')}`
-  // One below zero would make up for a row that differs.
+  // A negative count would cancel out a differing row.
   const odd = [...COUNTS, 'num_column_mismatch'].filter((field) => field in event && !isCount(event[field]))
   if (odd.length) return `a shard finished with ${odd.map((field) => `${field} ${event[field]}`).join(', ')}`
   if (number < 1 || number > total) return `a shard ${number} of ${total} finished`
   const told = COUNTS.map((field) => event[field]).join()
-  if (before !== undefined && before !== told) return `shard ${number} finished twice, with other numbers`
+  if (before !== undefined && before !== told) return `shard ${number} finished twice, with different numbers`
   return undefined
 }
 
@@ -203,23 +203,23 @@ export function newVerdict(name: string): TableVerdict {
 }
 
 const DEFINITIONS: [RegExp, string][] = [
-  [/^missing table/, 'the target has no such table; create it from the converted schema'],
-  [/^extraneous table/, 'the target has it and the source has not'],
-  [/missing column (\S+)/, 'the target has no column $1, and molt verify compared the rest of each row'],
-  [/extraneous column (\S+) found/, 'the target has a column $1 that the source has not'],
+  [/^missing table/, 'the table is missing on the target. Create it from the converted schema'],
+  [/^extraneous table/, 'the table exists only on the target'],
+  [/missing column (\S+)/, 'the target lacks the column $1, so molt verify compared only the rest of each row'],
+  [/extraneous column (\S+) found/, 'the column $1 exists only on the target'],
   [/column type mismatch on (\S+): (.*)/, 'the column $1 has another type on the target ($2) and was not compared'],
-  [/column (\S+) NOT NULL mismatch: false vs true/, 'the column $1 takes NULL on the source and not on the target'],
+  [/column (\S+) NOT NULL mismatch: false vs true/, 'the column $1 allows NULL on the source but not on the target'],
   [/missing a PRIMARY KEY/, 'it has no primary key, so molt verify cannot compare its rows'],
   [/PRIMARY KEY does not match/, 'its primary keys differ, so molt verify cannot compare its rows'],
-  [/different collation \((.*)\)/, 'its key sorts by another collation on the target ($1), so rows cannot be compared'],
-  [/^skipping unverifiable table/, 'molt verify left it out'],
+  [/different collation \((.*)\)/, 'its key has another collation on the target ($1), so rows cannot be compared'],
+  [/^skipping unverifiable table/, 'molt verify skipped it'],
 ]
 
 function countDefinition(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const table = tableOf(account, event, /table (\S+\.\S+)$/.exec(message)?.[1])
   const detail = scrubText(String(event.mismatch_info ?? event.reason ?? ''))
-  // A target that allows more loses nothing; one that allows less stops the stream one day.
+  // A target that allows more loses no data. One that allows less can stop the stream later.
   if (/NOT NULL mismatch: true vs false/.test(detail)) return void account.notes.push({ table, reason: detail })
   const known = DEFINITIONS.find(([regex]) => regex.test(detail || message))
   const said = detail ? `${message}: ${detail}` : message
@@ -249,7 +249,7 @@ function valuesOf(value: unknown): Record<string, unknown> {
 
 const TIME = /^(.*\d{2}:\d{2}:\d{2})(?:\.(\d+))?(.*)$/
 
-/** What kind of difference two values, as molt writes them, are. */
+/** The kind of difference between two values in molt's notation. */
 export function classify(source: unknown, target: unknown): ValueClass {
   const [a, b] = [String(source), String(target)]
   if ((a === '' && b === 'NULL') || (a === 'NULL' && b === '')) return 'empty-null'
@@ -257,7 +257,7 @@ export function classify(source: unknown, target: unknown): ValueClass {
   if (t && u && t[3] === u[3]) {
     const apart = Math.abs(Number(`0.${t[2] ?? 0}`) - Number(`0.${u[2] ?? 0}`))
     const fewer = Math.min((t[2] ?? '').length, (u[2] ?? '').length)
-    // One side keeps fewer digits, or both keep six and only the last ones differ.
+    // One side has fewer digits, or both have six and only the last ones differ.
     if (t[1] === u[1] && (fewer < 6 || apart < 0.001)) return 'time-digits'
   }
   if (a !== '' && b !== '' && Number.isFinite(Number(a)) && Number.isFinite(Number(b))) {
@@ -274,17 +274,17 @@ function decimals(number: string): number {
   return number.split('.')[1]?.length ?? 0
 }
 
-/** Whether molt has come to the end of a table: one that it never finished shows no difference either. */
+/** Whether molt finished a table: an unfinished one shows no difference either. */
 export function isFinished({ shardsFinished, shardsTotal }: TableVerdict): boolean {
   return shardsTotal > 0 && shardsFinished === shardsTotal
 }
 
-/** Differences in rows of one table. */
+/** Number of differing rows of one table. */
 export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch
 }
 
-/** Adds the listed rows to a table's verdict, keys only as hashes. */
+/** Adds the listed rows to a table's verdict, with keys only as hashes. */
 export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, hash: KeyHash = keyHash()): void {
   if (!rows) return
   const columns = Object.entries(rows.columns).sort(([, a], [, b]) => b - a)
@@ -301,10 +301,10 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const { missing, mismatch, extraneous } = verdict
   if (extraneous && !missing && !mismatch) {
     if (extraneous > verdict.rows)
-      return 'the target has more rows that the source has not than the source has rows: the source was probably emptied by TRUNCATE, which the stream does not carry'
-    return 'only rows that the source has no more: primary keys were probably updated, of which the stream leaves the old row behind, or rows were deleted while nothing was streamed'
+      return 'the target has more extra rows than the source has rows: the source was probably emptied by TRUNCATE, which the stream does not move'
+    return 'all differing rows exist only on the target: probably primary keys were updated, which leaves the old rows behind, or rows were deleted while nothing was streaming'
   }
-  if (missing && missing === verdict.rows && !extraneous) return 'not one of its rows is on the target'
+  if (missing && missing === verdict.rows && !extraneous) return 'none of its rows is on the target'
   if (!mismatch || missing || extraneous) return undefined
   const [column, ...others] = Object.keys(rows.columns)
   const [difference, ...mixed] = Object.keys(rows.classes) as ValueClass[]
@@ -312,19 +312,19 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const where = column && !others.length ? ` in the column ${column}` : ''
   if (words) return `${words}${where}`
   if (column && !others.length && mismatch >= verdict.rows * 0.9 && verdict.rows > 1)
-    return `every row differs${where} and in no other: its type, collation or a default differs between the two sides`
+    return `every row differs${where} only: its type, collation or default differs between the two sides`
   return undefined
 }
 
 const CLASSES: Partial<Record<ValueClass, string>> = {
   'empty-null': 'empty strings on one side are NULL on the other',
-  'time-digits': 'only fractions of a second differ (microseconds were rounded or cut)',
-  'number-digits': 'only the last digits of numbers differ (precision of a numeric or float)',
-  padding: 'only spaces at the end differ (char(n) against text)',
-  case: 'only upper and lower case differ',
+  'time-digits': 'only fractions of a second differ (microseconds were rounded or truncated)',
+  'number-digits': 'only the last digits of numbers differ (precision of numeric or float)',
+  padding: 'only trailing spaces differ (char(n) and text)',
+  case: 'only letter case differs',
 }
 
-/** Why an account is no positive proof. */
+/** Reasons why an account is not positive proof. */
 type VerifyProblemKind =
   | 'unverifiable'
   | 'incomplete'
@@ -350,7 +350,7 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
     table,
     what: `${table}: ${reason}`,
   }))
-  if (!account.complete) problems.push({ kind: 'incomplete', what: 'molt verify did not say that it was complete' })
+  if (!account.complete) problems.push({ kind: 'incomplete', what: 'molt verify did not report that it was complete' })
   if (account.complete && !account.tables.size && expected.length)
     problems.push({
       kind: 'nothing-compared',
@@ -359,7 +359,7 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
   else
     for (const table of expected) {
       const verdict = account.tables.get(table)
-      if (!verdict) problems.push({ kind: 'not-compared', table, what: `${table}: molt verify never looked at it` })
+      if (!verdict) problems.push({ kind: 'not-compared', table, what: `${table}: molt verify never compared it` })
       else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(table)))
     }
   for (const table of account.tables.keys())
@@ -373,11 +373,11 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
   return problems.filter(({ what }, at) => problems.findIndex((each) => each.what === what) === at)
 }
 
-/** Rows that molt listed one by one and did not count: its sums are wrong then. */
+/** Rows that molt listed but did not count, so its sums are wrong. */
 function uncounted(verdict: TableVerdict, rows: TableRows | undefined): VerifyProblem[] {
   const counted = differences(verdict)
   if (!rows || rows.told <= counted) return []
-  const what = `${verdict.name}: molt verify told of ${rows.told} rows that differ, but counts ${counted}`
+  const what = `${verdict.name}: molt verify listed ${rows.told} differing rows, but counts ${counted}`
   return [{ kind: 'uncounted', table: verdict.name, what }]
 }
 
@@ -389,7 +389,7 @@ function tableProblems(verdict: TableVerdict): VerifyProblem[] {
   }
   if (differences(verdict) > 0) return [{ kind: 'difference', table, what: differenceText(verdict) }]
   if (equal !== undefined && equal + missing + mismatch < rows) {
-    const what = `${table}: molt verify saw ${rows} rows, but calls only ${equal} equal (${columnMismatch + extraneous} other)`
+    const what = `${table}: molt verify saw ${rows} rows, but reports only ${equal} as equal (${columnMismatch + extraneous} others)`
     return [{ kind: 'too-few-equal', table, what }]
   }
   return []
@@ -404,16 +404,16 @@ function differenceText(verdict: TableVerdict): string {
     [verdict.columnMismatch, 'with other columns'],
   ].filter(([count]) => count)
   const counts = parts.map(([count, what], index) => `${count}${index ? '' : count === 1 ? ' row' : ' rows'} ${what}`)
-  const again = verdict.recheck ? `; looked at again after a later marker: ${recheckText(verdict.recheck)}` : ''
+  const again = verdict.recheck ? `; checked again after a later marker: ${recheckText(verdict.recheck)}` : ''
   const unseen = verdict.unseen
-    ? `; molt verify did not see ${verdict.unseen} of them, the hashes that both databases computed differ`
+    ? `; molt verify missed ${verdict.unseen} of them, which the hashes of both databases show`
     : ''
   return `${verdict.name}: ${counts.join(', ')}${unseen}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
 }
 
-function recheckText({ lag, loss, changing, unlike, untold }: Recheck): string {
+function recheckText({ lag, loss, changing, unlike, unchecked }: Recheck): string {
   const parts = [loss && `${loss} lost`, changing && `${changing} still changing`, lag && `${lag} arrived late`]
   if (unlike) parts.push(`${unlike} equal by value and never late`)
-  if (untold) parts.push(`${untold} unchecked`)
+  if (unchecked) parts.push(`${unchecked} unchecked`)
   return parts.filter(Boolean).join(', ')
 }

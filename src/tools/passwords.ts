@@ -2,18 +2,18 @@ import { randomBytes } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** A command line without passwords, and the environment that passes them to the program instead. */
+/** A command line without passwords, and the environment that passes them instead. */
 export interface Hidden {
   args: string[]
   env: Record<string, string>
-  /** Removes the password file; the program has read it when it began. */
+  /** Removes the password file, which the program read at its start. */
   remove(): void
 }
 
 /**
- * Takes the passwords of connection URLs off a command line, which every process of the machine can read, and puts
- * them into a libpq password file in `folder`, mode 600. All else in the URLs stays as it is written. A password that
- * such a file cannot hold, or whose URL names a file or service of its own, stays where it is.
+ * Moves the passwords of connection URLs from a command line, which every process on the machine can read, to a libpq
+ * password file in `folder`, mode 600. The rest of the URLs stays unchanged. A password that such a file cannot hold,
+ * or whose URL names its own file or service, is not moved.
  */
 export function hidePasswords(args: readonly string[], folder: string): Hidden {
   const lines = new Set<string>()
@@ -31,7 +31,7 @@ export function hidePasswords(args: readonly string[], folder: string): Hidden {
     }
     return (url[1] ?? '') + found.url
   })
-  // A wrapper may lead the program through a tunnel at another address: the login decides then, where it can.
+  // A wrapper may connect through a tunnel at another address, so the login identifies the line where possible.
   for (const [login, passwords] of anywhere) if (passwords.size === 1) lines.add(`*:*:${login}:${[...passwords][0]}`)
   if (!lines.size) return { args: [...args], env: {}, remove() {} }
   const file = join(folder, `.pgpass-${randomBytes(8).toString('hex')}`)
@@ -39,7 +39,7 @@ export function hidePasswords(args: readonly string[], folder: string): Hidden {
   return { args: hidden, env: { PGPASSFILE: file }, remove: () => rmSync(file, { force: true }) }
 }
 
-/** The URL without its password, and the lines of a password file that give it back, one for each host. */
+/** The URL without its password, and the matching lines of a password file, one for each host. */
 export function splitPassword(url: string): { url: string; lines: string[] } | undefined {
   const parts = /^(postgres(?:ql)?:\/\/)(?:([^:@/?]*)(?::([^@/?]*))?@)?([^/?]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(url)
   if (!parts) return undefined
@@ -49,7 +49,7 @@ export function splitPassword(url: string): { url: string; lines: string[] } | u
   try {
     const param = (name: string) => (params.has(name) ? decodeURIComponent(params.get(name) ?? '') : undefined)
     const password = param('password') ?? decodeURIComponent(inline)
-    // The file is read line by line, and white space around a line is dropped.
+    // libpq reads the file line by line and trims white space.
     if (!password || password !== password.trim() || /[\r\n\0]/.test(password)) return undefined
     const name = param('user') ?? decodeURIComponent(user)
     const database = param('dbname') ?? param('database') ?? (decodeURIComponent(path) || name)
@@ -69,7 +69,7 @@ export function splitPassword(url: string): { url: string; lines: string[] } | u
   }
 }
 
-/** `a:1,b` as pairs of host and port. A socket's folder is looked up as `localhost`. */
+/** `a:1,b` as pairs of host and port. For a socket's folder, libpq looks up `localhost`. */
 function hostsOf(hosts: string, ports: string | undefined): [string, string][] {
   const given = ports?.split(',') ?? []
   return hosts.split(',').map((each, index) => {

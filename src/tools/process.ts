@@ -11,7 +11,7 @@ import { TIMING } from '../runtime/timing.ts'
 import { readLines } from './lines.ts'
 import { hidePasswords } from './passwords.ts'
 
-/** How a child process ended: by itself with a code, or by a signal. */
+/** How a child process ended: with an exit code, or by a signal. */
 export interface Exit {
   code: number | null
   signal: NodeJS.Signals | null
@@ -20,16 +20,18 @@ export interface Exit {
 export interface Launch {
   program: string
   args: readonly string[]
-  /** Added to the few variables that every child gets. */
+  /** Added to the few variables that each child gets. */
   env?: Record<string, string>
-  /** Where its whole output goes, redacted and scrubbed, mode 600. Kept at most twice `LOG_LIMIT` long. */
+  /** File for its whole output, redacted and scrubbed, mode 600, at most twice `LOG_LIMIT`. */
   logFile: string
   /**
-   * Takes customers' values out of a line before it is written or remembered; `onLine` gets it whole. A line for which
-   * it gives nothing is not kept.
+   * Removes customers' values from a line before it is written or remembered; `onLine` gets the original. Undefined
+   * drops the line.
    */
   scrub?(line: string): string | undefined
-  /** Gives it the passwords of the URLs in `args` by a file, off the process list. For programs that honour PGPASSFILE. */
+  /**
+   * Passes the passwords of the URLs in `args` in a file, off the process list. For programs that support PGPASSFILE.
+   */
   hidePasswords?: boolean
   onLine(line: string, stream: 'stdout' | 'stderr'): void
 }
@@ -38,9 +40,8 @@ const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 
 /**
- * Ends a tool and its descendants when its parent is gone: killed, it can end nobody itself, and a replicator that lives
- * on holds the slot. The pipe to it breaks when the parent dies, however that comes about; a line in it says that all is
- * over.
+ * Ends a tool and its descendants when its parent dies: a killed parent cannot, and a surviving replicator would hold
+ * the slot. The pipe breaks whenever the parent dies; a line in it means a normal end.
  */
 const WATCHDOG = `trap '' INT TERM HUP
 read -r over && exit 0
@@ -51,13 +52,13 @@ kill -s KILL -- "-$1" 2>/dev/null`
 
 function watchdog(pid: number, passwords = ''): ChildProcess {
   const child = spawn('/bin/sh', ['-c', WATCHDOG, 'molt-actions-watchdog', String(pid), passwords], {
-    // Not RUNNER_TRACKING_ID: it may end a moment after us, and is no orphan.
+    // Not RUNNER_TRACKING_ID: it can end a moment after us, and is not an orphan.
     env: { PATH: process.env.PATH },
     stdio: ['pipe', 'ignore', 'ignore'],
-    // What ends our whole process group must not end it as well.
+    // It must survive whatever ends our process group.
     detached: true,
   })
-  // Without a shell nobody watches, and the runner still finds the tool by RUNNER_TRACKING_ID.
+  // Without a shell there is no watchdog, but the runner still finds the tool by RUNNER_TRACKING_ID.
   child.on('error', () => {})
   child.stdin?.on('error', () => {})
   child.unref()
@@ -65,14 +66,14 @@ function watchdog(pid: number, passwords = ''): ChildProcess {
 }
 
 /**
- * A long-running tool: its lines as they come, its last line, and a stop that always ends it. It leads a process group
- * of its own, so that a shell around a program is not all that a signal reaches. A terminal's Ctrl-C therefore reaches it
- * through us alone: whoever starts one stops it when the run is cancelled, and the watchdog does when we die of it.
+ * A long-running tool: its lines as they arrive, its last line, and a stop that always ends it. It leads its own
+ * process group, so that a signal reaches more than a shell around it. A terminal's Ctrl-C therefore reaches it only
+ * through us: the caller stops it when the run is cancelled, and the watchdog when we die.
  */
 export class Child {
   /**
-   * Resolves when it has ended and its output is read, or nearly so when a descendant keeps the pipes open. Unless it
-   * ended by itself with exit code 0 its descendants have ended by then, too. Never rejects.
+   * Resolves when it has ended and its output is read, or shortly after if a descendant keeps the pipes open. Its
+   * descendants have then ended too, unless it exited with code 0. Never rejects.
    */
   readonly exited: Promise<Exit>
   readonly pid: number | undefined
@@ -82,7 +83,7 @@ export class Child {
   #exit: Exit | undefined
   #absent = false
   #over = false
-  /** The end of the whole group, once it has been asked for, and when it is enforced. */
+  /** The end of the whole group once requested, and when it is forced. */
   #groupEnd: Promise<void> | undefined
   #killAt = Number.POSITIVE_INFINITY
 
@@ -108,7 +109,7 @@ export class Child {
       })
     this.exited = new Promise((resolve) => {
       const end = (exit: Exit) => {
-        // A program that cannot be started has both an error and an end.
+        // A program that cannot be started emits both `error` and `close`.
         if (this.#exit) return
         this.#exit = exit
         watch?.stdin?.end('over\n')
@@ -119,12 +120,12 @@ export class Child {
       this.#process.on('error', (error: NodeJS.ErrnoException) => {
         this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
-        // A signal that could not be sent is an error as well, and no end.
+        // A signal that could not be sent is an error too, but not an end.
         if (this.pid === undefined) end({ code: null, signal: null })
       })
       this.#process.on('exit', (code) => {
         this.#over = true
-        // What a command leaves behind on purpose, such as the application, is not ours to end; all else is.
+        // Processes that a command leaves on purpose, such as the application, must survive. All others are ended.
         if (code !== 0) this.#endGroup(TIMING.toolGrace)
         this.#letGoOfPipes()
       })
@@ -139,38 +140,38 @@ export class Child {
     return this.#exit
   }
 
-  /** The last line that it wrote, or the message on it when it is JSON. Redacted and scrubbed. */
+  /** Its last line, or the message in it when it is JSON. Redacted and scrubbed. */
   get lastWords(): string {
     const last = this.#lastLines.at(-1) ?? 'nothing'
     return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
-  /** The last line that begins with `Error:`, as both tools end; undefined when there is none. Redacted. */
+  /** The last line that begins with `Error:`, with which both tools end; undefined without one. Redacted. */
   get errorLine(): string | undefined {
     const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
     return error?.replace(/^Error:\s*/i, '').slice(0, 600)
   }
 
-  /** The line that begins with `Error:`, else the last line. Redacted. */
+  /** The line that begins with `Error:`, otherwise the last line. Redacted. */
   get lastError(): string {
     return this.errorLine ?? this.lastWords
   }
 
-  /** Whether the program itself has ended, whatever its descendants do. */
+  /** Whether the program itself has ended, apart from its descendants. */
   get over(): boolean {
     return this.#over
   }
 
   /**
-   * SIGTERM to it and its descendants, and SIGKILL when one of them outlives the grace period (milliseconds). One that
-   * has ended by itself is left as it is.
+   * Sends SIGTERM to it and its descendants, and SIGKILL when one outlives the grace period (milliseconds). Does
+   * nothing if it has ended.
    */
   async stop(graceMs = TIMING.toolGrace): Promise<Exit> {
     if (!this.#over) this.#endGroup(graceMs)
     return this.exited
   }
 
-  /** Like {@link exited}, but when `signal` aborts it is stopped: it has a second to end. */
+  /** Like {@link exited}, but stops it when `signal` aborts, with one second to end. */
   async exitedOrStopped(signal: AbortSignal): Promise<Exit> {
     const stop = () => void this.stop(TIMING.toolStop)
     signal.addEventListener('abort', stop, { once: true })
@@ -194,7 +195,7 @@ export class Child {
     this.#signalGroup('SIGKILL')
   }
 
-  /** @returns whether there is anybody left */
+  /** @returns whether any process is left */
   #signalGroup(signal: NodeJS.Signals | 0): boolean {
     if (this.pid === undefined) return false
     try {
@@ -204,16 +205,16 @@ export class Child {
     }
   }
 
-  /** A descendant that keeps the pipes open must not keep us; without one they are closed long before. */
+  /** A descendant that keeps the pipes open must not delay us. Without one they close long before. */
   #letGoOfPipes(): void {
     const { stdout, stderr } = this.#process
-    // What was written before is read first, even when we were too busy to read until now.
+    // Earlier output is read first, even if we were too busy to read it before.
     const giveUp = () => setImmediate(() => [stdout, stderr].map((pipe) => pipe?.destroy()))
     const timer = setTimeout(giveUp, TIMING.pipeGrace)
     this.#process.once('close', () => clearTimeout(timer))
   }
 
-  /** The error that tells how it ended. */
+  /** The error for how it ended. */
   failure(facts: { code?: ErrorCode; said?: string; advice?: string } = {}): ToolError {
     if (this.#absent && isTool(this.launch.program)) return notOnPath(this.launch.program)
     return new ToolError({
@@ -229,12 +230,12 @@ export class Child {
   #remember(line: string): void {
     if (!line.trim()) return
     this.#lastLines.push(line.slice(0, REMEMBERED))
-    // The usage text of `molt fetch` after its error is some fifty lines.
+    // After its error, `molt fetch` prints about fifty lines of usage.
     if (this.#lastLines.length > 100) this.#lastLines.shift()
   }
 }
 
-/** MOLT's programs by their bare names, as a job has them after `setup`. */
+/** MOLT's programs by bare name, as they are after `setup`. */
 export function isTool(program: string): boolean {
   return program === 'molt' || program === 'replicator'
 }
@@ -256,7 +257,7 @@ export function describeExit(exit: Exit | undefined): string {
   return exit.code === null ? 'could not be started' : `ended with exit code ${exit.code}`
 }
 
-/** One file and its predecessor: a replicator at full verbosity writes megabytes a minute, for days. */
+/** Rotates between two files: a verbose replicator writes megabytes per minute, for days. */
 class RotatingLog {
   #path: string
   #file: number
@@ -282,12 +283,12 @@ class RotatingLog {
   }
 }
 
-/** The longest answer about metrics, in bytes; a replicator's are some ten KiB for each table. */
+/** Maximum size of a metrics response, in bytes; a replicator's has about 10 KiB per table. */
 const METRICS_LIMIT = 32 << 20
 
 /**
- * The text at a loopback URL, whole or not at all: one that never ends must not keep who asks. Not `fetch`: that would
- * load a whole HTTP client for one line of plain HTTP.
+ * Reads the text at a loopback URL, completely or not at all, with a time limit. Avoids `fetch`, which would load a
+ * whole HTTP client for one plain request.
  */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {
@@ -296,7 +297,7 @@ export function httpText(url: string): Promise<string> {
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
         body += chunk
-        if (body.length > METRICS_LIMIT) request.destroy(new Error('the answer is too long'))
+        if (body.length > METRICS_LIMIT) request.destroy(new Error('the response is too long'))
       })
       response.on('end', () => resolve(body))
       response.on('error', reject)

@@ -6,7 +6,7 @@ export interface ReplicatorRequest {
   program: string
   source: string
   target: string
-  /** By which it keeps its progress, where that is another login. */
+  /** URL for the staging schema, if that uses another login. */
   staging?: string
   slot: string
   publication: string
@@ -18,7 +18,7 @@ export interface ReplicatorRequest {
   extraArgs: readonly string[]
 }
 
-/** The replicator's `application_name` on both sides, unless a URL has one of its own. */
+/** The replicator's `application_name` on both sides, unless a URL sets one. */
 export const STREAM_APPLICATION = 'molt-actions replicator'
 
 function replicatorArgs(request: ReplicatorRequest): string[] {
@@ -37,13 +37,13 @@ function replicatorArgs(request: ReplicatorRequest): string[] {
   ]
 }
 
-/** One line of the replicator's log, from any of its forms. */
+/** One line of the replicator's log, in any of its formats. */
 export interface LogLine {
   level: string
   message: string
-  /** The text of the `error` field, when there is one. */
+  /** The text of the `error` field, if any. */
   error?: string
-  /** What the source database said, which the line after it does not repeat. */
+  /** The source database's message, which the next line does not repeat. */
   cause?: string
 }
 
@@ -64,7 +64,7 @@ export function parseLogLine(line: string): LogLine | undefined {
   return { level: level.toLowerCase(), message, ...fieldsOf(rest) }
 }
 
-/** Both as `error="…"` and, in the padded form, without quotes up to the next field. */
+/** As `error="…"`, or in the padded format without quotes up to the next field. */
 function fieldsOf(rest: string): { error?: string; cause?: string } {
   const field = (name: string) => {
     const found = new RegExp(`(?:^|\\s)${name}=("(?:[^"\\\\]|\\\\.)*"?|.*?(?=\\s+\\w+=|$))`).exec(rest)?.[1]
@@ -74,7 +74,7 @@ function fieldsOf(rest: string): { error?: string; cause?: string } {
   return { ...(error !== undefined && { error: withoutStatement(error) }), ...(cause !== undefined && { cause }) }
 }
 
-/** The failed statement stands before the error, with a parameter for each value of a batch: tens of KiB [run]. */
+/** The failed statement precedes the error, with a parameter for each value of a batch: tens of KiB [run]. */
 function withoutStatement(error: string): string {
   return error.replace(/^((?:"(?:[^"]|"")*"\.?)+: )[A-Z]{4}[\s\S]*?: (?=ERROR: )/, '$1')
 }
@@ -104,7 +104,7 @@ function unquote(text: string): string {
   }
 }
 
-/** What the stream has done, by its own metrics: counters since the process began. */
+/** What the stream has done: the replicator's counters since its process started. */
 export interface StreamMetrics {
   upserts: number
   deletes: number
@@ -113,7 +113,7 @@ export interface StreamMetrics {
   dialFailures: number
 }
 
-/** The same counter before and after 1.2.0; a build that has both counts the same thing twice. */
+/** The same counter before and after 1.2.0. A build with both counts everything twice. */
 const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   upserts: ['apply_upserts_total', 'target_apply_upserts_total'],
   deletes: ['apply_deletes_total', 'target_apply_deletes_total'],
@@ -122,7 +122,7 @@ const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   dialFailures: ['pglogical_dial_failure_total'],
 }
 
-/** Reads Prometheus text; a table's counters appear only once it has had a change, so nothing there means zero. */
+/** Reads Prometheus text. A table's counters appear with its first change, so absent means zero. */
 export function parseMetrics(text: string): StreamMetrics {
   const sums = new Map<string, number>()
   for (const line of text.split('\n')) {
@@ -142,10 +142,10 @@ export function noMetrics(): StreamMetrics {
 }
 
 const CHATTER = /^(?:time="[^"]*" level=(?:debug|trace) |(?:DEBUG|TRACE) )/
-/** Scrubbing a line takes a hundred times as long as reading it, and a tool whose lines are not read stands still. */
+/** Scrubbing a line takes a hundred times as long as reading it, and a tool whose output is not read blocks. */
 const CHATTER_A_SECOND = 500
 
-/** Keeps every line that matters, and of the chatter no more a second than can be scrubbed without holding it up. */
+/** Keeps every important line, and only as many others per second as can be scrubbed without delay. */
 export function boundedScrubber(now: () => number = () => performance.now()): (line: string) => string | undefined {
   let second = now()
   let kept = 0
@@ -159,15 +159,15 @@ export function boundedScrubber(now: () => number = () => performance.now()): (l
   }
 }
 
-/** A running replicator: what it says, and whether it is going round in circles. */
+/** A running replicator: its output, and whether it keeps retrying. */
 export class Replicator {
   readonly child: Child
   readonly request: ReplicatorRequest
-  /** How often it has said that it will retry, since it was started. */
+  /** Number of announced retries since it started. */
   retries = 0
-  /** When it last said so, in milliseconds of this runner's monotonic clock. */
+  /** Time of the last one, in milliseconds of this runner's monotonic clock. */
   lastRetryAt = Number.NEGATIVE_INFINITY
-  /** The reason that it gave with its last retry or error. */
+  /** The reason in its last retry or error. */
   lastDiagnosis: string | undefined
   #cause: string | undefined
 
@@ -176,7 +176,7 @@ export class Replicator {
     this.child = new Child({
       program: request.program,
       args: replicatorArgs(request),
-      // Both databases show it as the session's name, unless the URL has one of its own.
+      // Both databases show it as the session's name, unless the URL sets another.
       env: { PGAPPNAME: STREAM_APPLICATION },
       logFile: request.logFile,
       scrub: boundedScrubber(),
@@ -185,7 +185,7 @@ export class Replicator {
     })
   }
 
-  /** Undefined while its metrics cannot be read, as in the first moments. */
+  /** Undefined while its metrics cannot be read, such as right after the start. */
   async metrics(): Promise<StreamMetrics | undefined> {
     return httpText(`http://${this.request.metricsAddr}/_/varz`).then(parseMetrics, () => undefined)
   }
@@ -200,7 +200,7 @@ export class Replicator {
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
     if (parsed.cause) this.#cause = scrubText(parsed.cause)
     const said = parsed.error ?? parsed.message
-    // The line that says it will retry points to the one before it, which has the reason.
+    // The line that announces a retry refers to the line before it, which has the reason.
     this.lastDiagnosis = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
     if (!RETRY.test(parsed.message)) return
     this.retries++
@@ -208,8 +208,8 @@ export class Replicator {
   }
 }
 
-/** Cheap, for every line of a log that may be long. */
+/** Cheap, because it runs on every line of a long log. */
 const ALARM = /warn|error|fatal|panic|retry/i
 const FROM_SOURCE = /^error received from source database$/
-/** In the words of both generations: one retries the connection, the other a batch and then its apply loop. */
+/** Wording of both generations: one retries the connection, the other a batch and then its apply loop. */
 const RETRY = /will retry|tryCommit|maximum number of retries|restart\w* .*apply loop/i

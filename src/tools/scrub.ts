@@ -3,20 +3,21 @@ import { redact } from '../runtime/secrets.ts'
 import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /**
- * Takes customers' values out of what the tools say. Names of tables, columns and constraints stay: without them
- * nobody could act on a message. What is not known to be a name is hidden, so that a new message is safe too.
+ * Removes customers' values from the tools' output. Names of tables, columns and constraints stay, because messages
+ * are useless without them. Anything not known to be a name is hidden, so that unknown messages are safe too.
  */
 
-/** After these words a quoted text is a name. */
+/** A quoted text after these words is a name. */
 const NAMES =
   /(?:\b(?:relation|table|column|constraint|index|type|schema|database|collation|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
 
-/** From here to the end of the message there are values, in whatever form. */
+/** Everything after these, to the end of the message, can be values in any form. */
 const CUTS: [RegExp, string][] = [
-  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. First, since a value can look like what follows.
+  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. First, because a value can look
+  // like the other patterns.
   [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/(\bforeign key violation: "[^"]*" row )[\s\S]*?( has no match in "[^"]*")?$/i, '$1…$2'],
-  // CockroachDB puts the whole URL of a file, keys included, before an import's error, and the whole row after it.
+  // CockroachDB puts the whole URL of a file, including keys, before an import's error, and the whole row after it.
   [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
   [/ \(row: [\s\S]*$/, ' (row: …)'],
   [/(error parsing row \d+: parse )("[^"]*" as [\w()]+: )[\s\S]*$/, '$1column $2… (row: …)'],
@@ -42,19 +43,19 @@ const CUTS: [RegExp, string][] = [
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 
-/** No message of a tool's own is longer; what is, holds rows. */
+/** The tools' own messages are shorter; a longer one contains rows. */
 const LONGEST = 16 * 1024
 
 /**
- * In whatever words it stands: nothing of a tool's own looks like it. Begins only where a word does: tried at each
- * character, a long value would take seconds.
+ * Matches in any message, because no tool output looks like it otherwise. Starts only at word boundaries: trying each
+ * character would take seconds on a long value.
  */
 const PERSONAL =
   /(?<![^\s@<>()[\]"'=:,;])[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
 /**
- * A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Without our
- * passwords as well: what is kept of it goes into files and the ledger, where no runner hides them.
+ * A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Also without
+ * our passwords, because files and the ledger keep the message, where no runner masks them.
  */
 export function scrubText(said: string): string {
   if (said.length > LONGEST) return `(a text of ${said.length} characters)`
@@ -68,12 +69,12 @@ export function scrubText(said: string): string {
   out = out.replace(/(?<![\w)])'(?:[^'\\]|\\.)*'/g, (quoted, at: number) =>
     NAMES.test(out.slice(0, at)) ? quoted : "'…'",
   )
-  // What a trigger of the user's own raises can quote anything.
+  // An exception raised by a user's trigger can quote anything.
   if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function of the database)')
   return out.replace(PERSONAL, '…') + state
 }
 
-/** Fields of `molt`'s events that hold names, numbers of the tool's own, or times. */
+/** Fields of `molt`'s events that hold names, counts or times. */
 const PLAIN = new Set([
   ...[
     'level',
@@ -104,13 +105,13 @@ const PLAIN = new Set([
   'num_tables',
 ])
 const PROSE = new Set(['message', 'error', 'reason', 'mismatch_info', 'hint', 'detail'])
-/** Events of one row; `type` is `data` for others as well. */
+/** Events about a single row; other events also have the `type` `data`. */
 const ROW = /^(mismatching row|missing row|extraneous row)/
 
-/** Says the same of the same key within one migration, and nothing of the key to anybody else. */
+/** Gives the same hash for the same key within one migration, and reveals nothing about the key. */
 export type KeyHash = (table: string, key: readonly unknown[]) => string
 
-/** @param secret what the hash is keyed with; by default it is random, and no two runs can be compared */
+/** @param secret key of the hash; random by default, so that hashes of two runs cannot be compared */
 export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
   return (table, key) =>
     createHmac('sha256', secret)
@@ -119,7 +120,7 @@ export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
       .slice(0, 16)
 }
 
-/** An event as it may stand in a file: of a row only a keyed hash of its key and the columns that differ. */
+/** An event that is safe to write: for a row, only a keyed hash of its key, and the differing columns. */
 function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   const row = ROW.test(event.message ?? '') || 'primary_key' in event
   const out: MoltEvent = {}
@@ -136,12 +137,12 @@ function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   return out
 }
 
-/** For every line that `molt` writes, on either stream. */
+/** Scrubs a line of `molt`, from either stream. */
 export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => string {
   return (line) => {
     const event = parseEvent(line)
     if (event) return JSON.stringify(scrubEvent(event, hash))
-    // The middle of a broken event begins anywhere, so anything in it may be a value.
+    // A fragment of a broken event can start anywhere, so anything in it may be a value.
     const error = /^(Error|ERROR|panic|fatal error): /.test(line)
     if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
       return `(a broken line of ${line.length} characters)`
@@ -150,10 +151,10 @@ export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => strin
 }
 
 const FIELD = /\b([\w.]+)=("(?:[^"\\]|\\.)*(?:"|$)|[^\s"]+)/g
-/** Of a database's error as JSON only these are names. */
+/** The only fields of a database error in JSON that are names. */
 const ERROR_FIELDS = ['severity', 'code', 'schemaName', 'tableName', 'columnName', 'dataTypeName', 'constraintName']
 
-/** For every line that `replicator` writes, in each of its forms. */
+/** Scrubs a line of `replicator`, in any of its formats. */
 export function scrubReplicator(line: string): string {
   if (line.startsWith('{')) return scrubJsonLine(line)
   const head = /^[A-Z]{4,7}\s+\[[^\]]*\]\s+/.exec(line)?.[0] ?? ''
@@ -197,7 +198,7 @@ function errorFields(text: string): string {
   }
 }
 
-/** A text quoted by Go is JSON but for `\x` and `\a`; undefined when it is cut short. */
+/** Text quoted by Go is JSON except for `\x` and `\a`; undefined when truncated. */
 function unquoteGo(text: string): string | undefined {
   try {
     return JSON.parse(text.replace(/\\(?:x([0-9a-f]{2})|([av']))/gi, (_, hex) => (hex ? `\\u00${hex}` : ' ')))

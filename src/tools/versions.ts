@@ -7,7 +7,7 @@ import { childEnvironment } from '../runtime/environment.ts'
 import { ToolError, UserError } from '../runtime/errors.ts'
 import { describeExit, isTool, notOnPath } from './process.ts'
 
-/** Versions of molt that must not move anybody's data, each with the reason. */
+/** Versions of molt that are not safe to use, each with the reason. */
 export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
   ['1.3.3', '1.3.4', '1.3.5', '1.3.6'].map((version) => [
     version,
@@ -17,7 +17,7 @@ export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
 
 export type ToolName = 'molt' | 'replicator'
 
-/** The file that a bare name stands for on the PATH; undefined when there is none. */
+/** The file on the PATH for a bare name; undefined when there is none. */
 export function findTool(tool: ToolName): string | undefined {
   return (process.env.PATH ?? '')
     .split(delimiter)
@@ -40,7 +40,7 @@ export function refuseDenied(version: string, allowed: string | undefined): void
   if (reason && allowed !== version)
     throw new UserError(
       'setup.version-denied',
-      `molt ${version} ${reason}; take another version, or name it in \`allow-denied-version\` if you must`,
+      `molt ${version} ${reason}; use another version, or name it in \`allow-denied-version\``,
     )
 }
 
@@ -55,14 +55,14 @@ export async function toolVersion(program: string, tool: ToolName): Promise<stri
   )
 }
 
-/** How the rehearsals' stand-in for MOLT names itself in its version. */
+/** Part of the version of the stand-in for MOLT. */
 export const STAND_IN = 'embedded stand-in'
 
 export function isStandIn(version: string): boolean {
   return version.includes(STAND_IN)
 }
 
-/** The tool's own help, which differs between builds. */
+/** The tool's help, which differs between builds. */
 export async function toolHelp(program: string, ...command: string[]): Promise<string> {
   return ask(program, [...command, '--help'])
 }
@@ -89,13 +89,13 @@ async function ask(program: string, args: string[]): Promise<string> {
     code: killed ? 'tool.killed' : 'tool.unusable',
     program: program.split('/').at(-1) as string,
     args,
-    // `exec` hides which signal it was: it gives no exit code then.
+    // `exec` reports neither the signal nor an exit code.
     ending: killed
-      ? 'was killed by a signal before it had answered'
+      ? 'was killed by a signal before it answered'
       : describeExit({ code: result.exitCode ?? null, signal: null }),
     said: result.stderr.trim().split('\n').at(-1),
     advice: killed
-      ? 'Nothing was moved. A machine that is out of memory does this; look at what else runs on it, and run this again.'
+      ? 'Nothing was moved. The machine may be out of memory: check what else runs on it, then rerun the step.'
       : 'Run `setup` first, or check that the file is for this platform.',
   })
 }

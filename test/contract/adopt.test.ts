@@ -1,4 +1,4 @@
-// What `npm run adopt` writes into the repository of a team, for each kind of team.
+// `npm run adopt`: the files it writes for each kind of team.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -26,9 +26,9 @@ function uses(text: string): string[] {
 }
 
 test.each([
-  ['jobs of their own', given],
+  ['own jobs', given],
   ['a caller', { ...given, caller: true }],
-])('with everything given, %s need no further edit', (_, adoption) => {
+])('given every option, %s need no further edit', (_, adoption) => {
   const files = adoptedFiles(adoption)
   for (const [path, text] of files) expect(text, path).not.toMatch(/OWNER|REPO@|BUCKET|0{40}/)
   const workflows = [...files].filter(([path]) => path.startsWith('.github/workflows/'))
@@ -37,7 +37,7 @@ test.each([
     const ours = uses(text).filter((each) => each.startsWith('acme/'))
     expect(ours.length, path).toBeGreaterThan(0)
     for (const each of ours) expect(each).toMatch(new RegExp(`^acme/molt-actions(/[\\w./-]+)?@${COMMIT}$`))
-    // No path of our checkout, which does not exist in theirs.
+    // No path of our checkout, which a team does not have.
     expect(uses(text).filter((each) => /^[.$]\//.test(each))).toEqual([])
   }
   expect(files.get('molt-actions.yml')).toContain('s3://acme-molt/shop')
@@ -45,16 +45,19 @@ test.each([
   expect(files.get('.github/workflows/rehearse.yml')).toContain(given.cockroachImage)
 })
 
-test.each([false, true])('a second person types the hash where reviewers cannot be had (caller: %s)', (caller) => {
-  const path = '.github/workflows/migrate.yml'
-  const plain = adoptedFiles({ ...given, caller }).get(path) as string
-  const typed = adoptedFiles({ ...given, caller, planHash: true }).get(path) as string
-  const lines = plain.split('\n')
-  const changed = typed.split('\n').filter((line, i) => line !== lines[i])
-  expect(changed.map((line) => line.replace(/#.*/, '').trim())).toEqual(['gate: plan-hash'])
-})
+test.each([false, true])(
+  'a second person types the hash when required reviewers are not available (caller: %s)',
+  (caller) => {
+    const path = '.github/workflows/migrate.yml'
+    const plain = adoptedFiles({ ...given, caller }).get(path) as string
+    const typed = adoptedFiles({ ...given, caller, planHash: true }).get(path) as string
+    const lines = plain.split('\n')
+    const changed = typed.split('\n').filter((line, i) => line !== lines[i])
+    expect(changed.map((line) => line.replace(/#.*/, '').trim())).toEqual(['gate: plan-hash'])
+  },
+)
 
-test('every job that reaches the databases runs on the given runner', () => {
+test('every job that connects to a database runs on the given runner', () => {
   const label = 'databases-reach'
   for (const adoption of [given, { ...given, caller: true }]) {
     const text = adoptedFiles({ ...adoption, runner: label }).get('.github/workflows/migrate.yml') as string
@@ -63,7 +66,7 @@ test('every job that reaches the databases runs on the given runner', () => {
   }
 })
 
-test('the command writes what the function says, and never over a file', async () => {
+test('the command writes what the function returns, and never overwrites a file', async () => {
   const out = join(folder, 'repository')
   const command = (...args: string[]) =>
     execa(process.execPath, ['--import', 'tsx', 'scripts/adopt.ts', ...args], { cwd: REPO, reject: false })

@@ -1,5 +1,5 @@
-// What someone with write access to a branch, or an accident, would try against the workflows that people copy. Each attack is
-// tried and must fail; docs/threat-model.md is held to the files at the end.
+// Attacks and accidents by someone with write access to a branch, against the workflows that people copy. Each must
+// fail. The last tests compare docs/threat-model.md with the files.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -32,7 +32,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** `do: require`, as the first job of migrate.yml asks it. */
+/** `do: require`, as the first job of migrate.yml runs it. */
 function gate(inputs: Record<string, string>): Promise<JobResult> {
   const asked = { do: 'require', environment: 'cutover', 'secrets-environment': 'migration', token: TOKEN }
   return runAction({
@@ -45,8 +45,8 @@ function gate(inputs: Record<string, string>): Promise<JobResult> {
   })
 }
 
-describe('1. the person who starts a run switches the gate off', () => {
-  /** What a form may ask for. Nothing here weakens an approval. */
+describe('1. the person who starts a run turns the gate off', () => {
+  /** Fields that a form can have. None weakens an approval. */
   const FORM: Record<string, string[]> = {
     'examples/migrate-caller.yml': [
       'migration',
@@ -73,7 +73,7 @@ describe('1. the person who starts a run switches the gate off', () => {
   }
   const forms = workflows.filter(([, workflow]) => triggers(workflow).includes('workflow_dispatch'))
 
-  test.each(forms)('%s asks for nothing that weakens an approval', (path, { on }) => {
+  test.each(forms)('%s has no field that weakens an approval', (path, { on }) => {
     expect(Object.keys(on.workflow_dispatch?.inputs ?? {})).toEqual(FORM[path])
   })
 
@@ -88,7 +88,7 @@ describe('1. the person who starts a run switches the gate off', () => {
     'runner',
     'token',
   ]
-  test.each(forms)('%s decides by literals where and by whom it is approved', (_, workflow) => {
+  test.each(forms)('%s takes environment and approval from literals', (_, workflow) => {
     for (const job of Object.values(workflow.jobs)) {
       const places = [job.environment, job['runs-on'], ...[job, ...(job.steps ?? [])].flatMap(policyOf)]
       for (const place of places.filter((each) => each !== undefined))
@@ -103,41 +103,41 @@ describe('1. the person who starts a run switches the gate off', () => {
 
   test.each([
     ['gate: none, to commit', { gate: 'none', decision: 'commit' }, /`decision: commit` needs an approval/],
-    ['an environment that was made up', { environment: 'made-up', decision: 'commit' }, /`made-up` does not exist/],
-    ['both, as it was tried', { gate: 'none', environment: 'made-up', decision: 'commit' }, /needs an approval/],
+    ['an environment that does not exist', { environment: 'made-up', decision: 'commit' }, /`made-up` does not exist/],
+    ['both together', { gate: 'none', environment: 'made-up', decision: 'commit' }, /needs an approval/],
   ])('%s: refused', async (_, inputs, text) => {
     const ended = await gate(inputs)
     expect(words(ended)).toMatch(text)
     expect(ended.conclusion).toBe('failure')
   })
 
-  test('skipping the first check does not help: the job that was approved refuses, too', async () => {
+  test('skipping the first check does not help: the approved job refuses too', async () => {
     const ended = await gate({ do: 'approve', gate: 'none', decision: 'commit' })
     expect(words(ended)).toMatch(/needs an approval/)
     expect(ended.conclusion).toBe('failure')
   })
 })
 
-describe('2. an operation outside of the organization finds no secret', () => {
+describe('2. an operation outside the organization has no secrets', () => {
   test.each(copied.filter((path) => path !== 'examples/migrate-caller.yml'))('%s reads its secrets itself', (path) => {
     expect(read(path)).not.toMatch(/secrets: inherit|uses: \S+\/\.github\/workflows\//)
   })
 
-  test('a secret that does not arrive is named', async () => {
+  test('reports an empty secret by name', async () => {
     const ended = await gate({ secrets: 'MOLT_SOURCE=true, MOLT_TARGET=false' })
     expect(words(ended)).toMatch(/the secret MOLT_TARGET is empty in this job/)
     expect(ended.conclusion).toBe('failure')
   })
 })
 
-describe('3. a branch reads the URLs of production', () => {
+describe('3. a branch reads the production URLs', () => {
   const secretJobs = workflows.flatMap(([path, { jobs }]) =>
     Object.entries(jobs)
       .filter(([, job]) => JSON.stringify(job.steps ?? []).includes('secrets.'))
       .map(([id, job]) => [path, id, job] as const),
   )
-  test('there are jobs with secrets', () => expect(secretJobs.length).toBeGreaterThan(15))
-  test.each(secretJobs)('%s: %s has its secrets from an environment', (_, __, job) => {
+  test('some jobs have secrets', () => expect(secretJobs.length).toBeGreaterThan(15))
+  test.each(secretJobs)('%s: %s gets its secrets from an environment', (_, __, job) => {
     expect(job.environment).toMatch(
       /^(migration|cutover|cutover-cleanup|rehearsal|\$\{\{ inputs\.(secrets-)?environment \}\})$/,
     )
@@ -148,23 +148,23 @@ describe('3. a branch reads the URLs of production', () => {
     ['any branch', anyBranch],
     ['the pattern *', limited(['main', '*'])],
     ['the pattern **/*', limited(['**/*'])],
-  ])('an environment that admits %s is refused', async (_, environment) => {
+  ])('refuses an environment that admits %s', async (_, environment) => {
     github.others.set('migration', environment)
     const ended = await gate({})
     expect(words(ended)).toMatch(/`migration` accepts any branch/)
     expect(ended.conclusion).toBe('failure')
   })
 
-  test('so is the environment of the reviewers', async () => {
+  test('also refuses such an environment for the reviewers', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
     expect(words(await gate({}))).toMatch(/`cutover` accepts any branch/)
   })
 
-  test('one that admits the default branch passes', async () => {
+  test('accepts an environment that admits only the default branch', async () => {
     expect((await gate({})).conclusion).toBe('success')
   })
 
-  test('the workflows ask before they use a secret', () => {
+  test('the workflows check before they use a secret', () => {
     const asks = (path: string, id: string) =>
       (readWorkflow(join(REPO, path)).jobs[id] as Job).steps?.find(({ uses }) => uses?.includes('actions/gate'))?.with
     expect(asks('examples/migrate-jobs.yml', 'prepare')).toMatchObject({
@@ -183,7 +183,7 @@ describe('4. a pull request reads a secret', () => {
   })
 
   test.each(['.github/workflows/rehearse.yml', 'examples/rehearse.yml'])(
-    '%s masks from the default branch only',
+    '%s masks only on the default branch',
     (path) => {
       const { real } = readWorkflow(join(REPO, path)).jobs
       const on = (ref_name: string) => ({
@@ -196,8 +196,8 @@ describe('4. a pull request reads a secret', () => {
   )
 })
 
-describe('5. a default commits, or lets an administrator through unseen', () => {
-  test('every decision is `rehearse` unless someone says otherwise', () => {
+describe('5. a default commits, or an administrator bypasses unnoticed', () => {
+  test('every decision defaults to `rehearse`', () => {
     for (const [, { on }] of workflows)
       for (const form of [on.workflow_dispatch, on.workflow_call]) {
         const { decision } = form?.inputs ?? {}
@@ -206,7 +206,7 @@ describe('5. a default commits, or lets an administrator through unseen', () => 
     for (const { inputs } of specs) expect(inputs.decision?.fallback ?? 'rehearse').toBe('rehearse')
   })
 
-  test('administrators who can bypass the reviewers are shown, and refused by policy', async () => {
+  test('shows administrators who can bypass the reviewers, and refuses them if so configured', async () => {
     for (const can_admins_bypass of [true, undefined]) {
       github.environment = { ...reviewed(2), can_admins_bypass }
       const shown = await gate({})
@@ -220,33 +220,33 @@ describe('5. a default commits, or lets an administrator through unseen', () => 
   })
 })
 
-describe('6. GitHub fails once, or limits requests', () => {
-  test('right after an approval, by the action as it is shipped', async () => {
+describe('6. GitHub fails once, or limits the request rate', () => {
+  test('right after an approval, with the shipped action', async () => {
     github.failures = [{ status: 502 }, 'reset']
     expect((await gate({})).conclusion).toBe('success')
   })
-  test('a follower asks once a minute', () => {
+  test('a follower polls once per minute', () => {
     const { inputs } = specs.find(({ name }) => name === 'replicate') ?? { inputs: {} }
     expect(inputs).toMatchObject({ 'approval-poll': { fallback: '60s' } })
   })
 })
 
-describe('7. a secret whose value is a common word makes an output vanish', () => {
+describe('7. an output vanishes because a secret has a common value', () => {
   const { jobs } = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
   const all = workflows.flatMap(([path, { jobs }]) => Object.entries(jobs).map(([id, job]) => [path, id, job] as const))
 
-  test.each(all.filter(([, , job]) => job.if))('%s: %s decides by what an output is not', (_, __, job) => {
+  test.each(all.filter(([, , job]) => job.if))('%s: %s branches on what an output is not', (_, __, job) => {
     expect(job.if).not.toMatch(/\.outputs\.[\w-]+ ==|==\s*needs\.[\w-]+\.outputs/)
   })
 
-  test('without its output a follower runs, and a cutover waits for its reviewers', () => {
+  test('without its output, a follower runs and a cutover waits for its reviewers', () => {
     const needs = { prepare: { result: 'success', outputs: {} }, brief: { result: 'success', outputs: {} } }
     const inputs = { decision: 'commit', phase: 'prepare', 'approved-hash': '' }
     expect(holds(jobs.follow?.if as string, { needs, inputs })).toBe(true)
     expect(holds(jobs.cutover?.if as string, { needs, inputs })).toBe(true)
   })
 
-  test('the outputs that conditions and matrices read contain none of these words', async () => {
+  test('outputs that conditions and matrices read contain none of these words', async () => {
     const { outputs } = await gate({ 'max-approval-wait': '20h' })
     const brief = ['follower-needed', 'no-follower-needed']
     for (const value of [outputs.legs, outputs.gate, ...brief])
@@ -266,27 +266,27 @@ describe('9. a push cancels the nightly run', () => {
   })
 })
 
-describe('10. a runner that does not know `$/`', () => {
-  test('has the root action with each part by repository and commit', () => {
+describe('10. a runner does not support `$/`', () => {
+  test('the root action names each part by repository and commit', () => {
     const text = read('examples/action.yml')
     expect(text).toBe(exampleComposite(read('action.yml')))
     expect(text.replace(/^#.*$/gm, '')).not.toContain('$/')
     const parts = [...text.matchAll(/uses: OWNER\/REPO\/actions\/([a-z]+)@0{40}$/gm)].map(([, name]) => name)
     expect(parts).toEqual([...read('action.yml').matchAll(/uses: \$\/actions\/([a-z]+)$/gm)].map(([, name]) => name))
   })
-  test.each(copied)('%s names none of its actions by `$/`', (path) => {
+  test.each(copied)('%s refers to none of its actions by `$/`', (path) => {
     expect(read(path).replace(/^ *#.*$/gm, '')).not.toMatch(/uses: \$\//)
   })
 })
 
-test.each(workflows)('%s runs images by digest', (_, workflow) => {
+test.each(workflows)('%s pins images by digest', (_, workflow) => {
   const images = Object.entries(workflow.env ?? {}).filter(([name]) => name.endsWith('_IMAGE'))
   for (const [, image] of images) expect(image).toMatch(/^[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}$/)
   const names = images.map(([name]) => name)
   for (const job of Object.values(workflow.jobs)) {
     expect(job).not.toHaveProperty('container')
     expect(job).not.toHaveProperty('services')
-    // Images of repository variables: a step of the job refuses one without a digest.
+    // Images from repository variables: a step of the job refuses one without a digest.
     if (job.steps?.some(({ run }) => run?.includes('@sha256:[0-9a-f]{64}$ ]] ||')))
       names.push('POSTGRES_IMAGE', 'COCKROACH_IMAGE')
     for (const { run = '' } of job.steps ?? [])
@@ -306,7 +306,7 @@ describe('docs/threat-model.md', () => {
       .map((cell) => cell.trim())
   const rows = text.slice(text.indexOf('| file to copy')).split('\n\n')[0]?.split('\n').slice(2).map(cells) ?? []
 
-  test('says of each copied file what it is', () => {
+  test('describes every copied file', () => {
     expect(rows.map(([file]) => `examples/${file?.replaceAll('`', '')}`)).toEqual(copied)
   })
   test.each(rows)('%s', (file = '', everywhere, secrets, environments, started) => {
@@ -320,7 +320,7 @@ describe('docs/threat-model.md', () => {
     expect(environments).toBe(named.map((name) => `\`${name}\``).join(', ') || 'in the called workflow')
     expect(started).toBe(triggers(workflow).sort().join(', '))
   })
-  test('names the actions of others that run in our jobs', () => {
+  test('lists the third-party actions that run in our jobs', () => {
     const uses = [...own, ...copied].flatMap((path) => [...read(path).matchAll(/uses: actions\/([\w-]+)@/g)])
     const [, listed = ''] = /only (checkout[^|]*) \|/.exec(text) ?? []
     for (const name of new Set(uses.map(([, name = '']) => name))) expect(listed.split(/, | and /)).toContain(name)
@@ -333,7 +333,7 @@ describe('docs/threat-model.md', () => {
   })
 })
 
-test('the placeholders of the copied files are all that is left to fill in', () => {
+test('the copied files have no other placeholders to fill in', () => {
   for (const path of [...copied, 'examples/action.yml']) {
     expect(existsSync(join(REPO, path))).toBe(true)
     for (const [, uses = ''] of read(path).matchAll(/^ +(?:- )?uses: (OWNER\S+)/gm)) expect(uses).toMatch(/@0{40}$/)

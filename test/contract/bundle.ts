@@ -9,9 +9,9 @@ export const REPO = resolve(import.meta.dirname, '../..')
 
 export interface BundleRun {
   code: number | null
-  /** Both streams, in the order of their arrival. */
+  /** Both streams, in order of arrival. */
   log: string
-  /** The log as GitHub shows it: without workflow commands that set masks. */
+  /** The log as GitHub shows it, without the workflow commands that set masks. */
   shown: string
   errors: string[]
   outputs: Record<string, string>
@@ -27,7 +27,7 @@ export interface BundleOptions {
   env?: Record<string, string>
 }
 
-/** Runs `dist/<name>.cjs` in a process of its own with the variables that GitHub's runner sets, and nothing of ours. */
+/** Runs `dist/<name>.cjs` in its own process with the variables of GitHub's runner, and no other. */
 export async function runBundle(name: string, options: BundleOptions = {}): Promise<BundleRun> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-bundle-'))
   const temp = join(folder, 'temp')
@@ -83,12 +83,12 @@ export async function runBundle(name: string, options: BundleOptions = {}): Prom
   }
 }
 
-/** What an `::error::` line says, with GitHub's escapes undone. */
+/** The text of an `::error::` line, with GitHub's escapes decoded. */
 function messageOf(line: string): string {
   return line.slice('::error::'.length).replaceAll('%0A', '\n').replaceAll('%0D', '\r').replaceAll('%25', '%')
 }
 
-/** A listener that counts who knocks, and never answers: a database that must not be touched. */
+/** A listener that counts connections and never answers: a database that must not be touched. */
 export async function startSilentServer(): Promise<{
   port: number
   connections(): number

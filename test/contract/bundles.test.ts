@@ -1,4 +1,4 @@
-// Every committed bundle as GitHub runs it: a process of its own, on this Node and on a real Node 24.
+// Runs every committed bundle as GitHub does: in its own process, on this Node and on a real Node 24.
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -31,7 +31,7 @@ function url(password = PASSWORD): string {
   return `postgresql://app:${password}@127.0.0.1:${server.port}/shop?sslmode=disable`
 }
 
-/** What `source` and `target` need to be sound, for actions that have them. */
+/** Valid values of `source` and `target`, for actions that have them. */
 function sound(): Record<string, string> {
   return { source: url(), target: url(), from: url(), to: url(), rules: 'tables: {}', 'allow-insecure': 'true' }
 }
@@ -42,12 +42,12 @@ function file(name: string, text: string): string {
   return path
 }
 
-/** The inputs that the text of a config file does not give. */
+/** The inputs that the config file does not set. */
 function from(config: string): Record<string, string> {
   return config.includes('source:') ? {} : { source: url() }
 }
 
-/** The two programs of MOLT, as scripts that say what they are told to. */
+/** MOLT's two programs, as scripts that print the given text. */
 function programs(moltSays: string): string {
   const dir = mkdtempSync(join(folder, 'bin-'))
   for (const [tool, says] of [
@@ -64,7 +64,7 @@ test('a Node 24 is there', () => {
   if ('missing' in node24 && node24.required) expect.fail(node24.missing)
 })
 
-test('the two Nodes differ', async ({ skip }) => {
+test('the two Nodes have different versions', async ({ skip }) => {
   if ('missing' in node24) return skip(node24.missing)
   const { stdout } = await execa(node24.path, ['--version'])
   expect(stdout).toMatch(/^v24\./)
@@ -72,7 +72,7 @@ test('the two Nodes differ', async ({ skip }) => {
 
 const bundles = readdirSync(join(REPO, 'dist')).filter((name) => /\.cjs$/.test(name) && !/^(molt-|stand-in)/.test(name))
 
-test('there is a bundle for every action and every post step, and no other', () => {
+test('every action and every post step has a bundle, and no other bundle exists', () => {
   const wanted = specs.flatMap(({ name, post }) => [`${name}.cjs`, ...(post ? [`${name}-post.cjs`] : [])])
   expect(bundles.sort()).toEqual(wanted.sort())
 })
@@ -81,7 +81,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
   beforeEach(({ skip }) => skip(missing !== undefined, missing?.missing))
 
   test.each(specs)(
-    '$name says who it is in its first line; an input that is missing is one error, and nothing is touched',
+    '$name prints its name first; a missing input is a single error, and nothing is touched',
     async ({ name, inputs }) => {
       const before = server.connections()
       const required = Object.keys(inputs).find((input) => inputs[input]?.required)
@@ -102,7 +102,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     },
   )
 
-  test('a post step without state does nothing, and is green', async () => {
+  test('a post step without state does nothing and is green', async () => {
     const before = server.connections()
     const run = await runBundle('fence-post', { node, inputs: sound() })
     expect(run.log.split('\n')[0]).toBe(`molt-actions ${packageJson.version}: fence (post)`)
@@ -110,7 +110,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(server.connections()).toBe(before)
   })
 
-  test('the stand-in refuses a flag that it does not know', async () => {
+  test('the stand-in refuses an unknown flag', async () => {
     const { exitCode, all } = await execa(node, [join(REPO, 'dist/stand-in-molt.cjs'), 'fetch', '--fast'], {
       all: true,
       reject: false,
@@ -119,14 +119,14 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(all).toContain('unknown flag: --fast')
   })
 
-  test('the first line comes in time', async () => {
-    // Twice is the limit, which `npm run bench:startup` checks; here other tests run at the same time.
+  test('prints the first line in time', async () => {
+    // Twice the limit that `npm run bench:startup` checks, because other tests run at the same time.
     const { empty, first } = await measureStartup(5, ['fence'], node)
     expect((first.fence as number) / empty).toBeLessThan(1.5 * LIMIT)
   })
 })
 
-describe('what does not depend on the Node', () => {
+describe('independent of the Node version', () => {
   const node = 'path' in node24 ? node24.path : process.execPath
 
   const choices = specs.flatMap(({ name, inputs }) =>
@@ -136,7 +136,7 @@ describe('what does not depend on the Node', () => {
       )
       .slice(0, 1),
   )
-  test.each(choices)('%s: an unknown %s is told what is allowed', async (name, input, allowed) => {
+  test.each(choices)('%s: an invalid %s is refused with the allowed values', async (name, input, allowed) => {
     const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
     expect(run.errors).toHaveLength(1)
     expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid. Set it to one of \`${allowed}\``)
@@ -173,7 +173,7 @@ describe('what does not depend on the Node', () => {
       `postgresql://app:${PASSWORD}${character}tail@db.example.org/shop`,
       `"${character}"`,
     ]),
-  ])('a URL with %s is one line with the fix, and echoes nothing', async (_, value, fix) => {
+  ])('reports a URL with %s in one line with the fix, and does not echo it', async (_, value, fix) => {
     const run = await runBundle('fence', { node, inputs: { ...sound(), source: value as string } })
     expect(run.code).toBe(1)
     expect(run.errors).toHaveLength(1)
@@ -185,7 +185,7 @@ describe('what does not depend on the Node', () => {
   })
 
   test.each(specs.filter(({ inputs }) => inputs['allow-insecure'] && inputs.source).map(({ name }) => name))(
-    '%s does not connect without TLS unless it is allowed',
+    '%s refuses to connect without TLS unless it is allowed',
     async (name) => {
       const before = server.connections()
       const load: Record<string, string> = name === 'fetch' ? { mode: 'direct-copy' } : {}
@@ -200,7 +200,7 @@ describe('what does not depend on the Node', () => {
   test.each([
     ['setup', { checksum: 'trust-on-first-use' }],
     ['gate', { do: 'needed' }],
-  ] as const)('%s does not connect to the ledger without TLS unless it is allowed', async (name, inputs) => {
+  ] as const)('%s refuses a connection to the ledger without TLS unless it is allowed', async (name, inputs) => {
     const before = server.connections()
     const run = await runBundle(name, { node, inputs: { target: url(), ...inputs } })
     expect(run.errors).toHaveLength(1)
@@ -209,7 +209,7 @@ describe('what does not depend on the Node', () => {
     expect(server.connections()).toBe(before)
   })
 
-  test('setup asks for the ledger of `trust-on-first-use` before it downloads anything', async () => {
+  test('setup requires the ledger of `trust-on-first-use` before it downloads anything', async () => {
     const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
     const before = server.connections()
     const run = await runBundle('setup', { node, inputs })
@@ -218,11 +218,11 @@ describe('what does not depend on the Node', () => {
   })
 
   test.each([
-    ['fetch: { table-handling: none }', '', /`import` moves rows through files; write `bucket-path`/],
+    ['fetch: { table-handling: none }', '', /`import` moves rows through files. Set `bucket-path`/],
     ['fetch: { mode: direct-copy }', '', /its sslmode is disable/],
     ['fetch: { mode: direct-copy }', 'use-copy', /`use-copy` moves rows through files/],
     ['fetch: { local-path: /tmp }', '', /its sslmode is disable/],
-  ])('prepare looks at the settings of the load before it touches anything: %s %s', async (text, mode, message) => {
+  ])('prepare checks the settings of the load before it touches anything: %s %s', async (text, mode, message) => {
     const inputs = { ...sound(), 'allow-insecure': '', config: file('load.yml', text), 'check-load': 'true', mode }
     const run = await runBundle('prepare', { node, inputs })
     expect(run.errors[0]).toMatch(message)
@@ -233,8 +233,8 @@ describe('what does not depend on the Node', () => {
     test.each([
       ['an unknown section', 'fences:\n  lease: 5m\n', '1:1', 'config.unknown-name'],
       ['an unknown key', 'fence:\n  leese: 5m\n', '2:3', 'config.unknown-name'],
-      ['a key of another action', 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
-      ['a section that is no map', 'fence: 5m\n', '1:8', 'config.invalid'],
+      ['an input of another action', 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
+      ['a section that is not a map', 'fence: 5m\n', '1:8', 'config.invalid'],
       ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
       ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
       ['a secret in clear', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
@@ -248,7 +248,7 @@ describe('what does not depend on the Node', () => {
       expect(run.outputs).toMatchObject({ 'error-kind': 'input', 'error-code': code })
     })
 
-    test('a variable that is not set is named', async () => {
+    test('names a variable that is not set', async () => {
       const text = 'common:\n  source: env:NOT_THERE\n'
       const config = file('unset.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })
@@ -256,7 +256,7 @@ describe('what does not depend on the Node', () => {
       expect(run.outputs['error-kind']).toBe('input')
     })
 
-    test('an input wins over it', async () => {
+    test('an input overrides it', async () => {
       const config = file('both.yml', 'fence:\n  allow-insecure: false\n')
       const closed = url().replace(`:${server.port}`, ':1')
       const codeWith = async (allow: string) => {
@@ -267,7 +267,7 @@ describe('what does not depend on the Node', () => {
       expect(await codeWith('true')).toBe('connect.failed')
     })
 
-    test('its section for an action wins over `common`, and secrets come from the environment', async () => {
+    test("an action's section overrides `common`, and secrets come from the environment", async () => {
       const config = file(
         'env.yml',
         'common:\n  source: env:SHOP_URL\n  target: env:SHOP_URL\n  lease: 1ms\nfence:\n  lease: 1m\n',
@@ -281,7 +281,7 @@ describe('what does not depend on the Node', () => {
   })
 
   describe('the outputs error-kind and error-code', () => {
-    test('is `user` for a database that is not there', async () => {
+    test('is `user` for an unreachable database', async () => {
       const source = url().replace(`:${server.port}`, ':1')
       const run = await runBundle('fence', { node, inputs: { ...sound(), source } })
       expect(run.code).toBe(1)
@@ -290,7 +290,7 @@ describe('what does not depend on the Node', () => {
       expect(run.outputs).toEqual({ 'error-kind': 'user', 'error-code': 'connect.failed' })
     })
 
-    test('is `tool` for a program that fails', async () => {
+    test('is `tool` for a failing program', async () => {
       const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('exit 3') } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
@@ -298,7 +298,7 @@ describe('what does not depend on the Node', () => {
       expect(run.outputs).toEqual({ 'error-kind': 'tool', 'error-code': 'tool.unusable' })
     })
 
-    test('is not set by a run that goes well', async () => {
+    test('is not set by a successful run', async () => {
       const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('molt version 1.4.1') } })
       expect(run.errors).toEqual([])
       expect(run.code).toBe(0)
@@ -307,7 +307,7 @@ describe('what does not depend on the Node', () => {
     })
   })
 
-  test('an output that would hold a masked value is an error that names it', async () => {
+  test('names an output that would hold a masked value', async () => {
     const inputs = { 'bin-dir': programs(`molt version ${PASSWORD}`), target: url() }
     const run = await runBundle('setup', { node, inputs })
     expect(run.code).toBe(1)

@@ -1,4 +1,4 @@
-/** What a logical slot tells of changed keys on PostgreSQL: in which order, in which text, and from where again. */
+/** Changed keys from a logical slot on PostgreSQL: their order, text form and restart position. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
@@ -12,7 +12,7 @@ beforeAll(async () => {
   server = await startPostgres({ name: 'source' })
   db = new pg.Client(server.url)
   await db.connect()
-  // What an administrator has set on the role must not reach the texts of keys.
+  // Role settings must not affect the texts of keys.
   await db.query(`
     ALTER ROLE CURRENT_USER SET DateStyle = 'German'; ALTER ROLE CURRENT_USER SET extra_float_digits = 0;
     ALTER ROLE CURRENT_USER SET TimeZone = 'Asia/Tokyo';
@@ -54,7 +54,7 @@ async function attach() {
   return { log, changes, ends }
 }
 const now = async () => parseLsn((await db.query('SELECT pg_current_wal_insert_lsn()::text AS lsn')).rows[0].lsn)
-/** Until what is committed now has been read; a change of the publication pushes it on. */
+/** Waits until everything committed so far has been read; changes the publication to move it on. */
 async function readUp({ log }: Awaited<ReturnType<typeof attach>>) {
   const lsn = await now()
   await vi.waitFor(() => expect(log.position).toBeGreaterThanOrEqual(lsn), { timeout: 20_000, interval: 10 })
@@ -64,7 +64,7 @@ const slot = async () =>
   (await db.query("SELECT confirmed_flush_lsn::text AS lsn FROM pg_replication_slots WHERE slot_name = 'log'")).rows[0]
     .lsn
 
-test('inserts, updates, deletes and chains of keys, in commit order and without what was rolled back', async () => {
+test('reports inserts, updates, deletes and chains of keys in commit order, without rolled-back changes', async () => {
   const reader = await attach()
   const other = new pg.Client(server.url)
   await other.connect()
@@ -81,7 +81,7 @@ test('inserts, updates, deletes and chains of keys, in commit order and without 
   await db.query('DELETE FROM items WHERE id = 1')
   await db.query("INSERT INTO parts VALUES (3, 'x'); INSERT INTO elsewhere VALUES (1)")
   await readUp(reader)
-  // A key's columns come in the table's order.
+  // Key columns come in the order of the table's columns.
   expect(told(reader.changes)).toEqual([
     'items 2 true',
     'pairs a/7 true',
@@ -96,7 +96,7 @@ test('inserts, updates, deletes and chains of keys, in commit order and without 
   expect(positions).toEqual([...positions].sort((a, b) => (a < b ? -1 : 1)))
 })
 
-test('the xid of a change is the one that its transaction had', async () => {
+test("reports the xid of the change's transaction", async () => {
   const reader = await attach()
   await db.query('BEGIN')
   await db.query("INSERT INTO items VALUES (1, 'x')")
@@ -106,7 +106,7 @@ test('the xid of a change is the one that its transaction had', async () => {
   expect(reader.changes.map(({ xid }) => String(xid))).toEqual([rows[0].xid])
 })
 
-test('keys are written as they are read back, whatever is set on the role', async () => {
+test('writes keys in the form in which they are read back, whatever the role sets', async () => {
   const reader = await attach()
   await db.query(
     "INSERT INTO typed VALUES (0.30000000000000004, '2024-02-29', '2026-01-01 02:00+02', '\\x00ff', '1 day 02:00', 'x')",
@@ -121,7 +121,7 @@ test('keys are written as they are read back, whatever is set on the role', asyn
   ])
 })
 
-test('a TOASTed key is told by an update that leaves it alone', async () => {
+test('reports a TOASTed key for an update that does not change it', async () => {
   await db.query("INSERT INTO long VALUES (repeat('k', 2500), 'x')")
   const reader = await attach()
   await db.query("UPDATE long SET v = 'y'")
@@ -130,14 +130,14 @@ test('a TOASTed key is told by an update that leaves it alone', async () => {
   expect(reader.changes.every(({ key }) => key[0] === 'k'.repeat(2500))).toBe(true)
 })
 
-test('only a confirm moves the slot; to the begin of a transaction, which is then sent again whole', async () => {
+test('moves the slot only on confirm, to the start of a transaction, which is then sent again in full', async () => {
   const first = await attach()
   const before = await slot()
   await db.query("INSERT INTO items VALUES (1, 'x')")
   await db.query("INSERT INTO items SELECT n, 'x' FROM generate_series(2, 4) n")
   await db.query("INSERT INTO items VALUES (5, 'x')")
   await readUp(first)
-  // Keepalives with a wish for an answer, and answers by the clock, move nothing.
+  // Keepalives that request a reply, and periodic replies, move nothing.
   await vi.waitFor(() => expect(first.log.position).toBeGreaterThan(first.changes.at(-1)?.at as bigint))
   expect(await slot()).toBe(before)
   const open = first.changes.find(({ key }) => key[0] === '2') as ChangedKey
@@ -147,12 +147,12 @@ test('only a confirm moves the slot; to the begin of a transaction, which is the
   const second = await vi.waitFor(attach, 10_000)
   await readUp(second)
   expect(told(second.changes)).toEqual(['items 2 true', 'items 3 true', 'items 4 true', 'items 5 true'])
-  // What was confirmed is never given back.
+  // A confirmed position never moves back.
   second.log.confirm(open.at - 8n)
   expect(parseLsn(await slot())).toBeGreaterThanOrEqual(open.at)
 })
 
-test('a slot that somebody else reads is refused, and an end that was not asked for is told once', async () => {
+test('refuses a slot with another reader, and reports an unrequested end once', async () => {
   const first = await attach()
   await expect(attach()).rejects.toMatchObject({ code: '55006' })
   await db.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'log'")
@@ -161,7 +161,7 @@ test('a slot that somebody else reads is refused, and an end that was not asked 
   expect(first.changes).toEqual([])
 })
 
-test('options of the URL give way to the settings by which keys are written', async () => {
+test('settings for writing keys override options in the URL', async () => {
   const options = encodeURIComponent('-c DateStyle=German -c extra_float_digits=0')
   const log = await ChangeLog.attach({
     sourceUrl: `${server.url}${server.url.includes('?') ? '&' : '?'}options=${options}`,
@@ -176,7 +176,7 @@ test('options of the URL give way to the settings by which keys are written', as
   await vi.waitFor(() => expect(keys[0]?.slice(0, 2)).toEqual(['0.30000000000000004', '2024-02-29']), 10_000)
 })
 
-test('100,000 changes of one transaction are handed over without being kept', async () => {
+test('passes on 100,000 changes of one transaction without buffering them', async () => {
   let seen = 0
   const log = await ChangeLog.attach({
     ...{ sourceUrl: server.url, slot: 'log', publication: 'Pub, "odd"', onEnd() {} },

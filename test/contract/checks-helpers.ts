@@ -48,7 +48,16 @@ export async function query(url: string, ...statements: string[]): Promise<Recor
   }
 }
 
-/** A new database on each server with these schemas in it, on the target by its side door; several statements in one text are one transaction. */
+/** Analyzes the tables alone: a plain ANALYZE also reads 60 system catalogs, which takes longer than the rest of a world. */
+export const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
+  SELECT string_agg(c.oid::regclass::text, ', ') INTO tables FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^(pg_|information_schema$|_crdb$)';
+  IF tables IS NOT NULL THEN EXECUTE 'ANALYZE ' || tables; END IF; END $$`
+
+/**
+ * Creates a database with these schemas on each server, on the target directly. Several statements in one text are
+ * one transaction.
+ */
 export async function world(
   servers: { source: EmbeddedServer; target: EmbeddedServer; behind?: EmbeddedServer },
   source: string | string[],
@@ -57,14 +66,14 @@ export async function world(
   const name = `w${randomBytes(4).toString('hex')}`
   const make = async (server: EmbeddedServer, ddl: string | string[]) => {
     await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
-    await query(server.urlOf(name), ...[ddl].flat(), 'ANALYZE')
+    await query(server.urlOf(name), ...[ddl].flat(), ANALYZE_TABLES)
   }
   await make(servers.source, source)
   await make(servers.behind ?? servers.target, target)
   return { source: servers.source.urlOf(name), target: servers.target.urlOf(name) }
 }
 
-/** What `prepare` would see in this world. */
+/** The facts that `prepare` would see in this world. */
 export function factsOf(
   urls: World,
   settings: Partial<Settings> = {},
@@ -84,7 +93,7 @@ export function factsOf(
   })
 }
 
-/** The same facts, had the target said that it is CockroachDB. */
+/** The same facts with CockroachDB as the target's version. */
 export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
   const server = {
     ...facts.target.server,
@@ -107,14 +116,14 @@ export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
   }
 }
 
-/** A deep copy with one thing changed. */
+/** A deep copy with one change. */
 export function changed(facts: Facts, change: (facts: Facts) => void): Facts {
   const copy = structuredClone(facts)
   change(copy)
   return copy
 }
 
-/** The objects that one check finds. */
+/** The objects found by one check. */
 export function objectsOf(facts: Facts, id: string): string[] {
   const check = CHECKS.find((each) => each.id === id)
   if (!check) throw new Error(`there is no check ${id}`)

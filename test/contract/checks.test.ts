@@ -37,7 +37,7 @@ afterAll(async () => {
   await pair?.stop()
 })
 
-/** The check finds exactly these objects here, and nothing in the clean world. */
+/** Expects the check to find exactly these objects here, and none in the clean world. */
 function expectFires(facts: Facts, id: string, objects: string[], quiet: Facts = clean) {
   expect(objectsOf(facts, id), id).toEqual(objects)
   expect(objectsOf(quiet, id), `${id} in a clean world`).toEqual([])
@@ -109,7 +109,7 @@ describe('the source server', () => {
     await poor?.stop()
   })
 
-  it('is found wanting by its settings', () => {
+  it('reports unsuitable settings', () => {
     for (const id of [
       'src.wal-level',
       'src.slots',
@@ -120,7 +120,7 @@ describe('the source server', () => {
     ])
       expectFires(facts, id, ['source'])
     expectFires(facts, 'src.statement-timeout', ['postgres'])
-    // 1 MiB is kept, and an hour of what is written now is more.
+    // Keeps 1 MiB, less than an hour of the current WAL rate.
     expect(facts.source.server.walBytesPerSecond).toBeGreaterThan(1000)
     expectFires(facts, 'src.slot-lost', ['source'])
     expectFires(facts, 'src.idle-timeout', ['postgres'])
@@ -133,7 +133,7 @@ describe('the source server', () => {
     expectFires(facts, 'src.long-transaction', [expect.stringMatching(/^PID \d+$/)] as unknown as string[])
   })
 
-  it('is told by version, recovery, reserves, and what the slot would keep', () => {
+  it('reports version, recovery, free slots and senders, and WAL limits', () => {
     const server = (change: Partial<Facts['source']['server']>) =>
       changed(clean, (copy) => {
         Object.assign(copy.source.server, change)
@@ -147,7 +147,7 @@ describe('the source server', () => {
     expectFires(server({ slotKeepMiB: 100, walBytesPerSecond: 1e6 }), 'src.slot-lost', ['source'])
   })
 
-  it('is one process, seen by a snapshot that a second connection can read', async () => {
+  it('accepts a single server process, whose snapshot a second connection can read', async () => {
     const [one, two, elsewhere] = await Promise.all([
       connect(pair.source.url, 'source'),
       connect(pair.source.url, 'source'),
@@ -164,7 +164,7 @@ describe('the source server', () => {
         'src.pooler',
         ['source'],
       )
-      // Nothing is left open on either connection.
+      // No transaction is left open on either connection.
       expect((await one.query('SELECT pg_current_xact_id_if_assigned() AS id')).rows).toEqual([{ id: null }])
     } finally {
       await Promise.all([one, two, elsewhere].map((db) => db.end()))
@@ -172,7 +172,7 @@ describe('the source server', () => {
   })
 })
 
-describe.each(['source', 'target'] as const)('settings that the tools inherit on the %s', (side) => {
+describe.each(['source', 'target'] as const)('reports settings that the tools inherit on the %s', (side) => {
   const prefix = side === 'source' ? 'src' : 'tgt'
   const inherited = (name: string, value: string, byUrl = false) =>
     changed(clean, (copy) => {
@@ -210,7 +210,7 @@ describe.each(['source', 'target'] as const)('settings that the tools inherit on
   })
 })
 
-it('children that stay behind, rows over 16 MiB, and constraints that only the target enforces', async () => {
+it('finds children that are not moved, rows over 16 MiB, and constraints that only the target enforces', async () => {
   const source = [
     CLEAN,
     'CREATE TABLE places (id int PRIMARY KEY); CREATE SCHEMA far; CREATE TABLE far.cities () INHERITS (places)',
@@ -232,11 +232,11 @@ it('children that stay behind, rows over 16 MiB, and constraints that only the t
   expectFires(facts, 'tbl.parent', ['public.places', 'public.places'])
   expectFires(facts, 'dat.large-row', ['public.files'])
   expectFires(facts, 'tbl.not-valid', ['public.small.placed', 'public.small.positive'])
-  // Nothing was updated, as on a clone.
+  // No updates, as on a clone.
   expect(objectsOf(facts, 'tbl.toast-unproven')).toEqual(['public.files', 'public.small'])
 })
 
-it('types that are rounded, or compared as different values', async () => {
+it('finds types that are rounded or compare differently', async () => {
   const facts = await factsOf(
     await world(
       pair,
@@ -256,7 +256,7 @@ it.each([
   ['server', 'max_connections'],
   ['role', 'ALTER ROLE "postgres" CONNECTION LIMIT'],
   ['database', 'ALTER DATABASE "w'],
-] as const)('too few connections by the limit of the %s name that limit', (limit, fix) => {
+] as const)('names the %s limit when it leaves too few connections', (limit, fix) => {
   const few = changed(clean, (copy) => {
     copy.source.server.connectionsFree[limit] = 3
   })
@@ -264,14 +264,14 @@ it.each([
   expect(runChecks(CHECKS, few).find((each) => each.check === 'src.connections')?.fix).toContain(fix)
 })
 
-it('definitions that are taken off without a trial', async () => {
+it('reports definitions that are dropped without a trial', async () => {
   const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
   const defer = { indexes: true, constraints: false }
   const quiet = await factsOf(urls, { defer })
   expectFires({ ...quiet, settings: { ...quiet.settings, trial: 'none' } }, 'tgt.trial', ['target'], quiet)
 })
 
-it('sequences that count otherwise, end, or have few numbers left', () => {
+it('finds sequences that count differently, end, or run out of numbers', () => {
   const sequence = {
     ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
     ...{ table: null, column: null, holds: null },
@@ -296,7 +296,7 @@ it('sequences that count otherwise, end, or have few numbers left', () => {
   expect(objectsOf(facts(32_767n, { cycle: true }, { cycle: true }), 'tgt.sequence-end')).toEqual([])
 })
 
-it('a source that `mask` has begun to fill, and has not proved', async () => {
+it('blocks a source that `mask` has not proved', async () => {
   const run = `CREATE SCHEMA molt_actions_mask; CREATE TABLE molt_actions_mask.run (state text); INSERT INTO molt_actions_mask.run VALUES ('refused')`
   const urls = await world(pair, [CLEAN, run], CLEAN_TARGET)
   const set = async (sql: string) => {
@@ -313,7 +313,7 @@ it('a source that `mask` has begun to fill, and has not proved', async () => {
   expectFires(await factsOf(blind), 'src.masked', ['source'], proved)
 })
 
-it('a slot, a publication, a heartbeat and a fence that are there already', async () => {
+it('reports an existing slot, publication, heartbeat and fence', async () => {
   const urls = await world(
     pair,
     [
@@ -332,6 +332,11 @@ it('a slot, a publication, a heartbeat and a fence that are there already', asyn
   const facts = await factsOf(urls, { slot: 'taken' })
   await query(urls.source, "SELECT pg_drop_replication_slot('taken')")
   expectFires(facts, 'src.slot-exists', ['taken'])
+  await query(pair.source.url, "SELECT pg_create_logical_replication_slot('other_taken', 'pgoutput')")
+  const elsewhere = await factsOf(urls, { slot: 'other_taken' })
+  await query(pair.source.url, "SELECT pg_drop_replication_slot('other_taken')")
+  expectFires(elsewhere, 'src.slot-name', ['other_taken'])
+  expect(objectsOf(elsewhere, 'src.slot-exists')).toEqual([])
   expect(objectsOf({ ...facts, settings: { ...facts.settings, phase: 'loaded' } }, 'src.slot-exists')).toEqual([])
   expectFires(facts, 'src.publication-exists', ['molt_fetch'])
   expectFires(facts, 'src.publication-truncate', ['molt_fetch'])
@@ -346,7 +351,7 @@ it('a slot, a publication, a heartbeat and a fence that are there already', asyn
   expectFires(all, 'src.publication-all', ['molt_fetch'])
 })
 
-it('rights that the migration user lacks on both sides', async () => {
+it('reports missing rights of the migration user on both sides', async () => {
   const urls = await world(
     pair,
     [
@@ -435,7 +440,8 @@ it('rights that the migration user lacks on both sides', async () => {
     copy.target.role.withoutDrop = ['orders']
   })
   expectFires(lacking, 'right.target-import', ['public.orders'])
-  // The application has ALL, and this user the grant option on three rights of it: closed, it could not be opened again.
+  // The application has ALL, but this user has the grant option on only three of its rights, so revoked rights could
+  // not be given back.
   const all = changed(asCockroach(clean), (copy) => {
     const grant = { table: 'orders', role: 'app', privilege: 'ALL', grantable: false }
     copy.target.role.ungrantable = [grant]
@@ -451,7 +457,7 @@ it('rights that the migration user lacks on both sides', async () => {
   expect(targetGrants(all, 'mig')).toContain(`${option} "mig" WITH GRANT OPTION;`)
   const waived = { ...all, settings: { ...all.settings, writeAccess: 'waive' as const } }
   expect(objectsOf(waived, 'right.write-access')).toEqual([])
-  // A foreign key from a table outside of the move: both of its ends are asked for rights.
+  // A foreign key from a table outside the migration needs rights at both ends.
   const inbound = (major: number, minor: number) =>
     changed(asCockroach(clean, major, minor), (copy) => {
       copy.settings.defer = { indexes: false, constraints: true }
@@ -480,12 +486,12 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(inbound(26, 3), 'right.target-foreign-key', ['far.away', 'public.orders'])
   expect(targetGrants(inbound(26, 3), 'mig')).toContain('GRANT REFERENCES ON TABLE "public"."orders" TO "mig";')
   expect(targetGrants(inbound(25, 2), 'mig')).toContain('GRANT CREATE ON TABLE "far"."away" TO "mig";')
-  // A provider's role stands for REPLICATION.
+  // A provider's role replaces REPLICATION.
   await query(pair.source.url, 'CREATE ROLE rds_replication', 'GRANT rds_replication TO weak')
   expect(objectsOf(await factsOf({ ...urls, source: weak(urls.source) }), 'right.replication')).toEqual([])
 })
 
-it('tables that load or stream cannot carry', async () => {
+it('finds tables that the load or the stream cannot move', async () => {
   const urls = await world(
     pair,
     [
@@ -553,7 +559,7 @@ it('tables that load or stream cannot carry', async () => {
   expectFires(facts, 'tbl.toast-unproven', ['public.letters'], old)
 })
 
-it('types that CockroachDB lacks, or has from a version on', async () => {
+it('finds types that CockroachDB lacks, or has from some version on', async () => {
   const columns: Record<string, string> = {
     domain: 'positive',
     range: 'int4range',
@@ -596,7 +602,7 @@ it('types that CockroachDB lacks, or has from a version on', async () => {
   for (const name of Object.keys(columns)) {
     if (['domain', 'composite', 'full-text'].includes(name)) continue
     expectFires(cockroach, `typ.${name}`, [`public.kinds.${named(name)}`], quiet)
-    // In a rehearsal the PostgreSQL target has the type.
+    // In a rehearsal, the PostgreSQL target has the type.
     expect(objectsOf(facts, `typ.${name}`)).toEqual([])
   }
   const domains = ['domain', 'postgis', 'postgis-other', 'vector'].map((name) => `public.kinds.${named(name)}`)
@@ -620,7 +626,7 @@ it('types that CockroachDB lacks, or has from a version on', async () => {
   expectFires(facts, 'typ.identity-always', ['public.kinds.n'])
 })
 
-it('values that change or fail on the way, in a sample that is bounded and says so', async () => {
+it('finds values that change or fail, and reports that the sample is limited', async () => {
   const urls = await world(
     pair,
     [
@@ -640,12 +646,12 @@ it('values that change or fail on the way, in a sample that is bounded and says 
   const few = await factsOf(urls, {}, { sampleRows: 10 })
   expect(objectsOf(few, 'dat.array')).toEqual([])
   expect(few.source.samples).toMatchObject({ rowsPerTable: 10, tables: 1, found: [] })
-  // ANALYZE has seen the last row, too.
+  // ANALYZE has seen the last row too.
   expect(objectsOf(few, 'dat.infinity').sort()).toEqual(['public.data.since', 'public.data.until'])
   expect((await factsOf(urls, {}, { sampleMs: 0 })).source.samples).toMatchObject({ tables: 0, skipped: 1 })
 })
 
-it('what the application does that CockroachDB does not', async () => {
+it('finds features of the application that CockroachDB lacks', async () => {
   const urls = await world(
     pair,
     [
@@ -683,7 +689,7 @@ it('what the application does that CockroachDB does not', async () => {
   expectFires(unknown, 'load.transaction-unknown', ['source'])
 })
 
-it('a target whose tables are not those of the source', async () => {
+it("finds target tables that differ from the source's", async () => {
   const urls = await world(
     pair,
     `CREATE TYPE status AS ENUM ('new', 'paid');
@@ -725,7 +731,7 @@ it('a target whose tables are not those of the source', async () => {
       for (const column of table.columns) if (column.name === 'own') column.default = 'unique_rowid()'
   })
   expect(objectsOf(rowid, 'tgt.sequence')).toEqual([])
-  // As PostgreSQL writes them; the first is in the schema that is moved, and belongs to a table that is not.
+  // In PostgreSQL's notation. The first is in the moved schema, and belongs to a table that is not moved.
   const feeds = ["nextval('left_seq'::regclass)", `nextval('far."Num.bers"'::regclass)`, "nextval('numbers'::regclass)"]
   const apart = changed(facts, (copy) => {
     copy.source.schema.sequences.push({ name: 'left_seq', table: 'left_behind', column: 'id' } as never)
@@ -740,7 +746,7 @@ it('a target whose tables are not those of the source', async () => {
   )
 })
 
-it('a target that is not empty, or not alone', async () => {
+it('finds a target that is not empty or has other users', async () => {
   const urls = await world(pair, CLEAN, [
     CLEAN,
     `CREATE INDEX by_note ON orders (note); CREATE UNIQUE INDEX one_total ON orders (total);
@@ -767,7 +773,7 @@ it('a target that is not empty, or not alone', async () => {
     expect(objectsOf(deferred, id)).toEqual([])
 })
 
-it('what only CockroachDB says of itself', () => {
+it('reports what only CockroachDB shows', () => {
   const cockroach = asCockroach(clean)
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
   const server = { ...cockroach.target.server, isLikeServer: true }
@@ -779,7 +785,7 @@ it('what only CockroachDB says of itself', () => {
   expectFires(withMolt('1.4.1'), 'tgt.cockroach', ['target'], cockroach)
   expect(objectsOf(withMolt('1.4.1 (embedded stand-in)'), 'tgt.cockroach')).toEqual([])
   expect(objectsOf({ ...withMolt('1.4.1'), settings: cockroach.settings }, 'tgt.cockroach')).toEqual([])
-  // PostgreSQL is refused also for a rehearsal by the stand-in.
+  // Even a rehearsal with the stand-in refuses PostgreSQL.
   const plain = { ...like, target: { ...like.target, server: { ...server, isCockroach: false, isLikeServer: false } } }
   expectFires({ ...plain, settings: cockroach.settings }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
@@ -811,7 +817,7 @@ it('what only CockroachDB says of itself', () => {
   expectFires(on(3, {}), 'right.target-control-job', [name], on(3, { system: ['CONTROLJOB'] }))
   expect(objectsOf(on(1, {}), 'right.target-control-job')).toEqual([])
   expect(objectsOf(on(3, {}, { mode: 'use-copy' }), 'right.target-control-job')).toEqual([])
-  const http = { implicitAccess: 'files are read over HTTP' }
+  const http = { implicitAccess: 'the files are read over HTTP' }
   const granted = on(1, { system: ['EXTERNALIOIMPLICITACCESS'] }, http)
   expectFires(on(1, {}, http), 'right.target-implicit-access', [name], granted)
   expect(objectsOf(on(1, {}), 'right.target-implicit-access')).toEqual([])
@@ -848,7 +854,7 @@ it('what only CockroachDB says of itself', () => {
   expect(objectsOf(ttl(["ttl='on'", 'ttl_pause=true']), 'tgt.ttl')).toEqual([])
 })
 
-it('a load that does not fit', () => {
+it('finds a load that does not fit', () => {
   const settings = (change: Partial<Settings>) => ({ ...clean, settings: { ...clean.settings, ...change } })
   const small = (memoryBytes: number) => ({ ...clean, machine: { ...clean.machine, memoryBytes } })
   expectFires(small(1024), 'load.memory', ['public.orders'])
@@ -867,7 +873,7 @@ it('a load that does not fit', () => {
   )
 })
 
-it('the way to the databases, and the programs that go it', () => {
+it('checks the network path to both databases, and the tools', () => {
   const machine = (change: Partial<Facts['machine']>) => ({ ...clean, machine: { ...clean.machine, ...change } })
   const urls = (source: string) => machine({ urls: { source: urlFacts(source), target: clean.machine.urls.target } })
   expectFires(urls('postgresql://u:p@db.example.com/shop?sslmode=require'), 'net.tls', ['source'])
@@ -888,12 +894,12 @@ it('the way to the databases, and the programs that go it', () => {
   expectFires(with_('1.3.5 (abc)'), 'tool.denied', ['molt'])
 })
 
-it('leaves nobody out: every check has fired above, and was silent in a clean world', () => {
+it('every check has fired above, and none in a clean world', () => {
   expect(CHECKS.map((check) => check.id).filter((id) => !fired.has(id))).toEqual([])
   expect(new Set(CHECKS.map((check) => check.id)).size).toBe(CHECKS.length)
 })
 
-it('takes a table called "a""b; drop table x" for a table', async () => {
+it('treats `a""b; drop table x` as a table name', async () => {
   const odd = '"a""b; drop table x"'
   const ddl = `CREATE TABLE x (id uuid PRIMARY KEY); CREATE TABLE ${odd} (id uuid PRIMARY KEY, "c;'d" int[], "e\\f" date)`
   const urls: World = await world(pair, [ddl, `ALTER TABLE ${odd} REPLICA IDENTITY FULL`], ddl)
@@ -912,7 +918,7 @@ it('takes a table called "a""b; drop table x" for a table', async () => {
   expect((await factsOf(urls)).source.schema.tables.map((table) => table.name)).toEqual(['a"b; drop table x', 'x'])
 })
 
-it('looks at no column that CockroachDB added by itself', async () => {
+it('ignores columns that CockroachDB added itself', async () => {
   const urls = await world(
     pair,
     'CREATE TABLE placed (id int PRIMARY KEY, n int)',
@@ -926,7 +932,7 @@ it('looks at no column that CockroachDB added by itself', async () => {
   expect(Object.keys(fingerprint(facts.target.schema, ['placed'])).join()).not.toMatch(/shard|region|rowid/)
 })
 
-it('tells approvers the verdict first, then what blocks, what was waived, and the rest, whatever names hold', async () => {
+it('shows approvers the verdict first, then what blocks, what was waived, and the rest, whatever the names contain', async () => {
   const rows = Array.from({ length: 12 }, (_, n) => `CREATE TABLE "p|${n}<b>" (at timestamptz)`).join(';')
   const facts = await factsOf(await world(pair, [CLEAN, rows], CLEAN_TARGET))
   const findings = runChecks(CHECKS, facts, [
@@ -949,13 +955,14 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')
-  // Every row of a table has its two cells, or GitHub shows none of it as a table.
+  // Every row needs exactly two cells, or GitHub does not render the table.
   for (const line of text.split('\n').filter((each) => each.startsWith('|')))
     expect(line.replaceAll('\\|', '').split('|'), line).toHaveLength(4)
 })
 
-it('asks at most 20 catalog queries a side, however much there is, changes nothing, and could not', async () => {
-  // All that costs a statement more: another schema's foreign key, a heartbeat and a fence, pg_stat_statements, an enum.
+it('runs at most 20 catalog queries per side, changes nothing, and cannot change anything', async () => {
+  // Everything that costs an extra statement: another schema's foreign key, a heartbeat and a fence,
+  // pg_stat_statements, an enum.
   const full = [
     'CREATE EXTENSION pg_stat_statements; CREATE TYPE mood AS ENUM ();',
     CLEAN,
@@ -979,16 +986,17 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   } finally {
     pg.Client.prototype.query = original
   }
-  // Beside the catalog there are the session's settings, who answers and whose snapshot is seen, and looks at the data.
+  // Besides the catalog: session settings, the server process, snapshots and samples of the data.
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(18)
-  // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
+  // CockroachDB needs more: admin rights, jobs, settings and the zone.
   expect(catalog('target')).toHaveLength(15)
-  // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
+  // The functions in CockroachDB's documentation. pg_get_expr and similar ones exist in the server, but are not
+  // listed there.
   const target = catalog('target').join(' ')
-  // Our keywords are in capitals; one letter names the columns of a list of values.
+  // Our keywords are upper case; a single letter names the columns of a VALUES list.
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
     ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],

@@ -1,4 +1,4 @@
-// The conformance run against the CockroachDB-like server: green as it is, red where it is not like CockroachDB.
+// The conformance run against the CockroachDB-like server: green as shipped, red where the server deviates.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -17,7 +17,7 @@ afterAll(async () => {
   await servers?.stop()
 })
 
-/** A new database on each side. `behind` is the PostgreSQL that answers for the cluster. */
+/** A new database on each side. `behind` is the PostgreSQL that backs the cluster. */
 async function databases(server = servers.cluster): Promise<World & { behind: string }> {
   const { source, target } = await world(servers, 'SELECT 1')
   const name = new URL(target).pathname.slice(1)
@@ -37,29 +37,32 @@ async function output(child: ReturnType<typeof cli>) {
   return { code, stdout: texts[0] as string, stderr: texts[1] as string }
 }
 
-/** Schemas and roles of a run that are still there. */
+/** Schemas and roles that a run has left. */
 async function leftovers({ behind, source }: { behind: string; source: string }): Promise<unknown[]> {
   const schemas = `SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'molt\\_%'`
   const roles = `SELECT rolname AS name FROM pg_roles WHERE rolname LIKE 'molt\\_conformance\\_%'`
   return [...(await query(behind, schemas)), ...(await query(behind, roles)), ...(await query(source, schemas))]
 }
 
-it.each(['24.3', '25.2', '26.3'])('is as documented in every item, and leaves nothing behind (%s)', async (version) => {
-  const server = await startCockroach(servers.behind, { version })
-  const urls = await databases(server)
-  const found = await runConformance(urls, new AbortController().signal).finally(() => server.stop())
-  expect(found.items.filter(({ result }) => result !== 'as-documented')).toEqual([])
-  expect(found.items.map(({ id }) => id)).toEqual(ITEMS.map(({ id }) => id))
-  // Row-level security is newer than 24.3.
-  const unseen = found.items.filter(({ looks }) => !looks.length).map(({ id }) => id)
-  expect(unseen).toEqual(version === '24.3' ? ['catalogs.bypassrls'] : [])
-  expect(found.left).toEqual([])
-  expect(exitCodeOf(found)).toBe(0)
-  expect(server.unknown).toEqual([])
-  expect(await leftovers(urls)).toEqual([])
-})
+it.each(['24.3', '25.2', '26.3'])(
+  'matches the documentation in every item, and leaves nothing behind (%s)',
+  async (version) => {
+    const server = await startCockroach(servers.behind, { version })
+    const urls = await databases(server)
+    const found = await runConformance(urls, new AbortController().signal).finally(() => server.stop())
+    expect(found.items.filter(({ result }) => result !== 'as-documented')).toEqual([])
+    expect(found.items.map(({ id }) => id)).toEqual(ITEMS.map(({ id }) => id))
+    // 24.3 has no row-level security.
+    const unseen = found.items.filter(({ looks }) => !looks.length).map(({ id }) => id)
+    expect(unseen).toEqual(version === '24.3' ? ['catalogs.bypassrls'] : [])
+    expect(found.left).toEqual([])
+    expect(exitCodeOf(found)).toBe(0)
+    expect(server.unknown).toEqual([])
+    expect(await leftovers(urls)).toEqual([])
+  },
+)
 
-it('exits 1 on a server that shows what CockroachDB does not, and skips what needs a source', async () => {
+it('exits with 1 on a server that shows what CockroachDB does not, and skips items that need a source', async () => {
   const urls = await databases()
   await query(urls.target, 'SELECT 1')
   await query(
@@ -88,7 +91,7 @@ it('leaves nothing behind when it is interrupted', async () => {
   expect(await leftovers(urls)).toEqual([])
 })
 
-it('exits 2 where there is no cluster', async () => {
+it('exits with 2 when the target is not a cluster', async () => {
   const { source } = await databases()
   const { code, stderr } = await output(cli('--target', source))
   expect(code).toBe(2)

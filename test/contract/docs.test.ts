@@ -1,8 +1,10 @@
-// What the documents point to is there: files, headings, npm scripts, and the error texts that they explain.
+// The documents: links, anchors, npm scripts, codes and examples in them must exist.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import packageJson from '../../package.json' with { type: 'json' }
 import { specs } from '../../src/actions/specs.ts'
+import { CHECKS } from '../../src/checks/index.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
 const list = (folder: string) =>
@@ -11,7 +13,7 @@ const documents = ['', 'docs', 'actions'].flatMap(list).filter((path) => path.en
 const read = (path: string) => readFileSync(join(REPO, path), 'utf8')
 const prose = (text: string) => text.replace(/```[\s\S]*?```/g, '')
 
-/** The anchors that GitHub makes of the headings. */
+/** The anchors that GitHub generates for the headings. */
 function anchors(text: string): string[] {
   const seen = new Map<string, number>()
   return [...prose(text).matchAll(/^#{1,6} (.+)$/gm)].map(([, heading = '']) => {
@@ -29,7 +31,7 @@ function anchors(text: string): string[] {
 describe.each(documents)('%s', (path) => {
   const text = read(path)
 
-  test('links to what is there', () => {
+  test('has links to existing files and headings', () => {
     const links = [...prose(text).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link = '']) => link)
     const broken = links.filter((link) => {
       if (/^https?:/.test(link)) return false
@@ -41,7 +43,7 @@ describe.each(documents)('%s', (path) => {
     expect(broken).toEqual([])
   })
 
-  test('names npm scripts and actions that are there', () => {
+  test('names existing npm scripts and actions', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
     for (const [, script = ''] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g))
       expect(scripts).toHaveProperty(script)
@@ -57,7 +59,20 @@ test('every document of docs/ is reached from the README', () => {
   for (const path of documents.filter((each) => each.startsWith('docs/'))) expect(linked).toContain(path)
 })
 
-test('GitHub’s two errors where `$/` is not known are among them', () => {
+test("troubleshooting lists GitHub's two errors on runners without `$/`", () => {
   expect(read('docs/troubleshooting.md')).toMatch(/Expected format \{org\}\/\{repo\}/)
   expect(read('docs/troubleshooting.md')).toMatch(/was not resolved before LoadAction/)
+})
+
+test('the support policy matches the checks, the package and the actions', () => {
+  const policy = read('SECURITY.md')
+  const row = (part: string) => new RegExp(`^\\| ${part} \\| (.*) \\|$`, 'm').exec(policy)?.[1] ?? ''
+  const fix = (id: string) => CHECKS.find((check) => check.id === id)?.fix ?? ''
+  const [postgres = ''] = /\d+ to \d+/.exec(fix('src.version')) ?? []
+  const [recommended = ''] = /\d+\.\d+ or newer/.exec(fix('tgt.version')) ?? []
+  const least = /before (\d+\.\d+)/.exec(CHECKS.find(({ id }) => id === 'tgt.version')?.protects ?? '')?.[1]
+  expect(row('PostgreSQL')).toBe(`${postgres} as the source`)
+  expect(row('CockroachDB')).toBe(`${least} or newer as the target; ${recommended} is recommended`)
+  expect(row('Node')).toContain(`${packageJson.engines.node.replace('>=', '')} and 24`)
+  for (const { name } of specs) expect(read(`actions/${name}/action.yml`)).toContain('using: node24')
 })

@@ -1,4 +1,4 @@
-// Every single grant that is printed, revoked: `prepare` is red, and names what is missing.
+// Revokes each printed grant in turn: `prepare` must be red and name the missing right.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import {
   blockers,
@@ -27,11 +27,11 @@ it('is red without any one of the printed grants', { timeout: 600_000 }, async (
   expect(await blockers(bench.granted)).toEqual([])
 })
 
-it('is red without a right that CockroachDB 24.3 alone asks for', { timeout: 600_000 }, async () => {
+it('is red without a right that only CockroachDB 24.3 requires', { timeout: 600_000 }, async () => {
   const older = await startGrantBench('24.3')
   try {
     expect(await blockers(older.granted)).toEqual([])
-    // Each bench has a database of its own name.
+    // The database has another name on each bench.
     const rightOf = ({ side, right }: Removal) => `${side} ${right.replace(/ ON DATABASE .*/, ' ON DATABASE')}`
     const known = new Set(removals(bench.granted).map(rightOf))
     const asked = removals(older.granted).filter((each) => !known.has(rightOf(each)))

@@ -1,4 +1,4 @@
-// What is generated, the composite action, and the examples that people copy: all of it must fit the specs.
+// Generated files, the composite action, and the examples that people copy must match the specs.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -44,15 +44,15 @@ function inputsIn(text: string): string[] {
 }
 
 describe.each(specs.map((spec) => [spec.name, spec] as const))('actions/%s', (name, spec) => {
-  test('action.yml is what the spec gives', () => {
+  test('action.yml matches the spec', () => {
     expect(read(`actions/${name}/action.yml`)).toBe(actionYaml(spec))
   })
 
-  test('the tables of its README are what the spec gives', () => {
+  test('the tables in its README match the spec', () => {
     expect(read(`actions/${name}/README.md`)).toBe(readme(spec, read(`actions/${name}/README.md`)))
   })
 
-  test('runs on Node 24, from bundles that exist, and gives no default where it would hide the config file', () => {
+  test('runs on Node 24 from existing bundles, and sets no default that would hide the config file', () => {
     const { runs, inputs } = parse(read(`actions/${name}/action.yml`))
     expect(runs.using).toBe('node24')
     for (const file of [runs.main, runs.post].filter(Boolean))
@@ -60,7 +60,7 @@ describe.each(specs.map((spec) => [spec.name, spec] as const))('actions/%s', (na
     for (const input of Object.values(inputs)) expect(input).not.toHaveProperty('default')
   })
 
-  test('defaults and descriptions are sound', () => {
+  test('has valid defaults and descriptions', () => {
     for (const [input, { type, fallback, description, required }] of Object.entries(spec.inputs)) {
       if (fallback !== undefined) expect(type.schema.safeParse(fallback).success, input).toBe(true)
       expect(required && fallback !== undefined, input).toBe(false)
@@ -73,20 +73,20 @@ test('every folder in actions/ has a spec', () => {
   expect(readdirSync(join(REPO, 'actions')).sort()).toEqual(specs.map(({ name }) => name).sort())
 })
 
-test('the schema of the config file is what the specs give', () => {
+test('the schema of the config file matches the specs', () => {
   expect(read('docs/config.schema.json')).toBe(configSchema(specs))
 })
 
 describe('the composite action in the root', () => {
   describe.each(steps.map((step) => [step.id as string, step] as const))('step %s', (_, step) => {
-    test('passes only inputs that its action has, and all that it requires', () => {
+    test('passes only inputs that the action has, and every required one', () => {
       const { inputs } = specOf(step)
       expect(Object.keys(inputs)).toEqual(expect.arrayContaining(Object.keys(step.with)))
       const required = Object.keys(inputs).filter((name) => inputs[name]?.required)
       expect(Object.keys(step.with)).toEqual(expect.arrayContaining(required))
     })
 
-    test('passes inputs of the root under their own names, and all of its own that the root has', () => {
+    test('passes its inputs under their own names, and every one that the action shares', () => {
       const { inputs } = specOf(step)
       for (const [name, value] of Object.entries(step.with))
         if (String(value).includes('${{')) expect(value).toBe(`\${{ inputs.${name} }}`)
@@ -95,7 +95,7 @@ describe('the composite action in the root', () => {
     })
   })
 
-  test('declares every input that it uses, uses every one that it declares, and says what each is', () => {
+  test('declares every input that it uses, uses every one that it declares, and describes each', () => {
     const used = inputsIn(JSON.stringify(steps))
     expect([...new Set(used)].sort()).toEqual(Object.keys(root.inputs).sort())
     for (const [name, { description, required, default: fallback }] of Object.entries(root.inputs)) {
@@ -105,7 +105,7 @@ describe('the composite action in the root', () => {
     }
   })
 
-  test('requires what any of its steps requires', () => {
+  test('requires the inputs that its steps require', () => {
     const required = steps.flatMap((step) => {
       const { inputs } = specOf(step)
       return Object.keys(inputs).filter((name) => inputs[name]?.required && name in root.inputs)
@@ -113,13 +113,13 @@ describe('the composite action in the root', () => {
     for (const name of new Set(required)) expect(root.inputs[name]?.required, name).toBe(true)
   })
 
-  // Also where nothing was deferred: foreign keys are validated by nobody else, and the slot goes with it.
-  test('finalizes whatever has been switched', () => {
+  // Even when nothing was deferred: only `finalize` validates foreign keys and drops the slot.
+  test('finalizes after every switch', () => {
     const finalize = steps.find(({ id }) => id === 'finalize')
     expect(finalize?.if).toBe(`\${{ steps.cutover.outputs.phase == 'switched' }}`)
   })
 
-  test('has conditions on outputs and inputs that exist', () => {
+  test('has conditions on existing outputs and inputs', () => {
     for (const { id, if: condition = '' } of steps)
       for (const [, step, output] of condition.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g)) {
         const at = steps.findIndex((each) => each.id === step)
@@ -130,7 +130,7 @@ describe('the composite action in the root', () => {
       }
   })
 
-  test('names defaults that are those of the actions', () => {
+  test("states the actions' own defaults", () => {
     for (const [name, { description }] of Object.entries(root.inputs)) {
       const said = /Default: `([^`]+)`/.exec(description)?.[1]
       const fallbacks = steps.flatMap((step) => specOf(step).inputs[name]?.fallback ?? [])
@@ -138,7 +138,7 @@ describe('the composite action in the root', () => {
     }
   })
 
-  test('takes its outputs from outputs that exist, and describes them', () => {
+  test('takes its outputs from existing outputs, and describes them', () => {
     for (const [name, { value, description }] of Object.entries(root.outputs)) {
       const [, id, output] = /^\$\{\{ steps\.([\w-]+)\.outputs\.([\w-]+) \}\}$/.exec(value) ?? []
       const step = steps.find((each) => each.id === id)
@@ -158,11 +158,11 @@ describe('the README and the small workflow', () => {
   )
   const used = jobs.flatMap(({ steps }) => steps).filter(({ uses }) => uses.startsWith('OWNER/REPO'))
 
-  test('has a first workflow that checks out the certificate of the CA that the URLs name', () => {
+  test('has a first workflow that checks out the CA certificate named in the URLs', () => {
     for (const { steps } of jobs) expect(steps[0]?.uses).toMatch(/^actions\/checkout@[0-9a-f]{40}$/)
   })
 
-  test('has a first workflow whose steps have every input they need, and none that is not there', () => {
+  test('has a first workflow whose steps set every required input, and no unknown one', () => {
     expect(used.length).toBeGreaterThan(3)
     for (const step of used) {
       const [, name] = /^OWNER\/REPO\/actions\/([a-z-]+)@[0-9a-f]{40}$/.exec(step.uses) ?? []
@@ -177,12 +177,12 @@ describe('the README and the small workflow', () => {
     }
   })
 
-  test.each(['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])('%s links to files that exist', (path) => {
+  test.each(['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])('%s links to existing files', (path) => {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)\)/g))
       expect(existsSync(join(REPO, target as string)), target).toBe(true)
   })
 
-  test.each(['README.md', 'CONTRIBUTING.md'])('%s names scripts that exist', (path) => {
+  test.each(['README.md', 'CONTRIBUTING.md'])('%s names existing scripts', (path) => {
     const { scripts } = JSON.parse(read('package.json'))
     for (const [, script] of read(path).matchAll(/npm run ([\w:-]+)/g))
       expect(scripts).toHaveProperty([script as string])

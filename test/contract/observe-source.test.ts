@@ -9,7 +9,7 @@ import { isMissing } from '../../src/phases/observe/verdict.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { readSourceSessions, readStatements } from '../../src/source/activity.ts'
 
-/* What PostgreSQL counts of an application, and what the ledger keeps of it. */
+/* What PostgreSQL counts for an application, and what the ledger keeps. */
 
 const PLAN: Plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['orders'], slot: 's', publication: 'p' }
 const READ = 'select total from orders where id = _'
@@ -77,7 +77,7 @@ describe('takeSnapshot', () => {
     expect(JSON.stringify((await takeSnapshot(db, PLAN)).statements)).not.toMatch(/someone|4711/)
   })
 
-  it('counts sessions by role, application and address, without our own', async () => {
+  it('counts sessions by role, application and address, except ours', async () => {
     await client('app', 'shop')
     await client('reader', 'report')
     const { sessions } = await takeSnapshot(db, PLAN)
@@ -87,13 +87,13 @@ describe('takeSnapshot', () => {
     ])
   })
 
-  it('tells that texts and sessions of others are hidden', async () => {
+  it('reports hidden texts and sessions of other users', async () => {
     await work(1)
     const snapshot = await takeSnapshot(await client('reader', 'molt-actions'), PLAN)
     expect(snapshot).toMatchObject({ statements: { missing: 'right' }, sessions: null })
   })
 
-  it('tells that the extension is missing', async () => {
+  it('reports a missing extension', async () => {
     const admin = await client()
     await admin.query('BEGIN; DROP EXTENSION pg_stat_statements')
     expect(await readStatements(admin)).toEqual({ missing: 'not-installed' })
@@ -109,7 +109,7 @@ describe('takeSnapshot', () => {
 })
 
 describe('readSourceSessions', () => {
-  it('knows a session whose last statement was a write', async () => {
+  it('recognizes a session whose last statement was a write', async () => {
     await app.query('UPDATE orders SET total = 1')
     const sessions = await readSourceSessions(db, 'public', ['orders'], ['molt-actions'])
     expect(sessions?.find(({ role }) => role === 'app')).toMatchObject({ writes: true })
@@ -118,7 +118,7 @@ describe('readSourceSessions', () => {
     expect(later?.find(({ role }) => role === 'app')).toMatchObject({ writes: false })
   })
 
-  it('takes no superuser for a writer of the application', async () => {
+  it('does not count a superuser as a writer of the application', async () => {
     await client('postgres', 'psql')
     const sessions = await readSourceSessions(db, 'public', ['orders'], ['molt-actions'])
     expect(sessions?.find(({ application }) => application === 'psql')).toMatchObject({ mayWrite: false })
@@ -128,7 +128,7 @@ describe('readSourceSessions', () => {
 describe('readBaseline', () => {
   const ledger = () => client('postgres', 'molt-actions')
 
-  it('is the difference of the first and the last snapshot', async () => {
+  it('returns the difference of the first and the last snapshot', async () => {
     const target = await ledger()
     for (const [times, from] of [
       [3, 0],
@@ -152,7 +152,7 @@ describe('readBaseline', () => {
     expect((await readBaseline(target, 'main')).statements).toEqual({ missing: 'one-snapshot' })
   })
 
-  it('counts from a reset on', async () => {
+  it('counts from a reset', async () => {
     const target = await ledger()
     await work(5)
     await keepSnapshot(target, 'main', await takeSnapshot(db, PLAN))

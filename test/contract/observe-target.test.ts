@@ -17,7 +17,7 @@ import {
 import { difference, meanMs } from '../../src/phases/observe/counters.ts'
 import { ofTarget } from '../../src/phases/observe/watch.ts'
 
-/* The statements by which CockroachDB is asked, answered by the like-server, which counts what its clients send. */
+/* CockroachDB's statistics statements, answered by the like-server, which counts its clients' statements. */
 
 const OWN = ['molt-actions']
 let server: EmbeddedServer
@@ -81,7 +81,7 @@ it('leaves out statements and sessions of this suite', async () => {
   expect(await readTargetSessions(db, OWN)).toEqual([{ application: 'shop', role: 'postgres', sessions: 1 }])
 })
 
-it('tells a right that is missing from statistics that are empty', async () => {
+it('distinguishes a missing right from empty statistics', async () => {
   expect(await readSight(db)).toMatchObject({ activity: true, jobs: true })
   await app.query(`CREATE USER blind WITH PASSWORD 'blind'`)
   const url = new URL(cluster.urlOf('shop'))
@@ -93,28 +93,28 @@ it('tells a right that is missing from statistics that are empty', async () => {
   await blind.end()
 })
 
-it('finds jobs that failed since, and those being undone', async () => {
+it('finds jobs that failed since then, and those being reverted', async () => {
   const jobs = ['IMPORT', 'CREATE STATS', 'IMPORT', 'IMPORT'] as const
   const [old, failed, undone, fine] = jobs.map((type) =>
     cluster.jobs.create({ type, description: 'with a value: 4711', user: 'postgres' }),
   ) as [Job, Job, Job, Job]
-  await cluster.jobs.update(old, { status: 'failed' })
+  cluster.jobs.update(old, { status: 'failed' })
   await new Promise((done) => setTimeout(done, 50))
   const since = await readClock(db)
-  await cluster.jobs.update(failed, { status: 'failed', error: 'row with 4711' })
-  await cluster.jobs.update(undone, { status: 'reverting' })
-  await cluster.jobs.update(fine, { status: 'succeeded' })
+  cluster.jobs.update(failed, { status: 'failed', error: 'row with 4711' })
+  cluster.jobs.update(undone, { status: 'reverting' })
+  cluster.jobs.update(fine, { status: 'succeeded' })
   expect(await readFailedJobs(db, since)).toEqual([
     { id: failed.id, type: 'CREATE STATS', status: 'failed' },
     { id: undone.id, type: 'IMPORT', status: 'reverting' },
   ])
 })
 
-it('knows no limit of connections where none is set', async () => {
+it('has no connection limit when none is set', async () => {
   expect(await readConnectionLimit(db)).toBeUndefined()
 })
 
-it('adds up transactions by application', async () => {
+it('sums transactions by application', async () => {
   const before = await readTargetTransactions(db, await readClock(db), OWN)
   const others = await client('reports')
   await others.query('BEGIN')
@@ -131,7 +131,7 @@ it('adds up transactions by application', async () => {
   expect(reports?.totalMs).toBeGreaterThanOrEqual(50)
 })
 
-it('knows a full scan from a look by an index', async () => {
+it('distinguishes a full scan from an index lookup', async () => {
   await app.query('SELECT total FROM orders WHERE id = $1', [1])
   await app.query('SELECT id FROM orders WHERE total = $1', [1])
   const seen = ofTarget(await readTargetStatements(db, await readClock(db), OWN))
@@ -139,7 +139,7 @@ it('knows a full scan from a look by an index', async () => {
   expect(seen['select id from orders where total = _']).toMatchObject({ fullScan: true })
 })
 
-it('hides constants as CockroachDB does', () => {
+it('hides constants like CockroachDB', () => {
   const text = (sql: string) => withoutConstants(split(sql)[0] as Statement)
   expect(text("SELECT a FROM t WHERE b = 'x' AND c IN (1, 2, 3)")).toBe(
     'SELECT a FROM t WHERE b = _ AND c IN (_, __more__)',

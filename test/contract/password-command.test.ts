@@ -1,4 +1,4 @@
-// `password-command` against a server that asks for passwords, with a program that leaves a trace of its runs.
+// `password-command` against a server that requires passwords, with a program that records its runs.
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -48,7 +48,7 @@ function program(body = `echo '${TOKEN}'`): string[] {
 }
 
 describe('a password for one connection', () => {
-  test('is asked for with the login, used again within a minute, and hidden', async () => {
+  test('runs with the login, reuses the password within a minute, and masks it', async () => {
     vi.stubEnv('SECRET_OF_THE_JOB', 'hidden')
     setPasswordCommand(program())
     for (const side of ['source', 'source'] as const)
@@ -60,7 +60,7 @@ describe('a password for one connection', () => {
     vi.unstubAllEnvs()
   })
 
-  test('is not asked for where the URL has one', async () => {
+  test('does not run for a URL with a password', async () => {
     setPasswordCommand(program())
     await (await connect(server.url, 'source')).end()
     expect(runs()).toEqual([''])
@@ -75,7 +75,7 @@ describe('a password for one connection', () => {
   })
 })
 
-test('a password for the job is asked for once, and stands in the URL for the tools', async () => {
+test('runs once for a job-long password, and puts it in the URL for the tools', async () => {
   setPasswordCommand(program(), 'job')
   const full = await withJobPassword(url, new AbortController().signal)
   expect(full).toBe(url.replace('iam@', `iam:${encodeURIComponent(TOKEN)}@`))
@@ -92,17 +92,17 @@ test.each([
   ],
   ['prints nothing', 'true', /printed nothing$/],
   ['prints several lines', 'echo first-line-1; echo second-line-2', /printed several lines$/],
-])('a program that %s is an error with its reason, and without what it printed', async (_, body, message) => {
+])('reports a program that %s with the reason, and without its output', async (_, body, message) => {
   setPasswordCommand(program(body))
   const error = await connect(url, 'source').catch((thrown) => thrown)
   expect(error).toMatchObject({ code: 'password.command-failed', message: expect.stringMatching(message) })
   expect(error.message).not.toMatch(/half-a-token|first-line/)
-  // The next connection asks again.
+  // The next connection runs it again.
   setPasswordCommand(program())
   await (await connect(url, 'source')).end()
 })
 
-test('a program that is missing or hangs is an error', async () => {
+test('reports a missing program, and one that hangs', async () => {
   setPasswordCommand([join(folder, 'nope')])
   await expect(connect(url, 'source')).rejects.toMatchObject({ code: 'password.command-failed' })
   vi.spyOn(TIMING, 'passwordCommand', 'get').mockReturnValue(200)
@@ -110,7 +110,7 @@ test('a program that is missing or hangs is an error', async () => {
   await expect(connect(url, 'source')).rejects.toMatchObject({ code: 'password.command-failed' })
 })
 
-test('an action reads it from the config file, and its log has no password', async () => {
+test('reads it from the config file, and logs no password', async () => {
   const config = join(folder, 'molt-actions.yml')
   writeFileSync(config, `common:\n  password-command: ${JSON.stringify(program())}\n`)
   const result = await runAction({

@@ -1,9 +1,9 @@
-// The printed grants are exactly what is needed: with them nothing blocks, and without any one of them `prepare` is red.
+// The printed grants are exactly sufficient: with them nothing blocks, and without any one `prepare` is red.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { blockers, type GrantBench, removals, SETTINGS, startGrantBench, takeEach } from '../support/printed-grants.ts'
 import { factsOf } from './checks-helpers.ts'
 
-/** One of each kind; `every-grant.test.ts` has all of them. */
+/** One of each kind; `every-grant.test.ts` covers all. */
 const SHORT = [
   'source REPLICATION',
   'source MEMBER OF "shop_owner"',

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import pg from 'pg'
 import { type Servers, startServers } from '../support/servers.ts'
+import { NODE } from '../support/stand-in.ts'
 
 const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
@@ -16,11 +17,11 @@ export interface Finished {
   code: number | null
   stdout: string
   stderr: string
-  /** The JSON lines of standard output. */
+  /** The JSON lines on standard output. */
   events: Record<string, unknown>[]
 }
 
-/** A program that runs until it is told to stop. */
+/** A program that runs until it is stopped. */
 export interface Running {
   child: ChildProcess
   log(): string
@@ -32,7 +33,7 @@ export interface Databases {
   name: string
   source: string
   target: string
-  /** The target's database without the like-server before it, for an administrator. */
+  /** The target's database without the like-server in front, for an administrator. */
   behind: string
   s: pg.Client
   /** Connected to `behind`. */
@@ -98,8 +99,9 @@ export class Bench {
   }
 
   spawn(program: 'molt' | 'replicator', args: string[], env: NodeJS.ProcessEnv = {}): Running {
-    const child = spawn(process.execPath, [this.file(`${program}.mjs`), ...args], {
-      env: { PATH: process.env.PATH, TZ: 'UTC', HOME: this.folder, ...env },
+    const { PATH, NODE_COMPILE_CACHE } = process.env
+    const child = spawn(NODE, [this.file(`${program}.mjs`), ...args], {
+      env: { PATH, NODE_COMPILE_CACHE, TZ: 'UTC', HOME: this.folder, ...env },
     })
     this.running.add(child)
     const ended = new Promise<number | null>((resolve) => child.once('close', (code) => resolve(code)))
@@ -144,7 +146,7 @@ export class Bench {
     return this.run('molt', ['verify', ...urls, '--table-exclusion-filter', '^_molt_fetch', ...more])
   }
 
-  /** Makes publication `p` and slot `s_<db>`, and starts a replicator on them. */
+  /** Creates publication `p` and slot `s_<db>`, and starts a replicator on them. */
   async replicate(db: Databases, more: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Running> {
     const slot = `s_${db.name}`
     const there = await db.s.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [slot])
@@ -186,7 +188,7 @@ async function bundle(folder: string): Promise<void> {
   }
 }
 
-/** Waits until `probe` gives something truthy. Throws after `ms` with what it gave last. */
+/** Waits until `probe` returns something truthy. Throws after `ms`, with its last result. */
 export async function until<T>(probe: () => Promise<T> | T, ms = 30_000): Promise<T> {
   const deadline = Date.now() + ms
   for (;;) {

@@ -1,4 +1,4 @@
-// Connections by TLS: what `sslmode` promises is kept, and a certificate that does not do is told with the way out.
+// TLS connections: `sslmode` is honored, and an unsuitable certificate is reported with the fix.
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -29,40 +29,40 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** `status` of the source alone: the target is nowhere. */
+/** Runs `status` for the source only; there is no target. */
 async function status(server: string, parameters: string, env: Record<string, string> = {}) {
   const url = (servers[server] as EmbeddedServer).url.replace('sslmode=disable', parameters)
   return runBundle('status', { inputs: { source: url, 'allow-insecure': 'true' }, env })
 }
 
-describe('a source that takes TLS alone', () => {
+describe('a source that accepts only TLS', () => {
   test.each([
     ['its certificate in the URL', () => `sslmode=verify-full&sslrootcert=${root}`],
     ['verify-ca', () => `sslmode=verify-ca&sslrootcert=${root}`],
-    ['no authority, and none asked for', () => 'sslmode=require'],
+    ['no authority, and none required', () => 'sslmode=require'],
   ])('is reached: %s', async (_, parameters) => {
     const run = await status('good', parameters())
     expect(run.errors).toEqual([])
     expect(run.code).toBe(0)
   })
 
-  test('is reached by the certificate in the place where libpq and MOLT look', async () => {
+  test("connects with the certificate in libpq's and MOLT's default location", async () => {
     const run = await status('good', 'sslmode=verify-full', { HOME: join(folder, 'home') })
     expect(run.errors).toEqual([])
-    // As libpq has it: with a root, `require` verifies.
+    // As in libpq, `require` verifies if there is a root.
     const other = await status('renamed', 'sslmode=require', { HOME: join(folder, 'home') })
     expect(other.shown).toMatch(/Name its CA file/)
   })
 
   test.each([
     [
-      'it signs for itself',
+      'it is self-signed',
       'good',
       () => 'sslmode=verify-full',
       /not signed by an authority that this runner trusts.* sslrootcert=/,
     ],
     [
-      'public authorities do not know it',
+      'no public authority knows it',
       'good',
       () => 'sslmode=verify-full&sslrootcert=system',
       /not signed by an authority that this runner trusts/,
@@ -80,7 +80,7 @@ describe('a source that takes TLS alone', () => {
       /Renew the server/,
     ],
     ['no TLS', 'good', () => 'sslmode=disable', /no encryption/],
-  ])('is not, and the way out is told: %s', async (_, server, parameters, message) => {
+  ])('is refused with the fix: %s', async (_, server, parameters, message) => {
     const run = await status(server, parameters(), { HOME: folder })
     expect(run.code).toBe(1)
     expect(run.shown).toMatch(message)
@@ -91,7 +91,7 @@ describe('a source that takes TLS alone', () => {
     ['sslmode=verify-full&sslrootcert=/not/there.pem', /sslrootcert names \/not\/there\.pem, which cannot be read/],
     ['sslmode=verify-ca', /verify-ca needs sslrootcert/],
     ['sslmode=require&sslrootcert=system', /sslrootcert=system needs sslmode=verify-full/],
-  ])('a URL that cannot do is refused before: %s', async (parameters, message) => {
+  ])('refuses an unusable URL before connecting: %s', async (parameters, message) => {
     const run = await status('good', parameters, { HOME: folder })
     expect(run.errors[0]).toMatch(message)
     expect(run.outputs['error-kind']).toBe('input')

@@ -1,4 +1,5 @@
-// Linters do not know `$/`, nor what our actions take: that the workflows fit them is held here, and when a job runs.
+// Linters know neither `$/` nor our actions' inputs. These tests check that the workflows match them, and when each
+// job runs.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -23,7 +24,7 @@ const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
   outputs: Record<string, unknown>
 }
 
-/** File and job → what it may write. */
+/** File and job → what it can write. */
 const SIGNS = ['id-token', 'attestations']
 const WRITES: Record<string, string[]> = {
   '.github/workflows/rehearse.yml attest': SIGNS,
@@ -36,7 +37,7 @@ const WRITES: Record<string, string[]> = {
 /** Workflows that move no database. */
 const OWN = ['ci', 'release', 'rebuild', 'scorecard', 'cockroachdb'].map((name) => `.github/workflows/${name}.yml`)
 
-/** Inputs (and which are required) and outputs of the action that a step uses; undefined for those of others. */
+/** Inputs (and which are required) and outputs of a step's action; undefined for third-party actions. */
 function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: string[] } | undefined {
   if (uses === './' || /^OWNER\/REPO@0{40}$/.test(uses))
     return {
@@ -45,7 +46,7 @@ function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: str
     }
   const name = /^(?:\$|OWNER\/REPO)\/actions\/([a-z]+)(?:@0{40})?$/.exec(uses)?.[1]
   if (!name) {
-    expect(uses, 'actions of others are pinned to a commit').toMatch(/^[\w-]+\/[\w-]+@[0-9a-f]{40}$/)
+    expect(uses, 'pins third-party actions to a commit').toMatch(/^[\w-]+\/[\w-]+@[0-9a-f]{40}$/)
     return undefined
   }
   const spec = specs.find((each) => each.name === name)
@@ -64,9 +65,9 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
       const text = JSON.stringify(job)
       const outputs = new Map<string, string[]>()
 
-      test(`${id}: every step fits the action that it uses`, () => {
+      test(`${id}: every step matches its action`, () => {
         for (const step of job.steps ?? []) {
-          if (step.run) expect(step.run, 'nothing untrusted reaches a shell by interpolation').not.toContain('${{')
+          if (step.run) expect(step.run, 'passes nothing untrusted to a shell by interpolation').not.toContain('${{')
           const action = step.uses ? actionOf(step.uses) : undefined
           if (step.id && step.uses?.startsWith('actions/upload-artifact@')) outputs.set(step.id, ['artifact-digest'])
           if (!action) continue
@@ -80,7 +81,7 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
           expect(outputs.get(step), `${step}.${output}`).toContain(output)
       })
 
-      test(`${id}: needs what it names, and names only what is there`, () => {
+      test(`${id}: needs the jobs that it names, and names only existing ones`, () => {
         for (const [, needed = '', kind, output = ''] of text.matchAll(
           /needs\.([\w-]+)\.(result|outputs\.([\w-]+))/g,
         )) {
@@ -90,7 +91,7 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
         for (const needed of needsOf(job)) expect(Object.keys(workflow.jobs)).toContain(needed)
       })
 
-      test(`${id}: has a timeout, least permissions, and takes inputs that exist`, () => {
+      test(`${id}: has a timeout, least permissions, and existing inputs`, () => {
         if (!job.uses) expect(job['timeout-minutes']).toBeGreaterThan(0)
         const rights = Object.entries(job.permissions ?? {})
         for (const [, right] of rights) expect(right).toMatch(/^(read|write)$/)
@@ -107,13 +108,13 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
 
     test('has no rights by default', () => {
       expect(workflow.permissions).toEqual({})
-      // Nothing on GitHub's side may end or hold up a migration: its ledger does.
+      // Nothing on GitHub's side may end or delay a migration; its ledger decides.
       if (!OWN.includes(name)) expect(workflow.concurrency).toBeUndefined()
     })
   },
 )
 
-test('the copied jobs are those of the called workflow, behind the form and with the literals of its caller', () => {
+test("the copied jobs are those of the called workflow, with the caller's form and literals", () => {
   const migrate = readFileSync(join(FOLDER, 'migrate.yml'), 'utf8')
   const caller = readFileSync(join(REPO, 'examples/migrate-caller.yml'), 'utf8')
   const text = readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')
@@ -124,7 +125,7 @@ test('the copied jobs are those of the called workflow, behind the form and with
   expect(Object.keys(copied.jobs)).toEqual(Object.keys((parse(migrate) as Workflow).jobs))
 })
 
-test('the example of the rehearsal is ours without the embedded variant, and rehearses the settings of the migration', () => {
+test("the rehearsal example is ours without the embedded variant, and rehearses the migration's settings", () => {
   const text = readFileSync(join(REPO, 'examples/rehearse.yml'), 'utf8')
   expect(text).toBe(exampleRehearsal(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')))
   const { jobs, env = {} } = parse(text) as Workflow
@@ -138,7 +139,7 @@ test('the example of the rehearsal is ours without the embedded variant, and reh
 describe('migrate.yml', () => {
   const { jobs } = readWorkflow(join(FOLDER, 'migrate.yml'))
 
-  test('only the cutover stands behind the gate, and no follower holds it up', () => {
+  test('only the cutover waits for the gate, and no follower delays it', () => {
     const gated = Object.keys(jobs).filter((id) => jobs[id]?.environment?.includes('inputs.environment '))
     expect(gated).toEqual(['cutover'])
     expect(needsOf(jobs.cutover as Job)).not.toContain('follow')
@@ -193,10 +194,10 @@ describe('migrate.yml', () => {
     )
     const contexts = { needs, inputs: { ...base, ...inputs } }
     expect(holds(job.if as string, contexts, false)).toBe(runs)
-    expect(holds(job.if as string, contexts, true), 'never in a cancelled run').toBe(false)
+    expect(holds(job.if as string, contexts, true), 'never runs in a cancelled run').toBe(false)
   })
 
-  test('finalize waits for whoever switches the application by hand', () => {
+  test('finalize waits for the person who switches by hand', () => {
     const contexts = (phase: string) => ({
       needs: { prepare: { result: 'success' }, cutover: { result: 'success', outputs: { phase } } },
       inputs: base,
@@ -205,7 +206,7 @@ describe('migrate.yml', () => {
     expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
   })
 
-  test('the application is watched once the migration is finalized', () => {
+  test('the application is observed after the migration is finalized', () => {
     const contexts = (phase: string) => ({
       inputs: base,
       needs: { prepare: { result: 'success' }, finalize: { result: 'success', outputs: { phase } } },
@@ -217,7 +218,7 @@ describe('migrate.yml', () => {
     expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
   })
 
-  test('nobody follows a migration that is past its decision', () => {
+  test('no follower runs after the decision', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
@@ -243,7 +244,7 @@ describe('operations.yml', () => {
     expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 
-  test('cleanup asks whether its environment has reviewers before it does anything', () => {
+  test('cleanup checks the reviewers of its environment before anything else', () => {
     const job = jobs.cleanup as Job
     const [gate, clean] = job.steps?.filter(({ uses }) => uses?.startsWith('OWNER/REPO')) ?? []
     expect(gate?.uses).toMatch(/actions\/gate@/)
@@ -290,7 +291,7 @@ test.skipIf(!onPath('zizmor'))('zizmor finds nothing', () => {
   execFileSync('zizmor', ['--offline', '--pedantic', '--no-progress', ...files], { cwd: REPO, stdio: 'pipe' })
 })
 
-test('the nightly job runs every test that is longer at night, and none twice', () => {
+test('the nightly job runs every long test once', () => {
   const { steps, strategy } = readWorkflow(join(FOLDER, 'ci.yml')).jobs.nightly as unknown as {
     steps: { run?: string }[]
     strategy: { matrix: { tests: string[] } }

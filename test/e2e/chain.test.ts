@@ -1,6 +1,6 @@
 /**
- * The whole chain, from the root action.yml, by the committed bundles, under a live load: what is right is green, and
- * what somebody breaks between two steps is red at the step that must see it. With MOLT_BIN_DIR by the real programs.
+ * The whole chain of the root action.yml with the committed bundles, under a live load. What is broken between two
+ * steps must be red at the step that should see it. MOLT_BIN_DIR runs it with the real programs.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -19,13 +19,13 @@ import { requireRules, type Servers, startServers } from '../support/servers.ts'
 import { certificateFor, requireTlsOf, verifyingTls } from '../support/tls.ts'
 
 const BIN = process.env.MOLT_BIN_DIR
-/** molt before 1.0 damages some values by itself; the shop is then seeded without them. */
+/** molt before 1.0 corrupts some values, which the shop is then seeded without. */
 const plain = BIN ? /^0\./.test(await toolVersion(join(BIN, 'molt'), 'molt')) : false
 const RATE = 50
-/** What a cheaper test shows of one step, through the whole chain. */
+/** Things that cheaper tests check step by step, here through the whole chain. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 const TIMEOUT = BIN ? 300_000 : 120_000
-/** Not one of the passwords that everybody knows, which are not masked. */
+/** Not one of the well-known passwords, which are not masked. */
 const PASSWORD = 'hunter2/s3cr3t@42%'
 const FORMS = [PASSWORD, encodeURIComponent(PASSWORD)]
 
@@ -65,7 +65,7 @@ async function withPassword(url: string): Promise<string> {
   return changed.href
 }
 
-/** The target's URL for an administrator of its own: by the one that everybody has, the server reaches what is behind it. */
+/** The target's URL for its own administrator; the like-server connects to its backend with the shared one. */
 async function mover(): Promise<string> {
   await query(pair.behind.url, `CREATE ROLE mover LOGIN SUPERUSER PASSWORD '${PASSWORD}'`)
   const url = new URL(pair.target.url)
@@ -92,7 +92,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
       ...(BIN ? { 'bin-dir': BIN } : { embedded: 'true' }),
       ...inputs,
     },
-    // As GitHub does with the secrets of a workflow: the URLs, and not the passwords in them.
+    // Masks the URLs, like GitHub does with secrets, but not the passwords in them.
     secrets: [source, target],
     workDir: join(folder, 'work'),
     // What a dependency's next version refuses is an error here.
@@ -107,7 +107,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
   return result
 }
 
-/** Everything that somebody could read afterwards. */
+/** Everything readable afterwards. */
 function expectNoSecret(result: JobResult): void {
   const places: Record<string, string> = { log, summary: result.summary, outputs: JSON.stringify(result.outputs) }
   for (const step of result.steps)
@@ -149,7 +149,7 @@ function expectRedAt(result: JobResult, id: string, ...said: RegExp[]): void {
   expect(result.outputs.verdict).toBeUndefined()
 }
 
-/** The application can write to the source, whatever has happened. */
+/** The application can write to the source, whatever happened. */
 async function expectWritable(): Promise<void> {
   await sql('source', 'UPDATE categories SET name = name')
 }
@@ -161,7 +161,7 @@ async function tablesEqual(): Promise<void> {
   }
 }
 
-test('moves the shop under load, and a second run of what is done refuses', { timeout: TIMEOUT }, async () => {
+test('moves the shop under load, and refuses to repeat what is done', { timeout: TIMEOUT }, async () => {
   const result = await runChain({ decision: 'commit', 'switch-command': '["true"]' })
   expect(result.conclusion, words(result)).toBe('success')
   expect(result.outputs).toMatchObject({ verdict: 'go', phase: 'switched' })
@@ -182,7 +182,7 @@ test('moves the shop under load, and a second run of what is done refuses', { ti
   expectRedAt(again, 'prepare', /switched|committed|permanent/)
 })
 
-/** Of both: a table, an index, a right, a sequence, the ledger and the logins of the stream. */
+/** On both sides: a table, an index, a right, a sequence, the ledger and the stream's logins. */
 const CHANGES = [
   /CREATE TABLE IF NOT EXISTS molt_actions/,
   /CREATE (UNIQUE )?INDEX/,
@@ -196,8 +196,8 @@ describe.each([
   ['40001', [...CHANGES, /setval/, /SHOW JOBS|crdb_internal/]],
   ['40003', CHANGES],
 ] as const)('%s', (code, expected) => {
-  nightly('of each distinct statement on the target does no harm', { timeout: TIMEOUT * 5 }, async () => {
-    // As an application leaves its target: with indexes and constraints to take off, and a role that may write.
+  nightly('a retry of each distinct statement on the target changes nothing', { timeout: TIMEOUT * 5 }, async () => {
+    // As an application leaves its target: with indexes and constraints to drop, and a role that can write.
     await sql('target', SOURCE_CONSTRAINTS)
     await sql('target', 'CREATE ROLE app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app')
     pair.cluster.options.failEach = { code, application: 'molt-actions' }
@@ -215,8 +215,8 @@ describe.each([
   })
 })
 
-test('rehearses, lifts the fence, and cleans up, by TLS alone', { timeout: TIMEOUT }, async () => {
-  // The programs in MOLT_BIN_DIR may stand behind a tunnel of their own.
+test('rehearses with TLS only, lifts the fence, and cleans up', { timeout: TIMEOUT }, async () => {
+  // The programs in MOLT_BIN_DIR may use a tunnel.
   if (!BIN) {
     const { name, dataDir } = pair.source
     source = verifyingTls(source, await requireTlsOf({ name, dataDir, url: source }, folder))
@@ -236,8 +236,8 @@ test('rehearses, lifts the fence, and cleans up, by TLS alone', { timeout: TIMEO
   expect(await sql('source', `SELECT nspname FROM pg_namespace WHERE nspname LIKE '%molt%'`)).toEqual([])
 })
 
-describe('what is broken on the target by hand is seen', () => {
-  nightly('a column that is dropped before the load', { timeout: TIMEOUT }, async () => {
+describe('detects changes made on the target by hand', () => {
+  nightly('a column dropped before the load', { timeout: TIMEOUT }, async () => {
     const drop = () => sql('target', 'ALTER TABLE reviews DROP COLUMN title')
     const result = await runChain({}, justBefore('fetch', drop))
     expectRedAt(result, 'fetch', /reviews has the column title on the source only/, /No row was moved/)
@@ -245,7 +245,7 @@ describe('what is broken on the target by hand is seen', () => {
     await expectWritable()
   })
 
-  nightly('a table that is dropped before the load', { timeout: TIMEOUT }, async () => {
+  nightly('a table dropped before the load', { timeout: TIMEOUT }, async () => {
     const result = await runChain(
       {},
       justBefore('fetch', () => sql('target', 'DROP TABLE reviews')),
@@ -254,13 +254,13 @@ describe('what is broken on the target by hand is seen', () => {
     await expectWritable()
   })
 
-  test('a row that is deleted before the cutover; a second run of this half refuses', {
+  test('a row deleted before the cutover; repeating this half is refused', {
     timeout: 2 * TIMEOUT,
   }, async () => {
     const remove = () => sql('target', 'DELETE FROM addresses WHERE id = (SELECT min(id) FROM addresses)')
     const result = await runChain({ decision: 'commit' }, justBefore('cutover', remove))
     expectRedAt(result, 'cutover', /addresses: 1 row missing/)
-    // The verify before the fence has seen it: nobody had to wait for that.
+    // The verify before the fence has found it, so writes were not paused.
     expect(stepOf(result, 'cutover').outputs['pause-ms']).toBeUndefined()
     await expectWritable()
 
@@ -271,7 +271,7 @@ describe('what is broken on the target by hand is seen', () => {
     await expectWritable()
   })
 
-  nightly('a value that is changed while changes are streamed', { timeout: TIMEOUT }, async () => {
+  nightly('a value changed while the stream runs', { timeout: TIMEOUT }, async () => {
     const change = () =>
       sql('target', `UPDATE addresses SET city = 'Elsewhere' WHERE id = (SELECT max(id) FROM addresses)`)
     const result = await runChain({}, justBefore('catch-up', change))
@@ -279,14 +279,14 @@ describe('what is broken on the target by hand is seen', () => {
     await expectWritable()
   })
 
-  nightly('a column that is dropped before the cutover', { timeout: TIMEOUT }, async () => {
+  nightly('a column dropped before the cutover', { timeout: TIMEOUT }, async () => {
     const drop = () => sql('target', 'ALTER TABLE addresses DROP COLUMN line2')
     const result = await runChain({}, justBefore('cutover', drop))
     expectRedAt(result, 'cutover', /addresses/, /line2/)
     await expectWritable()
   })
 
-  nightly('a table that is dropped before the cutover', { timeout: TIMEOUT }, async () => {
+  nightly('a table dropped before the cutover', { timeout: TIMEOUT }, async () => {
     const result = await runChain(
       {},
       justBefore('cutover', () => sql('target', 'DROP TABLE "OrderNotes" CASCADE')),
@@ -302,7 +302,7 @@ interface Process {
   command: string
 }
 
-/** The replicator among our own descendants: the last of the chain of wrappers, or none. */
+/** The replicator among our descendants: the last in the chain of wrappers, if any. */
 async function findReplicator(): Promise<number | undefined> {
   const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,ppid=,command='])
   const all = stdout.split('\n').flatMap((line): Process[] => {
@@ -318,7 +318,7 @@ async function findReplicator(): Promise<number | undefined> {
   return found.find(({ pid }) => !found.some(({ parent }) => parent === pid))?.pid
 }
 
-nightly('kill -9 of the replicator in the middle of catching up is survived', { timeout: TIMEOUT }, async () => {
+nightly('survives kill -9 of the replicator while it catches up', { timeout: TIMEOUT }, async () => {
   let killed = 0
   const steps: (string | undefined)[] = []
   const result = await runChain(
@@ -350,7 +350,7 @@ nightly('kill -9 of the replicator in the middle of catching up is survived', { 
     expect(table).toMatchObject({ missing: 0, mismatch: 0, extraneous: 0 })
 })
 
-test('a run that is cancelled while it streams says so, and leaves the source writable', {
+test('a run cancelled while it streams says so, and leaves the source writable', {
   timeout: TIMEOUT,
 }, async () => {
   const cancel = new AbortController()

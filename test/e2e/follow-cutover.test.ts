@@ -1,5 +1,5 @@
-// What can become of an approval: the jobs of migrate.yml by the local runner on a live database, the follower and the
-// cutover as processes of their own. Minutes long, so it runs nightly; `migrate.test.ts` has the night that goes well.
+// Every outcome of an approval: the jobs of migrate.yml in the local runner on a live database, with follower and
+// cutover as separate processes. Takes minutes, so it runs nightly; `migrate.test.ts` covers the normal night.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -24,7 +24,7 @@ const slots = async () =>
   (await night.rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).map((row) => row.slot_name)
 const endedBy = (follow: JobResult) => follow.steps.find((step) => step.outputs['ended-by'])?.outputs['ended-by']
 
-/** A run that goes on where the target was loaded before, up to its approval. */
+/** A run on a target that is already loaded, up to its approval. */
 async function waiting(inputs: Record<string, string> = {}, actor?: string): Promise<Run> {
   const run = night.start({ phase: 'cutover', decision: 'rehearse', ...inputs }, actor)
   await run.jobs('prepare', 'brief')
@@ -34,32 +34,32 @@ async function waiting(inputs: Record<string, string> = {}, actor?: string): Pro
 describe('the gate must exist', () => {
   const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
 
-  test('an environment that is not there is refused: GitHub would make it without rules', async () => {
+  test('refuses a missing environment, which GitHub would create without rules', async () => {
     const red = await refused(prepare(), /environment `cutover` does not exist/)
     expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
-  test('so is one without reviewers', async () => {
+  test('refuses one without reviewers', async () => {
     night.github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
     await refused(prepare(), /no required reviewers/)
     night.github.environment = reviewed(0)
     await refused(prepare(), /no required reviewers/)
   })
-  test('a token without the right is told which one', async () => {
+  test('names the right that a token lacks', async () => {
     night.github.status = 403
     await refused(prepare(), /permissions: actions: read/)
     night.github.status = 200
   })
-  test('an empty secret fails by its name, before anything else', async () => {
+  test('names an empty secret, before anything else', async () => {
     await refused(night.start({}, 'anna', { MOLT_TARGET: '' }).job('prepare'), /the secret MOLT_TARGET is empty/)
   })
-  test('what is misspelt is found now, and not when it is used', async () => {
+  test('finds misspelled values at the start, not when they are used', async () => {
     await refused(prepare({ decision: 'comit' }), /input `decision`: "comit" is not valid/)
     await refused(prepare({ 'on-declined': 'drop' }), /input `on-declined`/)
   })
-  test('a phase that does not exist is refused by the list', async () => {
+  test('refuses an unknown phase and lists the valid ones', async () => {
     await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
   })
-  test('with reviewers it passes, and without a gate only for a rehearsal', async () => {
+  test('accepts reviewers, and no gate only for a rehearsal', async () => {
     night.github.environment = undefined
     requireGreen('prepare', await prepare({ phase: 'load', gate: 'none' }))
     await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), /needs an approval/)
@@ -71,7 +71,7 @@ describe('the gate must exist', () => {
 })
 
 describe('under live writes', { timeout: 300_000 }, () => {
-  test('prepared by one run and loaded by another', async () => {
+  test('prepares in one run and loads in another', async () => {
     await night.start().jobs('prepare')
     expect(await night.phase()).toBe('prepared')
     const run = night.start({ phase: 'load' })
@@ -79,14 +79,14 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('caught-up')
   })
 
-  test('a run that begins at the stream repeats no load', async () => {
+  test('a run that starts at the stream repeats no load', async () => {
     const run = night.start({ phase: 'stream' })
     await run.jobs('prepare')
     const load = requireGreen('load', await run.job('load'))
     expect(load.steps.find((step) => step.name === 'Load')?.outcome).toBe('skipped')
   })
 
-  test('declined while it streams: red, the slot stays, and an approval that comes later is refused', async () => {
+  test('declined while it streams: red, the slot stays, and a later approval is refused', async () => {
     const run = await waiting()
     const following = run.job('follow')
     await night.streaming()
@@ -99,21 +99,21 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await run.job('finalize')).toBeUndefined()
   })
 
-  test('declined between two legs: the next one is red, too', async () => {
+  test('declined between two legs: the next leg is red too', async () => {
     const run = await waiting()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
     await refused(run.job('follow', { leg: 1 }), /the cutover was declined/)
   })
 
-  test('expired by the end of the last leg', async () => {
+  test('expired at the end of the last leg', async () => {
     const run = await waiting({ 'max-approval-wait': '3s' })
     await refused(run.job('follow'), /the cutover was expired; the slot molt_slot is kept/)
     run.github.approvals = [review('bea')]
     await refused(run.job('cutover'), /expired already/)
   })
 
-  test('approved, and no second runner: the follower yields, and so does its next leg', async () => {
+  test('approved without a second runner: the follower yields, and so does its next leg', async () => {
     const run = await waiting()
     jobOf(run.github, 'cutover').status = 'queued'
     const following = run.job('follow')
@@ -122,20 +122,20 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('approved')
     const next = requireGreen('follow', await run.job('follow', { leg: 1 }))
     expect(words(next)).toMatch(/approved and waiting for a runner/)
-    // Nobody follows: the cutover streams what is left by itself.
+    // Nothing follows, so the cutover streams the rest itself.
     const cutover = requireGreen('cutover', await run.job('cutover'))
     expect(words(cutover)).toMatch(/first verify, while changes are streamed: clean/)
     expect(await night.phase()).toBe('approved')
   })
 
-  test('only another person can approve', async () => {
+  test('requires approval by another person', async () => {
     const run = await waiting()
     await refused(run.job('cutover'), /passed without an approval/)
     run.github.approvals = [review('Anna')]
     await refused(run.job('cutover'), /Anna both started and approved this run/)
   })
 
-  test('where a policy says so, it is only shown', async () => {
+  test('only reports it where the policy says so', async () => {
     const lenient = { config: 'lenient.yml' }
     const own = await waiting(lenient)
     own.github.approvals = [review('anna')]
@@ -148,7 +148,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     )
   })
 
-  test('only the plan and the programs that were shown', async () => {
+  test('accepts only the plan and the programs that were shown', async () => {
     const run = await waiting()
     run.github.approvals = [review('bea')]
     const { target } = night.rehearsal.pair
@@ -164,16 +164,16 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate(other), /is not the program of the plan/)
   })
 
-  test('with `gate: none` the cutover asks for the slot at once, and the ledger says that nobody was asked', async () => {
+  test('with `gate: none` the cutover asks for the slot at once, and the ledger says that no approval was required', async () => {
     const run = await waiting({ gate: 'none' })
     const following = run.job('follow')
     await night.streaming()
     const cutover = requireGreen('cutover', await run.job('cutover'))
-    expect(words(cutover)).toMatch(/nobody was asked/)
+    expect(words(cutover)).toMatch(/no approval was required/)
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
   })
 
-  test('a red follower stops the cutover, and what was wrong can be put right', async () => {
+  test('a red follower stops the cutover, and a new run succeeds once the cause is fixed', async () => {
     const run = await waiting()
     const following = run.job('follow')
     await night.streaming()
@@ -189,7 +189,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await again.jobs('prepare', 'load', 'brief')
   })
 
-  test('two runs at once: the second one does not follow, and takes the slot when it is approved', async () => {
+  test('two runs at once: the second does not follow, and takes the slot when it is approved', async () => {
     const [first, second] = [await waiting(), await waiting()]
     const following = first.job('follow')
     await night.streaming()
@@ -199,7 +199,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
   })
 
-  test('two cutovers at once: one goes through, and the other one keeps off', async () => {
+  test('two cutovers at once: one succeeds, the other is refused', async () => {
     const runs = [await waiting(), await waiting()]
     for (const run of runs) run.github.approvals = [review('bea')]
     const ended = (await Promise.all(runs.map((run) => run.job('cutover')))) as JobResult[]
@@ -208,7 +208,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     for (const each of red) expect(words(each)).toMatch(/Only one run can (have it|act)|another run/)
   })
 
-  test('without required reviewers a second person types the hash', async () => {
+  test('a second person types the hash when there are no required reviewers', async () => {
     const shown = await waiting({ gate: 'plan-hash' }, 'anna')
     expect(await shown.job('cutover')).toBeUndefined()
     const following = shown.job('follow')
@@ -230,7 +230,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(entry?.approval).toMatchObject({ by: 'bea', gate: 'plan-hash', planHash: typed['approved-hash'] })
   })
 
-  test('expired, and the slot dropped as asked: then only a load that is begun again helps', async () => {
+  test('expired and the slot dropped as configured: only a new load helps', async () => {
     const run = await waiting({ 'on-declined': 'drop-slot' })
     jobOf(run.github, 'cutover').created_at = new Date(Date.now() - 25 * 3600_000).toISOString()
     await refused(run.job('follow'), /expired; the slot molt_slot is dropped/)
@@ -244,7 +244,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
   })
 
-  test('a switch that fails is red, and the next run repeats only the switch', async () => {
+  test('a failed switch is red, and the next run repeats only the switch', async () => {
     const script = join(night.workspace, 'switch.sh')
     const good = readFileSync(script, 'utf8')
     writeFileSync(script, '#!/bin/sh\nexit 7\n')
@@ -265,7 +265,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('finalized')
   })
 
-  test('finalize can be run again by itself, whatever the decision says; nothing is left to follow or to approve', async () => {
+  test('finalize can run again alone, whatever the decision; nothing is left to follow or approve', async () => {
     const run = night.start({ phase: 'finalize', decision: 'rehearse' })
     await run.jobs('prepare')
     for (const skipped of ['load', 'brief', 'follow', 'cutover']) expect(await run.job(skipped)).toBeUndefined()
@@ -275,7 +275,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(late.job('load'), /\[ledger\.wrong-phase\]/)
   })
 
-  test('status tells where it stands; abort and cleanup refuse what they must', async () => {
+  test('status shows the phase; abort and cleanup refuse after the commit', async () => {
     const status = requireGreen('status', await night.operate('status'))
     expect(status.summary).toMatch(/finalized/)
     await refused(night.operate('abort'), /the source is permanently fenced/)

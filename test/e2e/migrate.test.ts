@@ -1,4 +1,4 @@
-// The whole of migrate.yml under live writes: every job by its own steps, the follower and the cutover side by side.
+// All of migrate.yml under live writes: every job with its own steps, follower and cutover in parallel.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -13,7 +13,7 @@ beforeAll(async () => {
 })
 afterAll(() => night?.stop())
 
-test('one person starts it, another one approves, and the target takes over', async () => {
+test('one person starts it, another approves, and the target takes over', async () => {
   night.github.environment = reviewed(2)
   const run = night.start({ 'max-approval-wait': '2h', decision: 'commit' })
   await run.jobs('prepare', 'load')
@@ -21,7 +21,7 @@ test('one person starts it, another one approves, and the target takes over', as
   const brief = requireGreen('brief', await run.job('brief'))
   const hash = brief.outputs['plan-hash'] as string
   const CLOCK = String.raw`\d{4}-\d\d-\d\d \d\d:\d\d UTC`
-  // What is decided comes first; `max-pause` is the one that the config file has for the cutover.
+  // The decision comes first; `max-pause` is the cutover's in the config file.
   const lines = [
     String.raw`## ✅ Migration \`main\`: ready for the cutover`,
     String.raw`- \*\*Decision:\*\* \*\*commit\*\*`,
@@ -63,7 +63,7 @@ test('one person starts it, another one approves, and the target takes over', as
       { name: 'Keep the dossier', outcome: 'success' },
     ])
   expect(await night.phase()).toBe('finalized')
-  // Each leg that comes later ends at once, without a stream.
+  // Each later leg ends at once, without a stream.
   const second = requireGreen('follow', await run.job('follow', { leg: 1 }))
   expect(second.steps.filter((step) => step.depth === 1 && step.outcome === 'skipped')).toHaveLength(2)
   await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toMatchObject({
@@ -73,7 +73,7 @@ test('one person starts it, another one approves, and the target takes over', as
 }, 300_000)
 
 test.runIf(await canParse())(
-  "CockroachDB's own grammar reads every statement that the target was sent",
+  "CockroachDB's own grammar parses every statement sent to the target",
   async () => {
     const { sent } = night.rehearsal.pair.cluster
     expect([...sent.keys()]).toEqual(

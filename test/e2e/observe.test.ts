@@ -1,6 +1,6 @@
 /**
- * A migration to the like-server that was committed, observed by the committed bundles: calm, with a client that was
- * forgotten on the source, with a query that lost its index, and with a storm of retries.
+ * A committed migration to the like-server, observed with the committed bundles: calm, with a client left on the
+ * source, with a query that lost its index, and with a storm of retries.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,12 +11,15 @@ import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { query, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
-/** Looks 250 times for the items of a product: by an index in a millisecond or two, without one in a tenth of a second. */
+/**
+ * Looks up the items of a product 250 times: in one or two milliseconds with the index, in a tenth of a second
+ * without it.
+ */
 const LOOK = `SELECT count(*) FROM orders o WHERE o.id <= $1
   AND (SELECT count(*) FROM order_items i WHERE i.product_id = o.id % 50 + 1) > $2`
 const FINGERPRINT =
   'select count * from orders o where id <= _ and select count * from order_items i where product_id = id % _ + _ > _'
-/** Above what a proxy costs on a busy machine. */
+/** Above the cost of a proxy on a busy machine. */
 const LIMITS = { 'latency-floor': '60ms', 'latency-ratio': '8', 'min-calls': '5', 'min-coverage': '50' }
 
 let rehearsal: Rehearsal
@@ -86,7 +89,7 @@ async function observed(
   return watching
 }
 
-test('a calm night is healthy, and the way back may close', { timeout: 60_000 }, async () => {
+test('a calm night is healthy, and the way back can close', { timeout: 60_000 }, async () => {
   const metrics = join(rehearsal.pair.source.folder, '..', `observe-${process.pid}.prom`)
   const calm = await observed({ 'metrics-file': metrics })
   requireSuccess('observe', calm)
@@ -126,7 +129,7 @@ test('a client that still writes to the source makes it degraded, and is named',
   }
 })
 
-test('what the source refused before the last watch does not count again', { timeout: 60_000 }, async () => {
+test('writes refused before the last watch do not count again', { timeout: 60_000 }, async () => {
   requireSuccess('observe', await observed())
 })
 
@@ -144,7 +147,9 @@ test('a storm of retries makes it degraded, and names the statement', { timeout:
   await onTarget('CREATE INDEX by_product ON order_items (product_id)')
   const rivals = [await client('target'), await client('target')]
   const HOT = 'UPDATE categories SET name = name WHERE id = $1'
-  /** As a client does that retries at once: two transactions read the same row, and the second to write gives way. */
+  /**
+   * Acts like a client that retries at once: two transactions read the same row, and the second writer must give way.
+   */
   const collide = async () => {
     for (const each of rivals)
       await each.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories')

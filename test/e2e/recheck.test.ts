@@ -1,5 +1,5 @@
-/** Rows that differ while changes are streamed: lag, loss, or still changing. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+/** Rows that differ while changes stream: lag, loss, or still changing. */
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,8 +12,8 @@ import { runVerify } from '../../src/phases/verify/verify.ts'
 import { createHeartbeat, createTargetHeartbeat } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import type { RowDifference } from '../../src/tools/molt-verify.ts'
-import { REPO } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { standInFolder } from '../support/stand-in.ts'
 
 let pair: Servers
 let source: pg.Client
@@ -43,7 +43,7 @@ beforeEach(async () => {
   await target.query('DELETE FROM molt_actions_heartbeat')
 })
 
-test("a heartbeat that another source has left on the target is not taken for this one's", async () => {
+test('ignores a heartbeat that another source has left on the target', async () => {
   await target.query("INSERT INTO molt_actions_heartbeat VALUES (1, 'main', 'this', 5, '')")
   const left = async (sourceId: string) => {
     await createTargetHeartbeat(target, 'public', sourceId)
@@ -58,8 +58,7 @@ const row = (a: number, n = 1) => [a, 'b:"x', n, { z: 1, a: [2] }, '2026-01-01T0
 const key = (a: number) => [String(a), 'b:"x']
 
 /**
- * A stream that carries the heartbeat only, after `before` has been done once on the target.
- * @returns a function that ends it
+ * A stream of heartbeats only, after `before` has run once on the target. @returns a function that ends it
  */
 function stream(before: () => Promise<unknown> = async () => {}): () => Promise<void> {
   let running = true
@@ -103,14 +102,14 @@ async function recheck(rows: RowDifference[], more: { table?: string; total?: nu
 
 const missing = (a: number): RowDifference => ({ kind: 'missing', key: key(a), columns: [] })
 
-test('a row that arrives before the marker was late, one that does not is lost', async () => {
+test('a row that arrives before the marker is late, one that does not is lost', async () => {
   for (const a of [1, 2]) await source.query(COPY, row(a))
   const end = stream(() => target.query(COPY, row(1)))
-  expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, untold: 0 })
+  expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, unchecked: 0 })
   await end()
 })
 
-test('a changed value that was never carried is lost, and so is a row that only the target has', async () => {
+test('a change that never arrived is lost, and so is an extra row on the target', async () => {
   await source.query(COPY, row(1, 2))
   for (const a of [1, 5]) await target.query(COPY, row(a, 1))
   const end = stream()
@@ -118,30 +117,30 @@ test('a changed value that was never carried is lost, and so is a row that only 
     { kind: 'mismatch', key: key(1), columns: ['n'] },
     { kind: 'extraneous', key: key(5), columns: [] },
   ]
-  expect(await recheck(rows)).toEqual({ lag: 0, loss: 2, changing: 0, unlike: 0, untold: 0 })
+  expect(await recheck(rows)).toEqual({ lag: 0, loss: 2, changing: 0, unlike: 0, unchecked: 0 })
   await end()
 })
 
-test('a column that each side computes by itself, and otherwise, is no lag', async () => {
+test('a column that each side computes differently is not lag', async () => {
   for (const [side, db] of [source, target].entries())
     await db.query(`
       CREATE TABLE computed (a int PRIMARY KEY, b int GENERATED ALWAYS AS (abs(a) + ${side}) STORED);
       INSERT INTO computed (a) VALUES (1)`)
   const end = stream()
   const found = await recheck([{ kind: 'mismatch', key: ['1'], columns: ['b'] }], { table: 'computed' })
-  expect(found).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, untold: 0 })
+  expect(found).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, unchecked: 0 })
   await end()
 })
 
-test('a row that was deleted on both sides meanwhile was late', async () => {
+test('a row deleted on both sides meanwhile is late', async () => {
   await target.query(COPY, row(5))
   const end = stream(() => target.query('DELETE FROM items'))
   const found = await recheck([{ kind: 'extraneous', key: key(5), columns: [] }])
-  expect(found).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, untold: 0 })
+  expect(found).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, unchecked: 0 })
   await end()
 })
 
-test('a row that changes all the time is neither', async () => {
+test('a row that changes all the time is neither late nor lost', async () => {
   await source.query(COPY, row(1))
   let writing = true
   const writes = (async () => {
@@ -151,37 +150,37 @@ test('a row that changes all the time is neither', async () => {
     }
   })()
   const end = stream()
-  expect(await recheck([missing(1)])).toEqual({ lag: 0, loss: 0, changing: 1, unlike: 0, untold: 0 })
+  expect(await recheck([missing(1)])).toEqual({ lag: 0, loss: 0, changing: 1, unlike: 0, unchecked: 0 })
   writing = false
   await writes
   await end()
 })
 
-test('rows that molt did not list one by one stay unchecked', async () => {
+test('rows that molt did not list stay unchecked', async () => {
   for (const db of [source, target]) await db.query(COPY, row(1))
   const end = stream()
-  expect(await recheck([missing(1)], { total: 7 })).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, untold: 6 })
+  expect(await recheck([missing(1)], { total: 7 })).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, unchecked: 6 })
   await end()
 })
 
-test('a key that the database writes otherwise than molt is not taken for a row that is gone on both sides', async () => {
+test('a key that the database writes differently from molt does not count as gone on both sides', async () => {
   await source.query("INSERT INTO odd VALUES ('\\x0a', 'x')")
   const end = stream()
   const found = await recheck([{ kind: 'missing', key: ['\\x0A'], columns: [] }], { table: 'odd' })
-  expect(found).toEqual({ lag: 0, loss: 0, changing: 0, unlike: 0, untold: 1 })
+  expect(found).toEqual({ lag: 0, loss: 0, changing: 0, unlike: 0, unchecked: 1 })
   const plain = await recheck([{ kind: 'missing', key: ['\\x0a'], columns: [] }], { table: 'odd' })
-  expect(plain).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, untold: 0 })
+  expect(plain).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, unchecked: 0 })
   await end()
 })
 
 test('without a stream nothing is proved', async () => {
   await source.query(COPY, row(1))
   const found = await recheck([missing(1)], { markerTimeout: 100 })
-  expect(found).toMatchObject({ lag: 0, loss: 0, changing: 0, untold: 1 })
+  expect(found).toMatchObject({ lag: 0, loss: 0, changing: 0, unchecked: 1 })
   expect(found.problem).toContain('Check that the stream is running')
 })
 
-/** Types of a column on either side, its text on the source, and whether molt calls the values different. */
+/** Types of a column on either side, its text on the source, and whether molt reports the values as different. */
 const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['real', 'float8', '0.1', true],
   ['char(5)', 'text', 'ab', true],
@@ -199,12 +198,9 @@ const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['varchar(9)[]', 'text[]', '{a,NULL,""}', false],
 ]
 
-test('pairs of types are judged alike by the first and the final verify', async () => {
+test('the first and the final verify judge pairs of types alike', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-'))
-  const program = join(folder, 'molt')
-  writeFileSync(program, `#!/bin/sh\nexec '${process.execPath}' '${REPO}/dist/stand-in-molt.cjs' "$@"\n`, {
-    mode: 0o755,
-  })
+  const program = join(standInFolder(), 'molt')
   const names = PAIRS.map((_, at) => `pair_${at}`)
   for (const [at, [here, there, value]] of PAIRS.entries())
     for (const [type, db] of [
@@ -237,7 +233,7 @@ test('pairs of types are judged alike by the first and the final verify', async 
   }
 })
 
-test('a row that was written while molt looked is late, not of another type', async () => {
+test('a row written while molt read is late, not of another type', async () => {
   await source.query(COPY, row(1))
   const end = stream()
   const { rows } = await source.query('SELECT txid_current_snapshot()::text AS snapshot')
@@ -253,6 +249,6 @@ test('a row that was written while molt looked is late, not of another type', as
       ...{ arrived: parseSnapshot(rows[0].snapshot), signal: new AbortController().signal },
     },
   )
-  expect(tables.get('items')).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 1, untold: 0 })
+  expect(tables.get('items')).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 1, unchecked: 0 })
   await end()
 })

@@ -1,5 +1,5 @@
-// rehearse.yml by the local runner. The job `real` runs every line of its own but for two things: a stand-in answers to
-// `docker`, with embedded servers behind it, and the config file asks for the stand-in of MOLT. Nightly.
+// rehearse.yml in the local runner. The job `real` runs all its lines, with two replacements: a stand-in for `docker`
+// with embedded servers behind it, and the stand-in for MOLT in the config file. Nightly.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
@@ -31,7 +31,7 @@ function withDatabase(url: string, name: string): string {
   return other.href
 }
 
-test('real: servers by docker, masked rows, live writes, the whole chain, evidence under the name of the plan', async () => {
+test("real: servers in docker, masked rows, live writes, the whole chain, evidence under the plan's name", async () => {
   const bin = join(folder, 'bin')
   const state = join(folder, 'containers')
   for (const each of [bin, state]) mkdirSync(each)
@@ -72,7 +72,7 @@ test('real: servers by docker, masked rows, live writes, the whole chain, eviden
   const temp = join(folder, 'real/_temp')
   expect(readFileSync(join(temp, 'artifact'), 'utf8').trim()).toBe(`molt-rehearsal-${hash}`)
   expect(readdirSync(join(temp, 'molt-actions/rehearsal'))).toContain('preflight.json')
-  // Nobody of the original is on either side, everybody is there, and nothing runs on.
+  // No original person is on either side, every masked one is, and nothing keeps running.
   const original = await query(withDatabase(pair.source.url, 'original'), 'SELECT count(*)::text AS n FROM customers')
   for (const url of [withDatabase(pair.source.url, 'shop'), pair.target.url]) {
     const sql = `SELECT count(*)::text AS n, (count(*) FILTER (WHERE email LIKE '%@shop.test'))::text AS found FROM customers`
@@ -82,7 +82,7 @@ test('real: servers by docker, masked rows, live writes, the whole chain, eviden
   expect(result.orphans).toEqual([])
 }, 300_000)
 
-test('embedded: from a fresh clone, by the commands of the workflow', async () => {
+test("embedded: from a fresh clone, with the workflow's commands", async () => {
   const clone = join(folder, 'clone')
   execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, clone])
   const result = await runJob(REHEARSE, 'embedded', {
@@ -97,14 +97,14 @@ test('embedded: from a fresh clone, by the commands of the workflow', async () =
 const act = (process.env.PATH ?? '').split(delimiter).find((each) => existsSync(join(each, 'act')))
 
 test.skipIf(!act)(
-  'embedded: by act, on a copy whose `$/` is rewritten',
+  'embedded: in act, on a copy without `$/`',
   async () => {
     const copy = join(folder, 'act')
     execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, copy])
     const workflow = join(copy, '.github/workflows/rehearse.yml')
     const text = readFileSync(workflow, 'utf8').replaceAll('uses: $/', 'uses: ./')
-    // Only in the workflow: our own runner, which runs the root action, knows `$/`. A Node is here, and act would have to
-    // fetch the action that sets one up.
+    // Left out: our own runner, which runs the root action and supports `$/`, and setting up Node, for which act
+    // would have to download an action.
     writeFileSync(workflow, text.replace(/ {6}- name: Set up Node\n[\s\S]*?(?= {6}- name: Install)/g, ''))
     const args = [
       'workflow_dispatch',

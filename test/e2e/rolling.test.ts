@@ -1,4 +1,7 @@
-/** A migration whose write pause compares what changed last, and rests on the rolling proof for all else. */
+/**
+ * A migration whose write pause compares only the rows that changed last, and relies on the rolling proof for all
+ * others.
+ */
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -24,7 +27,7 @@ const slots = async () =>
   (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(
     ({ name }) => name,
   )
-/** A program that runs once before the pause, and then in it, where it runs `sql` on that side. */
+/** A program that runs once before the pause and again in it, where it runs `sql` on that side. */
 function inThePause(side: 'source' | 'target', sql: string): string {
   const path = join(folder, 'smoke.mjs')
   const flag = join(folder, 'ran')
@@ -45,7 +48,7 @@ function inThePause(side: 'source' | 'target', sql: string): string {
   return path
 }
 
-test('every row is proved while it is streamed, table by table', TIMEOUT, async () => {
+test('proves every row while it streams, table by table', TIMEOUT, async () => {
   const metrics = join(folder, 'stream.prom')
   const result = await rehearsal.run('replicate', {
     until: 'caught-up',
@@ -72,11 +75,11 @@ test('the write pause compares the rows that changed last', TIMEOUT, async () =>
   expect(words(result)).toMatch(/rows of \d+ tables proved, \d+ keys? open, 0 lost/)
   expect(result.summary).toContain('every row compared while it was streamed, and again when it changed')
   expect(JSON.parse(result.outputs.tables as string).length).toBeGreaterThan(5)
-  // What the rehearsal has stopped goes on, and so does the proof.
+  // What the rehearsal stopped resumes, and so does the proof.
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
 })
 
-test('`auto` proves a small database too, if comparing every row took long', TIMEOUT, async () => {
+test('`auto` proves even a small database if comparing every row took long', TIMEOUT, async () => {
   const took = (ms: number) =>
     rehearsal.query(
       'target',
@@ -94,32 +97,28 @@ test('`auto` proves a small database too, if comparing every row took long', TIM
   expect(await level()).toBe('changed')
 })
 
-test(
-  'a write that passes the fence is seen by the log, and a relabelled enum by the fingerprint',
-  TIMEOUT,
-  async () => {
-    const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
-    const passed = inThePause(
-      'source',
-      `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
-    )
-    const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
-    expect(first.conclusion).toBe('failure')
-    // The row differs as well, and then the fence is looked at first.
-    expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
-    const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
-    const second = await rehearsal.run('cutover', {
-      ...CUTOVER,
-      'smoke-test': inThePause('source', relabel('paid', 'settled')),
-    })
-    await rehearsal.query('source', relabel('settled', 'paid'))
-    expect(second.conclusion).toBe('failure')
-    // A row with that label that changed last differs as well, and is read first.
-    expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
-  },
-)
+test('the log shows a write that bypasses the fence, and the fingerprint a renamed enum label', TIMEOUT, async () => {
+  const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
+  const passed = inThePause(
+    'source',
+    `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
+  )
+  const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
+  expect(first.conclusion).toBe('failure')
+  // The row differs as well, and then the fence is checked first.
+  expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
+  const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
+  const second = await rehearsal.run('cutover', {
+    ...CUTOVER,
+    'smoke-test': inThePause('source', relabel('paid', 'settled')),
+  })
+  await rehearsal.query('source', relabel('settled', 'paid'))
+  expect(second.conclusion).toBe('failure')
+  // A recently changed row with that label differs too, and is read first.
+  expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
+})
 
-test('a row that is lost is red before the pause', TIMEOUT, async () => {
+test('a lost row is red before the pause', TIMEOUT, async () => {
   await rehearsal.query(
     'target',
     'CREATE TABLE kept AS SELECT * FROM categories WHERE id = 2; DELETE FROM categories WHERE id = 2',
@@ -133,7 +132,7 @@ test('a row that is lost is red before the pause', TIMEOUT, async () => {
   expect(result.outputs['pause-ms'] ?? '').toBe('')
 })
 
-test('the decision is taken on the proof, and the slot of the log is dropped', TIMEOUT, async () => {
+test("the decision is based on the proof, and the log's slot is dropped", TIMEOUT, async () => {
   const result = await rehearsal.run('cutover', { ...CUTOVER, decision: 'commit' })
   requireSuccess('cutover', result)
   expect(await slots()).toEqual(['molt_slot'])

@@ -1,6 +1,6 @@
 /**
- * Everything that can be wrong between two databases, done to a small shop that was loaded and is equal, and undone
- * again: no test needs another one. Each must be red with its code and numbers, and what is undone must be green again.
+ * Every defect between two databases, applied to a small loaded shop and then undone, so each test starts from the
+ * same state. Each must be red with its code and numbers, and green again once undone.
  */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -35,13 +35,13 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
   return { conclusion, outputs, orphans, summary, said: errors.join('\n'), warned: warned.join('\n') }
 }
 
-/** Red with this code, of no bug of ours; the message names what is concerned. */
+/** Expects this error code, and not a bug of ours; the message must name the object. */
 function expectRed(result: Awaited<ReturnType<typeof run>>, code: string, ...names: string[]): void {
   expect(result, result.said).toMatchObject({ conclusion: 'failure', orphans: [], outputs: { 'error-code': code } })
   for (const name of names) expect(result.said).toContain(name)
 }
 
-/** What `verify` counted in a table. */
+/** The counts of `verify` for a table. */
 function tableOf({ outputs }: Awaited<ReturnType<typeof run>>, name: string) {
   return (JSON.parse(outputs.tables ?? '[]') as { name: string }[]).find((table) => table.name === name)
 }
@@ -60,13 +60,13 @@ beforeAll(async () => {
   pair = await startServers()
   await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.behind.url, { schemaOnly: true })])
   source = new pg.Client(pair.source.url)
-  // By the side door: no statement of this test is the suite's.
+  // Directly on PostgreSQL, so that no statement of this test counts as the suite's.
   target = new pg.Client(pair.behind.url)
   await Promise.all([source.connect(), target.connect()])
-  // Of this one the name begins like an expected table's.
+  // Its name begins like an expected table's.
   for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')
   await source.query("INSERT INTO orders_archive VALUES (1, 'x')")
-  // The tricks are played by other programs than the planned one.
+  // The tricks come from programs other than the planned one.
   await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
 }, 120_000)
 
@@ -75,7 +75,7 @@ afterAll(async () => {
   await pair?.stop()
 })
 
-/** Runs `work` on a target that was changed, and undoes the change whatever comes of it. */
+/** Runs `work` on a changed target, and always undoes the change. */
 async function changed<T>(done: string, undone: string, work: () => Promise<T>): Promise<T> {
   await target.query(done)
   try {
@@ -85,7 +85,7 @@ async function changed<T>(done: string, undone: string, work: () => Promise<T>):
   }
 }
 
-/** The load: each later test needs its rows, and none needs the tests before it. */
+/** The load. Later tests need only its rows, not the tests before them. */
 let load: Awaited<ReturnType<typeof run>> | undefined
 async function loaded(): Promise<void> {
   if (load) return
@@ -109,7 +109,7 @@ describe('before the load', () => {
     60_000,
   )
 
-  test('another molt than the planned one', async () => {
+  test('a molt other than the planned one', async () => {
     await expectGreen('prepare', PREPARE)
     const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' }).finally(() =>
       expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' }),
@@ -118,7 +118,7 @@ describe('before the load', () => {
     expect(await slots()).toEqual([])
   }, 60_000)
 
-  test('a table that the regular expression swallowed', async () => {
+  test('a table that the regular expression also matched', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { flags: { '--table-filter': 'orders' } })
     expect(result.warned).toContain('waive: tool.version=molt')
     expectRed(result, 'load.incomplete', 'orders_archive')
@@ -127,7 +127,7 @@ describe('before the load', () => {
     await target.query('TRUNCATE orders')
   }, 60_000)
 
-  test('a tool that finds no row, and says so', async () => {
+  test('a tool that reports no rows', async () => {
     const lost = `CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
       CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`
     const result = await changed(lost, 'DROP FUNCTION nowhere CASCADE', () =>
@@ -138,15 +138,15 @@ describe('before the load', () => {
     await target.query(`TRUNCATE ${SHOP_TABLES.map((table) => `"${table}"`).join(', ')}`)
   }, 60_000)
 
-  test('the tool killed half-way', async () => {
+  test('the tool killed halfway', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { killAt: 'data extraction from source complete' })
     expectRed(result, 'tool.killed', 'molt')
     expect(await slots()).toEqual([])
-    // Tables that had arrived by then are not loaded a second time.
+    // Tables that had arrived by then are not loaded again.
     expectRed(await run('fetch', { mode: 'direct-copy' }), 'load.target-not-empty', 'allow-truncate')
   }, 60_000)
 
-  test('the tool frozen half-way', async () => {
+  test('the tool frozen halfway', async () => {
     const empty = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
     const inputs = { mode: 'direct-copy', 'stall-after': '5s', ...empty }
     const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
@@ -158,7 +158,7 @@ describe('before the load', () => {
 describe('after the load', () => {
   beforeAll(loaded, 60_000)
 
-  test('the whole of it, once nothing is wrong', async () => {
+  test('the complete load, without defects', async () => {
     expect(load?.outputs.tables).toBe(String(SHOP_TABLES.length))
     await expectGreen('verify')
   }, 60_000)
@@ -189,7 +189,7 @@ describe('after the load', () => {
   )
 
   test.each(UNSEEN)(
-    '%s, which molt verify does not see',
+    '%s, which molt verify does not detect',
     async (_, table, done, found) => {
       const result = await changed(done, restored(table), () => run('verify', {}, { blind: true }))
       expectRed(result, 'verify.differences', table)
@@ -199,7 +199,7 @@ describe('after the load', () => {
     60_000,
   )
 
-  test('rows that a policy hides from the role that reads', async () => {
+  test('rows that a policy hides from the reading role', async () => {
     await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
       ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
     const reader = pair.source.url.replace('//postgres:', '//reader:')
@@ -219,22 +219,22 @@ describe('after the load', () => {
     expectRed(result, 'verify.inconclusive')
   }, 60_000)
 
-  test('a table that the regular expression swallowed', async () => {
+  test('a table that the regular expression also matched', async () => {
     const result = await run('verify', { tables: 'orders' }, { flags: { '--table-filter': 'orders' } })
     expectRed(result, 'verify.differences', 'orders_archive')
   }, 60_000)
 
-  test('the tool killed half-way', async () => {
+  test('the tool killed halfway', async () => {
     const result = await run('verify', {}, { killAt: 'finished row verification' })
     expectRed(result, 'tool.killed', 'molt')
   }, 60_000)
 
-  test('the tool frozen half-way', async () => {
+  test('the tool frozen halfway', async () => {
     const result = await run('verify', { 'stall-after': '2s' }, { freezeAt: 'starting verify' })
     expectRed(result, 'tool.stalled', 'stall-after', 'starting verify')
   }, 60_000)
 
-  test('all of it undone is green again', async () => {
+  test('is green again once everything is undone', async () => {
     const { outputs } = await expectGreen('verify')
     expect(outputs.verdict).toBe('clean')
   }, 60_000)
@@ -271,7 +271,7 @@ describe('what is finished after the load', () => {
       ['customers_id_seq'],
     ],
     [
-      'a sequence that stands alone behind',
+      'a standalone sequence that is behind',
       "SELECT setval('invoice_numbers', 100001)",
       "SELECT setval('invoice_numbers', 900000)",
       ['invoice_numbers'],
@@ -283,7 +283,7 @@ describe('what is finished after the load', () => {
       ['orders', 'orders_customer_id_idx'],
     ],
     [
-      'a unique index that is none',
+      'a unique index that is not unique',
       'ALTER TABLE products DROP CONSTRAINT products_sku_key; CREATE INDEX sku ON products (sku)',
       'DROP INDEX sku; ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku)',
       ['products', 'products_sku_key'],
@@ -310,7 +310,7 @@ describe('what is finished after the load', () => {
     60_000,
   )
 
-  test('a sequence that cannot be set is a problem long before it is to be set', async () => {
+  test('reports a sequence that cannot be set, long before the cutover', async () => {
     const result = await changed(
       'ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000',
       'ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1',
@@ -319,7 +319,7 @@ describe('what is finished after the load', () => {
     expectRed(result, 'verify.inconclusive', 'public.orders_id_seq', '-1')
   }, 60_000)
 
-  test('all of it undone is green again', async () => {
+  test('is green again once everything is undone', async () => {
     await expectGreen('verify', { structure: 'require' })
   }, 60_000)
 })

@@ -1,6 +1,6 @@
 /**
- * Rows that an administrator changed on the target between the final verification and the commit: nothing that ran before
- * the commit can see them. `finalize` compares all rows as of the commit, while the application writes to the target.
+ * Rows changed by an administrator on the target between the final verification and the commit, which nothing before
+ * the commit can see. `finalize` compares all rows as of the commit, while the application writes to the target.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -37,10 +37,10 @@ test('refuses a commit whose state the target would forget too soon', async () =
   await onTarget('ALTER TABLE orders CONFIGURE ZONE USING gc.ttlseconds = 14400')
 })
 
-test('finds what an administrator changed just before the commit, and nothing else', async () => {
+test("finds an administrator's change just before the commit, and nothing else", async () => {
   const committing = run('cutover', CUTOVER, { MOLT_ACTIONS_STOP_AT: 'permanent on the source' })
   const pid = await stoppedChild(committing)
-  // As a superuser, past every rule and right.
+  // As a superuser, bypassing every rule and right.
   const [lost] = await rehearsal.query(
     'target',
     'DELETE FROM order_items WHERE (order_id, product_id) = (SELECT order_id, product_id FROM order_items LIMIT 1) RETURNING 1 AS rows',
@@ -50,7 +50,7 @@ test('finds what an administrator changed just before the commit, and nothing el
   requireSuccess('cutover', await committing)
   expect(lost).toBeDefined()
 
-  // The application, on the target: new rows, changed ones, and such as are gone.
+  // The application on the target inserts, updates and deletes rows.
   await rehearsal.load.switchTo(cluster.urlOf('shop'))
   await onTarget("UPDATE categories SET name = 'by the application' WHERE id = 1")
   await onTarget('DELETE FROM order_items WHERE order_id = (SELECT max(order_id) FROM order_items)')
@@ -71,7 +71,7 @@ test('finds what an administrator changed just before the commit, and nothing el
   expect(words(red)).not.toContain('changed-by-hand')
   expect(words(red)).not.toContain('by the application')
 
-  // The rest is done anyway, and the way back stays open.
+  // The rest is still done, and the way back stays open.
   expect(await rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).toEqual([])
   expect((await run('status')).outputs).toMatchObject({ phase: 'switched', compared: 'different' })
   expect((await cleanup('observe')).outputs['error-code']).toBe('cleanup.rows-differ')
@@ -85,6 +85,6 @@ test('is red when the target no longer keeps the state of the commit', async () 
     compared: 'inconclusive',
     'error-code': 'verify.after-commit-inconclusive',
   })
-  // What an earlier run found still stands.
+  // An earlier run's result still stands.
   expect((await cleanup('observe')).outputs['error-code']).toBe('cleanup.rows-differ')
 })

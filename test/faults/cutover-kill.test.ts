@@ -4,9 +4,9 @@ import { type Rehearsal, requireSuccess, startRehearsal, words } from '../suppor
 import { stoppedChild } from '../support/stopped.ts'
 
 /*
- * Two databases, one decision. The cutover is stopped dead at each point between arming and switched; there it is
- * killed, or the target is taken away from under it. Then either the application writes to the source again, within
- * the lease, or the migration rolls forward when the action is run again. Never both, never neither.
+ * Two databases, one decision. The cutover is stopped at each point between arming and switching, and then killed or
+ * cut off from the target. Afterwards either the application writes to the source again within the lease, or a rerun
+ * of the action rolls the migration forward. Never both, never neither.
  */
 const LEASE_MS = 4_000
 const CUTOVER = {
@@ -37,7 +37,7 @@ const AFTER = [
 let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
 
-/** Runs the cutover up to `point`, where it stops itself, does `fault` to it, and waits for its end. */
+/** Runs the cutover up to `point`, where it stops itself, applies `fault`, and waits for its end. */
 async function cutoverWith(point: string, fault: (pid: number) => Promise<void>, how = 'counts'): Promise<string> {
   const inputs = { ...CUTOVER, 'final-verify': how }
   const running = rehearsal.run('cutover', inputs, { env: { MOLT_ACTIONS_STOP_AT: point } })
@@ -52,13 +52,13 @@ async function kill(pid: number): Promise<void> {
   process.kill(pid, 'SIGKILL')
 }
 
-/** The target is gone for good as far as this run can tell. */
+/** For this run, the target is permanently gone. */
 async function cutTarget(pid: number): Promise<void> {
   await rehearsal.pair.target.kill()
   process.kill(pid, 'SIGCONT')
 }
 
-/** Tries to write to the source until it may, for at most `ms`. */
+/** Retries a write to the source until it succeeds, for at most `ms`. */
 async function writableWithin(ms: number): Promise<boolean> {
   const end = performance.now() + ms
   do {
@@ -82,7 +82,7 @@ test.each([
   ['killed', 'changed', kill],
   ['the target is cut', 'counts', cutTarget],
 ] as const)(
-  'before the decision, %s (%s): the application writes again within the lease',
+  'before the decision, %s (%s): the application can write again within the lease',
   { timeout: 900_000 },
   async (_, how, fault) => {
     rehearsal = await startRehearsal()
@@ -93,7 +93,7 @@ test.each([
       if (fault === cutTarget) await rehearsal.pair.target.start()
       expect(['caught-up', 'committing'], point).toContain(await phase())
     }
-    // And nothing of all that stands in the way of a cutover that is let through.
+    // None of this blocks a cutover that runs undisturbed.
     const result = await rehearsal.run('cutover', { ...CUTOVER, 'final-verify': how })
     requireSuccess('cutover', result)
     expect(await phase()).toBe('switched')

@@ -5,7 +5,7 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* Minutes each, so by night: whole migrations again and again, and a network that is cut in the pause. */
+/* Takes minutes each, so nightly: whole migrations again and again, and a network that is cut in the pause. */
 
 let rehearsal: Rehearsal
 let proxies: { source?: TcpProxy; target?: TcpProxy } = {}
@@ -15,7 +15,7 @@ afterEach(async () => {
   proxies = {}
 })
 
-/** Tables whose rows are not the same on both sides, by the servers' own hash of all of them. */
+/** Tables whose rows differ between the sides, by the servers' own hash of all rows. */
 async function different(): Promise<string[]> {
   const hash = async (side: 'source' | 'target', table: string) =>
     (
@@ -31,7 +31,7 @@ async function different(): Promise<string[]> {
 }
 
 const RUNS = 20
-test(`${RUNS} migrations under load, from the empty target to the switch: green each time`, {
+test(`${RUNS} migrations under load, from the empty target to the switch, are all green`, {
   timeout: 3_600_000,
 }, async () => {
   const pauses: number[] = []
@@ -53,7 +53,7 @@ test(`${RUNS} migrations under load, from the empty target to the switch: green 
   expect(pauses[RUNS / 2], pauses.join(', ')).toBeLessThan(busyFactor() * 1_000)
 })
 
-describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
+describe('the network is cut in the pause', { timeout: 400_000 }, () => {
   const LEASE = 5_000
   const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', lease: `${LEASE}ms`, 'switch-command': '["true"]' }
 
@@ -77,7 +77,7 @@ describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
   }
 
   test.each(['target', 'source'] as const)(
-    'silently, to the %s: red, writes go on within the lease, and later it is green',
+    'silently, to the %s: red, writes resume within the lease, and a later run is green',
     async (side) => {
       const { inputs, from, to } = await throughProxies()
       const running = rehearsal.run(
@@ -89,7 +89,7 @@ describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
       const proxy = side === 'target' ? to : from
       proxy.cut()
       process.kill(pid, 'SIGCONT')
-      // By `max-pause` where the source can be told to, else by the lease alone.
+      // By `max-pause` if the source can be reached, otherwise by the lease alone.
       expect(await untilWritable()).toBeLessThan(LEASE + 8_000)
       await sleep(5_000)
       proxy.heal()
@@ -104,7 +104,7 @@ describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
     },
   )
 
-  test('to both, right after the decision: nobody writes on the source again, and a second run rolls forward', async () => {
+  test('to both, right after the decision: no write reaches the source again, and a second run rolls forward', async () => {
     const { inputs, from, to } = await throughProxies()
     const running = rehearsal.run(
       'cutover',

@@ -9,12 +9,12 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
 /*
- * One migration and what happens to its cutover, in the order of a night: rehearsals, refusals, runs that are cancelled
- * or killed, and at last the decision. None of what comes before stands in its way.
+ * One migration and everything that happens to its cutover, in the order of a night: rehearsals, refusals, cancelled
+ * and killed runs, and finally the decision. Nothing before blocks it.
  */
 const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const CUTOVER = { 'quiet-period': '300ms', lease: '5s', ...(NIGHTLY ? {} : { 'first-verify': 'none' }) }
-/** A minute in the test run; all of it at night. */
+/** A minute in the normal run; everything at night. */
 const nightly = test.runIf(NIGHTLY)
 const TIMEOUT = { timeout: 240_000 }
 
@@ -32,7 +32,7 @@ beforeAll(async () => {
      CREATE INDEX orders_customer_id_idx ON orders (customer_id)`,
   )
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
-  // Plain indexes are back as soon as the target has caught up; what would be in the stream's way is not.
+  // Plain indexes are back once the target has caught up; those that would block the stream are not.
   expect(await indexes()).toEqual(['orders_customer_id_idx'])
   if (!NIGHTLY) return
   await rehearsal.query('target', 'DROP INDEX orders_customer_id_idx')
@@ -46,7 +46,7 @@ const indexes = async () =>
   (
     await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
   ).map(({ name }) => name)
-/** Somebody tidies up the ledger, and puts it right again. */
+/** Someone changes the ledger by hand, and restores it. */
 const forget = (name: string) => `CREATE TABLE molt_actions.kept AS SELECT * FROM molt_actions.deferred;
   DELETE FROM molt_actions.deferred WHERE name = '${name}'`
 const REMEMBER = `INSERT INTO molt_actions.deferred SELECT * FROM molt_actions.kept ON CONFLICT DO NOTHING;
@@ -83,18 +83,18 @@ const legs = () =>
     `SELECT rolcanlogin AS may, (SELECT count(*)::int FROM pg_stat_activity a WHERE a.usename = r.rolname) AS sessions
        FROM pg_roles r WHERE rolname LIKE 'molt\\_leg\\_%'`,
   )
-/** What was taken off for the load and is there now. */
+/** Objects that were dropped for the load and exist now. */
 const rebuilt = async () =>
   (
     await rehearsal.query(
       'target',
-      // CockroachDB's UNIQUE comes back as an index, which alone makes it a constraint there.
+      // On CockroachDB, UNIQUE comes back as an index, which is its constraint there.
       `SELECT relname AS name FROM pg_class WHERE relname = 'customers_email_key'
        UNION SELECT conname FROM pg_constraint WHERE conname = 'of_customer' ORDER BY 1`,
     )
   ).map(({ name }) => name)
 
-test('rehearsals are green each time, with a short pause, and leave the stream as it was', TIMEOUT, async () => {
+test('rehearsals are green each time, with a short pause, and do not change the stream', TIMEOUT, async () => {
   const pauses: number[] = []
   for (let run = 0; run < 2; run++) {
     const result = await cutover(run ? {} : { 'first-verify': 'full' })
@@ -117,7 +117,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   expect(brief.summary).toMatch(/\*\*Estimate:\*\* [\d.]+ s, measured [\d-]+ [\d:]+ UTC \(rehearse\)/)
 })
 
-test('a dry run lists the parts with what each is expected to take, and changes nothing', TIMEOUT, async () => {
+test('a dry run lists the parts with their expected times, and changes nothing', TIMEOUT, async () => {
   const state = `SELECT * FROM (SELECT phase, nonce, facts::text FROM molt_actions.migrations) m,
     (SELECT count(*) AS evidence FROM molt_actions.evidence) e, (SELECT string_agg(rolname, ',' ORDER BY 1) AS roles FROM pg_roles) r`
   const before = await rehearsal.query('target', state)
@@ -138,7 +138,7 @@ test('a dry run lists the parts with what each is expected to take, and changes 
   expect(await write()).toBe(true)
 })
 
-test('a verify that fails behind the fence is shown, under what became of the fence', TIMEOUT, async () => {
+test("shows a failed verify behind the fence, below the fence's state", TIMEOUT, async () => {
   await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')")
   const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' })
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
@@ -148,7 +148,7 @@ test('a verify that fails behind the fence is shown, under what became of the fe
   )
 })
 
-nightly('a pause that would be too long is refused before anything is paused', TIMEOUT, async () => {
+nightly('refuses a pause that would be too long, before anything is paused', TIMEOUT, async () => {
   const refusedBefore = rehearsal.load.counters.refused
   const result = await cutover({ 'max-pause': '900ms' })
   expect(result.conclusion).toBe('failure')
@@ -156,54 +156,62 @@ nightly('a pause that would be too long is refused before anything is paused', T
   expect(rehearsal.load.counters.refused).toBe(refusedBefore)
 })
 
-nightly('duplicates that a unique index would refuse end the rehearsal, name it and no value', TIMEOUT, async () => {
-  // On the source nothing forbids them once its own index is gone; a stricter target shows only now.
-  const unique = 'customers_name_key'
-  await rehearsal.query(
-    'target',
-    `INSERT INTO molt_actions.deferred (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, dropped_at)
+nightly(
+  'duplicates that a unique index would refuse end the rehearsal, which names the index and no value',
+  TIMEOUT,
+  async () => {
+    // Nothing on the source forbids them once its own index is gone; only the stricter target shows them.
+    const unique = 'customers_name_key'
+    await rehearsal.query(
+      'target',
+      `INSERT INTO molt_actions.deferred (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, dropped_at)
      VALUES ('main', 'unique', 'public', 'orders', '${unique}', 'CREATE UNIQUE INDEX ${unique} ON orders (status)', 'DROP INDEX IF EXISTS ${unique}', now())`,
-  )
-  const result = await cutover()
-  await rehearsal.query('target', `DELETE FROM molt_actions.deferred WHERE name = '${unique}'`)
-  expect(result.conclusion).toBe('failure')
-  expect(words(result)).toContain(`unique ${unique} of public.orders cannot be built on the target`)
-  expect(words(result)).not.toMatch(/Key \(|is duplicated/)
-  expect(result.outputs['error-kind']).toBe('verdict')
-  expect(await rebuilt()).toEqual([])
-  expect(await writableWithin(500)).toBe(true)
-})
+    )
+    const result = await cutover()
+    await rehearsal.query('target', `DELETE FROM molt_actions.deferred WHERE name = '${unique}'`)
+    expect(result.conclusion).toBe('failure')
+    expect(words(result)).toContain(`unique ${unique} of public.orders cannot be built on the target`)
+    expect(words(result)).not.toMatch(/Key \(|is duplicated/)
+    expect(result.outputs['error-kind']).toBe('verdict')
+    expect(await rebuilt()).toEqual([])
+    expect(await writableWithin(500)).toBe(true)
+  },
+)
 
-nightly('a smoke test that fails, before the pause or in it, lifts the fence; it cannot write', TIMEOUT, async () => {
-  const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
-  const before = rehearsal.load.counters.refused
-  const first = await cutover({ 'smoke-test': script('process.exit(3)') })
-  expect(words(first)).toMatch(/node ended with exit code 3.*Nothing was committed/s)
-  expect(first.outputs['pause-ms']).toBeUndefined()
-  expect(rehearsal.load.counters.refused).toBe(before)
-  const marker = `${process.env.TMPDIR ?? '/tmp'}/molt-actions-smoke-${process.pid}`
-  const second = await cutover({
-    'smoke-test': script(
-      `const fs = require('fs'); if (fs.existsSync('${marker}')) { fs.rmSync('${marker}'); process.exit(1) } fs.writeFileSync('${marker}', '')`,
-    ),
-  })
-  expect(second.conclusion).toBe('failure')
-  expect(Number(second.outputs['pause-ms'])).toBeGreaterThan(0)
-  expect(words(second)).toContain('the fence is lifted')
-  expect(await writableWithin(500)).toBe(true)
-  const late = await cutover({ 'smoke-test': script('setTimeout(() => {}, 60000)'), 'smoke-test-timeout': '500ms' })
-  expect(words(late)).toMatch(/stopped after 0\.5 s \(`smoke-test-timeout`\)/)
-  const pgModule = require.resolve('pg')
-  const writes = await cutover({
-    'smoke-test': script(
-      `const pg = require('${pgModule}'); const db = new pg.Client({ connectionString: process.env.MOLT_SMOKE_TEST_TARGET });
+nightly(
+  'a failing smoke test, before the pause or in it, lifts the fence; the test cannot write',
+  TIMEOUT,
+  async () => {
+    const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
+    const before = rehearsal.load.counters.refused
+    const first = await cutover({ 'smoke-test': script('process.exit(3)') })
+    expect(words(first)).toMatch(/node ended with exit code 3.*Nothing was committed/s)
+    expect(first.outputs['pause-ms']).toBeUndefined()
+    expect(rehearsal.load.counters.refused).toBe(before)
+    const marker = `${process.env.TMPDIR ?? '/tmp'}/molt-actions-smoke-${process.pid}`
+    const second = await cutover({
+      'smoke-test': script(
+        `const fs = require('fs'); if (fs.existsSync('${marker}')) { fs.rmSync('${marker}'); process.exit(1) } fs.writeFileSync('${marker}', '')`,
+      ),
+    })
+    expect(second.conclusion).toBe('failure')
+    expect(Number(second.outputs['pause-ms'])).toBeGreaterThan(0)
+    expect(words(second)).toContain('the fence is lifted')
+    expect(await writableWithin(500)).toBe(true)
+    const late = await cutover({ 'smoke-test': script('setTimeout(() => {}, 60000)'), 'smoke-test-timeout': '500ms' })
+    expect(words(late)).toMatch(/stopped after 0\.5 s \(`smoke-test-timeout`\)/)
+    const pgModule = require.resolve('pg')
+    const writes = await cutover({
+      'smoke-test': script(
+        `const pg = require('${pgModule}'); const db = new pg.Client({ connectionString: process.env.MOLT_SMOKE_TEST_TARGET });
        db.connect().then(() => db.query('SELECT count(*) FROM orders')).then(() => db.query('DELETE FROM orders')).catch((e) => { console.log('said: ' + e.message); process.exitCode = 1 }).finally(() => db.end())`,
-    ),
-  })
-  expect(words(writes)).toMatch(/said: cannot execute DELETE in a read-only transaction/)
-})
+      ),
+    })
+    expect(words(writes)).toMatch(/said: cannot execute DELETE in a read-only transaction/)
+  },
+)
 
-test('what was changed since, or is changed behind the verify, is seen before the decision', TIMEOUT, async () => {
+test('detects changes since the approval and after the verify before it decides', TIMEOUT, async () => {
   const { query } = rehearsal
   const refused = async (side: 'source' | 'target', done: string, undone: string, said: RegExp, inputs = {}) => {
     await query(side, done)
@@ -293,7 +301,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
       'ALTER TABLE away RENAME TO payments',
       /\[(schema\.changed|fence\.table-(rewritten|dropped)|verify\.(inconclusive|rows-lost))\]/,
     ],
-    // Rows differ behind the verify, and the cause is the fence.
+    // The rows differ after the verify because of the fence.
     [
       'source',
       'drained',
@@ -318,7 +326,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   expect(await phase()).toBe('caught-up')
 })
 
-test('programs that were exchanged after the plan stream, compare and cut over nothing', TIMEOUT, async () => {
+test('programs replaced after the plan can neither stream, compare nor cut over', TIMEOUT, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-exchanged-'))
   for (const tool of ['molt', 'replicator']) writeFileSync(join(folder, tool), '#!/bin/sh\nexit 1\n', { mode: 0o755 })
   const env = { PATH: `${folder}:${process.env.PATH}` }
@@ -334,7 +342,7 @@ test('programs that were exchanged after the plan stream, compare and cut over n
   rmSync(folder, { recursive: true })
 })
 
-test('a fence that is raised is not called so while a trigger is off; its post step lifts its own lease alone', async () => {
+test('a raised fence with a disabled trigger is reported as damaged; its post step lifts only its own lease', async () => {
   const { query, run } = rehearsal
   const lease = (value: string) => query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   const later = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 60000'
@@ -362,7 +370,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 
-test('when no new connection is to be had, the fence is lifted by the one that has armed it', TIMEOUT, async () => {
+test('lifts the fence on the arming connection when no new one can be opened', TIMEOUT, async () => {
   const { url } = rehearsal.pair.source
   const admin = await client(url.replace('/shop', '/postgres'))
   const running = cutover(
@@ -379,7 +387,7 @@ test('when no new connection is to be had, the fence is lifted by the one that h
   expect(await write()).toBe(true)
 })
 
-test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {
+test('refuses a second cutover at once, and names the first and its run', TIMEOUT, async () => {
   const first = cutover(
     { 'quiet-period': NIGHTLY ? '9s' : '6s' },
     { github: { repository: 'acme/shop', run_id: '4711' } },
@@ -407,7 +415,7 @@ const CANCELLED = NIGHTLY
       'committing',
     ]
   : ['verified']
-test.each(CANCELLED)('cancelled at "%s": the application writes again at once', TIMEOUT, async (point) => {
+test.each(CANCELLED)('cancelled at "%s": the application can write again at once', TIMEOUT, async (point) => {
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: point }
   const running = cutover({ decision: 'commit', 'final-verify': 'full' }, { env, signal: controller.signal })
@@ -420,14 +428,14 @@ test.each(CANCELLED)('cancelled at "%s": the application writes again at once', 
   expect(result.conclusion, words(result)).toBe('cancelled')
   expect(words(result)).toContain('the run was cancelled (SIGINT)')
   if (point === 'verified') expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
-  // It has ended by itself, in the time that the runner gives it, and left nothing running.
+  // It ended by itself within the runner's time limit, and left nothing running.
   expect(result.steps.at(-1)?.exitCode).toBe(1)
   expect(result.orphans).toEqual([])
   expect(await rebuilt()).toEqual([])
 })
 
 nightly.each(['source', 'behind'] as const)(
-  'the %s is shut down on purpose in the pause: red with a code, and writable again',
+  'a planned shutdown of the %s in the pause: red with a code, and the source is writable again',
   TIMEOUT,
   async (side) => {
     const running = cutover({ 'final-verify': 'full' }, { env: { MOLT_ACTIONS_STOP_AT: 'armed' } })
@@ -445,22 +453,26 @@ nightly.each(['source', 'behind'] as const)(
   },
 )
 
-nightly('killed, it takes its replicator along; the next run waits for the hold and goes on', TIMEOUT, async () => {
-  const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
-  const pid = await stoppedChild(running)
-  const replicators = children(pid)
-  expect(replicators.length).toBeGreaterThan(1)
-  process.kill(pid, 'SIGKILL')
-  for (let i = 0; i < 100 && replicators.some((each) => stateOf(each) !== undefined); i++) await sleep(50)
-  expect(replicators.map(stateOf).filter((state) => state && state !== 'Z')).toEqual([])
-  await running
-  expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
-  const next = await cutover()
-  requireSuccess('cutover', next)
-  expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
-})
+nightly(
+  'when killed, it takes its replicator with it; the next run waits for the hold and continues',
+  TIMEOUT,
+  async () => {
+    const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
+    const pid = await stoppedChild(running)
+    const replicators = children(pid)
+    expect(replicators.length).toBeGreaterThan(1)
+    process.kill(pid, 'SIGKILL')
+    for (let i = 0; i < 100 && replicators.some((each) => stateOf(each) !== undefined); i++) await sleep(50)
+    expect(replicators.map(stateOf).filter((state) => state && state !== 'Z')).toEqual([])
+    await running
+    expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
+    const next = await cutover()
+    requireSuccess('cutover', next)
+    expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
+  },
+)
 
-nightly('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
+nightly('disconnects our own reader of the slot, and names a foreign one', TIMEOUT, async () => {
   const { source } = rehearsal.pair
   const read = async (application: string) => {
     const reader = await client(
@@ -484,7 +496,7 @@ nightly('a reader of the slot that is ours is cut off; another one is named', TI
   expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
 })
 
-nightly('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
+nightly('refuses contradicting inputs before anything is touched', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
   expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
   expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
@@ -492,7 +504,7 @@ nightly('inputs that contradict each other are refused before anything is touche
   )
 })
 
-nightly('what was approved is one plan: another one, or a weaker verify, is refused', TIMEOUT, async () => {
+nightly('an approval covers one plan: refuses another plan and a weaker verify', TIMEOUT, async () => {
   const approve = (hash: string) =>
     rehearsal.query(
       'target',
@@ -508,7 +520,7 @@ nightly('what was approved is one plan: another one, or a weaker verify, is refu
   await approve("plan->>'hash'")
 })
 
-test('at last the decision: cancelled right after it, it is carried on by the next run', TIMEOUT, async () => {
+test('finally the decision: cancelled right after it, and completed by the next run', TIMEOUT, async () => {
   const app = await client(rehearsal.pair.source.url.replace('postgres:', 'app:').replace('//postgres@', '//app@'))
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: 'permanent on the source' }

@@ -20,7 +20,7 @@ import {
 import { writeMarker } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 
-/* Every way past the fence that we know of, tried on a real server. */
+/* Every known way past the fence, tried on a real server. */
 
 const signal = new AbortController().signal
 let server: EmbeddedServer
@@ -67,14 +67,14 @@ afterEach(async () => {
 
 const REFUSED = { code: '25006', detail: expect.stringContaining('molt-actions fence') }
 
-test('disarmed it lets everyone write, also a role without any right on our schema', async () => {
+test('disarmed, it lets every role write, including one without rights on our schema', async () => {
   const app = await client('app')
   await app.query("UPDATE parent SET v = 'c'")
   await app.query("INSERT INTO parts VALUES (2, 'x')")
   await app.query("INSERT INTO parts_1 VALUES (3, 'x')")
 })
 
-test('armed it refuses every kind of write, for owner, superuser and application alike', async () => {
+test('armed, it refuses every kind of write, by owner, superuser and application alike', async () => {
   await held.arm(2_000, signal)
   const writes = [
     "INSERT INTO parent VALUES (3, 'c')",
@@ -99,14 +99,14 @@ test('armed it refuses every kind of write, for owner, superuser and application
   await held.requireRefused()
 })
 
-test('session_replication_role = replica does not walk through', async () => {
+test('session_replication_role = replica does not bypass it', async () => {
   await held.arm(2_000, signal)
   const replica = await client()
   await replica.query('SET session_replication_role = replica')
   await expect(replica.query("UPDATE parent SET v = 'r'")).rejects.toMatchObject(REFUSED)
 })
 
-test('BEGIN READ WRITE in a read-only session does not walk through', async () => {
+test('BEGIN READ WRITE in a read-only session does not bypass it', async () => {
   await held.arm(2_000, signal)
   const other = await client()
   await other.query('SET default_transaction_read_only = on')
@@ -114,14 +114,14 @@ test('BEGIN READ WRITE in a read-only session does not walk through', async () =
   await expect(other.query("UPDATE parent SET v = 'r'")).rejects.toMatchObject(REFUSED)
 })
 
-test('a cascade from a table outside the plan is refused', async () => {
+test('refuses a cascade from a table outside the plan', async () => {
   await db.query('ALTER TABLE child ADD COLUMN outside int REFERENCES outside ON DELETE CASCADE')
   await db.query('INSERT INTO outside VALUES (7, 1); UPDATE child SET outside = 7')
   await held.arm(2_000, signal)
   await expect(db.query('DELETE FROM outside WHERE id = 7')).rejects.toMatchObject(REFUSED)
 })
 
-test('an old REPEATABLE READ transaction sees the fence although its snapshot is older', async () => {
+test('an old REPEATABLE READ transaction sees the fence despite its older snapshot', async () => {
   const old = await client()
   await old.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
   await old.query('SELECT count(*) FROM parent')
@@ -129,7 +129,7 @@ test('an old REPEATABLE READ transaction sees the fence although its snapshot is
   await expect(old.query("UPDATE parent SET v = 'old'")).rejects.toMatchObject(REFUSED)
 })
 
-test('a transaction that wrote before is waited for, and its write counts as before', async () => {
+test('waits for a transaction that wrote before, whose write counts as before the fence', async () => {
   const writer = await client()
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'late' WHERE id = 1")
@@ -140,7 +140,7 @@ test('a transaction that wrote before is waited for, and its write counts as bef
   expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('late')
 })
 
-test('a transaction that does not end fails the arming, by its PID', async () => {
+test('a transaction that does not end fails the arming, which names its PID', async () => {
   const writer = await client()
   const { rows } = await writer.query('SELECT pg_backend_pid() AS pid')
   await writer.query('BEGIN')
@@ -148,7 +148,7 @@ test('a transaction that does not end fails the arming, by its PID', async () =>
   await expect(held.arm(200, signal)).rejects.toThrow(`PID ${rows[0].pid}`)
 })
 
-test('a prepared transaction is waited for too, and named', async () => {
+test('waits for a prepared transaction too, and names it', async () => {
   const writer = await client()
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'prepared' WHERE id = 1")
@@ -161,7 +161,7 @@ test('a prepared transaction is waited for too, and named', async () => {
   expect((await arming).holders).toBe(1)
 })
 
-test('a write with synchronous_commit = off before the fence is before it', async () => {
+test('a write with synchronous_commit = off before the fence counts as before it', async () => {
   const writer = await client()
   await writer.query('SET synchronous_commit = off')
   await writer.query("UPDATE parent SET v = 'async' WHERE id = 1")
@@ -170,7 +170,7 @@ test('a write with synchronous_commit = off before the fence is before it', asyn
   expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('async')
 })
 
-test('a lease that lapses lets writes through, and a write in the gap forbids the commit', async () => {
+test('an expired lease lets writes through, and a write in the gap forbids the commit', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -181,7 +181,7 @@ test('a lease that lapses lets writes through, and a write in the gap forbids th
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
-test('a write in the gap that is rolled back forbids the commit as well', async () => {
+test('a write in the gap forbids the commit even if it is rolled back', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -189,7 +189,7 @@ test('a write in the gap that is rolled back forbids the commit as well', async 
   await expect(short.commit(2_000, signal)).rejects.toThrow('a write passed the fence')
 })
 
-test('a write that began in the gap and ends after the renewal is seen', async () => {
+test('detects a write that began in the gap and ends after the renewal', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -203,7 +203,7 @@ test('a write that began in the gap and ends after the renewal is seen', async (
   await expect(renewal).rejects.toThrow('a write passed the fence')
 })
 
-test('a lease that lapses while nobody writes can be renewed and committed', async () => {
+test('an expired lease can be renewed and committed if nothing was written', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -211,7 +211,7 @@ test('a lease that lapses while nobody writes can be renewed and committed', asy
   expect((await readFence(db)).state).toBe('permanent')
 })
 
-test('the decision cannot be taken on a lease that someone else has lifted or replaced', async () => {
+test('refuses the decision on a lease that was lifted or replaced', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
   await setLease(db, await leaseFor(db, 60_000))
@@ -221,7 +221,7 @@ test('the decision cannot be taken on a lease that someone else has lifted or re
   expect((await readFence(db)).state).toBe('armed')
 })
 
-test('a fence that somebody has lifted is not armed again', async () => {
+test('does not rearm a fence that another session lifted', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
   await expect(held.renew(2_000, signal)).rejects.toThrow('the fence was lifted or armed again by another run')
@@ -229,11 +229,11 @@ test('a fence that somebody has lifted is not armed again', async () => {
   expect((await readFence(db)).state).toBe('lifted')
 })
 
-test('a lease of which no answer came is lifted all the same, and holds no lock', async () => {
+test('lifts a lease whose answer was lost, and holds no lock', async () => {
   const deaf = await client()
   const own = new HeldFence(deaf, fence, 60_000)
   const query = deaf.query.bind(deaf)
-  // The server has done it; its answer is lost.
+  // The server has done it, but the answer is lost.
   deaf.query = (async (...all: [string]) => {
     const answer = await query(...all)
     if (/setval/.test(String(all[0]))) throw new Error('timeout')
@@ -245,7 +245,7 @@ test('a lease of which no answer came is lifted all the same, and holds no lock'
   await db.query("UPDATE parent SET v = 'free'")
 })
 
-test('a subscription that feeds a table is a problem of the fence', async () => {
+test('reports a subscription that feeds a table', async () => {
   await db.query(`CREATE SUBSCRIPTION feed CONNECTION 'host=localhost' PUBLICATION p WITH (connect = false, slot_name = NONE);
     SET allow_system_table_mods = on;
     INSERT INTO pg_subscription_rel SELECT oid, 'parent'::regclass, 'r', NULL FROM pg_subscription;
@@ -258,14 +258,14 @@ test('a subscription that feeds a table is a problem of the fence', async () => 
   await db.query('DROP SUBSCRIPTION feed')
 })
 
-test('a permanent fence is taken away only by who may', async () => {
+test('removes a permanent fence only with the right to do so', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
-  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('fenced for good')
+  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('permanently fenced')
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('a trigger that is taken off for one write and put back forbids the commit', async () => {
+test('a trigger disabled for one write and enabled again forbids the commit', async () => {
   await held.arm(2_000, signal)
   await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
     ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
@@ -275,7 +275,7 @@ test('a trigger that is taken off for one write and put back forbids the commit'
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
-test('asks to retry during the pause, and after the commit to connect to the new database', async () => {
+test('asks clients to retry during the pause, and to connect to the new database after the commit', async () => {
   const refused = () => db.query("UPDATE parent SET v = 'x'").catch((error) => error)
   await held.arm(2_000, signal)
   expect(await refused()).toMatchObject({ ...REFUSED, hint: 'Retry in a few seconds.' })
@@ -283,7 +283,7 @@ test('asks to retry during the pause, and after the commit to connect to the new
   expect(await refused()).toMatchObject({ ...REFUSED, hint: 'Connect to the new database.' })
 })
 
-test('permanent: nothing lifts it, renews it or shortens it', async () => {
+test('permanent: nothing lifts, renews or shortens it', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
   expect(await held.lift()).toBe(false)
@@ -292,7 +292,7 @@ test('permanent: nothing lifts it, renews it or shortens it', async () => {
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('a server that crashes after the commit counts no write that was none', async () => {
+test('after a crash following the commit, counts no write that never happened', async () => {
   await db.query("UPDATE parent SET v = 'counted'")
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
@@ -304,7 +304,7 @@ test('a server that crashes after the commit counts no write that was none', asy
   expect(await writesPassed(after)).toBe(held.passed)
 })
 
-test('lapsed or lifted it lets a role without rights on our schema write again', async () => {
+test('lapsed or lifted, it lets a role without rights on our schema write again', async () => {
   const app = await client('app')
   await setLease(db, await leaseFor(db, 200))
   await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)
@@ -315,13 +315,13 @@ test('lapsed or lifted it lets a role without rights on our schema write again',
   await app.query("UPDATE parent SET v = 'lifted'")
 })
 
-test('a partition made after the installation is found, since its trigger is missing', async () => {
+test('finds a partition created after the installation, which lacks the trigger', async () => {
   await db.query('CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
 })
 
-test('a table whose own trigger or rule is before the fence is tried by another statement, or told', async () => {
+test('tests a table whose own trigger or rule runs first with another statement, or reports it', async () => {
   await db.query(`CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
     CREATE TRIGGER a_never BEFORE DELETE ON parent EXECUTE FUNCTION never();
     CREATE RULE nothing AS ON DELETE TO child DO INSTEAD NOTHING;
@@ -334,12 +334,12 @@ test('a table whose own trigger or rule is before the fence is tried by another 
   await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
   expect((await probeFence(db, fence)).passed).toEqual(['"public"."parent"'])
   await db.query('CREATE TRIGGER a_never_too BEFORE INSERT ON child EXECUTE FUNCTION never()')
-  await expect(probeFence(db, fence)).rejects.toThrow(/holds on "public"."child" cannot be tried \(SQLSTATE P0001\)/)
+  await expect(probeFence(db, fence)).rejects.toThrow(/fence on "public"."child" cannot be tested \(SQLSTATE P0001\)/)
   await db.query('DROP TABLE child')
   await expect(probeFence(db, fence)).rejects.toThrow('"public"."child" was dropped on the source')
 })
 
-test('a trigger that was disabled, dropped or whose function was replaced is found', async () => {
+test('finds a trigger that was disabled or dropped, or whose function was replaced', async () => {
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   const problems = async () => fenceProblems(db, await plannedFence(db, tables))
   expect(await problems()).toEqual([])
@@ -360,7 +360,7 @@ test('a trigger that was disabled, dropped or whose function was replaced is fou
   ]) {
     await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
       ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-    expect(await problems()).toEqual([expect.stringContaining('public.child was made again by someone else')])
+    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated by someone else')])
     await installFence(db, tables)
     expect(await problems()).toEqual([])
   }
@@ -377,7 +377,7 @@ test.each([
   ['ALTER FUNCTION molt_actions.fence() RESET search_path', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SET search_path = public, pg_catalog', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SECURITY INVOKER', /the fence function was changed/],
-])('%s is found, before and while it is armed, and put right by the next installation', async (sql, said) => {
+])('finds %s before and while it is armed, and the next installation fixes it', async (sql, said) => {
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   await held.arm(2_000, signal)
   await db.query(sql)
@@ -388,12 +388,12 @@ test.each([
   expect(await fenceProblems(db, fence)).toEqual([])
 })
 
-test('rows that DDL writes anew behind the verify forbid the commit; a statistics run or a grant does not', async () => {
+test('DDL that rewrites rows after the verify forbids the commit; ANALYZE and grants do not', async () => {
   await held.arm(2_000, signal)
   await db.query('ANALYZE parent; GRANT SELECT ON parent TO app; CREATE INDEX ON child (parent)')
   await db.query('VACUUM parent')
   await held.renew(2_000, signal)
-  // Same column, same type, other values; no trigger fires.
+  // Same column, same type, other values, and no trigger fires.
   await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
   await expect(held.commit(2_000, signal)).rejects.toThrow(
     /public\.parent was rewritten.*VACUUM FULL and CLUSTER do this/,
@@ -401,7 +401,7 @@ test('rows that DDL writes anew behind the verify forbid the commit; a statistic
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
-test('the permanent fence counts the writes that it refuses, also of transactions that are rolled back', async () => {
+test('the permanent fence counts refused writes, including those of rolled-back transactions', async () => {
   await held.arm(2_000, signal)
   const app = await client('app')
   const write = () => app.query("UPDATE parent SET v = 'late'").catch((error) => expect(error).toMatchObject(REFUSED))
@@ -419,13 +419,13 @@ test('the permanent fence counts the writes that it refuses, also of transaction
   expect(await fenceProblems(db, fence)).toEqual([])
 })
 
-test('a fence without a counter of refusals is told apart from one that refused nothing', async () => {
+test('distinguishes a fence without a counter of refusals from one that refused nothing', async () => {
   await db.query('DROP SEQUENCE molt_actions.fence_refusals')
   expect(await writesRefused(db)).toBeUndefined()
   expect((await fenceProblems(db, fence))[0]).toMatch(/fence_refusals was dropped or changed/)
 })
 
-test('installing waits for nobody longer than its lock timeout, and goes on when the lock is free', async () => {
+test('the installation waits no longer than its lock timeout, and continues once the lock is free', async () => {
   await db.query('CREATE TABLE late (id int PRIMARY KEY)')
   const blocker = await client()
   await blocker.query('BEGIN')
@@ -439,11 +439,11 @@ test('installing waits for nobody longer than its lock timeout, and goes on when
   await installing
 })
 
-test('a heartbeat that an abort has taken away under a stream is told as that', async () => {
+test('reports a heartbeat that an abort removed under a running stream', async () => {
   await expect(writeMarker(db, '')).rejects.toThrow(/heartbeat on the source is gone: `abort` or `cleanup` has run/)
 })
 
-test('a table whose name is SQL is just a table', async () => {
+test('treats a table whose name is SQL like any other', async () => {
   await db.query('CREATE TABLE "a""b; drop table parent" (id int PRIMARY KEY)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   const odd = new HeldFence(await client(), await installFence(db, tables), 5_000)

@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* What a person does when things do not go as planned, or are over: abort, rollback, finalize, cleanup, status. */
+/* What people do when things go wrong or are over: abort, rollback, finalize, cleanup, status. */
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
 
@@ -27,7 +27,7 @@ const writable = () =>
     () => false,
   )
 
-test('abort sets the source free in any phase, also with the target gone', { timeout: 120_000 }, async () => {
+test('abort frees the source in any phase, even without the target', { timeout: 120_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('fence', await rehearsal.run('fence', { do: 'raise', lease: '10m', keep: 'true' }))
@@ -49,7 +49,7 @@ test('abort sets the source free in any phase, also with the target gone', { tim
   ).toEqual([])
 })
 
-test('abort beside a cutover that is about to commit: one of the two decides, and the other one is red', {
+test('abort during a cutover that is about to commit: one of them decides, and the other is red', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -79,7 +79,7 @@ test('abort beside a cutover that is about to commit: one of the two decides, an
   expect(await ours()).toEqual(NOTHING)
 })
 
-test('after a commit: abort and cleanup refuse, status tells, finalize drops the slot, rollback tells what it would lose', {
+test('after a commit: abort and cleanup refuse, status reports, finalize drops the slot, rollback names what it would lose', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -105,7 +105,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   expect(await writable()).toBe(false)
   const wrong = await rehearsal.run('rollback', { 'accept-data-loss': 'orders' })
   expect(wrong.conclusion).toBe('failure')
-  // The next release of the application: what it writes there the source has no column for, and no comparison sees.
+  // The application's next release writes a column that the source lacks, and no comparison sees it.
   await rehearsal.query('target', "ALTER TABLE orders ADD COLUMN promo text; UPDATE orders SET promo = 'x'")
   const unseen = await rehearsal.run('rollback', { 'accept-data-loss': 'categories' })
   expect(unseen.conclusion).toBe('failure')
@@ -120,7 +120,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   const again = await rehearsal.run('rollback')
   requireSuccess('rollback', again)
   expect(words(again)).toContain('nothing to do: migration main was rolled back on')
-  // As a rollback leaves it that died between its two steps.
+  // The state after a rollback that died between its two steps.
   await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
   const carriedOn = await rehearsal.run('rollback')
   requireSuccess('rollback', carriedOn)
@@ -129,7 +129,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   expect(await ours()).toEqual(NOTHING)
 })
 
-test('cleanup after the rollback window leaves nothing of ours on either side', { timeout: 120_000 }, async () => {
+test('cleanup after the rollback window removes everything of ours on both sides', { timeout: 120_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
@@ -150,7 +150,7 @@ test('cleanup after the rollback window leaves nothing of ours on either side', 
   expect(await bookkeeping()).toEqual([])
 })
 
-test('abort cuts a living replicator off, keeps what is not ours, and builds again what was taken off', {
+test('abort disconnects a live replicator, keeps foreign objects, and rebuilds what was dropped', {
   timeout: 240_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -168,9 +168,9 @@ test('abort cuts a living replicator off, keeps what is not ours, and builds aga
       )
     ).map(({ name }) => name)
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
-  // A plain index is in no stream's way.
+  // A plain index does not block the stream.
   expect(await there()).toEqual(['by_name'])
-  // A load of somebody else's, from before this migration: the tables with its account are not ours to drop.
+  // Another user's load from before this migration: its tables are not ours to drop.
   await rehearsal.query(
     'target',
     "INSERT INTO _molt_fetch_status VALUES (gen_random_uuid(), 'theirs', '2020-01-01', 'PostgreSQL')",
@@ -200,7 +200,7 @@ test('abort cuts a living replicator off, keeps what is not ours, and builds aga
   expect(await rehearsal.query('target', 'SELECT 1 FROM molt_actions.deferred')).toEqual([])
 })
 
-test('status reads one side alone, and is red when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
+test('status reads a single side, and is red when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   const red = await rehearsal.run('status', { 'wal-budget': '1B' })
@@ -217,7 +217,7 @@ test('status reads one side alone, and is red when the slot keeps too much WAL',
   expect(whole.outputs).toMatchObject({ phase: 'caught-up', next: 'cutover', 'last-error': 'ledger.wrong-phase' })
 })
 
-test('write access: roles lose their rights to write until the commit, and get exactly these back', {
+test('write access: roles lose their write rights until the commit, and get exactly these back', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -248,7 +248,7 @@ test('write access: roles lose their rights to write until the commit, and get e
   expect(await rights()).toEqual(['app_writer SELECT NO'])
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   expect(await rights()).toEqual(before)
-  // A rollback takes them away again, or the application could write on both sides.
+  // A rollback revokes them again, or the application could write to both sides.
   await rehearsal.query(
     'target',
     `UPDATE molt_actions.holds SET nonce = 'x', holder = '{"action": "cutover", "url": "https://x/runs/9"}', expires_at = now() + interval '1 hour'`,

@@ -1,4 +1,4 @@
-// Loads that fail, die or meet an import of another role, on a CockroachDB-like target.
+// Loads that fail, die or meet another role's import, on a CockroachDB-like target.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { SqlError } from '../../rehearsal/cockroach/types.ts'
@@ -20,14 +20,14 @@ async function requireLoaded({ onTarget, facts }: Prepared): Promise<void> {
 }
 
 describe('a load that fails', () => {
-  /** The third file of `orders` fails, as a node that goes away does. */
+  /** The third file of `orders` fails, as when a node goes down. */
   function failThirdFile(): void {
     bench.beforeFile = async ({ description }) => {
-      if (/orders\/[^']*part_00000003/.test(description)) throw new SqlError('58030', 'an error of the disk')
+      if (/orders\/[^']*part_00000003/.test(description)) throw new SqlError('58030', 'a disk error')
     }
   }
 
-  test('is resumed although MOLT has kept the good half of a batch', async () => {
+  test('resumes although MOLT has kept the good half of a batch', async () => {
     const migration = await bench.prepared()
     failThirdFile()
     const failed = await migration.fetch({ 'on-interrupted': 'resume' })
@@ -41,7 +41,7 @@ describe('a load that fails', () => {
     await requireLoaded(migration)
   })
 
-  test('names the tables to empty where others may have written', async () => {
+  test('names the tables to empty if others may have written there', async () => {
     const migration = await bench.prepared({ 'write-access': 'waive' })
     failThirdFile()
     expect((await migration.fetch({ 'on-interrupted': 'resume' })).conclusion).toBe('failure')
@@ -54,7 +54,7 @@ describe('a load that fails', () => {
     await requireLoaded(migration)
   })
 
-  test('keeps reason and column of a refused NULL, and says nothing of the row or of a slot that is gone', async () => {
+  test('keeps reason and column of a refused NULL, and reveals nothing of the row, nor mentions a slot that is gone', async () => {
     const migration = await bench.prepared()
     bench.beforeFile = async ({ description }) => {
       if (!description.includes('public.orders')) return
@@ -69,7 +69,7 @@ describe('a load that fails', () => {
     expect(await migration.slots()).toBe(0)
   })
 
-  test('on wrong keys of the bucket moves nothing and leaves no slot', async () => {
+  test('with wrong bucket keys, moves nothing and leaves no slot', async () => {
     const migration = await bench.prepared()
     const failed = await migration.fetch({}, { env: { AWS_SECRET_ACCESS_KEY: 'wrong' } })
     expect(failed.outputs['error-code'], words(failed)).toBe('load.bucket-refused')
@@ -78,7 +78,7 @@ describe('a load that fails', () => {
     requireSuccess('fetch', await migration.fetch())
   })
 
-  test('on files that the target cannot reach says so', async () => {
+  test('reports files that the target cannot reach', async () => {
     const migration = await bench.prepared()
     const [listen, elsewhere] = [await freeAddress(), '127.0.0.1:1']
     const failed = await migration.run('fetch', {
@@ -129,7 +129,7 @@ describe('a runner that is killed', () => {
     const before = bench.imports().length
     const loading = migration.fetch()
     await until(() => bench.imports().length === before + 2, loading)
-    // Without `ps` no process of it is found here, as on another machine.
+    // Without `ps`, its process cannot be found here, as if it ran on another machine.
     requireSuccess('abort', await migration.run('abort', {}, { env: { PATH: '/nowhere' } }))
     expect((await loading).outputs['error-code']).toBe('load.aborted')
     expect(
@@ -143,7 +143,7 @@ describe('a runner that is killed', () => {
   })
 })
 
-test('a table in a foreign import is offline, and neither missing nor gone', { timeout: 240_000 }, async () => {
+test('reports a table in a foreign import as offline, not as missing', { timeout: 240_000 }, async () => {
   const migration = await bench.prepared()
   requireSuccess('fetch', await migration.fetch())
   let streams = false

@@ -1,4 +1,4 @@
-// The load by IMPORT INTO on a CockroachDB-like target: what is left of it, and what of it is ours.
+// The load by IMPORT INTO on a CockroachDB-like target: what it leaves, and which part is ours.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { foreignImport, LoadBench, until } from '../support/load-bench.ts'
 import { requireSuccess, words } from '../support/migration.ts'
@@ -9,7 +9,7 @@ beforeAll(async () => {
 })
 afterAll(() => bench?.stop())
 
-test('each load has a folder of its own, known to the ledger before an import names it', async () => {
+test('each load has its own folder, recorded in the ledger before an import uses it', async () => {
   const migration = await bench.prepared()
   requireSuccess('fetch', await migration.fetch())
   const facts = await migration.facts()
@@ -22,7 +22,7 @@ test('each load has a folder of its own, known to the ledger before an import na
     expect(status).toBe('succeeded')
     expect(description).toContain(`s3://loads/some/${folder}/public.`)
   }
-  // IMPORT INTO holds no row to a foreign key or check; `finalize` validates them.
+  // IMPORT INTO checks no foreign key or CHECK; `finalize` validates them.
   const left = await migration.onTarget(
     "SELECT conname FROM pg_constraint WHERE NOT convalidated AND contype IN ('c', 'f') ORDER BY 1",
   )
@@ -32,7 +32,7 @@ test('each load has a folder of its own, known to the ledger before an import na
   expect(cleaned.outputs['files-left']).toBe(JSON.stringify([folder]))
 })
 
-test('`abort` ends molt before it cancels its imports, and leaves nothing', async () => {
+test('`abort` ends molt before it cancels the imports, and leaves nothing', async () => {
   const migration = await bench.prepared()
   const before = bench.imports().length
   bench.holdImports()
@@ -41,7 +41,7 @@ test('`abort` ends molt before it cancels its imports, and leaves nothing', asyn
   const aborted = await migration.run('abort')
   requireSuccess('abort', aborted)
   expect((await loading).outputs['error-code']).toMatch(/^(load\.aborted|hold\.lost|tool\.killed)$/)
-  // A molt that still ran would have begun smaller ones.
+  // A running molt would have started smaller ones.
   expect(
     bench
       .imports()
@@ -69,7 +69,7 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
     const aborted = await migration.run('abort')
     expect(aborted.outputs).toMatchObject({ 'error-code': 'abort.incomplete', undone: '["load.foreign-import"]' })
     expect(job?.status).toBe('running')
-    // What does not depend on that import is done.
+    // Everything that does not depend on that import is done.
     expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
     open()
     await until(() => job?.status === 'succeeded')
@@ -80,7 +80,7 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
   }
 })
 
-test('names a statement timeout that the source got after `prepare`', async () => {
+test('names a statement timeout that was set on the source after `prepare`', async () => {
   const migration = await bench.prepared()
   const [{ name } = {}] = await migration.source('SELECT current_database() AS name')
   await migration.source(`ALTER DATABASE ${name} SET statement_timeout = 1`)

@@ -1,6 +1,6 @@
 /**
- * A random workload, a replicator that errs at random, and kills at random: what the proof says must be what is so. A seed
- * that fails is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
+ * A random workload, a replicator with random faults, and random kills: the proof's verdict must match reality. A
+ * failing seed is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -46,7 +46,7 @@ type Fault = 'drop' | 'wrong' | 'delete' | 'stale' | 'other key' | 'twice'
 type Step =
   | { do: 'commit' | 'roll back' | 'subtransaction' | 'prepare'; writes: Write[] }
   | { do: 'begin' | 'end'; writes: Write[] }
-  /** What the replicator does to a coming change. */
+  /** What the replicator does to an incoming change. */
   | { do: 'err'; fault: Fault; skip: number }
   /** By an administrator, on the target. */
   | { do: 'tamper'; write: Write }
@@ -101,11 +101,11 @@ const corruption: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('tamper' as const), write }) },
 )
 const often = { steps: fc.array(step, { minLength: 12, maxLength: 30 }) }
-/** With small budgets and chunks, or as in a migration. */
+/** With small budgets and chunks, or with those of a migration. */
 const sizes = { budget: fc.constantFrom(8, 40, 1_000_000), chunk: fc.constantFrom(5, 11, 10_000) }
-/** Whether the first pass has ended when it begins. */
+/** Whether the first pass has finished when it starts. */
 const early = fc.boolean()
-/** What is so when every row is proved and that is written down: from here on the log alone tells of a wrong row. */
+/** The state when every row is proved and this is saved: from then on, only the log can reveal a wrong row. */
 const late = fc.record({
   fault: fc.constantFrom<Fault>('drop', 'wrong', 'delete'),
   writes,
@@ -159,10 +159,10 @@ function statement({ table, how, key, other, value }: Write): string {
   return `UPDATE ${table} SET ${name} = ${to} WHERE ${name} = ${k} AND NOT EXISTS (SELECT FROM ${table} WHERE ${name} = ${to})`
 }
 
-/** One run of a model: the state of what may be seen only after the commit is kept beside. */
+/** One run of the model. Keeps separately what can be seen only after the commit. */
 class World {
   readonly #options: { budget: number; chunk: number }
-  /** Rows that were written on the target without a change of the source, and not changed on the source since. */
+  /** Rows written on the target without a change on the source, and not changed on the source since. */
   readonly unseen = new Set<string>()
   corrupted = 0
   #proof!: Proof
@@ -184,7 +184,7 @@ class World {
     return this.#proof.failure()
   }
 
-  /** Each change of the source is news to the log; what an earlier fault has left there counts as seen. */
+  /** Every change on the source is new to the log; what an earlier fault left there counts as seen. */
   #apply(tx: Transaction): Transaction[] {
     if (![...tx.tables.keys()].some((name) => TABLES.includes(name as Table))) return [tx]
     for (const [table, mutations] of tx.tables)
@@ -255,7 +255,7 @@ class World {
       await ground.s.query("COMMIT PREPARED 'p'")
     } else if (how === 'begin' && !this.#open) {
       this.#open = await ground.client(ground.servers.source.url)
-      // Of keys that nobody else writes, or the two would wait for each other.
+      // On keys that nothing else writes, or the two would wait for each other.
       await this.#open.query(
         `BEGIN; INSERT INTO items VALUES (${1_000 + statements.length}, 'o') ON CONFLICT (id) DO UPDATE SET v = items.v || 'o'`,
       )
@@ -278,12 +278,12 @@ class World {
       if (how === 'kill while saving') await this.#proof.session.save().catch(() => {})
     }
     await ground.kill(this.#proof)
-    // A slot is created only when no transaction from before it is open.
+    // A slot is created only when no older transaction is open.
     await this.#endOpen()
     if (!isLoss(this.failure)) this.#proof = await ground.prove(this.#options)
   }
 
-  /** Corrupts a change that nothing but the log tells of, and goes on from what the ledger has. */
+  /** Corrupts a change that only the log shows, and continues from the ledger. */
   async corruptLate({ fault, writes, after }: Run['late'][number]): Promise<void> {
     if (isLoss(this.failure)) return
     await this.#endOpen()
@@ -309,7 +309,7 @@ class World {
     return ground.decide(this.#proof)
   }
 
-  /** Until every row was compared once, where the replicator lets it; else the tables are compared in full. */
+  /** Waits until every row was compared once, if the replicator allows; otherwise the tables are compared in full. */
   async prove(): Promise<void> {
     await ground.complete(this.#proof, 10_000).catch(() => {})
   }
@@ -321,7 +321,7 @@ function wrong({ values }: Mutation): Mutation['values'] {
   return values.map((value, i) => (i === 1 ? `${String(value)}?` : value))
 }
 
-/** Rows that differ, as `<table> <key>`. */
+/** Differing rows, as `<table> <key>`. */
 async function differing(): Promise<string[]> {
   const found: string[] = []
   for (const table of TABLES) {
@@ -334,7 +334,7 @@ async function differing(): Promise<string[]> {
   return found
 }
 
-/** How many runs ended how. */
+/** Outcome → number of runs. */
 const came: Record<string, number> = {}
 
 async function judge({ steps, corruptions, early, late, ...options }: Run): Promise<void> {
@@ -358,14 +358,14 @@ async function judge({ steps, corruptions, early, late, ...options }: Run): Prom
   if (!world.corrupted) expect(verdict.red, `without corruption: ${what}`).toBeUndefined()
 }
 
-test('a change log that marks nothing is found out', { timeout: 60_000 }, async () => {
+test('detects a change log that marks nothing', { timeout: 60_000 }, async () => {
   const deaf = vi.spyOn(DirtyKeys.prototype, 'mark').mockImplementation(() => {})
   const found = await fc.check(fc.asyncProperty(corruptedLate, judge), { seed: 1, numRuns: 10, endOnFailure: true })
   deaf.mockRestore()
   expect(String(found.errorInstance)).toContain('before it')
 })
 
-test(`the verdict is the truth in ${SEEDS.length} seeds`, { timeout: 60_000 * SEEDS.length }, async () => {
+test(`the verdict matches reality in ${SEEDS.length} seeds`, { timeout: 60_000 * SEEDS.length }, async () => {
   const failed: string[] = []
   for (const seed of SEEDS)
     await fc.assert(fc.asyncProperty(run, judge), { seed, numRuns: 1, endOnFailure: true }).catch((error) => {

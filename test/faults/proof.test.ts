@@ -1,6 +1,6 @@
 /**
- * What the rolling proof must not be fooled by: one prepared pair, a replicator that errs on demand, and a verdict for
- * each case. The others are in rolling.test.ts, change-log.test.ts, stream-login.test.ts and proof-model.test.ts.
+ * What the rolling proof must not miss: one prepared pair, a replicator with faults on demand, and a verdict for each
+ * case. More cases are in rolling.test.ts, change-log.test.ts, stream-login.test.ts and proof-model.test.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
@@ -19,7 +19,7 @@ const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
   CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
 
-/** All at night, the first one else. */
+/** All at night, otherwise only the first. */
 const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 1))
 
 let ground: ProvingGround
@@ -54,7 +54,7 @@ const values = ({ values: all }: Mutation, at: number, value: string) => all.map
 const of = (key: string, fault: (mutation: Mutation) => Mutation[]) => (each: Mutation) =>
   each.key[0] === key ? fault(each) : [each]
 
-describe('a replicator that errs on a row that changed is red', () => {
+describe('a replicator that misapplies a changed row is red', () => {
   const FAULTS: [string, (mutation: Mutation) => Mutation[]][] = [
     ['drops a change', of('10', () => [])],
     ['writes one column wrong', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
@@ -93,7 +93,7 @@ describe('a replicator that errs on a row that changed is red', () => {
     expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  test('leaves the old row at an update of a key', async () => {
+  test('leaves the old row behind when a key is updated', async () => {
     const proof = await proved()
     err((each) => (each.delete ? [] : [each]))
     await s('UPDATE items SET id = 1000 WHERE id = 10')
@@ -118,14 +118,14 @@ describe('a replicator that errs on a row that changed is red', () => {
   })
 })
 
-describe('what no log tells is found after the commit', () => {
+describe('what no log shows is found after the commit', () => {
   test.each(
     often([
       ['changed', "UPDATE items SET v = 'other' WHERE id = 7"],
       ['deleted', 'DELETE FROM items WHERE id = 7'],
       ['added', "INSERT INTO items VALUES (100000, 'x')"],
     ]),
-  )('a row %s on the target after its comparison, by hand', async (_, sql) => {
+  )('a row %s by hand on the target after its comparison', async (_, sql) => {
     const proof = await proved()
     expect(await ground.decide(proof, async () => void (await t(sql)))).toEqual({
       ...CLEAN,
@@ -134,22 +134,22 @@ describe('what no log tells is found after the commit', () => {
     })
   })
 
-  test('a key that did not change, written by the replicator', async () => {
+  test('an unchanged key that the replicator wrote', async () => {
     const proof = await proved()
     err(of('10', (each) => [each, { ...each, key: ['11'], values: values(each, 0, '11') }]))
     await s("UPDATE items SET v = 'x' WHERE id = 10")
     expect(await ground.decide(proof)).toEqual({ ...CLEAN, late: ['items'], truth: ['items'] })
   })
 
-  rare('and before it by another pass, when `verify-age` asks for one', async () => {
+  rare('and before the commit by another pass, when `verify-age` asks for one', async () => {
     const proof = await proved({ ...chunks, age: 1_000 })
     await t("UPDATE items SET v = 'other' WHERE id = 7")
     expect(await proof.ended).toMatchObject({ code: 'verify.differences' })
   })
 })
 
-describe('a replicator that starts again', () => {
-  /** Two changes of a row that are applied and not acknowledged, and proved. */
+describe('a replicator that restarts', () => {
+  /** Two changes of a row, applied and proved but not acknowledged. */
   async function behind(): Promise<Proof> {
     const proof = await proved()
     ground.replicator.holdsBack = true
@@ -160,10 +160,10 @@ describe('a replicator that starts again', () => {
     expect(proof.session.proofs.dirty.size).toBeGreaterThan(0)
     return proof
   }
-  /** The newer of the two is lost when they are applied again. */
+  /** The newer change is lost when both are applied again. */
   const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
 
-  rare('with its memo behind, and applies old values over proved ones: green once it has caught up', async () => {
+  rare('with an old memo, and applies old values over proved ones: green once it has caught up', async () => {
     const proof = await behind()
     ground.replicator.holdsBack = false
     await ground.replicator.restart()
@@ -178,7 +178,7 @@ describe('a replicator that starts again', () => {
     expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  rare('while nobody keeps the proof, and loses one: red', async () => {
+  rare('while no run keeps the proof, and loses a change: red', async () => {
     const first = await behind()
     await ground.handOver(first)
     ground.replicator.holdsBack = false
@@ -188,11 +188,11 @@ describe('a replicator that starts again', () => {
   })
 
   test.each(often(['after the commit', 'after the takeover']))(
-    'a frozen one that thaws %s cannot write',
+    'a frozen replicator that thaws %s cannot write',
     async (when) => {
       const { target } = ground.servers
       const tables = [...TABLES, HEARTBEAT]
-      // Logins are made by CockroachDB's statements, which the PostgreSQL behind it does not know.
+      // Logins need CockroachDB's statements, which the PostgreSQL behind it does not have.
       const admin = await ground.client(target.url)
       const leg = () => createStreamLogin(admin, target.url, newLoginName(), 'public', tables)
       await ground.replicator.stop()
@@ -202,7 +202,7 @@ describe('a replicator that starts again', () => {
       const first = await proved()
       frozen.freeze()
       await s("UPDATE items SET v = 'stale' WHERE id = 10")
-      // It has received the change, and holds it.
+      // It has received the change and holds it.
       await sleep(300)
       await frozen.cutOff(ground.s)
       await ground.kill(first)
@@ -229,7 +229,7 @@ describe('a replicator that starts again', () => {
 })
 
 describe('transactions of the source', () => {
-  /** What each leaves must be equal, and red when the replicator drops it. */
+  /** Both sides must be equal after each, and the verdict red when the replicator drops it. */
   const CHANGES: [string, string[]][] = [
     [
       'key changes in a chain',
@@ -266,31 +266,37 @@ describe('transactions of the source', () => {
     }
   })
 
-  rare.each(['open', 'prepared'])('one that is %s since before the log: the log waits for it', async (how) => {
-    const other = await ground.client(ground.servers.source.url)
-    await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
-    if (how === 'prepared') await other.query("PREPARE TRANSACTION 'before'")
-    const opening = ground.prove(chunks)
-    expect(await Promise.race([opening, sleep(800)])).toBeUndefined()
-    await other.query(how === 'prepared' ? "COMMIT PREPARED 'before'" : 'COMMIT')
-    const proof = await opening
-    await ground.complete(proof)
-    expect(await ground.decide(proof)).toEqual(CLEAN)
-    await other.end()
-  })
+  rare.each(['open', 'prepared'])(
+    'a transaction that is %s since before the log: the log waits for it',
+    async (how) => {
+      const other = await ground.client(ground.servers.source.url)
+      await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
+      if (how === 'prepared') await other.query("PREPARE TRANSACTION 'before'")
+      const opening = ground.prove(chunks)
+      expect(await Promise.race([opening, sleep(800)])).toBeUndefined()
+      await other.query(how === 'prepared' ? "COMMIT PREPARED 'before'" : 'COMMIT')
+      const proof = await opening
+      await ground.complete(proof)
+      expect(await ground.decide(proof)).toEqual(CLEAN)
+      await other.end()
+    },
+  )
 
-  rare.each([false, true])('one that began before the log and writes after it (dropped: %s)', async (drops) => {
-    const other = await ground.client(ground.servers.source.url)
-    await other.query('BEGIN; SELECT count(*) FROM items')
-    const proof = await ground.prove(chunks)
-    if (drops) err(of('10', () => []))
-    await other.query("UPDATE items SET v = 'late' WHERE id = 10")
-    await sleep(300)
-    await other.query('COMMIT')
-    await other.end()
-    await ground.complete(proof).catch(() => {})
-    expect(await ground.decide(proof)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
-  })
+  rare.each([false, true])(
+    'a transaction that began before the log and writes after it (dropped: %s)',
+    async (drops) => {
+      const other = await ground.client(ground.servers.source.url)
+      await other.query('BEGIN; SELECT count(*) FROM items')
+      const proof = await ground.prove(chunks)
+      if (drops) err(of('10', () => []))
+      await other.query("UPDATE items SET v = 'late' WHERE id = 10")
+      await sleep(300)
+      await other.query('COMMIT')
+      await other.end()
+      await ground.complete(proof).catch(() => {})
+      expect(await ground.decide(proof)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+    },
+  )
 
   test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows just before the fence`, { timeout: 600_000 }, async () => {
     const count = NIGHT ? 500_000 : 5_000
@@ -302,7 +308,7 @@ describe('transactions of the source', () => {
 })
 
 describe('the log', () => {
-  test('that is read by another proves nothing', async () => {
+  test('that another client reads proves nothing', async () => {
     const first = await proved()
     await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
     expect(await first.ended).toBeInstanceOf(Error)
@@ -333,7 +339,7 @@ describe('the log', () => {
     await reader.end().catch(() => {})
   })
 
-  test('whose publication left a table out for a while proves nothing of it', async () => {
+  test('whose publication briefly lacked a table proves nothing about it', async () => {
     const proof = await proved()
     await s(
       "ALTER PUBLICATION ground DROP TABLE items; UPDATE items SET v = 'missed' WHERE id = 10; ALTER PUBLICATION ground ADD TABLE items",
@@ -342,12 +348,12 @@ describe('the log', () => {
     expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
   })
 
-  test('that went by another identity for a while proves nothing of that table', async () => {
+  test('that briefly had another replica identity proves nothing about that table', async () => {
     const proof = await proved()
     const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
     await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')
     await identity('USING INDEX items_n')
-    // The old key is not sent: a replicator can only leave its row.
+    // The old key is not sent, so a replicator can only leave its row.
     await s('UPDATE items SET id = 1000 WHERE id = 10')
     await identity('DEFAULT')
     expect(await ground.decide(proof)).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
@@ -364,7 +370,7 @@ describe('a run that ends', () => {
   }
 
   test.each(often([true, false]))(
-    'in the middle of the first pass: the next continues it (a change lost: %s)',
+    'in the middle of the first pass: the next run continues it (a change lost: %s)',
     async (drops) => {
       const first = await midway()
       await ground.handOver(first)
@@ -378,22 +384,19 @@ describe('a run that ends', () => {
     },
   )
 
-  rare.each(['before it is saved', 'between the ledger and the log'])(
-    'killed %s: nothing is forgotten',
-    async (when) => {
-      const first = await proved()
-      await first.session.save()
-      err(of('10', () => []))
-      await s("UPDATE items SET v = 'lost' WHERE id = 10")
-      await ground.arrived()
-      if (when !== 'before it is saved') {
-        await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
-        await first.session.save().catch(() => {})
-      }
-      await ground.kill(first)
-      expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
-    },
-  )
+  rare.each(['before it is saved', 'between the ledger and the log'])('killed %s: forgets nothing', async (when) => {
+    const first = await proved()
+    await first.session.save()
+    err(of('10', () => []))
+    await s("UPDATE items SET v = 'lost' WHERE id = 10")
+    await ground.arrived()
+    if (when !== 'before it is saved') {
+      await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+      await first.session.save().catch(() => {})
+    }
+    await ground.kill(first)
+    expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
+  })
 })
 
 describe('the source', () => {
@@ -402,7 +405,7 @@ describe('the source', () => {
     await ground.replicator.restart()
   }
 
-  rare.each([false, true])('crashes: what is not on disk is read again (a change lost: %s)', async (drops) => {
+  rare.each([false, true])('crashes: reads again what is not on disk (a change lost: %s)', async (drops) => {
     const first = await proved()
     if (drops) err(of('10', () => []))
     await s("UPDATE items SET v = 'before' WHERE id = 10")
@@ -413,7 +416,7 @@ describe('the source', () => {
     await again()
     const second = await ground.prove(chunks)
     const verdict = await ground.decide(second)
-    // Where the stream's slot has gone back behind the proof, nothing is proved, and every row is compared in full.
+    // If the stream's slot has moved back behind the proof, nothing is proved, and every row is compared in full.
     expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
     if (drops) expect(verdict.red).toMatch(/^verify\./)
     else expect(verdict.red).toBeUndefined()

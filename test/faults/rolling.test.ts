@@ -1,4 +1,4 @@
-/** The rolling proof beside a real stream: what it proves, what it finds, and what it does not believe. */
+/** The rolling proof beside a real stream: what it proves, what it finds, and what it rejects. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { createLedger } from '../../src/ledger/ledger.ts'
@@ -10,7 +10,7 @@ import { Bench } from '../contract/standin-helpers.ts'
 import { beginProof, endProof, isComplete, isQuiet, type Proof, untilProof } from '../support/proofs.ts'
 import { query, Scene } from './stream-helpers.ts'
 
-/** At night; proof.test.ts and proof-model.test.ts have most of it without a process for each stream. */
+/** At night; proof.test.ts and proof-model.test.ts cover most of it without a process per stream. */
 const rare = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let bench: Bench
@@ -48,7 +48,7 @@ const quiet = (proof: Proof) => until(proof, () => isQuiet(proof), 'quiet')
 const lsn = async () => parseLsn((await scene.db.s.query('SELECT pg_current_wal_insert_lsn()::text AS l')).rows[0].l)
 const noSignal = new AbortController().signal
 
-test('every row is proved under live load, and what changes is proved again', async () => {
+test('proves every row under live load, and proves changed rows again', async () => {
   await begin()
   const load = scene.load()
   const proof = await prove()
@@ -64,7 +64,7 @@ test('every row is proved under live load, and what changes is proved again', as
   expect(state?.tables.items?.proved?.rows).toBeGreaterThan(rows / 3)
 })
 
-describe('a row that is lost', () => {
+describe('a lost row', () => {
   rare.each([
     ['changed', "UPDATE items SET label = 'other' WHERE id = 7", '1 different'],
     ['deleted', 'DELETE FROM items WHERE id = 7', '1 missing'],
@@ -80,11 +80,12 @@ describe('a row that is lost', () => {
     await begin()
     const proof = await prove()
     await complete(proof)
-    // As a replicator would that loses one change: the row is not written.
+    // As if the replicator lost one change: the row is not written.
     await scene.db.t.query(`CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
       CREATE TRIGGER skip BEFORE UPDATE OR INSERT ON items FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION skip()`)
     await scene.db.s.query("UPDATE items SET label = 'new' WHERE id IN (6, 7, 8)")
-    // The trigger is a reason to compare the table in full, or the loss is seen first: either way it is not proved.
+    // Either the trigger is a reason to compare the table in full, or the loss is seen first; either way, it is not
+    // proved.
     await until(proof, () => proof.failure() || proof.session.proofs.others.has('items'), 'seen').catch((error) =>
       expect(error).toMatchObject({ code: 'verify.differences' }),
     )
@@ -109,13 +110,13 @@ describe('a row that is lost', () => {
     const rest = await proof.session.compareRest(fenced, noSignal)
     expect(rest.compared).toBeGreaterThanOrEqual(1)
     expect([...rest.unproved]).toEqual([])
-    // Nothing of ours has seen this one: only the log has.
+    // Only the log has seen this change.
     await scene.db.s.query("UPDATE items SET label = 'late' WHERE id = 10")
     await expect(proof.session.readToDecision()).rejects.toMatchObject({ code: 'fence.write-passed' })
   })
 })
 
-rare('a table that is rewritten, or that changes by itself on the target, is compared in full', async () => {
+rare('compares a table in full that is rewritten, or that changes by itself on the target', async () => {
   await begin()
   const proof = await prove()
   await complete(proof)
@@ -131,7 +132,7 @@ rare('a table that is rewritten, or that changes by itself on the target, is com
   })
 })
 
-rare('what another table begins with is begun again while streaming', async () => {
+rare('restarts the proof of a table that was changed, while streaming', async () => {
   await begin()
   const proof = await prove()
   await complete(proof)
@@ -160,7 +161,7 @@ rare('another run continues from the ledger, and reads what changed meanwhile', 
   expect(await (await prove()).ended).toMatchObject({ code: 'verify.differences' })
 })
 
-rare('a slot that was moved or created again while nobody read it proves nothing', async () => {
+rare('a slot that was moved or recreated without a reader proves nothing', async () => {
   await begin()
   const log = `${scene.plan.slot}_verify`
   for (const sql of [
@@ -179,7 +180,7 @@ rare('a slot that was moved or created again while nobody read it proves nothing
   }
 })
 
-rare('a replicator that is killed is no reason to believe less, or more', async () => {
+rare('a killed replicator makes the proof neither weaker nor stronger', async () => {
   await begin()
   const load = scene.load()
   const proof = await prove()
@@ -209,7 +210,7 @@ test('a planned restart of the source does not wait for the reader of the change
   await complete(again)
 })
 
-test('keys of many types are found again whatever is set on the role', async () => {
+test('finds keys of many types again, whatever the role sets', async () => {
   const tables = ['typed', 'texts', 'parts', 'floats', 'bare', 'c_keys', 'icu_keys', 'loose_keys']
   await begin({
     tables,
@@ -254,7 +255,7 @@ test('keys of many types are found again whatever is set on the role', async () 
       UPDATE texts SET v = NULL WHERE b LIKE 'Z%'; DELETE FROM texts WHERE b LIKE 'ä1%';
       UPDATE parts SET v = 'w' WHERE id BETWEEN 990 AND 1010;
       UPDATE icu_keys SET v = 'w' WHERE k < 'b'; DELETE FROM c_keys WHERE k < 'b';`)
-    // Once the stream has passed it: nothing then writes that row again.
+    // Once the stream has passed it, nothing writes that row again.
     const z100 = async () => (await scene.db.t.query("SELECT v FROM texts WHERE b = 'Z100'")).rows
     await vi.waitFor(async () => expect(await z100()).toEqual([{ v: null }]), 15_000)
     await quiet(proof)
@@ -269,7 +270,7 @@ test('keys of many types are found again whatever is set on the role', async () 
   }
 })
 
-rare('a commit that a standby holds up is neither proved nor lost', async () => {
+rare('a commit held up by a standby is neither proved nor lost', async () => {
   await begin()
   await scene.db.s.query("ALTER ROLE CURRENT_USER SET synchronous_commit = 'local'")
   await stream.close()
@@ -291,7 +292,7 @@ rare('a commit that a standby holds up is neither proved nor lost', async () => 
       15_000,
     )
   try {
-    // It is on the target, in no log that begins after it, and not visible on the source.
+    // It is on the target, in no log that starts after it, and not visible on the source.
     await hold()
     const first = held.query("UPDATE items SET label = 'held' WHERE id = 5")
     await seen('held')
@@ -302,7 +303,7 @@ rare('a commit that a standby holds up is neither proved nor lost', async () => 
     const proof = await opening
     await complete(proof)
     await quiet(proof)
-    // The same at a re-check: the log shows the key, and the source the old row.
+    // The same at a second check: the log shows the key, and the source the old row.
     await hold()
     const second = held.query("UPDATE items SET label = 'held again' WHERE id = 5")
     await seen('held again')

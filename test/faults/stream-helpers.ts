@@ -1,4 +1,4 @@
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Plan } from '../../src/model/plan.ts'
@@ -7,6 +7,7 @@ import { errorCode } from '../../src/runtime/errors.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
 import { createPublication } from '../../src/source/publication.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
+import { launcher } from '../support/stand-in.ts'
 
 export const TABLES = ['items', 'notes']
 
@@ -16,7 +17,7 @@ export const DDL = `
   CREATE TABLE notes (id int PRIMARY KEY, item int, body text);
   ALTER TABLE notes ALTER COLUMN body SET STORAGE EXTERNAL;`
 
-/** Two databases as a load leaves them: equal, with publication, slot and heartbeat. */
+/** Two databases in the state after a load: equal, with publication, slot and heartbeat. */
 export class Scene {
   readonly bench: Bench
   readonly db: Databases
@@ -64,7 +65,7 @@ export class Scene {
     await this.db.s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [this.plan.slot])
   }
 
-  /** Started, seen to bring heartbeats over, and to have looked at the source: what is changed from here on is news. */
+  /** Started, with heartbeats arriving and the source read once: every later change is new. */
   async stream(options: Partial<StreamOptions> = {}): Promise<Stream> {
     const stream = new Stream({
       sourceUrl: this.db.source,
@@ -88,7 +89,7 @@ export class Scene {
     return stream
   }
 
-  /** An application that writes until it is stopped; it waits out restarts of the source. */
+  /** An application that writes until it is stopped, and waits out restarts of the source. */
   load(): Writer {
     const writer = new Writer(this.db.source)
     this.#writers.push(writer)
@@ -99,7 +100,7 @@ export class Scene {
     return readFileSync(this.bench.file(`${this.db.name}.log`), 'utf8')
   }
 
-  /** Tables whose rows are not the same on both sides, compared row by row. */
+  /** Tables whose rows differ between the sides, compared row by row. */
   async different(): Promise<string[]> {
     const found: string[] = []
     for (const table of TABLES) {
@@ -125,12 +126,11 @@ export class Scene {
 
 function replicatorProgram(bench: Bench): string {
   const path = bench.file('replicator')
-  writeFileSync(path, `#!/bin/sh\nexec '${process.execPath}' '${bench.file('replicator.mjs')}' "$@"\n`)
-  chmodSync(path, 0o755)
+  writeFileSync(path, `#!/bin/sh\n${launcher(bench.file('replicator.mjs'))}\n`, { mode: 0o755 })
   return path
 }
 
-/** Small transactions, one after the other, with pauses: inserts, updates, deletes, and several rows at once. */
+/** Small transactions one after the other, with pauses: inserts, updates, deletes, and several rows at once. */
 class Writer {
   readonly #url: string
   readonly #done: Promise<void>
@@ -156,7 +156,7 @@ class Writer {
         await this.#write(client)
         this.committed++
       } catch {
-        // The fault of the test; as an application would, it goes on when it can.
+        // The fault of the test. Like an application, it continues when it can.
         await client?.end().catch(() => {})
         client = undefined
         await sleep(100)
@@ -194,7 +194,7 @@ export async function query(url: string, sql: string): Promise<Record<string, un
   }
 }
 
-/** Waits for `probe` while the stream is healthy; what `check` throws comes through. */
+/** Waits for `probe` while the stream is healthy; an error of `check` is thrown. */
 export async function during(stream: Stream, probe: () => unknown, ms: number): Promise<void> {
   const end = performance.now() + ms
   while (!(await probe())) {
@@ -204,7 +204,7 @@ export async function during(stream: Stream, probe: () => unknown, ms: number): 
   }
 }
 
-/** What the stream says when it goes red, by which code, and after how many milliseconds. */
+/** The error of the stream when it turns red, its code, and the milliseconds until then. */
 export async function red(stream: Stream, ms: number): Promise<{ said: string; code: string; after: number }> {
   const began = performance.now()
   while (performance.now() - began < ms) {

@@ -54,7 +54,7 @@ const run = (name: string): Holder => ({
 const [first, second, third] = [run('1'), run('2'), run('3')]
 
 describe('the hold of a migration', () => {
-  it('is had by one run only; the second is told of the first and where it runs', async () => {
+  it('belongs to one run only; the second run is refused, and learns who holds it', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(
       /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\). Only one run can act/,
@@ -67,7 +67,7 @@ describe('the hold of a migration', () => {
     await expect(renewHold(a, id, first, 60_000)).rejects.toThrow(/was lost to `2` .* This run stops/)
   })
 
-  it('goes to one of many that try at the same moment', async () => {
+  it('goes to one of many runs that try at the same moment', async () => {
     const links = Array.from({ length: 8 }, () => new Link(url, 'target'))
     const tries = links.map((link, n) => link.use((db) => takeHold(db, id, run(`r${n}`), 60_000)))
     const outcomes = await Promise.allSettled(tries)
@@ -75,7 +75,7 @@ describe('the hold of a migration', () => {
     expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
   })
 
-  it("lapses by the database's clock when it is not renewed, and can be prolonged while nobody has taken it", async () => {
+  it("expires by the database's clock unless renewed, and can be renewed until another run takes it", async () => {
     await takeHold(a, id, first, 300)
     await sleep(400)
     await renewHold(a, id, first, 300)
@@ -84,7 +84,7 @@ describe('the hold of a migration', () => {
     await expect(renewHold(a, id, first, 300)).rejects.toThrow(/was lost/)
   })
 
-  it('is handed over when it is asked for: not to a third run, nor back to the first', async () => {
+  it('is handed over on request: not to a third run, nor back to the first', async () => {
     await takeHold(a, id, first, 60_000)
     expect(await slotRequest(a, id)).toBeUndefined()
     const obtained = obtainSlot(b, id, second, 10_000, 60_000)
@@ -100,7 +100,7 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('is not waited for longer than the deadline, and the request is taken back', async () => {
+  it('is not waited for beyond the deadline, and the request is withdrawn', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(obtainSlot(b, id, second, 1_200, 60_000)).rejects.toThrow(/not handed over in time: .* held by `1`/)
     expect(await slotRequest(a, id)).toBeUndefined()
@@ -111,14 +111,14 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('of a dead run is had once it has lapsed', async () => {
+  it('of a dead run is free once it has expired', async () => {
     await takeHold(a, id, first, 1_500)
     const began = performance.now()
     await obtainSlot(b, id, second, 10_000, 60_000)
     expect(performance.now() - began).toBeGreaterThan(1_000)
   })
 
-  it('is kept for as long as the work takes, given back after it, and its loss is told', async () => {
+  it('is kept while the work runs, released after it, and its loss is reported', async () => {
     await takeHold(a, id, first, 600)
     let lost: unknown
     const keep = (work: () => Promise<unknown>) =>
@@ -134,7 +134,7 @@ describe('the hold of a migration', () => {
     await expect(takeHold(a, id, first, 600)).rejects.toThrow(/is held by `2`/)
   })
 
-  it('carries what became of the approval, and the note of the last stream', async () => {
+  it('carries the outcome of the approval, and the note of the last stream', async () => {
     expect(await readApproval(a, id)).toBeUndefined()
     await setApproval(b, id, 'declined')
     expect(await readApproval(a, id)).toBe('declined')
@@ -146,7 +146,7 @@ describe('the hold of a migration', () => {
     expect(await readStreamNote(b, id)).toEqual(note)
   })
 
-  it('needs no ledger of this version: an older one is completed', async () => {
+  it('works with an older ledger, which is completed', async () => {
     await a.query('DROP TABLE molt_actions.holds')
     await takeHold(a, id, first, 60_000)
     await requestSlot(b, id, second, 60_000)

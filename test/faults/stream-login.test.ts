@@ -1,4 +1,4 @@
-/** A leg's login on the target: what it may do, and that nothing of the leg can write once it is retired. */
+/** A leg's login on the target: its rights, and that nothing of the leg can write once it is revoked. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import {
@@ -52,7 +52,7 @@ const refusal = (work: Promise<unknown>) =>
     (error) => error.code,
   )
 
-test('a leg writes to the expected tables and to nothing else', async () => {
+test('a leg can write to the expected tables and nothing else', async () => {
   const mover = await as('mover')
   expect(await mayCreateLogins(mover)).toBe(true)
   const leg = await createStreamLogin(mover, pair.target.url, newLoginName(), 'public', TABLES)
@@ -65,7 +65,7 @@ test('a leg writes to the expected tables and to nothing else', async () => {
   await dropStreamLogin(mover, leg.role)
 })
 
-test('a frozen replicator can neither commit what it had begun nor come back', async () => {
+test('a frozen replicator can neither commit its open transaction nor reconnect', async () => {
   const mover = await as('mover')
   const leg = await createStreamLogin(mover, pair.target.url, newLoginName(), 'public', TABLES)
   const [frozen, idle] = [await client(leg.url), await client(leg.url)]
@@ -76,7 +76,7 @@ test('a frozen replicator can neither commit what it had begun nor come back', a
   expect(await refusal(idle.query("UPDATE items SET v = 'stale' WHERE id = 1"))).not.toBe('nothing')
   expect(await refusal(client(leg.url))).toMatch(/^28/)
   expect(await value()).toBe('before')
-  // A run that was killed half-way does it again, and once more when it is gone.
+  // A run that was killed halfway repeats it, even when the login is already gone.
   await retireStreamLogin(mover, pair.target.url, leg.role)
   await dropStreamLogin(mover, leg.role)
   expect(await loginExists(mover, leg.role)).toBe(false)
@@ -84,7 +84,7 @@ test('a frozen replicator can neither commit what it had begun nor come back', a
   await dropStreamLogin(mover, leg.role)
 })
 
-test('a role that may not create logins gives up its own writes, and gets them back', async () => {
+test('a role that cannot create logins gives up its own write rights, and gets them back', async () => {
   await admin.query('ALTER TABLE items OWNER TO plain')
   const plain = await as('plain')
   expect(await mayCreateLogins(plain)).toBe(false)
@@ -97,7 +97,7 @@ test('a role that may not create logins gives up its own writes, and gets them b
   expect(await refusal(plain.query("UPDATE items SET v = 'after'"))).toBe('nothing')
 })
 
-test('a right that cannot be given up is named', async () => {
+test('names a right that cannot be given up', async () => {
   await admin.query('GRANT INSERT ON other TO plain')
   const plain = await as('plain')
   expect(await revokeOwnWrites(plain, 'public', ['items', 'other'])).toEqual(['other'])
@@ -109,6 +109,6 @@ test.each([
   ['postgresql://a:b@h:1/d?sslmode=require&sslcert=x&sslkey=y', 'postgresql://u:p%40@h:1/d?sslmode=require'],
   ['postgres://h/d', 'postgres://u:p%40@h/d'],
   ['postgresql://h/d?user=a&password=b&options=--cluster%3Dx', 'postgresql://u:p%40@h/d?options=--cluster%3Dx'],
-])('the login of %s is replaced', (url, replaced) => {
+])('replaces the login of %s', (url, replaced) => {
   expect(withLogin(url, 'u', 'p@')).toBe(replaced)
 })

@@ -8,27 +8,27 @@ let scene: Scene
 beforeAll(async () => {
   bench = await Bench.start()
 })
-/** A stream that is ended while its replicator retries without a pause takes long on a busy machine. */
+/** Ending a stream whose replicator retries without a pause takes long on a busy machine. */
 afterEach(() => scene?.end(), 300_000)
 afterAll(() => bench?.stop())
 
-/** A scene under live load, with a stream that works. */
+/** A scene under live load, with a working stream. */
 async function streaming(options: Parameters<typeof Scene.create>[1] = {}, more: Parameters<Scene['stream']>[0] = {}) {
   scene = await Scene.create(bench, options)
   const load = scene.load()
   const stream = await scene.stream({ stuckAfter: 20_000, ...more })
   await until(() => load.committed > 10)
-  // A busy machine may take its time for the start; from here on each test waits for the stream to be red.
+  // A busy machine may take its time to start; from here on, each test waits for the stream to turn red.
   stream.options.stuckAfter = STUCK_AFTER
   return { stream, source: scene.db.s, target: scene.db.t }
 }
 
 const STUCK_AFTER = 2_000
-/** Red soon after that, by what this machine's other work allows. */
+/** Red soon after that, as far as the machine's load allows. */
 const SOON = 15_000
 
-describe('a stream that cannot go on is red and says why', () => {
-  it('TRUNCATE, although the publication does not send it; VACUUM FULL is told from it', async () => {
+describe('a stream that cannot continue is red and names the cause', () => {
+  it('TRUNCATE, although the publication does not send it; distinguished from VACUUM FULL', async () => {
     const { stream, source } = await streaming()
     await source.query('VACUUM FULL notes')
     await until(() => stream.observations.length)
@@ -44,7 +44,7 @@ describe('a stream that cannot go on is red and says why', () => {
 
   it('TRUNCATE that the publication sends', async () => {
     const { stream, source } = await streaming({ truncate: true })
-    // The watch sees the same; the replicator's own words must do as well.
+    // The watch sees the same, but the replicator's output must be enough.
     await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
     expect((await red(stream, SOON)).code).toBe('source.truncated')
     await until(() =>
@@ -53,7 +53,7 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(stream.stuck('it does not move').code).toBe('stream.stuck.truncate')
   })
 
-  it('a column added on the source: at once with on-ddl, else when it is stuck', async () => {
+  it('a column added on the source: at once with on-ddl, otherwise when it is stuck', async () => {
     const first = await streaming({}, { watch: { onDdl: 'fail', walBudget: 2 ** 40, onWalBudget: 'fail' } })
     await first.source.query('ALTER TABLE items ADD COLUMN extra text')
     expect((await red(first.stream, SOON)).code).toBe('schema.changed')
@@ -92,11 +92,11 @@ describe('a stream that cannot go on is red and says why', () => {
     const { said, code } = await red(stream, SOON)
     expect(code).toBe('stream.stuck.unique')
     expect(said).toContain('items_code_key')
-    // No value of a customer's in it.
+    // It contains no customer's value.
     expect(said).not.toMatch(/1500|1510/)
   })
 
-  it('a constraint, and a type, that only the target has', async () => {
+  it('a constraint and a type that only the target has', async () => {
     const { stream, source, target } = await streaming()
     await target.query(
       `ALTER TABLE notes ADD CONSTRAINT short CHECK (length(body) < 100000 AND body <> 'secret value')`,
@@ -116,7 +116,7 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(narrow.said).not.toMatch(/100000/)
   })
 
-  it('a deferred trigger on the target that rolls back, by its name', async () => {
+  it('a deferred trigger on the target that rolls back, with its name', async () => {
     const { stream, source, target } = await streaming()
     await target.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not balanced'; END $$;
       CREATE CONSTRAINT TRIGGER balance AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
@@ -126,16 +126,16 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(said).toContain('notes.balance')
   })
 
-  it('the publication dropped, and created again', async () => {
+  it('the publication dropped, and recreated', async () => {
     const { stream, source } = await streaming()
     const { publication } = scene.plan
     await source.query(`DROP PUBLICATION ${publication}`)
     await source.query(`CREATE PUBLICATION ${publication} FOR TABLE items, notes, molt_actions.molt_actions_heartbeat`)
-    // Seen by the slot's facts, or in between by a look at the publication.
+    // Seen in the slot's facts, or by checking the publication in between.
     expect(['publication.dropped', 'publication.changed']).toContain((await red(stream, SOON)).code)
   })
 
-  it('a table taken out of the publication, which nothing else would show', async () => {
+  it('a table removed from the publication, which nothing else would show', async () => {
     const { stream, source } = await streaming()
     await source.query(`ALTER PUBLICATION ${scene.plan.publication} DROP TABLE notes`)
     const { said, code } = await red(stream, SOON)
@@ -150,7 +150,7 @@ describe('a stream that cannot go on is red and says why', () => {
       'was altered',
     ],
     [
-      'was without a table for a moment',
+      'briefly lacked a table',
       (p: string) => `ALTER PUBLICATION ${p} DROP TABLE notes; ALTER PUBLICATION ${p} ADD TABLE notes`,
       'public.notes',
     ],
@@ -194,7 +194,7 @@ describe('a stream that cannot go on is red and says why', () => {
 
   it('the slot recreated', async () => {
     const { stream, source } = await streaming()
-    // What it has decoded so far tells it from another slot of the same name.
+    // The number of decoded transactions distinguishes it from another slot of the same name.
     await until(() => (stream.slot?.decoded ?? 0) > 150, 20_000)
     const again = `DO $$ BEGIN
       PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '${scene.plan.slot}';
@@ -210,7 +210,7 @@ describe('a stream that cannot go on is red and says why', () => {
 
   it('the slot moved past changes that have not arrived', async () => {
     const { stream, source } = await streaming()
-    // The replicator cannot write its heartbeat, so it does not come back for the slot when it is cut off.
+    // The replicator cannot write its heartbeat, so it does not reconnect to the slot when it is disconnected.
     const blocker = await bench.client(scene.db.behind)
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     await sleep(600)
@@ -223,9 +223,9 @@ describe('a stream that cannot go on is red and says why', () => {
     await blocker.query('ROLLBACK')
   })
 
-  it('a heartbeat on the target that was never written, by which a stream that stands still has caught up', async () => {
+  it('a forged heartbeat on the target, which makes a stopped stream look caught up', async () => {
     const { stream, target } = await streaming()
-    // The replicator may be in the middle of a change of that row; else it would set it right a moment later.
+    // The replicator may be changing that row right now; otherwise it would correct it a moment later.
     let over = false
     const ahead = (async () => {
       while (!over) await target.query('UPDATE molt_actions_heartbeat SET beat = 1000000000').then(() => sleep(20))
@@ -237,7 +237,7 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(said).toContain('1000000000')
   })
 
-  it('a lock on the target, with who holds it', async () => {
+  it('a lock on the target, with its holder', async () => {
     const { stream } = await streaming({}, { isCockroach: true })
     const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
     await blocker.query('BEGIN')
@@ -248,13 +248,14 @@ describe('a stream that cannot go on is red and says why', () => {
     await blocker.query('ROLLBACK')
   })
 
-  it('too much WAL: warned at half, then red; and dropped where that was chosen', async () => {
+  it('too much WAL: a warning at half, then red; the slot is dropped if so configured', async () => {
     const watch = { onDdl: 'warn', walBudget: 96 * 2 ** 20, onWalBudget: 'drop-slot' } as const
     const { stream, source } = await streaming({}, { watch })
     const holder = await bench.client(scene.db.source)
-    // Only a transaction that has written holds WAL back; without one a busy machine's test sees the slot move on.
+    // Only a transaction that has written holds WAL back. Without one, the slot advances in a test on a busy machine.
     await holder.query(`BEGIN; SELECT pg_logical_emit_message(true, 'holder', 'x')`)
-    // A new segment costs nothing, and counts 16 MiB; each is waited for until it was measured, however busy all is.
+    // A new segment costs nothing and counts 16 MiB. Each is awaited until it was measured, however busy the machine
+    // is.
     const fill = async () => {
       const before = stream.status.walBytes
       await source.query(`SELECT pg_logical_emit_message(true, 'fill', 'x'); SELECT pg_switch_wal()`)

@@ -1,6 +1,6 @@
 /**
- * Faults, and what becomes of them: with a plain script of the documented commands, with the suite, and in truth. A row
- * of the table is data in `table/`. `npm run test:faults` runs all of them and writes docs/faults.md;
+ * Faults and their outcomes: with a plain script of the documented commands, with the suite, and in reality. A row of
+ * the table is data in `table/`. `npm run test:faults` runs all of them and writes docs/faults.md;
  * `MOLT_ACTIONS_FAULT=<part of a name>` runs some.
  */
 import { writeFileSync } from 'node:fs'
@@ -21,7 +21,7 @@ const { MOLT_ACTIONS_FAULT: some, MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROU
 const written = group === 'faults' && !some
 const FAULTS = [...LOAD_FAULTS, ...STREAM_FAULTS, ...NIGHT_FAULTS]
 const chosen = FAULTS.filter(({ name, short }) => (some ? name.includes(some) : night || short))
-/** What the plain script makes of it is for the page alone. */
+/** The plain script's outcome is only for the page. */
 const withScript = written || Boolean(some)
 
 let ground: FaultGround
@@ -31,7 +31,7 @@ beforeAll(async () => {
 }, 300_000)
 afterAll(() => ground?.stop())
 
-/** In the order of the table, whatever order they were run in. */
+/** In the order of the table, whatever order they ran in. */
 function inOrder(): Row[] {
   return FAULTS.flatMap((each) => rows.filter(({ fault }) => fault === each))
 }
@@ -85,7 +85,7 @@ test.each(chosen.map((fault) => [`${fault.topic}: ${fault.name}`, fault] as cons
     if (script) console.log(lineOf({ fault, script, suite: ended, truth }))
     const what = `${JSON.stringify(truth)}\n${ended.log}`
     if (ended.red) {
-      // A migration that was not decided must leave the application where it can write.
+      // An undecided migration must leave the application able to write.
       expect(truth.open, what).toHaveLength(1)
     } else expect(truth, what).toEqual({ rows: {}, absent: [], behind: [], open: ['target'] })
     const came = ended.red ? `${ended.step}: ${ended.red}` : 'go'

@@ -9,7 +9,7 @@ import { filesOf, reportOf } from '../../src/conversion/report.ts'
 import type { Conversion } from '../../src/conversion/work.ts'
 import type { Catalog } from '../../src/model/catalog.ts'
 import { readCatalog } from '../../src/sql/catalog.ts'
-import { factsOf } from '../contract/checks-helpers.ts'
+import { ANALYZE_TABLES, factsOf } from '../contract/checks-helpers.ts'
 import { type Case, corpus } from '../corpus/corpus.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 
@@ -67,7 +67,7 @@ async function findings({ schema, exclude }: Case, { tables }: Catalog): Promise
 
 test.each(corpus.map((each) => [each.name, each] as const))('%s', async (_, each) => {
   await source.query(`CREATE SCHEMA ${each.schema}; SET search_path = ${each.schema}; ${each.source}`)
-  await source.query(`${each.rows}; ANALYZE`)
+  await source.query(`${each.rows}; ${ANALYZE_TABLES}`)
   const catalog = (await readCatalog(source, each.schema)) as Catalog
   const conversion = convert(catalog, [25, 2])
   for (const { sql } of [...conversion.tables, ...conversion.indexes, ...conversion.constraints])

@@ -1,6 +1,6 @@
 /**
- * One file a case: what the action was told, what the tool was asked and said, and what came of it, to the letter.
- * `npm run golden` writes the sections after `-- argv --` anew; read the difference.
+ * One file per case: the action's inputs, the tool's arguments and output, and the exact result. `npm run golden`
+ * rewrites the sections after `-- argv --`; read the diff.
  */
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -18,16 +18,17 @@ import { specs } from '../../src/actions/specs.ts'
 import { action as verify } from '../../src/actions/verify/run.ts'
 import { type Action, runAction } from '../../src/runtime/action.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { launcher } from '../support/stand-in.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
 const ACTIONS: Record<string, Action> = { fetch, verify, prepare } as unknown as Record<string, Action>
 
-/** Flags that came after the older build; its help names none of them, and hides --non-interactive as well. */
+/** Flags that are newer than the older build. Its help lists none of them, and also hides --non-interactive. */
 const NEW =
   /--(allow-tls|assume-role|case-sens|crdb|export-retry|filter-path|ignore|import-|mode|non-inter|opt-out|pglogical-publ|skip-pk|table-excl|transf|type-map|use-impl|use-stats|source-cdb)/
 
-/** None of it may be in anything that the action leaves behind. */
+/** Must appear nowhere in what the action leaves behind. */
 const CANARY = /canary|4111-1111/
 
 const SCHEMA = `
@@ -43,6 +44,7 @@ const EMPTY = 'TRUNCATE customers, orders, "OrderNotes"'
 
 let pair: Servers
 let dir: string
+const { PATH } = process.env
 let source: pg.Client
 let target: pg.Client
 
@@ -54,7 +56,7 @@ beforeAll(async () => {
   await Promise.all([source.connect(), target.connect()])
   await source.query(`${SCHEMA} ${ROWS}`)
   await target.query(SCHEMA)
-  process.env.PATH = `${join(dir, 'bin')}:${process.env.PATH}`
+  process.env.PATH = `${join(dir, 'bin')}:${PATH}`
   const inputs = { decision: 'rehearse', 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
   const prepared = await run('prepare', inputs)
   expect(prepared, prepared.annotations.join('\n')).toMatchObject({ exit: 0 })
@@ -63,10 +65,11 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([source?.end(), target?.end()])
   await pair?.stop()
+  process.env.PATH = PATH
   rmSync(dir, { recursive: true, force: true })
 })
 
-/** Runs an action as its entry point does, in this process. */
+/** Runs an action in this process, like its entry point. */
 async function run(name: string, inputs: Record<string, unknown>) {
   const temp = mkdtempSync(join(dir, 'job-'))
   const before = { ...process.env }
@@ -106,7 +109,7 @@ interface Golden {
   about: string
   action: string
   inputs: Record<string, unknown>
-  /** Of the fake tool; `before` is SQL on the source before the action begins. */
+  /** Settings of the fake tool; `before` is SQL that runs on the source before the action. */
   molt: { exit?: number; signal?: string; help?: 'old' | 'new'; slot?: boolean; source?: string; target?: string }
   given: { source?: string; target?: string; facts?: object }
   stdout: string
@@ -115,7 +118,7 @@ interface Golden {
 
 const RESULTS = ['argv', 'outputs', 'annotations', 'exit']
 
-/** The sections of a case's file; what stands before the first one says what it is about. */
+/** The sections of a case's file; text before the first one describes the case. */
 function sections(text: string): Map<string, string> {
   const parts = text.split(/^-- (\w+) --\n/m)
   return new Map([['about', parts[0] as string], ...pairs(parts.slice(1))])
@@ -135,7 +138,7 @@ function goldenOf(found: Map<string, string>): Golden {
   }
 }
 
-/** Both sides as the case finds them: for `fetch` an empty target, for `verify` a loaded one. */
+/** Prepares both sides for the case: an empty target for `fetch`, a loaded one for `verify`. */
 async function reset({ action, given }: Golden): Promise<void> {
   await source.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots')
   await source.query('DROP PUBLICATION IF EXISTS molt_fetch; DROP SEQUENCE IF EXISTS numbers')
@@ -164,12 +167,12 @@ function fake(golden: Golden): string {
           .join('\n')
       : all
   const file = join(dir, 'case.json')
-  // The last line of a section has an end; whether the tool's had one, `\c` says.
+  // A section's last line is terminated; `\c` marks an unterminated last line of the tool.
   const end = (text: string) => text.replace(/\\c\n$/, '')
   writeFileSync(file, JSON.stringify({ exit: 0, ...molt, stdout: end(stdout), stderr: end(stderr) }))
   mkdirSync(join(dir, 'bin'), { recursive: true })
   writeFileSync(`${file}.help`, help)
-  const run = `exec '${process.execPath}' '${join(HERE, 'fake-molt.mjs')}' '${file}' "$@"`
+  const run = launcher(join(HERE, 'fake-molt.mjs'), `'${file}'`)
   const script = `#!/bin/sh\ncase "$*" in *--help) exec cat '${file}.help' ;; esac\n${run}\n`
   writeFileSync(join(dir, 'bin', 'molt'), script)
   chmodSync(join(dir, 'bin', 'molt'), 0o755)
@@ -177,7 +180,7 @@ function fake(golden: Golden): string {
   return `${file}.argv`
 }
 
-/** What differs from run to run, by names. */
+/** Replaces what differs from run to run by names. */
 function plain(text: string): string {
   return text
     .replaceAll(/postgres(ql)?:\/\/postgres(:postgres)?@127\.0\.0\.1:(\d+)\/shop\?sslmode=disable/g, (url) =>
@@ -222,7 +225,7 @@ describe.each(['fetch', 'verify'])('%s', (folder) => {
   })
 })
 
-/** What the fake tool was asked; nothing when it was not run. */
+/** The fake tool's arguments; empty when it did not run. */
 function readArgv(path: string): string[] {
   try {
     return JSON.parse(readFileSync(path, 'utf8'))

@@ -1,4 +1,4 @@
-// CockroachDB's own grammar reads every statement of the conversion's goldens and of the corpus.
+// CockroachDB's own grammar parses every statement of the conversion's golden files and of the corpus.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -15,14 +15,14 @@ function scriptOf(file: string): string {
   return parts.flatMap((name, at) => (/^[123]-/.test(name) ? [parts[at + 1]] : [])).join('\n')
 }
 
-test('CockroachDB reads every statement', { timeout: 900_000 }, async () => {
+test('CockroachDB parses every statement', { timeout: 900_000 }, async () => {
   const answers = await parseAll(files.map(scriptOf))
   expect(answers).toHaveLength(files.length)
   expect(files.flatMap((file, at) => ('error' in (answers[at] ?? {}) ? [{ file, ...answers[at] }] : []))).toEqual([])
   expect(answers.flatMap((each) => ('statements' in each ? each.statements : [])).length).toBeGreaterThan(100)
 })
 
-test('CockroachDB refuses what it should, so the test above can fail', { timeout: 900_000 }, async () => {
+test('CockroachDB rejects invalid statements, so the test above can fail', { timeout: 900_000 }, async () => {
   const answers = await parseAll(['CREATE INDEX i ON t (a NULLS LAST)', 'CREATE TABLE t (a INT8)'])
   expect(answers).toEqual([
     { error: expect.stringContaining('unimplemented') },

@@ -5,7 +5,7 @@ import { execa } from 'execa'
 const HERE = import.meta.dirname
 const PROGRAM = join(HERE, '../../node_modules/.cache/grammar/grammar')
 
-/** Whether the program can be built, or was; without Go its tests are skipped with a notice, but not in CI. */
+/** Whether the program is built or can be. Without Go its tests are skipped with a notice, but not in CI. */
 export async function canParse(): Promise<boolean> {
   if (existsSync(PROGRAM)) return true
   const { failed } = await execa('go', ['version'], { reject: false })
@@ -24,7 +24,7 @@ async function build(): Promise<void> {
   await execa('go', ['build', '-o', PROGRAM, '.'], { cwd: HERE })
 }
 
-/** What CockroachDB's grammar (v25.2) makes of each script; a script may hold several statements. */
+/** The result of CockroachDB's grammar (v25.2) for each script, which can hold several statements. */
 export async function parseAll(scripts: readonly string[]): Promise<Answer[]> {
   await build()
   const { stdout } = await execa(PROGRAM, { input: scripts.map((each) => `${JSON.stringify(each)}\n`).join('') })

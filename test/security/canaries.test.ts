@@ -1,6 +1,6 @@
 /**
- * Secrets that break every quoting, and people whose rows provoke errors: after each action both are looked for in
- * everything that is kept or shown.
+ * Secrets that break every quoting, and people whose rows cause errors: after each action, everything kept or shown
+ * is searched for both.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
@@ -66,7 +66,7 @@ async function login(side: 'source' | 'behind', password: string, url: string): 
   return changed.href.replace('//postgres:postgres@', `//mover:${encodeURIComponent(password)}@`)
 }
 
-/** The process list, as anybody on the machine sees it. */
+/** The process list, as any user of the machine sees it. */
 function look(): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
     try {
@@ -93,7 +93,7 @@ async function run(action: string, inputs: Record<string, string> = {}): Promise
     inputs: { ...Object.fromEntries(taken), ...inputs },
     workDir: join(folder, action),
     start: inProcess,
-    // As GitHub does with the secrets of a workflow.
+    // As GitHub does with a workflow's secrets.
     secrets: [source, target, usual['notify-url']],
     env: { PATH: `${standInFolder()}:${process.env.PATH}` },
   })
@@ -138,7 +138,7 @@ const person = (id: number) =>
   `INSERT INTO people VALUES (${id}, ${Object.values(PEOPLE).map(pg.escapeLiteral).join(', ')})`
 const onTarget = (sql: string) => query(pair.behind.url, sql)
 
-/** What only the target forbids, and how that is taken back. */
+/** Constraints that only the target has, and how to remove them. */
 const REFUSALS: [what: string, done: string, undone: string][] = [
   [
     'CHECK',
@@ -175,7 +175,7 @@ const STREAM = {
 }
 const LOAD = { mode: 'direct-copy', 'table-handling': 'truncate-if-exists', 'allow-truncate': 'people' }
 
-test('prepare and a load that breaks at a row say nothing of either', { timeout: 300_000 }, async () => {
+test('prepare and a load that fails at a row reveal neither', { timeout: 300_000 }, async () => {
   await query(pair.source.url, person(1))
   expect(code(await run('prepare'))).toBe('success')
   for (const [what, done, undone] of REFUSALS.filter(([each]) => each !== 'not null' && each !== 'unique')) {
@@ -203,7 +203,7 @@ test.each(REFUSALS)(
   },
 )
 
-test('nor a comparison that finds rows different, nor who reports on it', { timeout: 300_000 }, async () => {
+test('nor a comparison that finds differing rows, nor its reports', { timeout: 300_000 }, async () => {
   const caughtUp = await run('replicate', { ...STREAM, 'stuck-after': '30s', 'catch-up-timeout': '120s' })
   expect(code(caughtUp), words(caughtUp)).toBe('success')
   await onTarget("UPDATE people SET name = name || '!', card = '1'")

@@ -1,6 +1,6 @@
 /**
- * Every parser, given unexpected input. `MOLT_ACTIONS_RUNS=<n>` changes how often; a failing run prints its seed,
- * and `MOLT_ACTIONS_SEED=<seed>` repeats it.
+ * Feeds unexpected input to every parser. `MOLT_ACTIONS_RUNS=<n>` sets how often; a failing run prints its seed, and
+ * `MOLT_ACTIONS_SEED=<seed>` repeats it.
  */
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
@@ -24,7 +24,7 @@ import { formsOf, leaks } from '../support/leaks.ts'
 const { MOLT_ACTIONS_RUNS: runs, MOLT_ACTIONS_SEED: seed, MOLT_ACTIONS_NIGHTLY: night } = process.env
 const HOW = { numRuns: Number(runs ?? (night ? 3_000 : 150)), ...(seed && { seed: Number(seed) }) }
 
-/** Texts that break quoting and encoding, pieces of what the tools write, and whatever else there is. */
+/** Texts that break quoting and encoding, parts of the tools' output, and arbitrary text. */
 const PIECES = [
   ...[
     '"',
@@ -83,7 +83,10 @@ const text = fc
   .map((parts) => parts.join(''))
 const line = text.map((each) => each.replace(/[\r\n]/g, ' '))
 
-/** Holds for each value. Backtracking shows as time: no parser may take a second for some hundred characters. */
+/**
+ * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a
+ * few hundred characters.
+ */
 function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = HOW.numRuns): void {
   fc.assert(
     fc.property(arbitrary, (value) => {
@@ -102,14 +105,14 @@ describe('what the tools write', () => {
     fc.object().map((each) => JSON.stringify(each)),
   )
 
-  test('an event is an object with texts where texts belong, or none', () => {
+  test('an event is an object with texts in its text fields, or undefined', () => {
     holds(event, (each) => {
       const { level, message, type } = parseEvent(each) ?? {}
       for (const field of [level, message, type]) expect(['string', 'undefined']).toContain(typeof field)
     })
   })
 
-  test('a log line has a level and a message, or is none', () => {
+  test('a log line has a level and a message, or is undefined', () => {
     holds(
       fc.oneof(
         event,
@@ -136,7 +139,7 @@ describe('what the tools write', () => {
     })
   })
 
-  test('lines are the same however they arrive', async () => {
+  test('splits into the same lines, however the chunks arrive', async () => {
     const parts = fc.array(text, { maxLength: 6 })
     await fc.assert(
       fc.asyncProperty(parts, async (all) => {
@@ -158,13 +161,13 @@ describe('what the tools write', () => {
 })
 
 describe('values in what the tools write', () => {
-  /** Nothing of a tool's own looks like it. */
+  /** Looks like none of the tools' own output. */
   const CANARY = 'canary.person@example.org'
   const around = fc
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('none is in a scrubbed line, whatever stands around it', () => {
+  test('no value survives in a scrubbed line, whatever surrounds it', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -179,7 +182,7 @@ describe('values in what the tools write', () => {
     })
   })
 
-  /** Values that look like nothing: only where they stand tells that they are values. */
+  /** Values without a recognizable form: only their position shows that they are values. */
   test.each([
     (value: string) =>
       `ERROR: duplicate key value violates unique constraint "k" (SQLSTATE 23505) Key (name)=(${value}) already exists.`,
@@ -188,7 +191,7 @@ describe('values in what the tools write', () => {
     (value: string) => `ERROR: could not parse "${value}" as type int (SQLSTATE 22P02)`,
     (value: string) => `Failing row contains (7, ${value}, 2).`,
     (value: string) => `ERROR: foreign key violation: "orders" row name='${value}', id=7 has no match in "customers"`,
-  ])('nor by the wordings of both servers: %s', (wording) => {
+  ])('nor in the wording of either server: %s', (wording) => {
     holds(line, (more) => {
       const value = `Zaphod${more.replaceAll('"', '').replaceAll('\\', '')}Beeblebrox`
       const scrubbed = [
@@ -204,7 +207,7 @@ describe('what people write', () => {
   const types = specs.flatMap(({ name, inputs }) =>
     Object.entries(inputs).map(([input, { type }]) => [`${name}: ${input}`, type] as const),
   )
-  test('every input takes a text or refuses it', () => {
+  test('every input accepts a text or refuses it', () => {
     const short = { ...HOW, numRuns: Math.ceil(HOW.numRuns / 20) }
     for (const [name, { schema }] of types)
       fc.assert(
@@ -215,7 +218,7 @@ describe('what people write', () => {
       )
   })
 
-  test('masking rules are rules, or an error with a code', () => {
+  test('masking rules parse, or fail with a code', () => {
     holds(
       fc.oneof(
         text,
@@ -236,8 +239,8 @@ describe('what people write', () => {
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test('a sound URL keeps its password for the program, and does not show it', () => {
-    // Each password is masked from then on, and printed to the runner for that.
+  test('a valid URL keeps its password for the program, and does not show it', () => {
+    // Each password is masked from then on, and printed to the runner for that purpose.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {
       const url = `postgresql://mover:${encodeURIComponent(each)}@db.example.org:5432/shop?sslmode=verify-full`
@@ -257,7 +260,7 @@ describe('what people write', () => {
     }
   })
 
-  test('what is wrong with a URL is said without the URL', () => {
+  test('reports what is wrong with a URL without quoting it', () => {
     holds(password, (each) => {
       const url = `postgresql://mover:${each}@db/shop`
       const problem = urlProblem(url)
@@ -267,7 +270,7 @@ describe('what people write', () => {
 })
 
 describe('what the source sends', () => {
-  test('a message is decoded or refused, however it is cut', () => {
+  test('decodes or refuses a message, however it is truncated', () => {
     const bytes = fc.uint8Array({ maxLength: 200 })
     const kind = fc.constantFrom(...'BCRIUDTOYM')
     holds(fc.tuple(kind, bytes), ([type, rest]) => {
@@ -279,12 +282,12 @@ describe('what the source sends', () => {
     })
   })
 
-  test('a position is read as it is written', () => {
+  test('a position reads back as written', () => {
     holds(fc.bigInt(0n, 2n ** 64n - 1n), (lsn) => expect(parseLsn(formatLsn(lsn))).toBe(lsn))
     holds(text, (each) => expect(parseLsn(each)).toBeGreaterThanOrEqual(0n))
   })
 
-  test('a snapshot is one or none', () => {
+  test('a snapshot parses or is refused', () => {
     holds(text, (each) => {
       try {
         parseSnapshot(each)
@@ -296,7 +299,7 @@ describe('what the source sends', () => {
 })
 
 describe('what a summary shows', () => {
-  test('a name is only a name', () => {
+  test('a name stays a name', () => {
     holds(text, (each) => {
       for (const shown of [markdownText(each), markdownCode(each)]) {
         expect(shown).not.toMatch(/[\r\n]/)

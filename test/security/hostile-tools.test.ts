@@ -1,4 +1,4 @@
-/** What a tool, a name or an archive could say to be believed, shown or run. */
+/** Hostile output of a tool, hostile names and archives: none may be believed, interpreted or run. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -27,11 +27,11 @@ import { standInFolder, trickedFolder } from '../support/stand-in.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
-/** Made by whoever runs what they should have read. */
+/** Created if anything runs what should only be read. */
 const PWNED = join(folder, 'pwned')
 const RUN = `$(touch ${PWNED}) \`touch ${PWNED}\``
 
-/** Nothing was run, and nothing that others have written is a command, an escape sequence or an output. */
+/** Nothing was run, and no foreign text acts as a command, an escape sequence or an output. */
 function expectHarmless(result: JobResult): void {
   expect(existsSync(PWNED), 'something was run').toBe(false)
   const shown = [words(result), result.summary, ...result.annotations.map(({ message }) => message)]
@@ -83,7 +83,7 @@ describe('what molt writes', () => {
   }, 300_000)
   afterAll(() => ground?.stop())
 
-  test('is no completion in a value, no command, and no escape sequence', { timeout: 180_000 }, async () => {
+  test('inside a value is neither a completion, a command nor an escape sequence', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     const tools = trickedFolder({ says: LINES, drop: '"message":"fetch complete"' })
     const { red, result, log } = await ground.run('fetch', { tools })
@@ -91,14 +91,14 @@ describe('what molt writes', () => {
     expectHarmless(result)
   })
 
-  test('in an error is shown as a text', { timeout: 180_000 }, async () => {
+  test('inside an error is shown as text', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     const tools = trickedFolder({ says: [JSON.stringify({ level: 'error', message: `${said} ${RUN}`, error: said })] })
     const { result } = await ground.run('fetch', { tools })
     expectHarmless(result)
   })
 
-  test('100 MB without a line end are cut, and the load goes on', { timeout: 300_000 }, async () => {
+  test('truncates 100 MB without a line end, and the load continues', { timeout: 300_000 }, async () => {
     await ground.restore('prepared')
     const before = process.memoryUsage().rss
     const { red, result, log } = await ground.run('fetch', { tools: trickedFolder({ flood: 100 }) })
@@ -107,7 +107,7 @@ describe('what molt writes', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(300 << 20)
   })
 
-  test('is no finished table in a value', { timeout: 180_000 }, async () => {
+  test('inside a value is not a finished table', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     await ground.stopApplication()
     expect((await ground.run('fetch')).red).toBeUndefined()
@@ -167,7 +167,7 @@ describe('names', () => {
       env: { PATH: `${standInFolder()}:${process.env.PATH}` },
     })
 
-  test('are only names: what is moved is whole, and what is not is refused by name', { timeout: 300_000 }, async () => {
+  test('are only names: such tables are moved completely or refused by name', { timeout: 300_000 }, async () => {
     const first = await run('prepare')
     expectHarmless(first)
     const refused = first.conclusion !== 'success'
@@ -203,7 +203,7 @@ describe('archives for setup', () => {
   afterAll(() => server?.close())
 
   const MOLT = '#!/bin/sh\necho molt version 1.4.1\n'
-  /** Files of an archive; `to` makes a link. */
+  /** Files of an archive; `to` creates a link. */
   type Entry = { name: string; text?: string; to?: string }
   function tarOf(entries: readonly Entry[], ...more: string[]): Buffer {
     const from = mkdtempSync(join(folder, 'tar-'))
@@ -231,29 +231,29 @@ describe('archives for setup', () => {
   }
   const programs = (text = MOLT): Entry[] => ['molt', 'replicator'].map((name) => ({ name, text }))
 
-  test.runIf(platform() === 'linux' && arch() === 'x64')('a sound one is installed', async () => {
+  test.runIf(platform() === 'linux' && arch() === 'x64')('installs a valid one', async () => {
     const result = await setup(tarOf(programs()))
     expect(result.conclusion, words(result)).toBe('success')
   })
 
   test.each<[string, () => [Buffer, Buffer?], string | undefined]>([
     [
-      'another one than the pinned',
+      'one other than the pinned',
       () => [tarOf(programs(`#!/bin/sh\ntouch ${PWNED}\n`)), tarOf(programs())],
       'setup.digest-mismatch',
     ],
     ['no archive', () => [Buffer.from('<html>pwned</html>')], 'setup.archive-damaged'],
-    ['one that is cut short', () => [tarOf(programs()).subarray(0, 60)], 'setup.archive-damaged'],
+    ['a truncated one', () => [tarOf(programs()).subarray(0, 60)], 'setup.archive-damaged'],
     ['one without programs', () => [tarOf([{ name: 'README', text: 'x' }])], 'setup.programs-missing'],
     ['an empty answer', () => [Buffer.alloc(0)], undefined],
-  ])('%s is refused, and nothing of it is run', async (_, made, code) => {
+  ])('refuses %s, and runs nothing from it', async (_, made, code) => {
     const result = await setup(...made())
     expect(result.conclusion, words(result)).toBe('failure')
     if (code) expect(result.outputs['error-code'], words(result)).toBe(code)
     expectHarmless(result)
   })
 
-  test('paths that lead out of the folder lead nowhere', async () => {
+  test('paths that point outside the folder lead nowhere', async () => {
     const outside = join(folder, 'outside')
     mkdirSync(outside)
     const climbing = tarOf(

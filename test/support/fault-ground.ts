@@ -16,28 +16,28 @@ import { requireRules } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
 import { stoppedChild } from './stopped.ts'
 
-/** How far a migration is: the name of the last step that has ended. */
-export type State = 'prepared' | 'loaded' | 'caught-up'
+/** The stage of a migration: the name of its last completed step; `fresh` before the first. */
+export type State = 'fresh' | 'prepared' | 'loaded' | 'caught-up'
 
 export type Side = 'source' | 'target'
 
-/** What came of one action. */
+/** The outcome of one action. */
 export interface Came {
-  /** The code of its error; undefined when it is green. */
+  /** The error's code; undefined when it is green. */
   red: string | undefined
   log: string
   result: JobResult
 }
 
-/** What is so on both sides, by looking at them. */
+/** The actual state of both sides. */
 export interface Truth {
-  /** Rows that are on one side alone, by table; both versions of a changed row count. */
+  /** Table → rows that exist on one side only; both versions of a changed row count. */
   rows: Record<string, number>
-  /** Tables of the source that the target has not. */
+  /** Tables of the source that are missing on the target. */
   absent: string[]
-  /** Sequences of the target that would give a value which the source has used. */
+  /** Sequences of the target whose next value the source has already used. */
   behind: string[]
-  /** Who can write: the application's role on each side. */
+  /** Whether the application's role can write, on each side. */
   open: Side[]
 }
 
@@ -47,12 +47,12 @@ const FINISHED = `
   CREATE INDEX orders_customer_id_idx ON orders (customer_id)`
 const APP = `CREATE ROLE app LOGIN PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
-/** On both sides; its name begins like an expected table's, and it stays behind. */
+/** On both sides. Its name begins like an expected table's, and it is not moved. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
 
 /**
- * A pair of servers whose whole state is put back, as often as a test wants, to where a migration was prepared, loaded
- * or caught up: the data folders are copied, so that slots, logins and the ledger come back, too.
+ * A pair of servers whose complete state can be restored, as often as needed, to a prepared, loaded or caught-up
+ * migration. The data folders are copied, which also restores slots, logins and the ledger.
  */
 export class FaultGround {
   readonly #pair: EmbeddedPair
@@ -89,9 +89,8 @@ export class FaultGround {
     await Promise.all([createShop(source.url, { rows: 1000 }), createShop(target.url, { schemaOnly: true })])
     await query(source.url, `${APP}; ${ARCHIVE}; INSERT INTO orders_archive VALUES (1, 'x')`)
     await query(target.url, `${APP}; ${ARCHIVE}; ${FINISHED}`)
-    // Rows may play tricks with molt, which makes it another program than the planned one.
-    const planned = { waive: 'tool.version=molt', 'exclude-tables': 'orders_archive', defer: 'indexes,constraints' }
-    await this.#green('prepare', planned)
+    if (upTo === 'fresh') return this.#save('fresh')
+    await this.#green('prepare')
     await this.#save('prepared')
     if (upTo === 'prepared') return
     await this.#green('fetch')
@@ -101,8 +100,8 @@ export class FaultGround {
     await this.#save('caught-up')
   }
 
-  async #green(action: string, inputs?: Record<string, string>): Promise<void> {
-    const { red, log } = await this.run(action, { inputs })
+  async #green(action: string): Promise<void> {
+    const { red, log } = await this.run(action)
     if (red) throw new Error(`${action}: ${red}\n${log}`)
   }
 
@@ -124,7 +123,7 @@ export class FaultGround {
     this.#cluster = await startCockroach(target)
   }
 
-  /** Both servers as they were then, with an application that writes unless there is nothing yet that it could lose. */
+  /** Restores both servers, with a writing application if it could already lose something. */
   async restore(state: State): Promise<void> {
     await this.#quiet()
     await this.#cluster.stop()
@@ -153,7 +152,7 @@ export class FaultGround {
     return this.#pair.source
   }
 
-  /** The PostgreSQL behind the target, by which an administrator looks and sabotages. */
+  /** The PostgreSQL behind the target, which an administrator uses to read and to sabotage. */
   get behind(): EmbeddedServer {
     return this.#pair.target
   }
@@ -166,17 +165,17 @@ export class FaultGround {
     return this.#cluster.urlOf('shop')
   }
 
-  /** As an administrator; on the target behind the like-server. */
+  /** As an administrator; on the target, behind the like-server. */
   sql(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].url, text)
   }
 
-  /** The same in another database of the server, for what is done to this one. */
+  /** The same in another database of the server, for changes to this one. */
   admin(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].urlOf('postgres'), text)
   }
 
-  /** A connection that stays open until the state is put back. */
+  /** A connection that stays open until the state is restored. */
   async client(side: Side, user = 'postgres', parameters = ''): Promise<pg.Client> {
     const client = new pg.Client(this.#pair[side].url.replace('//postgres:', `//${user}:`) + parameters)
     client.on('error', () => {})
@@ -185,7 +184,7 @@ export class FaultGround {
     return client
   }
 
-  /** One action; `point` and what is done there make it a process of its own. */
+  /** Runs one action; `point` and its fault need a separate process. */
   async run(
     action: string,
     options: {
@@ -211,7 +210,7 @@ export class FaultGround {
     return { red, log: words(result), result }
   }
 
-  /** Ends the application, and looks. */
+  /** Stops the application, and reads the state. */
   async look(): Promise<Truth> {
     await this.#quiet()
     const truth: Truth = { rows: {}, absent: [], behind: [], open: [] }
@@ -256,7 +255,7 @@ export class FaultGround {
     return [...here].filter(([name, value]) => (there.get(name) ?? 0n) < value).map(([name]) => name)
   }
 
-  /** A fence that is not lifted lapses with its lease, so one side is writable in the end. */
+  /** A fence that is not lifted expires with its lease, so one side is writable in the end. */
   async #open(): Promise<Side[]> {
     for (const end = performance.now() + LEASE + 5_000; ; await sleep(200)) {
       const [source, target] = [await this.#mayWrite('source'), await this.#mayWrite('target')]
@@ -287,7 +286,13 @@ const TARGET = ['target'] as const
 const LEASE = 10_000
 const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
-  prepare: { 'allow-insecure': 'true' },
+  prepare: {
+    'allow-insecure': 'true',
+    // Rows may play tricks with molt, which makes it another program than the planned one.
+    waive: 'tool.version=molt',
+    'exclude-tables': 'orders_archive',
+    defer: 'indexes,constraints',
+  },
   fetch: {
     'allow-insecure': 'true',
     mode: 'direct-copy',
@@ -311,7 +316,7 @@ const INPUTS: Record<string, Record<string, string>> = {
   finalize: { 'allow-insecure': 'true' },
 }
 
-/** With owners and modes, which the servers insist on. */
+/** With the owners and modes that the servers require. */
 async function copyAll(from: string, to: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('cp', ['-a', from, to])
   else cpSync(from, to, { recursive: true, preserveTimestamps: true })

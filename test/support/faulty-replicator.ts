@@ -23,7 +23,7 @@ import {
 
 export interface ReplicatorOptions {
   sourceUrl: string
-  /** With the login that it writes under. */
+  /** With the login under which it writes. */
   targetUrl: string
   database: string
   slot: string
@@ -33,17 +33,17 @@ export interface ReplicatorOptions {
 const SILENT = { enabled: () => false, line() {} } as unknown as ReplicatorLog
 
 /**
- * A replicator in this process, made of the stand-in's parts, that errs where a test wants it to. Its memo is nothing:
- * it starts at what the slot has confirmed.
+ * A replicator in this process, built from the stand-in's parts, with faults on demand. Ignores its memo: it starts
+ * at the slot's confirmed position.
  */
 export class FaultyReplicator {
-  /** What the proof asks of a stream. */
+  /** What the proof needs from a stream. */
   readonly status = { lagMs: 0, restarts: 0 }
-  /** What becomes of a transaction; the transactions that are applied instead. */
+  /** Replaces a transaction; returns the transactions to apply instead. */
   alter: (tx: Transaction) => Transaction[] = (tx) => [tx]
-  /** While true nothing is acknowledged: what is applied now is applied again after a restart. */
+  /** While true, nothing is acknowledged: what is applied now is applied again after a restart. */
   holdsBack = false
-  /** Refusals of the target, and whatever else ended a connection. */
+  /** Refusals of the target, and other reasons why a connection ended. */
   readonly errors: unknown[] = []
   applied: Lsn = 0n
   readonly #options: ReplicatorOptions
@@ -69,7 +69,7 @@ export class FaultyReplicator {
     this.#name = { database: options.database, schema: 'public' }
   }
 
-  /** Reads on, and applies nothing until {@link thaw}. Its connections stay. */
+  /** Keeps reading, but applies nothing until {@link thaw}. Its connections stay open. */
   freeze(): void {
     if (this.#frozen) return
     let resolve = () => {}
@@ -84,7 +84,7 @@ export class FaultyReplicator {
     this.#frozen = undefined
   }
 
-  /** As `kill -9` and a new start do: what was not acknowledged comes again. */
+  /** Like `kill -9` and a restart: unacknowledged changes come again. */
   async restart(): Promise<void> {
     await this.#hangUp()
     this.status.restarts++
@@ -97,7 +97,7 @@ export class FaultyReplicator {
     await this.#hangUp()
   }
 
-  /** The connection to the source is lost, as when its host is cut off; what was received is kept. */
+  /** Loses the connection to the source, as when its host is cut off; received changes are kept. */
   async cutOff(source: pg.Client): Promise<void> {
     await source.query(
       'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active',
@@ -129,7 +129,7 @@ export class FaultyReplicator {
         return
       } catch (error) {
         stream.close()
-        // The server takes a moment to see that the reader before is gone.
+        // The server takes a moment to notice that the previous reader is gone.
         if ((error as { code?: string }).code !== '55006' || attempt > 200) throw error
         await sleep(20)
       }
@@ -162,7 +162,7 @@ export class FaultyReplicator {
   }
 }
 
-/** Gathers messages into transactions. Unlike replicator 1.0.4, an update of a key deletes the old row. */
+/** Collects messages into transactions. Unlike replicator 1.0.4, an update of a key deletes the old row. */
 class Gathered {
   readonly #relations = new Map<number, Relation>()
   readonly #push: (tx: Transaction, changes: number) => void

@@ -1,5 +1,5 @@
-// A gateway in front of an embedded PostgreSQL that takes IMPORT INTO, SHOW JOBS and CANCEL JOB, for tests of what
-// drives imports. Every other byte passes through; the CockroachDB-like server is a program of its own.
+// A gateway in front of an embedded PostgreSQL that handles IMPORT INTO, SHOW JOBS and CANCEL JOB, for tests of code
+// that drives imports. It passes on every other byte; the CockroachDB-like server is a separate program.
 import { createServer, connect as dial, type Socket } from 'node:net'
 import pg from 'pg'
 import { type ImportOptions, importEngine } from '../../rehearsal/cockroach/import.ts'
@@ -105,7 +105,7 @@ class State {
 
 type Table = Record<string, string>[]
 
-/** Rows for what the gateway answers itself; undefined for what passes. */
+/** Rows for statements that the gateway answers itself; undefined for those that it passes on. */
 async function answer(
   sql: string,
   state: State,
@@ -156,7 +156,7 @@ function relay(client: Socket, behind: Socket, own: (sql: string) => Promise<Tab
       if (buffer.length < length) return
       const message = Buffer.from(take(length))
       if (!started) {
-        // A request for TLS comes before the start itself.
+        // A request for TLS precedes the start-up message.
         started = message.readInt32BE(4) >> 16 === 3
         behind.write(message)
         continue
@@ -190,7 +190,7 @@ function resultOf(rows: Table): Buffer {
   const names = Object.keys(rows[0] ?? {})
   const count = Buffer.alloc(2)
   count.writeInt16BE(names.length)
-  // Each is a text: of type 25, of any length, without a modifier.
+  // Each is text: type 25, variable length, no modifier.
   const fields = names.map((name) => {
     const rest = Buffer.alloc(18)
     rest.writeInt32BE(25, 6)

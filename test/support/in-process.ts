@@ -4,8 +4,8 @@ import { main } from '../../src/main.ts'
 let running = false
 
 /**
- * Runs an action in this process, from the sources, for tests of what it does to databases: a Node of its own takes longer
- * than most of that. Not for one that is to be cancelled. Whatever else is to run at the same time gets its own process.
+ * Runs an action in this process, from the sources, for tests of its effects on databases: a separate Node would take
+ * longer than most of them. Not for actions to be cancelled, nor for several at once.
  */
 export async function inProcess(options: ProcessOptions): Promise<number> {
   const [, name, post] = /\/dist\/([a-z]+)(-post)?\.cjs$/.exec(options.args[0] ?? '') ?? []

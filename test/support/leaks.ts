@@ -1,4 +1,4 @@
-/** Where a secret or a customer's value stands, in every form in which a program may repeat it. */
+/** Finds a secret or a customer's value in every form in which a program may repeat it. */
 export type Places = Record<string, string>
 
 /** A value as it is, and URL-, base64-, JSON-, Go-, shell- and HTML-escaped. */
@@ -26,7 +26,9 @@ function percent(char: string): string {
   return `%${char.charCodeAt(0).toString(16).toUpperCase()}`
 }
 
-/** Inside of a longer text the same bytes have three forms; what depends on their neighbours is cut off. */
+/**
+ * Inside a longer text, the same bytes have three base64 forms; the parts that depend on their neighbors are cut off.
+ */
 function base64Of(value: string): [string, string][] {
   return [0, 1, 2].map((shift) => {
     const encoded = Buffer.concat([Buffer.alloc(shift), Buffer.from(value)]).toString('base64')
@@ -34,7 +36,7 @@ function base64Of(value: string): [string, string][] {
   })
 }
 
-/** `<form> of <value> in <place>` for each that is found. */
+/** `<form> of <value> in <place>` for each finding. */
 export function leaks(places: Places, values: Record<string, string>): string[] {
   const found: string[] = []
   for (const [name, value] of Object.entries(values))

@@ -21,11 +21,11 @@ const SEED = `
   INSERT INTO orders SELECT i, i, 'note ' || i, i FROM generate_series(1, ${ROWS}) i;
   ANALYZE;`
 
-/** A migration that is prepared: its own databases, and what a test does with it. */
+/** A prepared migration with its own databases, and helpers for tests. */
 export interface Prepared {
   readonly target: string
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** `fetch` through the bucket, ten rows a file. */
+  /** `fetch` through the bucket, ten rows per file. */
   fetch(inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
   source(sql: string): Promise<Record<string, unknown>[]>
   /** Through the CockroachDB-like server. */
@@ -40,9 +40,9 @@ export class LoadBench {
   readonly pair: Servers
   readonly cluster: CockroachServer
   readonly s3: S3Server
-  /** Called before an import reads a file; tests make it wait or fail. */
+  /** Called before an import reads a file; tests use it to wait or fail. */
   beforeFile: NonNullable<CockroachOptions['beforeFile']> = async () => {}
-  /** Goes at the end, with all that tests put there. */
+  /** Removed at the end, with everything that tests put there. */
   readonly folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
   #count = 0
 
@@ -84,7 +84,7 @@ export class LoadBench {
         { mode: 'import', 'bucket-path': 's3://loads/some', 'extra-args': '["--flush-rows", "10"]', ...more },
         options,
       )
-    // The foreign key stays on the target, to see that an import leaves it unvalidated.
+    // The foreign key stays on the target, to show that an import leaves it unvalidated.
     const own = { slot: name, waive: 'tgt.foreign-key=*' }
     requireSuccess('prepare', await run('prepare', { ...own, ...inputs }))
     return {
@@ -116,7 +116,7 @@ export class LoadBench {
     })
   }
 
-  /** Import jobs in the order in which they began. */
+  /** Import jobs in order of their start. */
   imports(): Job[] {
     return this.cluster.jobs.list().filter(({ type }) => type === 'IMPORT')
   }
@@ -133,7 +133,7 @@ export class LoadBench {
   }
 }
 
-/** Waits until something is so, and fails with the log of what ended before. */
+/** Waits for a condition, and fails with the log of whatever ended before. */
 export async function until(so: () => unknown, running?: Promise<JobResult>): Promise<void> {
   let ended: JobResult | undefined
   void running?.then((result) => {

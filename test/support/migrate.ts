@@ -1,4 +1,4 @@
-// Runs of migrate.yml, job by job: the order and what people do is the test's, all else is the workflow's.
+// Runs migrate.yml job by job: the test decides order and people's actions, the workflow everything else.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -18,7 +18,7 @@ import { REPO, type Rehearsal, startRehearsal } from './migration.ts'
 
 const MIGRATE = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
 
-/** The caller's repository: what it checks out, and what its cutover runs to switch the application. */
+/** The caller's repository: the files that it checks out, and the command that switches the application. */
 const CONFIG = `
 common:
   allow-insecure: true
@@ -42,32 +42,32 @@ export interface Night {
   /** Runs a job of the copied operations.yml. */
   operate(operation: 'status' | 'abort' | 'rollback' | 'cleanup', inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
-  /** Waits until a follower reads the slot, however busy the machine is. */
+  /** Waits until a follower reads the slot, on however busy a machine. */
   streaming(): Promise<void>
   stop(): Promise<void>
 }
 
-/** One run: its jobs' results, and what the fake tells of it. */
+/** One run: its jobs' results, and the fake GitHub's state for it. */
 export interface Run {
   id: string
   github: FakeRun
   results: Record<string, string>
-  /** Runs a job, or undefined when its condition does not hold. `leg`: of the follower, from 0. */
+  /** Runs a job; undefined when its condition does not hold. `leg`: of the follower, from 0. */
   job(id: string, options?: { leg?: number; signal?: AbortSignal }): Promise<JobResult | undefined>
-  /** These jobs, one after the other; throws with the log of one that is not green. */
+  /** Runs these jobs in order; throws with the log of a job that is not green. */
   jobs(...ids: string[]): Promise<void>
 }
 
 export async function startNight(options: { rows?: number; rate?: number } = {}): Promise<Night> {
   const [github, rehearsal] = await Promise.all([startGithub(), startRehearsal({ rows: 1000, rate: 20, ...options })])
-  // A target as its owner has made it: with all indexes and constraints, which come off for the load.
+  // A target as its owner created it: with all indexes and constraints, which are dropped for the load.
   await rehearsal.query('target', SOURCE_CONSTRAINTS)
   const folder = temporaryFolder()
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
   writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
   writeFileSync(join(workspace, 'lenient.yml'), `${CONFIG}gate: { bypass: warn, self-approval: warn }\n`)
-  // After an abort the rows of the first load are still there.
+  // After an abort, the rows of the first load are still there.
   const names = await rehearsal.query(
     'source',
     `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`,
@@ -106,7 +106,7 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
     async streaming() {
       const sql = 'SELECT 1 FROM pg_replication_slots WHERE active'
       for (const end = Date.now() + 60_000; !(await rehearsal.query('source', sql)).length; await sleep(250))
-        if (Date.now() > end) throw new Error('nobody reads the slot')
+        if (Date.now() > end) throw new Error('nothing reads the slot')
       await sleep(2_000)
     },
     async stop() {

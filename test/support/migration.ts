@@ -14,11 +14,11 @@ export const REPO = resolve(import.meta.dirname, '../..')
 export interface Rehearsal {
   pair: Servers
   load: LoadHandle
-  /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
+  /** Runs one action; RUNNER_TEMP is kept between actions, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
+  /** Runs setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
-  /** The same without the last of these: nothing has been streamed yet. */
+  /** The same without the last step: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
   /** As an administrator; on the target behind the like-server, which neither refuses nor records it. */
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
@@ -91,12 +91,12 @@ const CHAIN: [string, Record<string, string>][] = [
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
 ]
 
-/** How many times as long as on an idle machine things may take here now; 1 when every thread has a processor. */
+/** How many times longer things may take here than on an idle machine; 1 when every thread has a processor. */
 export function busyFactor(): number {
   return Math.max(1, (loadavg()[0] as number) / availableParallelism())
 }
 
-/** Everything that the steps of a job said, to look for words in. */
+/** The whole log of a job's steps, to search for text. */
 export function words(result: JobResult): string {
   return result.steps.map((step) => step.log).join('\n')
 }

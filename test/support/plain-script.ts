@@ -1,4 +1,4 @@
-/** What people write without this project: the documented commands of MOLT, one after the other, judged by what they say. */
+/** What people write without this project: the documented commands of MOLT in sequence, judged by their output. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -7,7 +7,7 @@ import { SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { freePort } from '../../src/tools/ports.ts'
 import type { FaultGround, State } from './fault-ground.ts'
 
-/** Moments in which something can happen to the script. */
+/** Moments at which a fault can hit the script. */
 export type Moment = 'begin' | 'streaming' | 'stopped' | 'drained' | 'verified' | 'switched'
 
 /** `go`, or why the script would stop. */
@@ -19,7 +19,7 @@ interface Ended {
 }
 
 const WAIT = 60_000
-/** How long the rate has to be zero. */
+/** How long the rate must be zero. */
 const STILL = 1_500
 
 export class PlainScript {
@@ -27,7 +27,7 @@ export class PlainScript {
   readonly #tools: string
   readonly #meets: (moment: Moment) => Promise<boolean | undefined>
 
-  /** @param meets called at each moment; true when the script is killed there */
+  /** @param meets called at each moment; returns true when the script is killed there */
   constructor(ground: FaultGround, tools: string, meets: (moment: Moment) => Promise<boolean | undefined>) {
     this.#ground = ground
     this.#tools = tools
@@ -66,7 +66,7 @@ export class PlainScript {
     if (!events.some(({ message }) => message === 'fetch complete')) throw new Stops('fetch: no "fetch complete"')
   }
 
-  /** The replicator until the application is stopped and its rate of applied changes is zero; then it is ended. */
+  /** The replicator until the application is stopped and its apply rate is zero; then it is ended. */
   async #replicate(): Promise<void> {
     const port = await freePort()
     const child = spawn(
@@ -121,7 +121,7 @@ export class PlainScript {
     }
   }
 
-  /** molt verify: exit code 0, "verification complete", and no row that is missing, different or too many. */
+  /** molt verify: exit code 0, "verification complete", and no missing, different or extra row. */
   async #verify(): Promise<void> {
     const { code, events } = await this.#molt('verify', [])
     if (code !== 0) throw new Stops(`verify: exit code ${code ?? 'none'}`)
@@ -151,7 +151,7 @@ export class PlainScript {
     const code = await Promise.race([over, sleep(WAIT, 'late' as const)])
     if (code !== 'late') return { code, events }
     child.kill('SIGTERM')
-    throw new Stops(`${command}: has not ended`)
+    throw new Stops(`${command}: did not end`)
   }
 }
 
@@ -164,7 +164,7 @@ function endOf(child: ChildProcess): Promise<number | null> {
   })
 }
 
-/** Changes that the replicator has applied, by its metrics; undefined when it does not answer. */
+/** Changes that the replicator has applied, from its metrics; undefined without an answer. */
 async function applied(port: number): Promise<number | undefined> {
   const text = await fetch(`http://127.0.0.1:${port}/_/varz`).then(
     (answer) => answer.text(),

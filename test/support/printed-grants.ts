@@ -1,4 +1,4 @@
-// The migration roles as `grants: print` writes them, run statement by statement, and each single right revoked again.
+// The migration roles from `grants: print`, created statement by statement, with each right revoked in turn.
 import pg from 'pg'
 import { split, tokenize } from '../../rehearsal/cockroach/lexer.ts'
 import { type Finding, runChecks } from '../../src/checks/check.ts'
@@ -40,19 +40,19 @@ const TARGET = [
    ALTER TABLE shop.orders ADD CONSTRAINT of_customer FOREIGN KEY (customer) REFERENCES shop.customers (id)`,
 ]
 
-/** Both servers with a world in which every grant matters, and the migration roles in it. */
+/** Both servers with schemas in which every grant matters, and the migration roles. */
 export interface GrantBench {
   granted: Granted
   stop(): Promise<void>
 }
 
-/** @param version of the CockroachDB that the target answers like */
+/** @param version the CockroachDB version that the target reports */
 export async function startGrantBench(version?: string): Promise<GrantBench> {
   const servers = await startServers({ cluster: version ? { version } : {} })
   const admin = await world(servers, SOURCE, TARGET)
   const database = new URL(admin.source).pathname.slice(1)
   const behind = servers.behind.urlOf(database)
-  // Whatever everybody has by default would hide that a grant is missing.
+  // Default rights of PUBLIC would hide a missing grant.
   for (const url of [admin.source, behind]) await runAlone(url, `REVOKE ALL ON DATABASE ${database} FROM PUBLIC`)
   await runAlone(behind, 'REVOKE ALL ON SCHEMA public FROM PUBLIC')
   for (const setting of ['statement_timeout', 'idle_in_transaction_session_timeout'])
@@ -65,7 +65,7 @@ export async function startGrantBench(version?: string): Promise<GrantBench> {
   return { granted, stop: servers.stop }
 }
 
-/** What `prepare` names when a right is gone: a check, or the code of a connection that is refused. */
+/** What `prepare` names when a right is missing: a check, or the code of a refused connection. */
 const NAMED: [right: RegExp, code: string][] = [
   [/^REPLICATION$/, 'right.replication'],
   [/^BYPASSRLS$/, 'right.row-security'],
@@ -94,7 +94,9 @@ const NAMED: [right: RegExp, code: string][] = [
   [/^SYSTEM EXTERNALIOIMPLICITACCESS$/, 'right.target-implicit-access'],
 ]
 
-/** Of each removal what has to be named, and what is: equal where each is a clear red. Everything is given back. */
+/**
+ * For each revoked right, what must be named and what is named: equal for a clear red. Every right is granted again.
+ */
 export async function takeEach(
   granted: Granted,
   asked: readonly Removal[],
@@ -116,7 +118,7 @@ export async function takeEach(
   return { expected, found }
 }
 
-/** Each side's migration role has what was printed, and nothing else. */
+/** Each side's migration role has exactly what was printed. */
 export interface Granted {
   /** Of administrators. */
   admin: World
@@ -151,12 +153,12 @@ export async function runAlone(url: string, sql: string): Promise<void> {
   }
 }
 
-/** Runs what was printed for one side again: it can be repeated, and gives back whatever was taken. */
+/** Runs the printed statements of one side again, which restores revoked rights. */
 export async function giveAgain({ admin, statements }: Granted, side: 'source' | 'target'): Promise<void> {
   for (const each of statements) if (each.side === side) await runAlone(admin[side], each.sql)
 }
 
-/** What `prepare` would find as the migration role: blocking checks that nobody has waived. */
+/** Unwaived blocking checks of `prepare`, run as the migration role. */
 export async function blockers({ user }: Granted, settings = SETTINGS): Promise<Finding[]> {
   const findings = runChecks(CHECKS, await factsOf(user, settings))
   return findings.filter(({ severity }) => severity === 'block')
@@ -170,10 +172,10 @@ export interface Removal {
   take: string
 }
 
-/** Every single right in the printed statements; logins and passwords aside, without which nobody gets in. */
+/** Every single right in the printed statements, without logins and passwords, which are always needed. */
 export function removals({ statements }: Granted): Removal[] {
   const all = statements.flatMap(({ side, sql }) => rightsIn(sql).map((each) => ({ side, ...each })))
-  // Two statements can give the same one.
+  // Two statements can grant the same one.
   return [...new Map(all.map((each) => [`${each.side} ${each.right}`, each])).values()]
 }
 
@@ -191,7 +193,7 @@ function rightsIn(sql: string): Rights {
   if (owner) return [{ right: `OWNER OF ${table}`, take: `ALTER TABLE ${table} OWNER TO postgres` }]
   if (!sql.startsWith('GRANT ')) return []
   const [, what = '', to = '', withOption = ''] = /^GRANT (.*) TO (".*?")( WITH GRANT OPTION)?$/s.exec(sql) ?? []
-  // What the owner of a table is given holds that table's foreign keys, not the migration role.
+  // Rights of a table's owner are for that table's foreign keys, not for the migration role.
   if (to !== user) return []
   if (!what.includes(' ON ')) return [{ right: `MEMBER OF ${what}`, take: `REVOKE ${what} FROM ${user}` }]
   const [privileges = '', rest = ''] = what.split(' ON ')

@@ -1,4 +1,4 @@
-/** A rolling proof of a test: begun, waited for, and ended. */
+/** A rolling proof in a test: started, awaited and ended. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Entry } from '../../src/ledger/ledger.ts'
 import { type ProofOptions, ProofSession } from '../../src/phases/rolling/session.ts'
@@ -9,7 +9,7 @@ export interface Proof {
   ended: Promise<Error | undefined>
 }
 
-/** What a test says of its proof; the rest is usual. */
+/** What a test sets for its proof; the rest is default. */
 type Wanted = Pick<ProofOptions, 'sourceUrl' | 'targetUrl' | 'plan' | 'stream'> & Partial<ProofOptions>
 
 export async function beginProof(wanted: Wanted): Promise<Proof> {
@@ -32,7 +32,7 @@ export async function beginProof(wanted: Wanted): Promise<Proof> {
   return { session, ended, failure: () => failure }
 }
 
-/** Waits for something while the proof has not failed. */
+/** Waits for a condition while the proof has not failed. */
 export async function untilProof(
   { session, failure }: Proof,
   probe: () => unknown,
@@ -46,7 +46,7 @@ export async function untilProof(
   }
 }
 
-/** Every row is compared once, and what changed before that again. */
+/** Every row is compared once, and rows that changed before are compared again. */
 export function isComplete({ session }: Proof): boolean {
   const oldest = session.proofs.dirty.oldestOpen
   return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
@@ -57,7 +57,7 @@ export function isQuiet({ session }: Proof): boolean {
   return session.proofs.dirty.size === 0
 }
 
-/** As a run ends that is not killed. */
+/** Ends like a run that is not killed. */
 export async function endProof({ session }: Proof): Promise<void> {
   await session.halt()
   await session.save()

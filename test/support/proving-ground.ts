@@ -23,11 +23,11 @@ import { type Servers, startServers } from './servers.ts'
 
 const SLOT = 'ground'
 
-/** What a migration would come to. */
+/** The outcome of a migration. */
 export interface Verdict {
-  /** Code of what ended it before the decision; undefined when every row was proved or compared in full. */
+  /** Code of the error that ended it before the decision; undefined when every row was proved or compared in full. */
   red: string | undefined
-  /** Tables that were compared in full, with the reason for each. */
+  /** Tables compared in full, with the reason for each. */
   full: Record<string, string>
   /** Tables in which the comparison after the commit finds a difference. */
   late: string[]
@@ -36,8 +36,8 @@ export interface Verdict {
 }
 
 /**
- * A prepared pair, a replicator in this process that errs on demand, and the proof beside it: what a whole migration
- * would find, in a second or two.
+ * A prepared pair, an in-process replicator with faults on demand, and the proof beside it: finds what a whole
+ * migration would find, in a second or two.
  */
 export class ProvingGround {
   readonly servers: Servers
@@ -79,7 +79,7 @@ export class ProvingGround {
     return client
   }
 
-  /** Both sides empty but for `rows`, as a load leaves them, and the stream running. */
+  /** Empties both sides except for `rows`, as after a load, and starts the stream. */
   async begin(rows = ''): Promise<void> {
     await this.end()
     const names = this.plan.tables.map(pg.escapeIdentifier).join(', ')
@@ -130,12 +130,12 @@ export class ProvingGround {
     return this.until(proof, () => isQuiet(proof), 'quiet')
   }
 
-  /** As a leg ends: what is proved is written down. */
+  /** Ends like a leg: saves what is proved. */
   handOver(proof: Proof): Promise<void> {
     return endProof(proof)
   }
 
-  /** As a runner that is killed: nothing is written down. */
+  /** Ends like a killed runner: saves nothing. */
   async kill({ session }: Proof): Promise<void> {
     await session.close()
   }
@@ -144,7 +144,7 @@ export class ProvingGround {
     return parseLsn((await this.s.query('SELECT pg_current_wal_insert_lsn()::text AS l')).rows[0].l)
   }
 
-  /** Waits until what is committed now is applied. */
+  /** Waits until everything committed so far is applied. */
   async arrived(): Promise<void> {
     const beat = await writeMarker(this.s, '')
     for (const end = performance.now() + 300_000; ; await sleep(10)) {
@@ -153,7 +153,7 @@ export class ProvingGround {
     }
   }
 
-  /** The night: nobody writes any more; drain, last comparison, and the comparison after the commit. */
+  /** The night: writes stop; drain, last comparison, and the comparison after the commit. */
   async decide(proof: Proof, sabotage = async () => {}): Promise<Verdict> {
     const full: Record<string, string> = {}
     let red: string | undefined
@@ -177,7 +177,7 @@ export class ProvingGround {
     return { red, full, late: await this.digest(this.plan.tables), truth: await this.truth() }
   }
 
-  /** Tables in which the row hashes of both sides differ. */
+  /** Tables whose row hashes differ between the sides. */
   async digest(names: readonly string[]): Promise<string[]> {
     const [here, there] = await Promise.all([readTables(this.s, 'public'), readTables(this.t, 'public')])
     const pairs = names.map((name) => {
@@ -193,7 +193,7 @@ export class ProvingGround {
     return digests.filter((each) => each.missing + each.mismatch + each.extraneous).map(({ name }) => name)
   }
 
-  /** Tables that differ, by every value of every row. */
+  /** Tables that differ, compared value by value. */
   async truth(): Promise<string[]> {
     const found: string[] = []
     for (const table of this.plan.tables) {
@@ -209,7 +209,7 @@ export class ProvingGround {
     await this.#beat
   }
 
-  /** Ends streams and proofs; the servers stay. */
+  /** Ends streams and proofs; the servers keep running. */
   async end(): Promise<void> {
     await Promise.all(this.#proofs.splice(0).map(({ session }) => session.close()))
     await this.#stopBeating()

@@ -1,14 +1,14 @@
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 
-/** A way to a server that can be cut: silently, as a broken cable does, or with every connection reset. */
+/** A connection to a server that can be cut: silently, like a broken cable, or by resetting every connection. */
 export interface TcpProxy {
-  /** The same URL by way of this proxy. */
+  /** The same URL through this proxy. */
   url(url: string): string
-  /** Nothing gets through, and nobody is told. */
+  /** Drops everything silently. */
   cut(): void
-  /** What was held back flows again, as TCP sends it again. */
+  /** Passes on what was held back, as TCP resends it. */
   heal(): void
-  /** Every connection is reset; new ones are possible. */
+  /** Resets every connection; new ones are possible. */
   reset(): void
   stop(): Promise<void>
 }

@@ -1,7 +1,7 @@
-/** What can be wrong on the target of the shop. */
+/** Defects of the shop's target. */
 import { expect } from 'vitest'
 
-/** What is done, what it is called, how it is undone on the target, and what the message must name. */
+/** A defect's statement and name, how to undo it on the target, and what the message must name. */
 export const DEFINITIONS: [what: string, done: string, undone: string, names: string[]][] = [
   ['a missing table', 'ALTER TABLE reviews RENAME TO away', 'ALTER TABLE away RENAME TO reviews', ['public.reviews']],
   [
@@ -23,7 +23,7 @@ export const DEFINITIONS: [what: string, done: string, undone: string, names: st
     ['weight_kg', 'numeric(10,3)', 'text'],
   ],
   [
-    'a type that holds less',
+    'a narrower type',
     'ALTER TABLE products ALTER price TYPE numeric(8,2)',
     'ALTER TABLE products ALTER price TYPE numeric(12,2)',
     ['price', 'numeric(12,2)', 'numeric(8,2)'],
@@ -39,7 +39,7 @@ export const DEFINITIONS: [what: string, done: string, undone: string, names: st
   ],
 ]
 
-/** What is done to the target's rows, and what `verify` counts. */
+/** A change of the target's rows, and the counts of `verify` for it. */
 export const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   ['a deleted row', 'categories', 'DELETE FROM categories WHERE id = 2', { missing: 1 }],
   ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
@@ -69,10 +69,10 @@ export const ROWS: [what: string, table: string, done: string, found: Record<str
   ],
 ]
 
-/** The same, which a molt verify that misreads both sides alike does not see. */
+/** Changes that a molt verify misses that misreads both sides alike. */
 export const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   [
-    'a number that was cut',
+    'a truncated number',
     'payments',
     'UPDATE payments SET fee = round(fee, 10) WHERE scale(fee) > 10',
     { columns: ['fee'], unseen: expect.any(Number), diagnosis: expect.any(String) },
@@ -83,7 +83,7 @@ export const UNSEEN: [what: string, table: string, done: string, found: Record<s
     'UPDATE customers SET settings = settings || \'{"ratio": 1.2}\' WHERE id = 3',
     { mismatch: 1, columns: ['settings'], unseen: 1 },
   ],
-  ['a row that is not there', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1, unseen: 1 }],
+  ['a missing row', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1, unseen: 1 }],
   [
     'one row in place of another',
     'reviews',

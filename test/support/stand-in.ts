@@ -4,14 +4,15 @@ import { join, resolve } from 'node:path'
 
 export const STAND_IN_MOLT = resolve(import.meta.dirname, '../../dist/stand-in-molt.cjs')
 
-/** Node of the stand-in's programs: that of the actions. */
+/** The Node that runs the stand-in's programs, which is that of the actions. */
 export const NODE = process.env.MOLT_ACTIONS_NODE ?? process.execPath
 
 let made: string | undefined
 
 /**
- * The folder of the programs `molt` and `replicator` that `setup` with `embedded` would install. What they answer to
- * `--help` and `version` is kept for all tests of a run: each action asks for both, and each answer is a process.
+ * The folder with the programs `molt` and `replicator` that `setup` with `embedded` would install. Caches their
+ * answers to `--help` and `version` for all tests of a run, because each action asks for both, and each answer is a
+ * process.
  */
 export function standInFolder(): string {
   if (made) return made
@@ -21,84 +22,91 @@ export function standInFolder(): string {
   mkdirSync(kept, { recursive: true })
   for (const tool of ['molt', 'replicator']) {
     const bundle = resolve(import.meta.dirname, `../../dist/stand-in-${tool}.cjs`)
-    writeFileSync(join(folder, tool), script(NODE, bundle, join(kept, tool)), { mode: 0o755 })
+    writeFileSync(join(folder, tool), script(bundle, join(kept, tool)), { mode: 0o755 })
   }
   made = folder
   return folder
 }
 
-function script(node: string, bundle: string, kept: string): string {
-  const cache = process.env.NODE_COMPILE_CACHE
+function script(bundle: string, kept: string): string {
   return `#!/bin/sh
-${cache ? `export NODE_COMPILE_CACHE='${cache}'` : ''}
 for last do :; done
 case $last in --help|--version|version)
   IFS=_
   answer="${kept}_$*"
-  [ -f "$answer" ] || { '${node}' '${bundle}' "$@" >"$answer.$$" && mv "$answer.$$" "$answer"; }
+  [ -f "$answer" ] || { ${nodeOn(bundle)} "$@" >"$answer.$$" && mv "$answer.$$" "$answer"; }
   exec cat "$answer"
 esac
-exec '${node}' '${bundle}' "$@"
+${launcher(bundle)}
 `
 }
 
-/** What is done to molt's command line and output, to make it fail as the real tool can. */
+/** Shell words that start Node on a program. Tools get a clean environment, and take twice as long without compiled code. */
+function nodeOn(program: string): string {
+  const cache = process.env.NODE_COMPILE_CACHE
+  return `${cache ? `env NODE_COMPILE_CACHE='${cache}' ` : ''}'${NODE}' '${program}'`
+}
+
+/** The last line of a shell script that runs a program of Node. */
+export function launcher(program: string, args = ''): string {
+  return `exec ${nodeOn(program)} ${args} "$@"`
+}
+
+/** Changes to molt's command line and output that make it fail like the real tool. */
 export interface Trick {
-  /** Values of flags that are given to it in place of the action's. */
+  /** Flag values that replace the action's. */
   flags?: Record<string, string>
   add?: string[]
-  /** Lines of its output that never come. */
+  /** Lines of its output that are dropped. */
   drop?: string
   /** It is killed when it writes such a line. */
   killAt?: string
   /** It is frozen when it writes such a line. */
   freezeAt?: string
-  /** It says of this table that it had no row. */
+  /** It reports this table as having no row. */
   zero?: string
   /** Lines that it writes before all others. */
   says?: string[]
   /** MiB of one line that it writes before all others. */
   flood?: number
-  /** It compares as a tool does that misreads both sides alike: no row differs. */
+  /** It compares like a tool that misreads both sides alike: no row differs. */
   blind?: boolean
 }
 
-/** A folder with a `molt` that plays a trick, beside the usual replicator. */
+/** A folder with a `molt` that plays a trick, and the normal replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
   symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
-  const program = `#!${NODE}
+  const program = `
 const trick = ${JSON.stringify(trick)}
 const bundle = ${JSON.stringify(STAND_IN_MOLT)}
 const args = process.argv.slice(2)
-if (/^--(help|version)$/.test(args.at(-1))) require(bundle)
-else play()
-function play() {
-  const { spawn } = require('node:child_process')
-  const { createInterface } = require('node:readline')
-  const { writeSync } = require('node:fs')
-  for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
-  args.push(...(trick.add ?? []))
-  for (const line of trick.says ?? []) process.stdout.write(line + '\\n')
-  for (let i = 0; i < (trick.flood ?? 0); i++) writeSync(1, 'x'.repeat(2 ** 20))
-  if (trick.flood) process.stdout.write('\\n')
-  const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
-  createInterface({ input: molt.stdout }).on('line', (line) => {
-    if (trick.killAt && new RegExp(trick.killAt).test(line)) {
-      molt.kill('SIGKILL')
-      process.kill(process.pid, 'SIGKILL')
-    }
-    if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
-    if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
-    if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
-    if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
-    if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
-    if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
-  })
-  process.on('SIGTERM', () => molt.kill('SIGTERM'))
-  molt.on('close', (code) => process.exit(code ?? 1))
-}
+const { spawn } = require('node:child_process')
+const { createInterface } = require('node:readline')
+const { writeSync } = require('node:fs')
+for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
+args.push(...(trick.add ?? []))
+for (const line of trick.says ?? []) process.stdout.write(line + '\\n')
+for (let i = 0; i < (trick.flood ?? 0); i++) writeSync(1, 'x'.repeat(2 ** 20))
+if (trick.flood) process.stdout.write('\\n')
+const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
+createInterface({ input: molt.stdout }).on('line', (line) => {
+  if (trick.killAt && new RegExp(trick.killAt).test(line)) {
+    molt.kill('SIGKILL')
+    process.kill(process.pid, 'SIGKILL')
+  }
+  if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
+  if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
+  if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
+  if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
+  if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
+  if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
+})
+process.on('SIGTERM', () => molt.kill('SIGTERM'))
+molt.on('close', (code) => process.exit(code ?? 1))
 `
-  writeFileSync(join(folder, 'molt'), program, { mode: 0o755 })
+  writeFileSync(join(folder, 'molt.cjs'), program)
+  const asked = `case "$*" in *--help|*--version) exec '${join(standInFolder(), 'molt')}' "$@" ;; esac`
+  writeFileSync(join(folder, 'molt'), `#!/bin/sh\n${asked}\n${launcher(join(folder, 'molt.cjs'))}\n`, { mode: 0o755 })
   return folder
 }

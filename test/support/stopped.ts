@@ -14,7 +14,7 @@ export async function stoppedChild(running: Promise<JobResult>): Promise<number>
     if (pid) return pid
     await sleep(20)
   }
-  throw new Error(`it ended before it came to the point:\n${words(await running)}`)
+  throw new Error(`it ended before the checkpoint:\n${words(await running)}`)
 }
 
 export function children(pid: number): number[] {
@@ -25,7 +25,7 @@ export function children(pid: number): number[] {
   }
 }
 
-/** As /proc has it, such as `S`, `T` or `Z`; undefined when there is no such process. */
+/** Process state from /proc, such as `S`, `T` or `Z`; undefined when the process does not exist. */
 export function stateOf(pid: number): string | undefined {
   try {
     return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0]

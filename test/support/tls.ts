@@ -5,9 +5,8 @@ import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { query } from './migration.ts'
 
 /**
- * A key and a certificate that it has signed itself.
- * @param host for which it is issued; `localhost` also names 127.0.0.1
- * @param days until it expires
+ * A key and a self-signed certificate. @param host for which it is issued; `localhost` also covers 127.0.0.1 @param
+ * days until it expires
  */
 export async function certificateFor(host = 'localhost', days = 1): Promise<{ cert: string; key: string }> {
   const end = new Date(Date.now() + days * 86_400_000)
@@ -22,10 +21,9 @@ export async function certificateFor(host = 'localhost', days = 1): Promise<{ ce
 }
 
 /**
- * From now on the server takes connections by TLS alone, from localhost and 127.0.0.1.
- * @param host for which its certificate is issued
- * @param days until it expires
- * @returns the path of its certificate, which it has signed itself: the root for those who connect
+ * Makes the server accept only TLS connections, from localhost and 127.0.0.1. @param host for which its certificate
+ * is issued @param days until it expires @returns the path of its self-signed certificate, which is the root for
+ * clients
  */
 export async function requireTlsOf(
   server: Pick<EmbeddedServer, 'name' | 'url' | 'dataDir'>,
@@ -33,7 +31,7 @@ export async function requireTlsOf(
   { host = 'localhost', days = 1 } = {},
 ): Promise<string> {
   const { cert, key } = await certificateFor(host, days)
-  // By the server, so that they are its own: it refuses a key that others can read.
+  // Written by the server itself, because it refuses a key file that others can read.
   for (const [name, text] of [
     ['server.crt', cert],
     ['server.key', key],
@@ -50,7 +48,7 @@ export async function requireTlsOf(
   return root
 }
 
-/** The same URL, as a production would have it. */
+/** The same URL with the settings of a production. */
 export function verifyingTls(url: string, root: string): string {
   return url.replace('sslmode=disable', `sslmode=verify-full&sslrootcert=${encodeURIComponent(root)}`)
 }

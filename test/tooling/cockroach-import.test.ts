@@ -38,7 +38,7 @@ interface Cluster {
   run(sql: string): Promise<ImportResult>
 }
 
-/** What the server around the engine keeps: jobs, offline tables, rights. */
+/** The state of the server around the engine: jobs, offline tables, rights. */
 function cluster(options: ImportOptions & { without?: string[]; signal?: AbortSignal } = {}): Cluster {
   const jobs: Job[] = []
   const cancels = new Map<string, (() => void) | undefined>()
@@ -119,7 +119,7 @@ async function status(job: Job | undefined, wanted: JobStatus): Promise<void> {
 }
 
 describe('IMPORT INTO', () => {
-  it('loads compressed files; unquoted empty fields are NULL, quoted ones are empty texts', async () => {
+  it('loads compressed files; unquoted empty fields are NULL, quoted ones are empty strings', async () => {
     const { run, jobs, offline } = cluster()
     const urls = [await put('a.csv.gz', '1,10,"a ""b"", c",5\n2,,"",6\n'), await put('b.csv.gz', '3,,"two\nlines",7\n')]
     const result = await run(importInto(urls))
@@ -140,7 +140,7 @@ describe('IMPORT INTO', () => {
     expect((await orders()).length).toBe(2)
   })
 
-  it('holds rows to no foreign key and no check, and leaves both unvalidated', async () => {
+  it('checks no foreign key and no CHECK, and leaves both unvalidated', async () => {
     await cluster().run(importInto([await put('dangling.csv.gz', '1,404,,-5\n')]))
     const { rows } = await db.query(
       "SELECT contype, convalidated FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype IN ('c', 'f') ORDER BY 1",
@@ -154,7 +154,7 @@ describe('IMPORT INTO', () => {
     })
   })
 
-  it('takes the table offline while it runs, and goes on when its client leaves', async () => {
+  it('takes the table offline while it runs, and continues when its client disconnects', async () => {
     const client = new AbortController()
     const gate = gateOf()
     const { run, jobs, offline } = cluster({ signal: client.signal, beforeFile: () => gate.promise })
@@ -195,13 +195,13 @@ describe('IMPORT INTO', () => {
     running.catch(() => {})
     await reached.promise
     expect(jobs[0]?.fractionCompleted).toBe(0.5)
-    // Whoever reads catalogs meanwhile waits for nothing.
+    // Catalog reads meanwhile do not wait.
     await db.query("SET lock_timeout = '1s'")
     await db.query(`SELECT column_default FROM information_schema.columns WHERE table_name = 'orders'`)
     await db.query(
       "SELECT pg_get_constraintdef(oid), pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'orders'::regclass",
     )
-    await context.jobs.cancel(jobs[0]?.id as string)
+    context.jobs.cancel(jobs[0]?.id as string)
     await expect(running).rejects.toMatchObject({ message: 'job canceled by user' })
     await status(jobs[0], 'canceled')
     expect(offline.size).toBe(0)
@@ -223,7 +223,7 @@ describe('a failing IMPORT INTO', () => {
       },
     ],
     [
-      'a value that is no number',
+      'a value that is not a number',
       '1,,secret,many\n',
       {
         code: '22P02',
@@ -253,7 +253,7 @@ describe('a failing IMPORT INTO', () => {
     expect(await orders()).toEqual([])
   })
 
-  it('reports a file that is not there', async () => {
+  it('reports a missing file', async () => {
     await expect(cluster().run(importInto([s3.importUrl('nowhere.csv.gz')]))).rejects.toThrow(
       /NoSuchKey.*s3 object does not exist/s,
     )
@@ -279,7 +279,7 @@ describe('a failing IMPORT INTO', () => {
     )
   })
 
-  it('asks for EXTERNALIOIMPLICITACCESS for HTTP, custom endpoints and implicit keys, and for INSERT and DROP', async () => {
+  it('requires EXTERNALIOIMPLICITACCESS for HTTP, custom endpoints and implicit keys, and INSERT and DROP', async () => {
     const { run, jobs } = cluster({ without: ['EXTERNALIOIMPLICITACCESS'] })
     const urls = ['http://127.0.0.1:1/a.csv', s3.importUrl('a.csv.gz'), 's3://loads/a.csv?AUTH=implicit']
     for (const url of urls)

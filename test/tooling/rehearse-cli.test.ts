@@ -1,4 +1,4 @@
-// `npm run rehearse` as a person types it: its answer, its exit status, and that nothing is left of it.
+// `npm run rehearse` as a person runs it: output, exit status, and no leftovers.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
@@ -13,7 +13,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 import { stateOf } from '../support/stopped.ts'
 
 const TIMEOUT = 150_000
-/** Half a minute in the test run; at night. */
+/** Half a minute in the normal run; more at night. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let folder: string
@@ -23,7 +23,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
 interface Run {
-  /** As a shell has it: 128 + n after signal n, by which npm ends itself when its script did. */
+  /** As in a shell: 128 + n after signal n, with which npm ends itself when its script did. */
   code: number | null
   stdout: string
   stderr: string
@@ -31,7 +31,7 @@ interface Run {
   json(): Record<string, unknown>
 }
 
-/** All that could be ours on one side, by the catalog; tables and functions of the user's come as parameters. */
+/** Everything in one side's catalog that could be ours; the user's tables and functions are parameters. */
 const OURS = `
   SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
   UNION ALL SELECT 'publication ' || pubname FROM pg_publication
@@ -42,7 +42,7 @@ const OURS = `
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL ($1)
   UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname <> ALL ($2)`
 
-/** In a process group of its own, as a shell starts it, and with a temporary folder of its own. */
+/** In its own process group, like in a shell, and with its own temporary folder. */
 function rehearse(args: string[], onText?: (text: string, interrupt: () => void) => void): Promise<Run> {
   const child: ChildProcess = spawn('npm', ['run', '--silent', 'rehearse', '--', ...args], {
     cwd: REPO,
@@ -68,7 +68,7 @@ function rehearse(args: string[], onText?: (text: string, interrupt: () => void)
   })
 }
 
-/** No process that was started by it, and none of its folders. (tsx keeps a cache of its own there.) */
+/** No process that it started and none of its folders is left. (tsx keeps a cache there.) */
 async function expectNothingLeft(): Promise<void> {
   const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,command='])
   expect(stdout.split('\n').filter((line) => line.includes(folder))).toEqual([])
@@ -76,7 +76,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 describe('two embedded servers and the shop', () => {
-  test('--json gives one object on the last line, with all that is promised', { timeout: TIMEOUT }, async () => {
+  test('--json prints one object on the last line, with everything promised', { timeout: TIMEOUT }, async () => {
     const run = await rehearse(['--rows', '2000', '--rate', '50', '--json'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.stdout.trimEnd().split('\n')).toHaveLength(1)
@@ -104,7 +104,7 @@ describe('two embedded servers and the shop', () => {
       /<h1 class="good">Committed and finalized<[\s\S]*None: the definitions[\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
     )
     expect(run.stderr).toContain('IMPORT INTO through files')
-    // Somebody who waits sees that something is going on.
+    // The user sees progress.
     expect(run.stderr).toMatch(
       /starting PostgreSQL 16 and a CockroachDB-like server[\s\S]*\[1\/\d\][\s\S]*streaming: lag/,
     )
@@ -123,14 +123,14 @@ describe('two embedded servers and the shop', () => {
     await expectNothingLeft()
   })
 
-  test('wrong usage is one line, and exit status 2', { timeout: 60_000 }, async () => {
+  test('wrong usage is one line, with exit status 2', { timeout: 60_000 }, async () => {
     const run = await rehearse(['--fast', '--json'])
     expect(run).toMatchObject({ code: 2, stdout: '' })
     expect(run.stderr).toMatch(/^[^\n]*--fast[^\n]*--help[^\n]*\n$/)
     await expectNothingLeft()
   })
 
-  nightly('--keep tells how to stop the servers, and that ends them', { timeout: TIMEOUT }, async () => {
+  nightly('--keep prints how to stop the servers, and that command ends them', { timeout: TIMEOUT }, async () => {
     const run = await rehearse(['--rows', '1000', '--rate', '0', '--keep', '--json'])
     expect(run.code, run.stderr).toBe(0)
     const [, kill = '', remove = ''] = /to stop them: (kill .*); afterwards (rm .*)/.exec(run.stderr) ?? []
@@ -182,7 +182,7 @@ describe('two embedded servers and the shop', () => {
   })
 })
 
-describe('databases of one’s own', () => {
+describe('your own databases', () => {
   let pair: Servers
   const own = () => [
     '--source',
@@ -210,21 +210,21 @@ describe('databases of one’s own', () => {
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
 
-  test('is rehearsed on and never committed; nothing of ours is left', { timeout: TIMEOUT }, async () => {
+  test('are rehearsed on and never committed; nothing of ours is left', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })
-    expect(run.stderr).not.toMatch(/switched|fenced for good/)
+    expect(run.stderr).not.toMatch(/switched|permanently fenced/)
     expect(run.stderr).toContain('the loaded rows stay on the target: empty its tables before the next run')
     await expectAsBefore()
     await expectNothingLeft()
   })
 
-  test('a check that fails is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
+  test('a failed check is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
     await query(pair.behind.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
-    // In one line: the findings are above it, and in the summary.
+    // In one line: the findings are above it and in the summary.
     const reason = expect.stringMatching(/^Prepare: [^\n]+ \(listed above and in the summary\)$/)
     expect(run.json()).toMatchObject({ verdict: 'no-go', reason, code: 'preflight.blocked' })
     expect(run.stderr).not.toContain('the loaded rows stay')
@@ -232,17 +232,17 @@ describe('databases of one’s own', () => {
     await expectNothingLeft()
   })
 
-  test('a source that does not answer leaves nothing, and no word of a cleanup', { timeout: TIMEOUT }, async () => {
+  test('a source that does not answer leaves nothing, and mentions no cleanup', { timeout: TIMEOUT }, async () => {
     await pair.source.shutdown()
     const run = await rehearse(own())
     expect(run.code).toBe(1)
     expect(run.json()).toMatchObject({ verdict: 'no-go', code: expect.stringMatching(/^connect\./) })
-    expect(run.stderr).toContain('nothing was made, so nothing is left')
+    expect(run.stderr).toContain('nothing was created, so nothing is left')
     expect(run.stderr).not.toMatch(/could not clean up|could be cleaned up/)
     await expectNothingLeft()
   })
 
-  test('a step that fails half-way is no-go, and nothing of ours is left', { timeout: TIMEOUT }, async () => {
+  test('a step that fails halfway is no-go, and nothing of ours is left', { timeout: TIMEOUT }, async () => {
     let removed: Promise<unknown> | undefined
     const run = await rehearse(own(), (text) => {
       if (/\[4\/\d\]/.test(text)) removed ??= query(pair.behind.url, 'DELETE FROM addresses WHERE id = 1')
@@ -268,7 +268,7 @@ describe('databases of one’s own', () => {
   })
 })
 
-describe('a source of one’s own, without a target', () => {
+describe('your own source, without a target', () => {
   const SCHEMA = `
     CREATE TYPE state AS ENUM ('open', 'paid', 'sent');
     CREATE TABLE customers (id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, email text NOT NULL UNIQUE);
@@ -314,7 +314,7 @@ describe('a source of one’s own, without a target', () => {
     await expectNothingLeft()
   })
 
-  test('a schema that is not there ends it before anything moves', { timeout: TIMEOUT }, async () => {
+  test('a missing schema ends it before anything moves', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--schema', 'sales'])
     expect(run.code).toBe(1)
     expect(run.json()).toMatchObject({ verdict: 'no-go', code: 'convert.schema-missing' })

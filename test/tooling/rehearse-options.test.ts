@@ -50,7 +50,7 @@ describe('the options of the rehearsal', () => {
       ['--mask', '--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd'],
       /--mask is for the sample shop/,
     ],
-  ])('%j is wrong usage, told in one line', (args, message) => {
+  ])('%j is wrong usage, reported in one line', (args, message) => {
     const error = refusal(args)
     expect(error).toBeInstanceOf(InputError)
     expect(error.message).toMatch(message)
@@ -58,7 +58,7 @@ describe('the options of the rehearsal', () => {
     expect(error.message).toMatch(/--help/)
   })
 
-  test('what is sound is taken as it is, with a default for the rest', () => {
+  test('keeps valid options, with defaults for the others', () => {
     expect(readOptions(['--mask', '--rows', '3000', '--rate', '0', '--json'])).toMatchObject({
       ...{ rows: 3000, rate: 0, mask: true, json: true, keep: false, source: undefined, binDir: undefined },
     })
@@ -67,7 +67,7 @@ describe('the options of the rehearsal', () => {
     expect(readOptions(['--help'])).toBeUndefined()
   })
 
-  test('a source without a target is enough, and names the source alone in the command that repeats it', () => {
+  test('accepts a source without a target, and names only the source in the command that repeats it', () => {
     const options = readOptions([...SOURCE, '--decisions', 'convert.yml', '--target-version', '26.1'])
     expect(options).toMatchObject({
       source: 'postgresql://h/d',
@@ -82,7 +82,7 @@ describe('the options of the rehearsal', () => {
     expect(options?.again).not.toContain('$MOLT_TARGET')
   })
 
-  test('rows are imported through a bucket unless told otherwise', () => {
+  test('imports rows through a bucket by default', () => {
     expect(readOptions([])).toMatchObject({ mode: 'import', files: 'bucket' })
     expect(readOptions(['--files', 'folder'])).toMatchObject({ mode: 'import', files: 'folder' })
     expect(readOptions(['--mode', 'use-copy'])).toMatchObject({ mode: 'use-copy', files: 'bucket' })

@@ -19,7 +19,7 @@ const WAIT = 'setInterval(() => {}, 1000); say("ready");'
 const ON_INT = 'process.on("SIGINT", () => { say("int"); process.exit(0) });'
 
 describe('a cancelled job', () => {
-  test('sends SIGINT first; a step that ends well on it is cancelled all the same, and its post runs', async () => {
+  test('sends SIGINT first; a step that then ends well still counts as cancelled, and its post runs', async () => {
     const main = `${ON_INT} append("GITHUB_STATE", "kept=1"); output("o", 1); ${WAIT}`
     const result = await runJs({ main, post: 'say("post " + env.STATE_kept)' }, cancelWhenReady())
     expect(result.conclusion).toBe('cancelled')
@@ -38,7 +38,7 @@ describe('a cancelled job', () => {
     expect(phaseOf(kill).durationMs).toBeGreaterThanOrEqual(500)
   })
 
-  test('in a composite action skips what needs success, and runs always() and cancelled() steps', async () => {
+  test('in a composite action, skips steps that need success, and runs always() and cancelled() steps', async () => {
     const result = await runSteps(
       `
 - id: long
@@ -66,7 +66,7 @@ describe('a cancelled job', () => {
     expect(stepOf(result, 'cancelled').log).toContain('it was cancelled')
   })
 
-  test('leaves a step alone whose condition still holds', async () => {
+  test('does not stop a step whose condition still holds', async () => {
     const result = await runSteps(
       `
 - id: careful
@@ -84,7 +84,7 @@ describe('a cancelled job', () => {
     expect(result.conclusion).toBe('cancelled')
   })
 
-  test('before it begins, runs what runs always, and not the main phase', async () => {
+  test('before a step starts, runs only what always runs, not the main phase', async () => {
     const result = await runJs({ pre: '', main: 'output("o", 1)', post: '' }, { signal: AbortSignal.abort() })
     expect(result).toMatchObject({ conclusion: 'cancelled', outputs: {} })
     expect(result.steps.map(({ phase, outcome }) => `${phase} ${outcome}`)).toEqual([
@@ -103,7 +103,7 @@ describe('a cancelled job', () => {
     expect(phaseOf(result)).toMatchObject({ outcome: 'cancelled', exitCode: null, outputs: {} })
   })
 
-  test('is killed, post steps included, when its time is up', async () => {
+  test('is killed when its time is up, including its post steps', async () => {
     const result = await runJs(
       { main: WAIT, post: 'setInterval(() => {}, 1000)' },
       { ...cancelWhenReady(), grace: [50, 50], cancelTimeout: 700 },
@@ -122,7 +122,7 @@ describe('processes left behind', () => {
     child.unref()
     output('pid', child.pid)`
 
-  test.runIf(process.platform === 'linux')('are killed at the end of the job and told of', async () => {
+  test.runIf(process.platform === 'linux')('are killed at the end of the job, and reported', async () => {
     const result = await runJs({
       main: leave('ignore'),
       post: 'process.kill(Number(env.INPUT_OLD || 0) || process.pid, 0)',
@@ -132,7 +132,7 @@ describe('processes left behind', () => {
     await gone(pid)
   })
 
-  test.runIf(process.platform === 'linux')('hold a step up for 5 s at most if they keep its output open', async () => {
+  test.runIf(process.platform === 'linux')('delay a step by 5 s at most if they keep its output open', async () => {
     const result = await runJs({ main: leave('inherit') })
     const main = phaseOf(result)
     expect(main.outcome).toBe('success')
@@ -141,12 +141,12 @@ describe('processes left behind', () => {
     expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
   })
 
-  test('none where none were left', async () => {
+  test('reports none when none were left', async () => {
     expect((await runJs({ main: 'say(1)' })).orphans).toEqual([])
   })
 })
 
-/** Ended, though perhaps not yet collected by whoever adopted it. */
+/** Ended, but perhaps not yet reaped. */
 async function gone(pid: number): Promise<void> {
   for (let i = 0; i < 40; i++) {
     const stat = `/proc/${pid}/stat`

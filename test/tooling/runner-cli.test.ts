@@ -26,7 +26,7 @@ test('shows the log, the outputs and the exit status', async () => {
   expect(run.stdout).toMatch(/success, exit status 0$/)
 })
 
-test('--json leaves standard output to one object, and --post goes on from the run before', async () => {
+test('--json prints only one object on standard output, and --post continues the previous run', async () => {
   const repo = repository({})
   const main = `
     say('::add-mask::s3cret'); say('::error title=T::it is s3cret')
@@ -52,7 +52,7 @@ test('--json leaves standard output to one object, and --post goes on from the r
   expect(JSON.parse(again.stdout)).toMatchObject({ conclusion: 'success', exitCode: 0, outputs: { seen: '7' } })
 })
 
-test('what it does not know is an error with a suggestion, and nothing runs', async () => {
+test('unknown names are an error with a suggestion, and nothing runs', async () => {
   const repo = repository({})
   const [input, action, none] = await Promise.all([
     cli(repo, 'plain', '--txet', 'x'),
@@ -64,7 +64,7 @@ test('what it does not know is an error with a suggestion, and nothing runs', as
   expect(none.stderr).toMatch(/--post follows a run of `js`, and there is none/)
 })
 
-test('--env gives the action a variable of the caller, and no other one', async () => {
+test('--env passes a variable of the caller to the action, and no other', async () => {
   const repo = repository({})
   const main = `output('seen', [env.MOLT_TEST_A, env.MOLT_TEST_B].join())`
   const set = { MOLT_TEST_A: 'a', MOLT_TEST_B: 'b' }
@@ -78,7 +78,7 @@ test('--env gives the action a variable of the caller, and no other one', async 
   expect(unset).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/--env MOLT_TEST_C: .*not set/) })
 })
 
-test('what one action adds to PATH is there for the next; a run without a summary leaves no older one', async () => {
+test('what one action adds to PATH is available to the next; a run without a summary removes an older one', async () => {
   const repo = repository({})
   const added = mkdtempSync(join(tmpdir(), 'added-'))
   const first = await cli(
@@ -95,7 +95,7 @@ test('what one action adds to PATH is there for the next; a run without a summar
   rmSync(added, { recursive: true })
 })
 
-test('--help tells what is allowed', async () => {
+test('--help shows the allowed values', async () => {
   const run = await execa(process.execPath, ['--import', 'tsx', CLI, 'cutover', '--help'], { cwd: PROJECT })
   expect(run.stdout).toMatch(/--decision .*\n +allowed: one of `rehearse`, `commit`\n/)
   expect(run.stdout).toMatch(/--max-pause .*\n +allowed: a duration such as/)
@@ -109,7 +109,7 @@ test('--help lists the inputs', async () => {
   )
 })
 
-test('Ctrl-C cancels: the action has its say, and nothing is left', async () => {
+test('Ctrl-C cancels: the action can react, and nothing is left', async () => {
   const main =
     'process.on("SIGINT", () => { say("stopped"); process.exit(0) }); setInterval(() => {}, 1000); say("ready " + process.pid)'
   const child = cli(repository({}), 'js', '--main', main)

@@ -16,7 +16,7 @@ interface Seen {
   failed: boolean
 }
 
-/** Feeds lines to a fresh reader; lines that are no commands appear in `seen.lines` as they are. */
+/** Feeds lines to a new reader; lines that are not commands appear unchanged in `seen.lines`. */
 function feed(lines: string[], env: Record<string, string> = {}): Seen {
   const seen: Seen = { lines: [], annotations: [], outputs: {}, masked: [], env: {}, failed: false }
   const target: CommandTarget = {
@@ -45,7 +45,7 @@ function feed(lines: string[], env: Record<string, string> = {}): Seen {
 }
 
 describe('workflow commands', () => {
-  test('an error with file, line and title becomes an annotation, its escapes undone once', () => {
+  test('an error with file, line and title becomes an annotation, with its escapes decoded once', () => {
     const { annotations, lines } = feed([
       '  ::ERROR file=/ws/a/b.ts,line=3,col=5,title=x%2Cy%3A%250A::50%25 of%0Ait %2C',
     ])
@@ -62,11 +62,11 @@ describe('workflow commands', () => {
     ['line=1,endLine=2,col=3', { line: 1, endLine: 2 }],
     ['line=1,col=3,endColumn=2', { line: 1 }],
     ['line=x', {}],
-  ])('positions that make no sense are dropped: %s', (properties, position) => {
+  ])('drops invalid positions: %s', (properties, position) => {
     expect(feed([`::notice ${properties}::m`]).annotations).toEqual([{ level: 'notice', message: 'm', ...position }])
   })
 
-  test('what is not at the start of the line, unknown or unfinished is output', () => {
+  test('treats anything not at the start of the line, unknown or incomplete as output', () => {
     const lines = ['x ::error::no', '##[error]old', '::nonsense::x', '::error no end', 'http://[::1]::x', '']
     expect(feed(lines)).toMatchObject({ lines, annotations: [], failed: false })
   })
@@ -78,19 +78,19 @@ describe('workflow commands', () => {
     expect(seen.annotations.map(({ level }) => level)).toEqual(['warning'])
   })
 
-  test('stop-commands holds until its token, which is masked', () => {
+  test('stop-commands lasts until its token, which is masked', () => {
     const seen = feed(['::stop-commands::tok3n-x', '::error::no', '::TOK3N-x::', '::error::yes'])
     expect(seen.lines).toEqual(['::stop-commands::tok3n-x', '::error::no', '::TOK3N-x::'])
     expect(seen.masked).toEqual(['tok3n-x'])
     expect(seen.annotations.map(({ message }) => message)).toEqual(['yes'])
   })
 
-  test.each(['', 'pause-logging', 'Error'])('the stop token %j is refused', (token) => {
+  test.each(['', 'pause-logging', 'Error'])('refuses the stop token %j', (token) => {
     expect(() => feed([`::stop-commands::${token}`])).toThrow(/token/)
     feed([`::stop-commands::${token}`], { ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS: 'true' })
   })
 
-  test('echo shows the commands that are not shown anyhow', () => {
+  test('echo shows commands that are not shown otherwise', () => {
     const seen = feed([
       '::set-output name=a::0',
       '::echo::on',
@@ -102,7 +102,7 @@ describe('workflow commands', () => {
     expect(feed(['::echo::maybe'])).toMatchObject({ failed: true })
   })
 
-  test('set-output still works and warns; without a name it fails the step', () => {
+  test('set-output still works, with a warning; without a name it fails the step', () => {
     const seen = feed(['::set-output name=a=b,c=d::v'])
     expect(seen.outputs).toEqual({ 'a=b': 'v' })
     expect(seen.annotations[0]?.message).toMatch(/`set-output` command is deprecated/)
@@ -123,7 +123,7 @@ describe('workflow commands', () => {
     expect(seen.annotations[0]?.message).toMatch(/node_options/)
   })
 
-  test('problem matchers are an error, not silence', () => {
+  test('reports problem matchers as an error', () => {
     expect(feed(['::add-matcher::x.json'])).toMatchObject({ failed: true })
   })
 })
@@ -178,7 +178,7 @@ describe('masks', () => {
     expect(masker.mask(text)).toBe(masked)
   })
 
-  test('base64 of a text that holds it, at any offset', () => {
+  test('base64 of a text that contains it, at any offset', () => {
     for (const before of ['', 'u', 'us']) {
       const text = Buffer.from(`${before}first line`).toString('base64')
       expect(masker.holds(text)).toBe(true)

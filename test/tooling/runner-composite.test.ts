@@ -20,13 +20,13 @@ describe('a composite action', () => {
     expect(stepOf(result, 'first', 'post').log).toBe('Post job cleanup.\npost of first\n')
   })
 
-  test('continue-on-error turns a failure into a success, and the outcome still tells', async () => {
+  test('continue-on-error turns a failure into a success, and the outcome still shows it', async () => {
     const result = await chain({ fail: 'true' })
     expect(result).toMatchObject({ conclusion: 'success', outputs: { outcome: 'failure/success' } })
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
   })
 
-  test('a red step stops the rest but for failure() and always(), and post steps run, also of a step that got no further than its pre', async () => {
+  test('a red step skips the rest except failure() and always(); post steps run, even of a step that only ran its pre', async () => {
     const result = await runSteps(`
 - id: ok
   uses: $/actions/js
@@ -66,7 +66,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'next').outcome).toBe('skipped')
   })
 
-  test('inputs, env of every level, runner and github are there; outer env wins over GITHUB_ENV', async () => {
+  test('provides inputs, env of every level, runner and github; outer env overrides GITHUB_ENV', async () => {
     const header = 'inputs:\n  Name:\n    description: n\n    default: dflt'
     const result = await runSteps(
       `
@@ -86,7 +86,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'show').log).toMatch(/step from file j j-from file-- step dflt true {2}\/\S+\/chain\n$/)
   })
 
-  test('numbers and booleans reach a step as text; objects are refused', async () => {
+  test('passes numbers and booleans to a step as text, and refuses objects', async () => {
     const result = await runSteps(`
 - id: show
   uses: $/actions/plain
@@ -104,7 +104,7 @@ describe('a composite action', () => {
     expect(messages(stepOf(result, 'bad'))).toEqual(['error: A mapping was not expected'])
   })
 
-  test('quotes and braces in a text with expressions stay as they are', async () => {
+  test('keeps quotes and braces in a text with expressions', async () => {
     const result = await runSteps(`
 - id: show
   run: |
@@ -115,7 +115,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'show').log.split('##[endgroup]\n')[1]).toBe("  it's 'quoted' {0} it's 'x' }}\n")
   })
 
-  test('a script stops at its first error, also in a pipe, and in its working directory', async () => {
+  test('a script stops at its first error, also in a pipe, and runs in its working directory', async () => {
     const result = await runSteps(`
 - id: pipe
   continue-on-error: \${{ inputs.none == null }}
@@ -132,7 +132,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'folder').log).toMatch(/\/workspace\n$/)
   })
 
-  test('post-if and pre-if decide, by the state of the job', async () => {
+  test('post-if and pre-if decide by the state of the job', async () => {
     const repo = repository({
       'actions/careful/action.yml':
         'name: c\ndescription: c\nruns:\n  using: node24\n  pre: ../js/pre.cjs\n  pre-if: false\n  main: ../js/main.cjs\n  post: ../js/post.cjs\n  post-if: failure()\n',
@@ -143,7 +143,7 @@ describe('a composite action', () => {
     expect(ran(await run('1'))).toEqual(['main c', 'main Run exit 1', 'post c'])
   })
 
-  test('a composite action in another one: its scope is its own, its posts come with it', async () => {
+  test('a nested composite action has its own scope and its own posts', async () => {
     const repo = repository({
       'outer/action.yml': `
 name: outer
@@ -173,7 +173,7 @@ runs:
     expect(stepOf(result, 'after', 'post').log).toContain('after 5 nested and skipped')
   })
 
-  test('a local action is looked for in the workspace when its turn comes; its pre does not run', async () => {
+  test('looks for a local action in the workspace when it is its turn, without running its pre', async () => {
     const result = await runSteps(`
 - run: mkdir -p made && cp -r "$GITHUB_ACTION_PATH/../actions/js/." made
   shell: bash
@@ -189,7 +189,7 @@ runs:
     expect(ran(result)).toContain('post local')
   })
 
-  test('an expression that fails makes its step red, whatever it stands in; a condition that fails ends the action', async () => {
+  test('a failing expression makes its step red, wherever it is; a failing condition ends the action', async () => {
     const bad = `\${{ fromJSON('{') }}`
     const result = await runSteps(`
 - id: env
@@ -216,7 +216,7 @@ runs:
     expect(result.conclusion).toBe('failure')
   })
 
-  test('outputs that need a step’s value are evaluated without it in the pre and post phases, as on GitHub', async () => {
+  test("outputs that need a step's value are evaluated without it in the pre and post phases, as on GitHub", async () => {
     const header = `outputs:\n  x:\n    value: \${{ fromJSON(steps.a.outputs.n).n }}`
     const steps = (uses: string) => `
 - id: a

@@ -11,10 +11,10 @@ import {
   type StepResult,
 } from '../../rehearsal/runner/runner.ts'
 
-/** Holds the actions `js`, which runs the JavaScript of its inputs, and `plain`, and a composite one in its root. */
+/** Holds the actions `js`, which runs the JavaScript in its inputs, `plain`, and a composite one in the root. */
 export const FIXTURE = fileURLToPath(new URL('../fixtures/runner', import.meta.url))
 
-/** A copy of the fixture with more files in it, removed after the test. */
+/** A copy of the fixture with more files, removed after the test. */
 export function repository(files: Record<string, string>): string {
   const repo = mkdtempSync(join(tmpdir(), 'runner-test-'))
   onTestFinished(() => rmSync(repo, { recursive: true, force: true }))
@@ -26,13 +26,13 @@ export function repository(files: Record<string, string>): string {
   return repo
 }
 
-/** Runs the fixture's `js` action: its main phase, and the others if there is something for them to do. */
+/** Runs the fixture's `js` action: its main phase, and the others if they have something to do. */
 export function runJs(inputs: Record<string, string>, more: Partial<RunOptions> = {}): Promise<JobResult> {
   const phases = (['pre', 'main', 'post'] as const).filter((phase) => phase === 'main' || phase in inputs)
   return runAction({ phases, dir: join(FIXTURE, 'actions/js'), repo: FIXTURE, inputs, ...more })
 }
 
-/** Runs a composite action with these steps, written as YAML, in a copy of the fixture. */
+/** Runs a composite action with these YAML steps, in a copy of the fixture. */
 export function runSteps(steps: string, more: Partial<RunOptions> & { header?: string } = {}): Promise<JobResult> {
   const { header = '', ...options } = more
   const indented = steps.replace(/^\n/, '').replace(/^/gm, '    ')
@@ -47,14 +47,14 @@ export function stepOf(result: JobResult, id: string, phase = 'main'): StepResul
   return step
 }
 
-/** The action's own step of a phase. */
+/** The action's own step in a phase. */
 export function phaseOf(result: JobResult, phase: Phase = 'main'): StepResult {
   const step = result.steps.find((each) => each.depth === 0 && each.phase === phase)
   if (!step) throw new Error(`there is no ${phase} phase`)
   return step
 }
 
-/** The phase and id or name of each step below the action itself that did not skip, in order. */
+/** Phase and id or name of each step below the action that was not skipped, in order. */
 export function ran(result: JobResult): string[] {
   return result.steps
     .filter((step) => step.depth > 0 && step.outcome !== 'skipped')

@@ -35,7 +35,7 @@ test('reads what it needs', () => {
   })
 })
 
-describe('refuses, with the place', () => {
+describe('refuses, with the position', () => {
   test.each<[what: string, text: string, message: RegExp]>([
     ['not YAML', `${NODE}\n  a: [`, /it\/action.yml: .* at line 7, column 1/],
     ['an unknown key', `${NODE}\nruntime: x`, /action.yml \(Line: 6, Col: 1\): Unexpected value 'runtime'/],
@@ -50,7 +50,7 @@ describe('refuses, with the place', () => {
     ['another repository', composite('uses: actions/checkout@v4'), /uses: actions\/checkout@v4 is not supported/],
     ['a docker step', composite('uses: docker://alpine'), /docker:\/\/alpine is not supported/],
     ['a missing sibling', composite('uses: $/actions/none'), /there is no action.yml in .*actions\/none/],
-    ['a way out of the repository', composite('uses: $/../x'), /leaves the repository/],
+    ['a path outside the repository', composite('uses: $/../x'), /leaves the repository/],
     ['another shell', composite('run: x\nshell: pwsh'), /shell: pwsh is not supported/],
     ['no shell', composite('run: x'), /Required property is missing: shell/],
     ['secrets', composite(`run: \${{ secrets.X }}\nshell: bash`), /Unrecognized named-value: 'secrets'/],
@@ -92,7 +92,7 @@ describe('refuses, with the place', () => {
     )
   })
 
-  test('faults in an action that is used, before anything runs', () => {
+  test('faults in a used action, before anything runs', () => {
     const files = { 'actions/broken/action.yml': `name: b\ndescription: b\n${NODE}\n  extra: 1\n` }
     expect(() => load(composite('uses: $/actions/broken'), files)).toThrow(/actions\/broken\/action.yml.*'extra'/)
   })

@@ -27,7 +27,7 @@ describe('a JavaScript action', () => {
     })
   })
 
-  test('an unknown input is a warning and is passed on; a deprecated one warns; case does not matter', async () => {
+  test('passes an unknown input on with a warning, warns of a deprecated one, and ignores case', async () => {
     const result = await runJs({ MAIN: show('env["INPUT_NO-SUCH"] + env.INPUT_OLD'), 'no-such': '1', old: '2' })
     expect(JSON.parse(result.outputs.json as string)).toBe('12')
     expect(messages(phaseOf(result))).toEqual([
@@ -36,13 +36,13 @@ describe('a JavaScript action', () => {
     ])
   })
 
-  test('a missing required input is not the runner’s business', async () => {
+  test('does not check for missing required inputs', async () => {
     const result = await runAction({ dir: join(FIXTURE, 'actions/plain'), repo: FIXTURE, inputs: {} })
     expect(result.conclusion).toBe('success')
     expect(result.steps[0]?.outputs).toEqual({ text: '' })
   })
 
-  test('has a clean environment with what GitHub sets, and the job’s own variables', async () => {
+  test("has a clean environment with GitHub's variables and the job's own", async () => {
     process.env.RUNNER_TEST_LEAK = 'x'
     onTestFinished(() => {
       delete process.env.RUNNER_TEST_LEAK
@@ -69,7 +69,7 @@ describe('a JavaScript action', () => {
       expect(env).not.toHaveProperty(name)
   })
 
-  test('state goes from pre to main to post, with each phase in its own process', async () => {
+  test('state passes from pre to main to post, each phase in its own process', async () => {
     const script =
       'append("GITHUB_STATE", phase + "=" + process.pid); say(Object.keys(env).filter((k) => /^STATE_/.test(k)).join())'
     const result = await runJs({ pre: script, main: script, post: script })
@@ -95,7 +95,7 @@ describe('a JavaScript action', () => {
     expect(phaseOf(late).log).toContain('Error: no')
   })
 
-  test('phases of their own: post alone takes up the state and conclusion of the run before', async () => {
+  test('separate phases: post alone continues with the state and conclusion of the previous run', async () => {
     const first = await runJs({ main: 'append("GITHUB_STATE", "id=42")' }, { phases: ['pre', 'main'] })
     expect(first.steps.map(({ phase }) => phase)).toEqual(['pre', 'main'])
     const { state, conclusion } = first
@@ -103,7 +103,7 @@ describe('a JavaScript action', () => {
     expect(second.steps.map(({ phase, log }) => [phase, log])).toEqual([['post', 'Post job cleanup.\n42\n']])
   })
 
-  test('a missing main file and a node that is not there fail the step', async () => {
+  test('a missing main file or Node fails the step', async () => {
     const repo = repository({
       'actions/gone/action.yml': 'name: x\ndescription: x\nruns:\n  using: node24\n  main: no.cjs\n',
     })
@@ -114,12 +114,12 @@ describe('a JavaScript action', () => {
     expect(messages(nowhere)[0]).toMatch(/cannot start \/no\/such\/node/)
   })
 
-  test('a process that a signal has ended has exit code 128 + n', async () => {
+  test('a process ended by a signal has exit code 128 + n', async () => {
     const result = await runJs({ main: 'process.kill(process.pid, "SIGTERM"); setInterval(() => {}, 1000)' })
     expect(phaseOf(result)).toMatchObject({ exitCode: 143, outcome: 'failure' })
   })
 
-  test('output of any kind becomes lines: no newline at the end, carriage returns, cut characters, standard error', async () => {
+  test('splits any output into lines: no newline at the end, carriage returns, split characters, standard error', async () => {
     const main = `
       process.stdout.write('a\\r\\nb\\rc\\n\\n')
       const bytes = Buffer.from('ü end')
@@ -158,12 +158,12 @@ describe('files that a step writes', () => {
     expect(phaseOf(result, 'post').log).toContain('1undefined')
   })
 
-  test('GITHUB_PATH: the last one added is searched first', async () => {
+  test('GITHUB_PATH: the last entry is searched first', async () => {
     const result = await runJs({ main: 'append("GITHUB_PATH", "/a\\n/b\\n/a")', post: 'say(env.PATH)' })
     expect(phaseOf(result, 'post').log).toContain(`/a:/b:${process.env.PATH}`)
   })
 
-  test('a summary is masked; one over 1 MiB is dropped with an error and the step stays green', async () => {
+  test('masks a summary; one over 1 MiB is dropped with an error, and the step stays green', async () => {
     const small = await runJs({ main: 'say("::add-mask::s3cret"); append("GITHUB_STEP_SUMMARY", "# it is s3cret")' })
     expect(small.summary).toBe('# it is ***\n')
     const big = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024))' })
@@ -177,7 +177,7 @@ describe('files that a step writes', () => {
 })
 
 describe('masks', () => {
-  test('hide a value in all of the log that follows, later phases included', async () => {
+  test('mask a value in the rest of the log, including later phases', async () => {
     const lines: LogLine[] = []
     const main =
       'say("before s3cret"); say("::add-mask::s3cret"); say("::error title=t::has s3cret"); say("after s3cret")'
@@ -188,14 +188,14 @@ describe('masks', () => {
     expect(phaseOf(result, 'post').log).not.toContain('s3cret')
   })
 
-  test('secrets of the caller are hidden from the first line, the inputs in the header included', async () => {
+  test("the caller's secrets are masked from the first line, including the inputs in the header", async () => {
     const url = 'postgres://u:p%40ss@h/db'
     const result = await runJs({ main: 'say(env.INPUT_OLD)', old: url }, { secrets: [url] })
     expect(phaseOf(result).log).toContain('old: ***')
     expect(JSON.stringify(result.steps.map(({ log }) => log))).not.toContain('p%40ss')
   })
 
-  test('an output that holds one does not leave the job, with a warning; the step keeps it', async () => {
+  test('an output with a secret does not leave the job, with a warning; the step keeps it', async () => {
     const result = await runJs({
       main: 'say("::add-mask::s3cret"); output("url", "x/s3cret"); output("ok", 1); output("none", "")',
     })
@@ -205,7 +205,7 @@ describe('masks', () => {
   })
 })
 
-test('lines say which step and group they belong to', async () => {
+test('lines show their step and group', async () => {
   const lines: LogLine[] = []
   await runJs(
     { main: 'say("::group::G"); say("in"); say("::endgroup::"); say("out")' },
@@ -220,20 +220,20 @@ test('lines say which step and group they belong to', async () => {
   ])
 })
 
-test('debug lines are shown only in debug runs', async () => {
+test('debug lines appear only in debug runs', async () => {
   const main = 'say("::debug::de" + "ep"); say(env.RUNNER_DEBUG)'
   expect(phaseOf(await runJs({ main })).log).not.toContain('deep')
   const debug = await runJs({ main }, { debug: true })
   expect(phaseOf(debug).log).toMatch(/##\[debug\]deep\n1\n/)
 })
 
-test('a job shows at most 10 annotations of a level; the steps keep all', async () => {
+test('a job shows at most 10 annotations per level; the steps keep all', async () => {
   const result = await runJs({ main: 'for (let i = 0; i < 12; i++) say("::error::" + i); say("::notice::n")' })
   expect(result.annotations.length).toBe(11)
   expect(phaseOf(result).annotations.length).toBe(13)
 })
 
-test('hooks come before and after the steps that run, and their errors end the job', async () => {
+test('hooks run before and after each executed step, and their errors end the job', async () => {
   const seen: string[] = []
   await runJs(
     { pre: 'process.exit(1)', post: '' },
@@ -249,7 +249,7 @@ test('hooks come before and after the steps that run, and their errors end the j
   await expect(runJs({}, { beforeStep: failing })).rejects.toThrow('sabotage failed')
 })
 
-test('the work folder goes away unless the caller names it', async () => {
+test('removes the work folder unless the caller names one', async () => {
   const temp = mkdtempSync(join(tmpdir(), 'runner-test-'))
   onTestFinished(() => rmSync(temp, { recursive: true, force: true }))
   const main = 'const f = env.RUNNER_TEMP + "/f"; require("node:fs").writeFileSync(f, "x"); output("f", f)'

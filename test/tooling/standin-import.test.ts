@@ -55,7 +55,7 @@ const event = (run: Finished, message: string) => run.events.find((each) => Stri
 const exceptions = async () => (await db.t.query('SELECT file_name, sql_state FROM _molt_fetch_exceptions')).rows
 
 describe('a load through files', () => {
-  it('imports from a bucket, in the order of its parts, and leaves them there', async () => {
+  it('imports from a bucket in the order of its parts, and keeps them there', async () => {
     const run = await fetch([...BUCKET, '--flush-rows', '15'])
     expect(run).toMatchObject({ code: 0, stderr: '' })
     await same()
@@ -68,7 +68,7 @@ describe('a load through files', () => {
     expect(run.stdout).not.toContain('S3RVER')
   })
 
-  it('imports from the folder that it serves, and cleans it up when told to', async () => {
+  it('imports from the folder that it serves, and cleans it up on request', async () => {
     const run = await fetch([...(await local()), '--flush-rows', '15', '--cleanup'])
     expect(run).toMatchObject({ code: 0, stderr: '' })
     await same()
@@ -82,12 +82,12 @@ describe('a load through files', () => {
     await same()
   })
 
-  it('imports few files at a time', async () => {
+  it('imports a few files at a time', async () => {
     await fetch([...BUCKET, '--flush-rows', '15', '--import-batch-size', '2'])
     expect(target.jobs.length).toBe(2)
   })
 
-  it('writes NULL for an empty text as the older builds do', async () => {
+  it('writes NULL for an empty string, as older builds do', async () => {
     const run = await fetch([...BUCKET], { ...s3.env, MOLT_STANDIN_FORM: 'run' })
     expect(run.code).toBe(0)
     expect((await db.t.query('SELECT id FROM notes WHERE body IS NULL ORDER BY 1')).rows).toEqual([
@@ -97,7 +97,7 @@ describe('a load through files', () => {
   })
 })
 
-describe('a load through files that fails', () => {
+describe('a failing load through files', () => {
   it('halves a failing batch, keeps the good half, and notes the file to continue with', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const run = await fetch([...BUCKET, '--flush-rows', '10'])
@@ -112,7 +112,7 @@ describe('a load through files that fails', () => {
     expect(event(run, 'created continuation token')).toMatchObject({ table: 'public.notes' })
   })
 
-  it('continues with every file of the table, so that what was kept collides until the table is empty', async () => {
+  it('continues with every file of the table, so that kept rows collide until the table is empty', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET, '--flush-rows', '10'])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string
@@ -127,7 +127,7 @@ describe('a load through files that fails', () => {
     expect(event(resumed, 'removing exception log for continuation-token')).toBeDefined()
   })
 
-  it('passes over a table without a noted failure, and names it as loaded', async () => {
+  it('skips a table without a recorded failure, and reports it as loaded', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string
@@ -153,7 +153,7 @@ describe('a load through files that fails', () => {
     expect(target.jobs.map(({ status }) => status)).toEqual(['canceled', 'succeeded', 'succeeded'])
   })
 
-  it('cannot import what the target may not or cannot reach', async () => {
+  it('cannot import what the target has no right to or cannot reach', async () => {
     target.without.add('EXTERNALIOIMPLICITACCESS')
     const refused = await fetch(await local())
     expect(refused.stderr).toContain(

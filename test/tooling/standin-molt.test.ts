@@ -12,14 +12,14 @@ afterAll(() => bench?.stop())
 
 const messages = (run: Finished) => run.events.map((e) => e.message as string)
 const event = (run: Finished, message: string) => run.events.find((e) => e.message === message)
-/** The tables that `fetch complete` names, sorted. */
+/** The tables in `fetch complete`, sorted. */
 const loaded = (run: Finished) => [...((event(run, 'fetch complete')?.tables ?? []) as string[])].sort()
 const slots = async (db: Databases) =>
   (await db.s.query('SELECT slot_name FROM pg_replication_slots WHERE database = $1', [db.name])).rows.map(
     (r) => r.slot_name,
   )
 
-/** The transaction for which the slot waits is the only one that is left. */
+/** Waits until the slot waits only for this transaction. */
 const SLOT_WAITS_FOR_SECOND = `
   SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
    WHERE l.locktype = 'transactionid' AND NOT l.granted AND a.query LIKE '%pg_create_logical%'
@@ -30,12 +30,12 @@ const TWO_TABLES = `
   CREATE TABLE orders (id bigint PRIMARY KEY, note text)`
 
 describe('molt, the command line', () => {
-  it('says what it is', async () => {
+  it('prints its version', async () => {
     const run = await bench.run('molt', ['--version'])
     expect(run).toMatchObject({ code: 0, stdout: 'molt version 1.4.1 (embedded stand-in)\n' })
   })
 
-  it('refuses a flag it does not know, with the usage, on standard error', async () => {
+  it('refuses an unknown flag, with the usage, on standard error', async () => {
     const run = await bench.run('molt', ['fetch', '--source', 'x', '--target', 'y', '--frobnicate'])
     expect(run.code).toBe(1)
     expect(run.stdout).toBe('')
@@ -43,13 +43,13 @@ describe('molt, the command line', () => {
     expect(run.stderr).toMatch(/\nunknown flag: --frobnicate\n$/)
   })
 
-  it('wants source and target', async () => {
+  it('requires source and target', async () => {
     const run = await bench.run('molt', ['verify'])
     expect(run.code).toBe(1)
     expect(run.stderr).toContain('Error: required flag(s) "source", "target" not set')
   })
 
-  it('names neither password nor whole URL when it cannot connect or parse', async () => {
+  it('prints neither password nor URL when it cannot connect or parse', async () => {
     const refused = await bench.run('molt', [
       'fetch',
       '--direct-copy',
@@ -77,7 +77,7 @@ describe('molt, the command line', () => {
 })
 
 describe('molt fetch', () => {
-  it('moves every value untouched, several tables at once, and reports it as the real one does', async () => {
+  it('moves every value unchanged, several tables at once, and reports like the real one', async () => {
     const db = await bench.databases(`
       CREATE TYPE mood AS ENUM ('sad', 'ok');
       CREATE TABLE "Mixed" ("Id" bigint PRIMARY KEY, "order" text, n numeric, f float8, at timestamptz, ts timestamp,
@@ -131,7 +131,7 @@ describe('molt fetch', () => {
     expect(messages(run).filter((m) => m === 'data import on target for table complete')).toHaveLength(3)
   })
 
-  it('reads every table in one snapshot, taken after the slot was made', async () => {
+  it('reads every table in one snapshot, taken after the slot was created', async () => {
     const db = await bench.databases('CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)')
     let stop = false
     const writer = (async () => {
@@ -147,7 +147,7 @@ describe('molt fetch', () => {
     expect(rows[0].a).toBe(rows[0].b)
   })
 
-  it('leaves out, as the real one does, a commit that waits for a standby while the slot is made', async () => {
+  it('misses, like the real one, a commit that waits for a standby while the slot is created', async () => {
     const db = await bench.databases('CREATE TABLE t (id int PRIMARY KEY)')
     const [first, second, waiting] = await Promise.all([0, 1, 2].map(() => bench.client(db.source)))
     const begin = 'BEGIN; SET LOCAL synchronous_commit = local; INSERT INTO t VALUES'
@@ -157,7 +157,7 @@ describe('molt fetch', () => {
     const waits = (event: string) => async () =>
       (await db.s.query('SELECT 1 FROM pg_stat_activity WHERE wait_event = $1', [event])).rowCount === 1
     try {
-      // The slot is made in two steps; each waits for a transaction.
+      // The slot is created in two steps, each of which waits for a transaction.
       await first?.query(`${begin} (1)`)
       const loading = bench.fetch(db, '--schema-filter', 'public', '--pglogical-replication-slot-name', `s_${db.name}`)
       await until(waits('transactionid'))
@@ -180,7 +180,7 @@ describe('molt fetch', () => {
     expect((await db.s.query(changes)).rowCount).toBe(0)
   })
 
-  it('says fetch complete and exits 0 although tables and columns were left out', async () => {
+  it('reports fetch complete and exits with 0 although tables and columns were skipped', async () => {
     const db = await bench.databases(TWO_TABLES)
     await db.s.query(`
       CREATE TABLE only_source (id int PRIMARY KEY);
@@ -251,7 +251,7 @@ describe('molt fetch', () => {
     )
   })
 
-  it('selects by unanchored, case-sensitive POSIX expressions, and finds nothing wrong in nothing', async () => {
+  it('selects by unanchored, case-sensitive POSIX expressions, and accepts an empty result', async () => {
     const db = await bench.databases(`${TWO_TABLES}; CREATE TABLE orders_archive (id int PRIMARY KEY)`)
     const tables = async (filter: string) => loaded(await bench.fetch(db, '--table-filter', filter))
     expect(await tables('orders')).toEqual(['public.orders', 'public.orders_archive'])
@@ -263,7 +263,7 @@ describe('molt fetch', () => {
     expect(bad.stderr).toContain('Error: error parsing regexp: missing closing ): `(`')
   })
 
-  it('fails when the slot exists, and replaces it when told to', async () => {
+  it('fails when the slot exists, and replaces it on request', async () => {
     const db = await bench.databases(TWO_TABLES)
     const slot = `f_${db.name}`
     expect((await bench.fetch(db, '--pglogical-replication-slot-name', slot)).code).toBe(0)
@@ -292,7 +292,7 @@ describe('molt fetch', () => {
     expect(await slots(db)).toEqual([slot])
   })
 
-  it('fails with an ID to continue from, leaving the slot, when rows are refused', async () => {
+  it('fails with an ID to continue from, and keeps the slot, when rows are refused', async () => {
     const db = await bench.databases(TWO_TABLES)
     await db.s.query(`INSERT INTO customers VALUES (1, 'a', NULL)`)
     await db.t.query(`INSERT INTO customers VALUES (1, 'b', NULL)`)
@@ -311,7 +311,7 @@ describe('molt fetch', () => {
     expect(continued.stderr).toContain('Error: no exception logs that correspond to fetch-id of 00000000')
   })
 
-  it('makes target tables anew from the source', async () => {
+  it('recreates target tables from the source', async () => {
     const db = await bench.databases(TWO_TABLES)
     await db.s.query(
       `CREATE TABLE third (id int PRIMARY KEY, v varchar(5) NOT NULL); INSERT INTO third VALUES (1, 'x')`,
@@ -321,7 +321,7 @@ describe('molt fetch', () => {
     expect((await db.t.query('SELECT * FROM third')).rows).toEqual([{ id: 1, v: 'x' }])
   })
 
-  it('asks before it clears tokens, and takes no answer for a no', async () => {
+  it('asks before it clears tokens, and treats no answer as no', async () => {
     const db = await bench.databases(TWO_TABLES)
     const args = [
       'fetch',
@@ -341,7 +341,7 @@ describe('molt fetch', () => {
     expect((await bench.run('molt', args, {}, 'y\n')).code).toBe(0)
   })
 
-  it('refuses sslmode=disable, copying with compression, and to have no store', async () => {
+  it('refuses sslmode=disable, compression with copy, and a missing store', async () => {
     const db = await bench.databases(TWO_TABLES)
     const base = [
       'fetch',
@@ -371,7 +371,7 @@ describe('molt fetch', () => {
     expect([storeless.code, squeezed.code]).toEqual([1, 1])
   })
 
-  it('goes on without metrics when their port is taken, and serves them while it runs', async () => {
+  it('continues without metrics when their port is taken, and otherwise serves them while it runs', async () => {
     const db = await bench.databases(TWO_TABLES)
     const busy = createServer()
     await new Promise<void>((resolve) => busy.listen(0, '127.0.0.1', resolve))
@@ -404,22 +404,24 @@ describe('molt fetch', () => {
     expect((await running).code).toBe(0)
   })
 
-  it('takes passwords from a password file and the rest from a service file', async () => {
+  it('reads passwords from a password file, and the rest from a service file', async () => {
     const db = await bench.databases(TWO_TABLES)
+    // The servers of tests ask `postgres` for no password.
+    for (const side of [db.s, db.t]) await side.query("CREATE ROLE reader SUPERUSER LOGIN PASSWORD 'postgres'")
     const [source, target] = [new URL(db.source), new URL(db.target)]
-    const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:postgres:${password}\n`
+    const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:reader:${password}\n`
     await writeFile(bench.file('pgpass'), line(source, 'postgres') + line(target, 'postgres'))
     await writeFile(bench.file('wrong'), line(source, 'nope') + line(target, 'nope'))
     await writeFile(
       bench.file('services'),
-      `[s]\nhost=127.0.0.1\nport=${source.port}\nuser=postgres\ndbname=${db.name}\n`,
+      `[s]\nhost=127.0.0.1\nport=${source.port}\nuser=reader\ndbname=${db.name}\n`,
     )
     const args = [
       'verify',
       '--source',
       'postgres:///?service=s',
       '--target',
-      `postgres://postgres@127.0.0.1:${target.port}/${db.name}`,
+      `postgres://reader@127.0.0.1:${target.port}/${db.name}`,
       '--metrics-listen-addr',
       '127.0.0.1:0',
     ]
@@ -427,12 +429,12 @@ describe('molt fetch', () => {
     expect(await bench.run('molt', args, env)).toMatchObject({ code: 0, stderr: '' })
     const wrong = await bench.run('molt', args, { ...env, PGPASSFILE: bench.file('wrong') })
     expect(wrong.code).toBe(1)
-    expect(wrong.stderr).toContain('password authentication failed for user "postgres" (SQLSTATE 28P01)')
+    expect(wrong.stderr).toContain('password authentication failed for user "reader" (SQLSTATE 28P01)')
   })
 })
 
 describe('molt verify', () => {
-  it('counts and names every bad row, keys and values in clear, and exits 0', async () => {
+  it('counts and names every bad row, with keys and values in clear, and exits with 0', async () => {
     const db = await bench.databases(`CREATE TABLE "Odd" (k text, n int, v text, at timestamptz, PRIMARY KEY (k, n))`)
     for (const client of [db.s, db.t])
       await client.query(
@@ -480,7 +482,7 @@ describe('molt verify', () => {
     expect(run.events.at(-1)).toMatchObject({ message: 'verification complete', net_duration_ms: expect.any(Number) })
   })
 
-  it('exits 0 on missing tables, other columns, keys it cannot compare, and nothing at all', async () => {
+  it('exits with 0 on missing tables, other columns, incomparable keys, and no tables at all', async () => {
     const db = await bench.databases(`${TWO_TABLES}; CREATE TABLE nokey (id int)`)
     await db.s.query(
       `CREATE TABLE gone (id int PRIMARY KEY); ALTER TABLE customers ADD COLUMN extra text; INSERT INTO customers VALUES (1, 'a', NULL, 'x')`,
@@ -529,7 +531,7 @@ describe('molt verify', () => {
     expect(run.events.filter((e) => e.level !== 'info')).toEqual([])
   })
 
-  it('reads numbers by value, a real as the number it is, and char(n) with its blanks', async () => {
+  it('compares numbers by value, a real as its exact number, and char(n) with its padding', async () => {
     const db = await bench.databases('SELECT 1')
     await db.s.query(
       `CREATE TABLE t (id int PRIMARY KEY, n numeric(9,2), r real, c char(5)); INSERT INTO t VALUES (1, 1.5, 0.5, 'abcde'), (2, 10, 0.1, 'abcde'), (3, 0, 0.5, 'ab')`,
@@ -545,7 +547,7 @@ describe('molt verify', () => {
     ])
   })
 
-  it('splits a big table into shards that add up, with progress on the way, in bounded time', async () => {
+  it('splits a large table into shards that add up, with progress reports, in bounded time', async () => {
     const db = await bench.databases('CREATE TABLE big (id bigint PRIMARY KEY, u uuid, v text)')
     await db.s.query(`INSERT INTO big SELECT i, md5(i::text)::uuid, repeat('x', 60) FROM generate_series(1, 120000) i`)
     expect((await bench.fetch(db)).code).toBe(0)
@@ -567,7 +569,7 @@ describe('molt verify', () => {
     expect(messages(forced).filter((m) => m.startsWith('finished'))).toHaveLength(3)
   })
 
-  it('says which table it could not read, and still exits 0', async () => {
+  it('names the table that it could not read, and still exits with 0', async () => {
     const db = await bench.databases(
       `${TWO_TABLES}; CREATE ROLE reader_x LOGIN PASSWORD 'r@:/%# '; GRANT SELECT ON customers TO reader_x`,
     )

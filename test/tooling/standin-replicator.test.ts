@@ -18,7 +18,7 @@ afterAll(() => bench?.stop())
 interface Stream extends Databases {
   r: Running
   metrics(): Promise<string>
-  /** One metric's value; undefined when it does not show. */
+  /** One metric's value; undefined when it is not exposed. */
   metric(name: string): Promise<number | undefined>
 }
 
@@ -44,14 +44,14 @@ async function attach(db: Databases, more: string[] = [], env: NodeJS.ProcessEnv
 const all = async (client: Databases['s'], table: string) =>
   (await client.query(`SELECT to_jsonb(x)::text AS v FROM ${table} x ORDER BY 1`)).rows.map((row) => row.v)
 
-/** Both sides hold the same rows of these tables. */
+/** Expects both sides to hold the same rows of these tables. */
 const same = (db: Databases, ...tables: string[]) =>
   until(async () => {
     for (const table of tables) if (`${await all(db.s, table)}` !== `${await all(db.t, table)}`) return false
     return true
   })
 
-/** Writes a marker on the source; whether it reaches the target in time. */
+/** Writes a marker on the source. @returns whether it reaches the target in time */
 async function marked(db: Databases, ms = 5000): Promise<boolean> {
   const nonce = String(Math.random())
   await db.s.query(`INSERT INTO marker VALUES (1, '${nonce}') ON CONFLICT (id) DO UPDATE SET nonce = excluded.nonce`)
@@ -72,7 +72,9 @@ const lastError = (r: Running) => {
   const quoted = / error=("(?:[^"\\]|\\.)*")/.exec(retries(r).at(-1) ?? '')?.[1]
   return quoted ? (JSON.parse(quoted) as string) : undefined
 }
-/** Waits until the stream is stuck, and returns the reason. It reads as calm: it goes on for ever and ends with exit code 0. */
+/**
+ * Waits until the stream is stuck, and returns the reason. It looks calm: it keeps running and ends with exit code 0.
+ */
 async function stuck(db: Stream): Promise<string> {
   await until(() => retries(db.r).length >= 3)
   const before = retries(db.r).length
@@ -94,7 +96,7 @@ async function endsCalmly(r: Running): Promise<void> {
 const T = 'CREATE TABLE t (id bigint PRIMARY KEY, v text)'
 
 describe('replicator, the command line', () => {
-  it('says what it is, on standard error', async () => {
+  it('prints its version on standard error', async () => {
     const run = await bench.run('replicator', ['version'])
     expect(run).toMatchObject({ code: 0, stdout: '' })
     expect(run.stderr).toMatch(
@@ -102,7 +104,7 @@ describe('replicator, the command line', () => {
     )
   })
 
-  it('refuses unknown flags and bad values with exit code 1', async () => {
+  it('refuses unknown flags and invalid values with exit code 1', async () => {
     const unknown = await bench.run('replicator', ['pglogical', '--frobnicate'])
     expect(unknown.code).toBe(1)
     expect(unknown.stderr).toMatch(/level=error msg=exited .*error="unknown flag: --frobnicate"/)
@@ -146,7 +148,7 @@ describe('replicator, the command line', () => {
 })
 
 describe('replicator pglogical', () => {
-  it('applies every kind of change with every value untouched, and counts them', async () => {
+  it('applies every kind of change with unchanged values, and counts them', async () => {
     const db = await stream(`
       CREATE TYPE mood AS ENUM ('sad', 'ok');
       CREATE TABLE "Mixed" ("Id" bigint PRIMARY KEY, "order" text, n numeric, f float8, at timestamptz, ts timestamp,
@@ -180,7 +182,7 @@ describe('replicator pglogical', () => {
     await endsCalmly(db.r)
   })
 
-  it('keeps order across tables, and one source transaction is one on the target', async () => {
+  it('keeps order across tables, and applies one source transaction as one on the target', async () => {
     const db = await stream('CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY, n int)')
     await db.s.query('INSERT INTO a VALUES (1, 0); INSERT INTO b VALUES (1, 0)')
     await same(db, 'a', 'b')
@@ -227,7 +229,7 @@ describe('replicator pglogical', () => {
     expect(memo.rows).toEqual([{ lsn: at }])
   })
 
-  it('writes the log of the older form, several lines for a change under -v, or one of the other two', async () => {
+  it('writes the older log format, with several lines per change under -v, or one of the other two', async () => {
     const db = await stream(T, ['-v'])
     await db.s.query(`INSERT INTO t VALUES (1, 'x'), (2, 'y')`)
     await db.s.query('DELETE FROM t')
@@ -266,7 +268,7 @@ describe('replicator pglogical', () => {
     expect(fluent.log()).toBe('')
   })
 
-  it('loses nothing to kill -9 under load, nor to a target that goes away', async () => {
+  it('loses nothing to kill -9 under load, nor to a target that goes down', async () => {
     const db = await stream(`CREATE TABLE t (id int PRIMARY KEY, n int, at timestamptz DEFAULT clock_timestamp())`)
     await db.s.query('INSERT INTO t SELECT i, 0 FROM generate_series(1, 200) i')
     let stop = false
@@ -297,7 +299,7 @@ describe('replicator pglogical', () => {
     await endsCalmly(current.r)
   }, 60_000)
 
-  it('loses nothing where every fifth commit on the target is refused with 40001, nor to kill -9 there', async () => {
+  it('loses nothing when every fifth commit on the target is refused with 40001, nor to kill -9 then', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY, t int)')
     const { options } = bench.servers.cluster
     options.retryRate = 0.2
@@ -312,7 +314,7 @@ describe('replicator pglogical', () => {
       await write(0, 300)
       await db.r.stop('SIGKILL')
       const again = await attach(db)
-      // What waits is applied as one, so the number of commits depends on the machine.
+      // Waiting changes are applied together, so the number of commits depends on the machine.
       for (let from = 300; from < 600 || retries(again.r).length <= 2; from += 20) await write(from, from + 20)
       await same(db, 't', 'u')
       expect(lastError(again.r)).toContain('SQLSTATE 40001')
@@ -322,12 +324,12 @@ describe('replicator pglogical', () => {
     }
   }, 60_000)
 
-  it('passes over nothing when it is ended while it applies one transaction after the other', async () => {
+  it('skips nothing when it is ended while it applies one transaction after the other', async () => {
     const db = await stream(`${T}; CREATE TABLE late (id int PRIMARY KEY)`)
     await db.r.stop()
     await db.t.query('DROP TABLE late')
     for (let i = 0; i < 20; i++) await db.s.query('INSERT INTO t VALUES ($1)', [i])
-    // Of what waits the last one cannot be applied, so each is tried alone.
+    // The last waiting change cannot be applied, so each is tried alone.
     await db.s.query('INSERT INTO late VALUES (1)')
     const { options } = bench.servers.cluster
     options.latency = 150
@@ -344,7 +346,7 @@ describe('replicator pglogical', () => {
     await same(db, 't', 'late')
   })
 
-  it('keeps up with thousands of changes a second, and a big transaction is one', async () => {
+  it('keeps up with thousands of changes per second, and applies a large transaction as one', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text, n numeric(12,2), at timestamptz)')
     const from = performance.now()
     await db.s.query(
@@ -362,7 +364,7 @@ describe('replicator pglogical', () => {
     await same(db, 't')
   }, 60_000)
 
-  it('ends at once in the middle of a big transaction, of which nothing is left half done', async () => {
+  it('ends at once in the middle of a large transaction, and leaves nothing half done', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text)')
     await db.t.query('BEGIN; LOCK TABLE t IN SHARE MODE')
     await db.s.query(`INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5000) i`)
@@ -379,7 +381,7 @@ describe('replicator pglogical', () => {
   })
 })
 
-describe('replicator, the faults: it never gives up, and reads as calm', () => {
+describe('replicator, the faults: it never gives up, and looks calm', () => {
   it('TRUNCATE', async () => {
     const db = await stream(T)
     await db.s.query(`INSERT INTO t VALUES (1, 'x')`)
@@ -399,7 +401,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     await endsCalmly(db.r)
   })
 
-  it('a TOASTed value left unchanged, with --enableToastedColumns too', async () => {
+  it('an unchanged TOASTed value, even with --enableToastedColumns', async () => {
     const db = await stream(`${T}; ALTER TABLE t ALTER v SET STORAGE EXTERNAL`)
     await db.s.query(`INSERT INTO t VALUES (1, repeat('x', 9000)); ALTER TABLE t ADD COLUMN n int`)
     await db.t.query('ALTER TABLE t ADD COLUMN n int')
@@ -410,7 +412,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     expect(await stuck(again)).toBe('template toasted.tmpl not found')
   })
 
-  it('a column added on the source; it heals when the target has it and the schema is read again', async () => {
+  it('a column added on the source; heals when the target has it and the schema is read again', async () => {
     const db = await stream(T, ['--schemaRefresh', '200ms'])
     await db.s.query(`ALTER TABLE t ADD COLUMN extra text; INSERT INTO t VALUES (1, 'x', 'y')`)
     const table = `"${db.name}"."public"."t"`
@@ -422,7 +424,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     await same(db, 't')
   })
 
-  it('a table that the target does not have, until it has; what came before is applied', async () => {
+  it('a table that the target lacks, until it exists; earlier changes are applied', async () => {
     const db = await stream(T, ['--schemaRefresh', '200ms'])
     await db.s.query(`CREATE TABLE later (id int PRIMARY KEY)`)
     await db.s.query(`INSERT INTO t VALUES (1, 'before')`)
@@ -476,7 +478,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     expect(await stuck(again)).toContain('missing PK columns: rowid')
   })
 
-  it('a publication dropped under a live slot, and after it is created again', async () => {
+  it('a publication dropped under a live slot, and after it is recreated', async () => {
     const db = await stream(T)
     expect(await marked(db)).toBe(true)
     await db.s.query('DROP PUBLICATION p')
@@ -490,7 +492,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     await endsCalmly(db.r)
   })
 
-  it('a slot that is busy: the second process runs, retries and counts', async () => {
+  it('a busy slot: the second process runs, retries and counts', async () => {
     const db = await stream(T)
     expect(await marked(db)).toBe(true)
     const second = await attach(db)
@@ -504,7 +506,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     await endsCalmly(second.r)
   })
 
-  it('a target schema that is not there, which shows at the first change only', async () => {
+  it('a missing target schema, which shows only at the first change', async () => {
     const db = await stream(T, ['--targetSchema', 'nodb.public'])
     await sleep(300)
     expect(retries(db.r)).toEqual([])
@@ -512,7 +514,7 @@ describe('replicator, the faults: it never gives up, and reads as calm', () => {
     expect(await stuck(db)).toBe('unknown schema: "nodb"."public"')
   })
 
-  it('without a word: the old row of a changed key stays, and schemas and case are ignored', async () => {
+  it('silently keeps the old row of a changed key, and ignores schemas and case', async () => {
     const db = await stream(`${T}; CREATE SCHEMA other; CREATE TABLE other.t (id bigint PRIMARY KEY, v text)`)
     await db.s.query(`INSERT INTO t VALUES (1, 'x')`)
     await db.s.query('UPDATE t SET id = 2')

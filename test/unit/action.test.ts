@@ -1,4 +1,4 @@
-// What an action tells the world, whatever it does: its summary and the error that ends it.
+// An action's output in all cases: its summary, and the error that ends it.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -37,7 +37,7 @@ async function summaryOf(run: (context: Context<typeof spec>) => Promise<void>):
   return readFileSync(join(folder, 'GITHUB_STEP_SUMMARY'), 'utf8')
 }
 
-test('what follows a folded part in the summary is a block of its own', async () => {
+test('text after a collapsed part of the summary is a separate block', async () => {
   const summary = await summaryOf(async (context) => {
     context.summary('<details><summary>One</summary>\n\nrows\n</details>')
     context.summary('### Two')
@@ -48,7 +48,7 @@ test('what follows a folded part in the summary is a block of its own', async ()
 /** The command below the alert. */
 const NEXT = '**Next:** \n\n```sh\nnpm run action -- tell --source "$MOLT_SOURCE" --target "$MOLT_TARGET"\n```\n\n'
 
-test('a program that cannot connect is told as the program, not as a connection of ours', async () => {
+test("reports a program that cannot connect as the program's failure, not as our connection's", async () => {
   const said = 'connect ECONNREFUSED 127.0.0.1:26257'
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
@@ -58,14 +58,14 @@ test('a program that cannot connect is told as the program, not as a connection 
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
 
-test('an error leaves out a list that the summary has already', async () => {
+test('an error leaves out a list that is already in the summary', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.', { summarized: true }),
   )
   expect(summary).toBe(`> [!CAUTION]\n> 2 findings block. Put these right. [preflight.blocked]\n\n${NEXT}`)
 })
 
-test('an error of several lines is one alert, and no line of it runs into another', async () => {
+test('an error of several lines is one alert, with its lines kept apart', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.'),
   )

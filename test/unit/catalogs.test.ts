@@ -5,9 +5,9 @@ import { readSchema, referredColumns } from '../../src/sql/schema.ts'
 import { hidesTriggers } from '../../src/sql/triggers.ts'
 
 /*
- * What CockroachDB's catalogs answer where PostgreSQL's answer something else, by docs/cockroachdb.md. The table
- * `orders (id, customer, total, code)` has seen an ALTER COLUMN TYPE: its column `customer` has the attribute number 2
- * and the column id 5.
+ * Answers of CockroachDB's catalogs that differ from PostgreSQL's, from docs/cockroachdb.md. The table `orders (id,
+ * customer, total, code)` went through an ALTER COLUMN TYPE: its column `customer` has attribute number 2 and column
+ * id 5.
  */
 const CUSTOMERS = { oid: 101, table: 'customers', kind: 'r', columns: JSON.stringify(['1 20 -1 0 true   id']) }
 const ORDERS = {
@@ -38,7 +38,7 @@ const FOREIGN_KEY = constraint({
 })
 const KEY_COLUMN = { schema: 'public', table: 'orders', name: 'to_customer', column: 'customer' }
 
-/** Answers by what a statement asks for; `change` replaces answers. */
+/** Answers by what a statement contains; `change` replaces answers. */
 function cluster(change: Record<string, object[]> = {}): Database {
   const answers: Record<string, object[]> = {
     'json_agg(': [CUSTOMERS, ORDERS],
@@ -84,7 +84,7 @@ it('names key, foreign key and hash-sharded index after an ALTER COLUMN TYPE', a
   expect(schema.indexes.find(({ name }) => name === 'by_code')?.columns).toEqual(['code'])
 })
 
-it('takes nothing off the target that it could not build again', async () => {
+it('drops nothing on the target that it could not rebuild', async () => {
   const both = { indexes: true, constraints: true }
   const planned = async (db: Database) =>
     plannedDeferral(await readSchema(db, 'target', 'public'), ['orders', 'customers'], both, true)
@@ -98,7 +98,7 @@ it('takes nothing off the target that it could not build again', async () => {
   )
 })
 
-it('asks for no nullable boolean by NOT', async () => {
+it('tests no nullable boolean with NOT', async () => {
   const asked: string[] = []
   const db = cluster()
   const query = (sql: string) => {
@@ -115,7 +115,7 @@ it.each([
   ['FOREIGN KEY ("A b", b) REFERENCES far."T t" ("X ""y""", y) MATCH FULL ON DELETE CASCADE NOT VALID', ['X "y"', 'y']],
   ['FOREIGN KEY (a) REFERENCES shop.public.t (x, y, z)', ['x', 'y', 'z']],
   ['CHECK ((a > 0))', []],
-])('reads the referred columns of %s', (definition, columns) => {
+])('reads the referenced columns of %s', (definition, columns) => {
   expect(referredColumns(definition)).toEqual(columns)
 })
 
@@ -125,6 +125,6 @@ it.each([
   ['CockroachDB CCL v25.2.4 (x86_64)', true],
   ['CockroachDB CCL v25.3.0 (x86_64)', false],
   ['PostgreSQL 24.3 on x86_64', false],
-])('knows whether %s lists its triggers', (version, hides) => {
+])('detects whether %s lists its triggers', (version, hides) => {
   expect(hidesTriggers(version)).toBe(hides)
 })

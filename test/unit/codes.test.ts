@@ -7,7 +7,7 @@ const files = ['src', 'rehearsal']
   .filter((file) => file.endsWith('.ts') && file !== 'src/runtime/codes.ts')
 const code = files.map((file) => readFileSync(file, 'utf8')).join('\n')
 
-/** A code stands in the source as it is; those of a stuck stream are put together from the kind of the diagnosis. */
+/** A code appears literally in the source; those of a stuck stream are built from the kind of diagnosis. */
 function isUsed(name: string): boolean {
   const kind = /^stream\.stuck\.(.*)$/.exec(name)?.[1]
   return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))
@@ -27,7 +27,7 @@ test('SQL that is printed has no gap to fill in', () => {
   expect(printed.filter((line) => gap.test(line))).toEqual([])
 })
 
-test('the table is sorted, so that a code has one place', () => {
+test('the table is sorted, so that each code has one place', () => {
   const names = Object.keys(CODES)
   expect(names).toEqual([...names].sort())
 })

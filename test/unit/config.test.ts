@@ -1,4 +1,4 @@
-// A config file's problems, all at once, where an editor finds them.
+// A config file's problems, all at once, in the format that editors read.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -49,7 +49,7 @@ test.each([
 })
 
 test.each([
-  ['a key that stands twice', 'fetch:\n  mode: import\n  mode: import\n', '3:3 config.unreadable'],
+  ['a duplicate key', 'fetch:\n  mode: import\n  mode: import\n', '3:3 config.unreadable'],
   ['no map', '- a\n', '1:1 config.invalid'],
   ['another config file', 'common:\n  config: x.yml\n', '2:3 config.unknown-name'],
 ])('refuses %s', (_, text, problem) => {

@@ -15,7 +15,7 @@ function read(text: string) {
   return readDecisions(path, didYouMean)
 }
 
-test('reads what a team decides', () => {
+test("reads a team's decisions", () => {
   const { decisions, problems } = read(
     'version: 1\ntables: { orders: { hash: 8, columns: { total: { type: INT8 } } } }\n',
   )
@@ -35,7 +35,7 @@ test.each([
     'version: 1\ntables: { orders: { indexes: { i: { storin: [a] } } } }\n',
     /^tables\.orders\.indexes\.i\.storin .*`storing`/,
   ],
-])('suggests the key that was meant: %j', (text, problem) => {
+])('suggests the intended key: %j', (text, problem) => {
   expect(read(text).problems).toEqual([expect.stringMatching(problem)])
 })
 
@@ -43,7 +43,7 @@ test.each(['version: 2\n', 'version: 1\ntables: { orders: { hash: 1 } }\n', 'ver
   expect(read(text).problems).toHaveLength(1)
 })
 
-test('names tables, columns, indexes and constraints that the schema does not have', () => {
+test('names tables, columns, indexes and constraints that the schema lacks', () => {
   const catalog = {
     tables: [{ name: 'orders', columns: [{ name: 'total' }] }],
     indexes: [{ table: 'orders', name: 'orders_total' }],

@@ -22,11 +22,11 @@ describe('the estimate of the pause', () => {
     ...{ latencyMs: 0, sourceMs: 0, accessMs: 0, rehearsals: [] },
   }
 
-  test('rests on what this run has measured', () => {
+  test('uses the measurements of this run', () => {
     const { parts, total, unknown } = estimatePause(now)
     expect(parts).toMatchObject({ drain: 200, verify: 4_000, 'unique indexes': 0 })
     expect(parts).not.toHaveProperty('smoke test')
-    // Sequences and unique indexes are done beside the verify, which takes longer here.
+    // Sequences and unique indexes run in parallel with the verify, which takes longer here.
     const { sequences = 0, 'unique indexes': unique = 0 } = parts
     expect(total).toBe(Object.values(parts).reduce((a, b) => a + b) - sequences - unique)
     expect(unknown).toEqual([])
@@ -37,7 +37,7 @@ describe('the estimate of the pause', () => {
     expect(Object.keys(estimatePause({ ...now, decision, smokeMs: 5 }).parts)).toEqual(done)
   })
 
-  test('takes the longest of the rehearsals for each part, and no less than this run has seen', () => {
+  test("takes each part's longest rehearsal, and at least this run's measurement", () => {
     const rehearsals: Parts[] = [
       { fence: 900, drain: 100, verify: 9_000, 'unique indexes': 70_000 },
       { fence: 50, drain: 3_000, verify: 1_000, sequences: 5 },
@@ -46,11 +46,11 @@ describe('the estimate of the pause', () => {
       ...{ fence: 900, drain: 3_000, verify: 9_000, sequences: 5 },
       'unique indexes': 70_000,
     })
-    // What is no longer deferred is not counted because it once was.
+    // What is no longer deferred does not count.
     expect(estimatePause({ ...now, rehearsals }).parts['unique indexes']).toBe(0)
   })
 
-  test('counts what each statement takes on a target that is far away, and giving write access back', () => {
+  test("counts each statement's latency on a remote target, and giving write access back", () => {
     const near = estimatePause(now)
     const far = estimatePause({ ...now, latencyMs: 20, accessMs: 320 })
     expect(far.parts['write access']).toBe((near.parts['write access'] as number) + 320 + 80)
@@ -58,7 +58,7 @@ describe('the estimate of the pause', () => {
     expect(far.total).toBeGreaterThan(near.total + 500)
   })
 
-  test('says which part nobody has measured', () => {
+  test('names the part without a measurement', () => {
     expect(estimatePause({ ...now, verifyMs: undefined }).unknown).toEqual(['verify'])
     const known = estimatePause({ ...now, verifyMs: undefined, rehearsals: [{ verify: 800 }] })
     expect(known.unknown).toEqual([])
@@ -67,14 +67,14 @@ describe('the estimate of the pause', () => {
 })
 
 describe('one deadline for the whole section', () => {
-  test('a run that was cancelled before it began is cancelled in it', async () => {
+  test('a run cancelled before the section starts is cancelled in it', async () => {
     const outer = AbortSignal.abort(new CancelledError('cancelled.run', 'gone'))
     const limit = deadlineSignal(outer, 60_000, new PauseClock())
     await expect(limit.race(sleep(5_000))).rejects.toThrow('gone')
     limit.clear()
   })
 
-  test('max-pause ends what would go on', async () => {
+  test('max-pause ends work that would continue', async () => {
     const clock = new PauseClock()
     const limit = deadlineSignal(new AbortController().signal, 50, clock)
     const verify = clock.part('verify', () => limit.race(sleep(5_000, undefined, { ref: false })))
@@ -82,7 +82,7 @@ describe('one deadline for the whole section', () => {
     limit.clear()
   })
 
-  test('the clock counts the parts of a section that fails', async () => {
+  test('the clock counts the parts of a failing section', async () => {
     const clock = new PauseClock()
     await clock.part('fence', () => sleep(20))
     await clock.part('drain', () => Promise.reject(new Error('stuck'))).catch(() => {})
@@ -91,7 +91,7 @@ describe('one deadline for the whole section', () => {
   })
 })
 
-test('the smoke test reads by a URL in which every transaction is read-only, whatever options it had', () => {
+test('the smoke test gets a URL with read-only transactions, whatever options it had', () => {
   const option = '-c%20default_transaction_read_only%3Don'
   expect(readOnlyUrl('postgresql://u@h/d')).toBe(`postgresql://u@h/d?options=${option}`)
   expect(readOnlyUrl('postgresql://u@h/d?sslmode=disable')).toBe(`postgresql://u@h/d?sslmode=disable&options=${option}`)
@@ -100,7 +100,7 @@ test('the smoke test reads by a URL in which every transaction is read-only, wha
   )
 })
 
-test('an attempt to connect to a server that does not answer ends when the run is cancelled', async () => {
+test('a connection attempt to a server that does not answer ends when the run is cancelled', async () => {
   const server = createServer(() => {})
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
   const url = `postgresql://u:p@127.0.0.1:${(server.address() as AddressInfo).port}/d?sslmode=disable`
@@ -122,7 +122,7 @@ async function ended(pid: number): Promise<boolean> {
   return false
 }
 
-/** A shell that runs this; the first line of its output is the id of a process that it has started. */
+/** A shell that runs this; the first line of its output is the id of a process that it started. */
 async function shell(script: string) {
   const lines: string[] = []
   const child = new Child({
@@ -143,13 +143,13 @@ describe('a program that starts others', () => {
     expect(await ended(pid)).toBe(true)
   })
 
-  test('one of which does not heed SIGTERM', async () => {
+  test('is stopped even if one of them ignores SIGTERM', async () => {
     const { child, pid } = await shell(`sh -c 'trap "" TERM; echo $$; while :; do sleep 0.1; done'; true`)
     await child.stop(300)
     expect(await ended(pid)).toBe(true)
   })
 
-  test('and dies of something else takes them with it', async () => {
+  test('and is killed otherwise takes them with it', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; kill -KILL $$')
     expect(await child.exited).toEqual({ code: null, signal: 'SIGKILL' })
     expect(await ended(pid)).toBe(true)
@@ -167,29 +167,29 @@ describe('a program that starts others', () => {
   })
 })
 
-describe('the command of a person', () => {
+describe("a user's command", () => {
   const entry = { id: 'm', plan: {}, facts: {} } as Entry
   const command = (script: string, timeout: number) => ({
     ...({ words: ['/bin/sh', '-c', script], name: 'switch', env: {}, timeout, advice: 'Look.' } as const),
   })
   const { signal } = new AbortController()
 
-  test('is over at its timeout, whatever it has started', async () => {
+  test('ends at its timeout, with everything that it started', async () => {
     const began = performance.now()
     await expect(runCommand(entry, command('sleep 60; true', 300), signal)).rejects.toThrow(/switch-timeout/)
     expect(performance.now() - began).toBeLessThan(5_000)
   })
 
-  test('has done its work when it ends well and leaves the application running', async () => {
+  test('may end normally and leave the application running', async () => {
     const took = await runCommand(entry, command('sleep 6 & exit 0', 700), signal)
     expect(took).toBeLessThan(5_000)
   })
 })
 
-test('a tool does not outlive a parent that was killed, nor does the file with its passwords', async () => {
+test('neither a tool nor its password file outlives a killed parent', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-orphan-'))
   const script = join(folder, 'parent.mts')
-  // It shrugs off the SIGTERM, so that only SIGKILL ends it; the file tells its id and its password file.
+  // It ignores SIGTERM, so only SIGKILL ends it; the file holds its id and its password file.
   writeFileSync(
     script,
     `import { writeFileSync } from 'node:fs'

@@ -33,7 +33,7 @@ test.each([
     `SELECT "p", "q" FROM ${T} WHERE ("p", "q") NOT IN (SELECT "r", "s" FROM "public"."b" WHERE ("r", "s") IS NOT NULL) LIMIT 20`,
   ],
 ] as const)(
-  'a %s that rows break is told with a statement that lists them, and with no value',
+  'reports a %s that rows violate with a statement that lists them, and without a value',
   (kind, create, detail, sql) => {
     expect(offendingRows(object(kind, create), { detail })).toBe(sql)
   },
@@ -50,10 +50,10 @@ test.each([
     `ALTER TABLE ${T} ADD CONSTRAINT "x" FOREIGN KEY (p, q) REFERENCES b(r, s) ON DELETE SET NULL (q) DEFERRABLE NOT VALID`,
     `SELECT p, q FROM ${T} WHERE (p, q) NOT IN (SELECT r, s FROM b WHERE (r, s) IS NOT NULL) LIMIT 20`,
   ],
-] as const)('a %s as the server writes it has such a statement too', (kind, create, sql) => {
+] as const)('also has such a statement for a %s as the server writes it', (kind, create, sql) => {
   expect(offendingRows(object(kind, create), {})).toBe(sql)
 })
 
-test('without the server’s detail its definition is what there is', () => {
+test("uses the definition without the server's detail", () => {
   expect(offendingRows(object('unique', 'CREATE UNIQUE INDEX x ON t (e)'), {})).toBe('CREATE UNIQUE INDEX x ON t (e)')
 })

@@ -4,7 +4,7 @@ import { isVisible, parseSnapshot } from '../../src/model/snapshot.ts'
 import { DirtyKeys, type OpenKey } from '../../src/phases/rolling/dirty-keys.ts'
 import type { ChangedKey } from '../../src/source/change-log.ts'
 
-/** Histories that are tried of each property. */
+/** Histories tried for each property. */
 const RUNS = process.env.MOLT_ACTIONS_NIGHTLY ? 5_000 : 500
 
 const change = (key: number, at: number, table = 'items'): ChangedKey => ({
@@ -27,7 +27,7 @@ const equal = (dirty: DirtyKeys, taken = dirty.take()) => {
 }
 
 describe('keys that changed and are not proved', () => {
-  it('keeps only the newest change of a key, so that the log moves on', () => {
+  it('keeps only the newest change of a key, so that the log can advance', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     dirty.mark(change(2, 20))
@@ -36,7 +36,7 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.confirmable(40n)).toBe(20n)
   })
 
-  it('does not take a key for proved that changed after it was taken', () => {
+  it('does not count a key as proved that changed after it was taken', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     const taken = dirty.take()
@@ -46,7 +46,7 @@ describe('keys that changed and are not proved', () => {
     expect(taken.map((each) => dirty.differs(each))).toEqual([false])
   })
 
-  it('opens what was equal again when the reader changes before it has confirmed', () => {
+  it('reopens a proved key when the reader changes before it has confirmed the change', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     dirty.mark(change(2, 20))
@@ -59,7 +59,7 @@ describe('keys that changed and are not proved', () => {
     expect(names(dirty)).toEqual(['2@20'])
   })
 
-  it('calls a row lost that differs twice without a newer change, and not after another reader', () => {
+  it('reports a row as lost that differs twice without a newer change, but not after another reader', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     const differs = () => dirty.take().map((each) => dirty.differs(each))
@@ -71,14 +71,14 @@ describe('keys that changed and are not proved', () => {
     expect(differs()).toEqual([true])
   })
 
-  it('takes first what has waited longest', () => {
+  it('takes the longest waiting first', () => {
     const dirty = keys()
     for (const key of [1, 2, 3]) dirty.mark(change(key, 10 + key))
     dirty.later(dirty.take(1)[0] as OpenKey)
     expect(dirty.take(2).map(({ key }) => key[0])).toEqual(['2', '3'])
   })
 
-  it('keeps a suspect of the first pass with its chunk until a change or a comparison takes its place', () => {
+  it('keeps a suspect of the first pass with its chunk until a change or a comparison replaces it', () => {
     const dirty = keys()
     for (const key of ['1', '2', '3']) dirty.suspect('items', [key], 50n, Number(key))
     expect(dirty.suspectChunks('items')).toEqual(new Set([1, 2, 3]))
@@ -87,14 +87,14 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.suspectChunks('items')).toEqual(new Set([2, 3]))
     dirty.confirmed(51n)
     expect(dirty.suspectChunks('items')).toEqual(new Set([3]))
-    // Known by the log already: its change stays.
+    // The log knows it already, so its change stays.
     dirty.mark(change(4, 70))
     equal(dirty)
     dirty.suspect('items', ['4'], 90n, 4)
     expect(names(dirty)).toEqual(['4@70'])
   })
 
-  it('gives up the table with most keys past its budget, and counts on', () => {
+  it('gives up the table with most keys over its budget, and continues counting', () => {
     const given: string[] = []
     const dirty = keys(5, (table) => given.push(table))
     dirty.mark(change(1, 10, 'a'))
@@ -105,7 +105,7 @@ describe('keys that changed and are not proved', () => {
     expect(names(dirty)).toEqual(['1@10', '9@40'])
   })
 
-  it('tells tables with equal keys apart', () => {
+  it('distinguishes tables with equal keys', () => {
     const dirty = keys()
     dirty.mark(change(1, 10, 'a'))
     dirty.mark(change(1, 20, 'b'))
@@ -133,11 +133,11 @@ describe('a snapshot', () => {
     [105, false],
     [4294967290, false],
   ])('of 100:105:101 shows transaction %i: %s', (xid, visible) => {
-    // The last one is of the epoch before, and as old as can be.
+    // The last one belongs to the previous epoch, and is as old as possible.
     expect(isVisible(parseSnapshot('101:105:101'), xid)).toBe(xid === 4294967290 ? true : visible)
   })
 
-  it('knows ids of this epoch and of the one before', () => {
+  it('compares ids of this epoch and the previous one', () => {
     const snapshot = parseSnapshot(`${(1n << 32n) + 5n}:${(1n << 32n) + 9n}:${(1n << 32n) + 7n}`)
     expect([4, 5, 7, 8, 9, 4294967295].map((xid) => isVisible(snapshot, xid))).toEqual([
       true,
@@ -152,8 +152,8 @@ describe('a snapshot', () => {
 })
 
 /*
- * A source, its log, and a target that a replicator fills in order; the replicator may lose a change, and may be
- * restarted, which applies again what it had not confirmed. What the keys say must agree with what is so.
+ * A source, its log, and a target that a replicator fills in order. The replicator can lose a change, and can be
+ * restarted, which repeats what it had not confirmed. The verdict on the keys must match reality.
  */
 type Step =
   | { do: 'write'; key: number }
@@ -184,7 +184,7 @@ class World {
   applied = 0
   confirmed = 0
   seen: OpenKey[] = []
-  /** Where a pass over all rows must begin; undefined when it is done. */
+  /** Where a pass over all rows must start; undefined when it is done. */
   passFrom: number | undefined
 
   constructor(budget: number) {
@@ -204,7 +204,7 @@ class World {
       this.dirty.confirmed(BigInt(this.confirmed))
     } else if (step.do === 'restart') {
       this.applied = this.confirmed
-      // A round counts only when the reader is the same from its begin to its end.
+      // A round counts only if the reader stays the same throughout.
       this.seen = []
       this.dirty.reopen()
     } else if (step.do === 'look') this.look()
@@ -217,7 +217,7 @@ class World {
       this.dirty.mark(change(this.log[this.read]?.key as number, this.read))
   }
 
-  /** @param lost whether the last of them does not reach the target */
+  /** @param lost whether the last change does not reach the target */
   apply(count: number, lost = false): void {
     for (let i = 0; i < count && this.applied < this.log.length; i++, this.applied++) {
       const { key, value } = this.log[this.applied] as World['log'][number]
@@ -233,7 +233,7 @@ class World {
     return [...this.source.keys()].every((key) => this.same(key))
   }
 
-  /** Compares all rows, once the stream has confirmed what was committed before it was asked for. */
+  /** Compares all rows, once the stream has confirmed what was committed before the request. */
   pass(): void {
     if (this.passFrom === undefined || this.confirmed < this.passFrom) return
     this.passFrom = undefined
@@ -241,9 +241,9 @@ class World {
       if (!this.same(key)) this.dirty.suspect('items', [String(key)], BigInt(this.log.length), 0)
   }
 
-  /** Reads both sides; more may happen before what was seen is noted. */
+  /** Reads both sides; more may happen before the result is recorded. */
   look(): void {
-    // Behind a marker: a reader that began again has applied them once more by then.
+    // Behind a marker: a restarted reader has repeated them by then.
     this.seen = this.dirty.take().filter(({ key, at }) => at < BigInt(this.applied) && this.same(Number(key[0])))
   }
 
@@ -252,7 +252,7 @@ class World {
     this.seen = []
   }
 
-  /** The pause: nothing is written any more, all is applied, confirmed and read, and what is open is compared. */
+  /** The pause: writes stop, everything is applied, confirmed and read, and open keys are compared. */
   drain(): boolean {
     this.readLog(this.log.length)
     this.apply(this.log.length)
@@ -265,7 +265,7 @@ class World {
 }
 
 describe('a random stream', () => {
-  // A smaller budget could not hold what differs in a pass, which would never end.
+  // A smaller budget could not hold the differences of a pass, which would never end.
   it.each([4, 5, 100])('is proved exactly when both sides are equal (budget %i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
@@ -280,7 +280,7 @@ describe('a random stream', () => {
     )
   })
 
-  it.each([1, 2, 3])('is never proved wrongly however small the budget is (%i)', (budget) => {
+  it.each([1, 2, 3])('is never wrongly proved, however small the budget (%i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
         const world = new World(budget)
@@ -292,7 +292,7 @@ describe('a random stream', () => {
     )
   })
 
-  it('loses nothing when a reader begins again at what was confirmed', () => {
+  it('loses nothing when a reader restarts at the confirmed position', () => {
     fc.assert(
       fc.property(
         fc.array(step, { minLength: 20, maxLength: 60 }),
@@ -300,7 +300,7 @@ describe('a random stream', () => {
         (before, after) => {
           const world = new World(4)
           for (const each of before) world.take(each)
-          // The process is killed; the log was confirmed as far as it said that it may be.
+          // The process is killed, with the log confirmed as far as it allowed.
           const again = new World(4)
           Object.assign(again, { log: world.log, source: world.source, target: world.target })
           again.read = Number(world.dirty.confirmable(BigInt(world.read)))

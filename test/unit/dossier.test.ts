@@ -1,4 +1,4 @@
-// The dossier: what it shows, that what it is given as text stays text, and that it asks for nothing.
+// The dossier: shows its facts, keeps text as text, and makes no request.
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
@@ -74,7 +74,7 @@ const facts: DossierFacts = {
   written: minute(40),
 }
 
-/** The charts' data, as the page hands it to its script. */
+/** The charts' data for the page's script. */
 function charts(page: string): { axis: string; data: (number | null)[][]; marks: number[] }[] {
   return JSON.parse(/<script type="application\/json" id="charts">(.*?)<\/script>/s.exec(page)?.[1] as string)
 }
@@ -111,7 +111,7 @@ describe('the dossier', () => {
     expect(dossierPage(facts)).toMatch(expected)
   })
 
-  test('has lag and WAL in their units, with a gap where nobody streamed', () => {
+  test('shows lag and WAL in their units, with a gap where nothing streamed', () => {
     const [lag, wal] = charts(dossierPage(facts))
     const seconds = AT / 1000
     expect(lag).toEqual({
@@ -140,7 +140,7 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('Under way')
   })
 
-  test('lists every remaining difference, and says so in its heading', () => {
+  test('lists every remaining difference, and mentions them in its heading', () => {
     const remaining = Array.from({ length: 57 }, (_, index) => `orders: the index i${index} is missing`)
     const page = dossierPage({ ...facts, remaining })
     expect(page.match(/<li>orders: the index i\d+ is missing<\/li>/g)).toHaveLength(57)
@@ -152,7 +152,7 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: rehearsed })).toContain('<h1 class="good">Rehearsed: go</h1>')
   })
 
-  test('names the step that failed last, with its code', () => {
+  test('names the last failed step with its code', () => {
     const failed = step('error', 50, {
       action: 'finalize',
       code: 'finalize.definitions-differ',
@@ -163,7 +163,7 @@ describe('the dossier', () => {
     expect(page).toContain('a &lt;b&gt; differs [finalize.definitions-differ]')
   })
 
-  test('runs its own scripts alone, and loads nothing', () => {
+  test('runs only its own scripts, and loads nothing', () => {
     const page = dossierPage(facts)
     const scripts = [...page.matchAll(/<script>([\s\S]*?)<\/script>/g)].map(([, code]) => code as string)
     const hashes = scripts.map((code) => `'sha256-${createHash('sha256').update(code).digest('base64')}'`)
@@ -172,12 +172,12 @@ describe('the dossier', () => {
     expect(page).not.toMatch(/<(img|link|iframe|script) [^>]*(src|href)=|@import|url\(/)
   })
 
-  test('takes what others have named as text', () => {
+  test('shows foreign names as text', () => {
     expect(dossierPage(facts)).toContain('<span>&lt;b&gt;</span>')
     expect(dossierPage({ ...facts, migration: '</script><img src=x>' })).not.toContain('<img')
   })
 
-  test('has a link for pages on the web alone', () => {
+  test('links only web pages', () => {
     const steps = [{ ...night[0], body: { origin: { ...run, run: 'javascript:alert(1)' } } } as DossierStep]
     expect(dossierPage({ ...facts, steps })).not.toContain('href="javascript')
   })
@@ -205,7 +205,7 @@ const account: Account = {
   next: 'npm run adopt',
 }
 
-/** 100 transactions a second, but for the second from 2 s to 3 s. */
+/** 100 transactions per second, except from second 2 to 3. */
 function paused(): Timeline {
   const timeline = new Timeline()
   timeline.steps.push({ label: 'Load', at: AT }, { label: 'Fence <now>', at: AT + 2000 })
@@ -224,14 +224,14 @@ describe('the dossier of a rehearsal', () => {
     expect(page).toContain('<li>Fence &lt;now&gt;</li>')
   })
 
-  test('shows where texts of production were looked for', () => {
+  test('shows where texts from production were searched for', () => {
     const search = { place: 'rows of the <source>', looked: '9 rows', found: [3] }
     const masking = { rows: 1, tables: 1, maskedColumns: 1, copyMs: 1, tookMs: 1, needles: 10, evidence: '' }
     const page = rehearsalPage({ ...account, masking: { ...masking, searches: [search] } }, paused(), facts, '')
     expect(page).toContain('<td>rows of the &lt;source&gt;</td><td>9 rows</td><td class="n">1 of 10</td>')
   })
 
-  test('says why it stopped, once, where there was no ledger yet', () => {
+  test('says why it stopped, once, without a ledger', () => {
     const failed = { ...account, verdict: 'no-go', pauseMs: null, applicationPauseMs: null } as const
     const reason = 'Prepare: 3 findings block'
     const page = rehearsalPage({ ...failed, code: 'preflight.blocked', reason }, new Timeline(), undefined, '')
@@ -240,14 +240,14 @@ describe('the dossier of a rehearsal', () => {
     expect(page).not.toContain('<figure>')
   })
 
-  test("has the job's summary as GitHub shows it", () => {
+  test("contains the job's summary as GitHub shows it", () => {
     const summary = '### ✅ Verify\n\n> [!WARNING]\n> insecure\n\n| a | b |\n| --- | --- |\n| 1 | 2 |'
     expect(rehearsalPage(account, paused(), facts, summary)).toMatch(
       /<h3>✅ Verify<\/h3>[\s\S]*markdown-alert-warning[\s\S]*<td>1<\/td>/,
     )
   })
 
-  test('follows a counter until it is over', async () => {
+  test('follows a counter to its end', async () => {
     const timeline = new Timeline()
     const over = new AbortController()
     const following = timeline.follow(() => timeline.samples.length, over.signal)

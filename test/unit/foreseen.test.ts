@@ -2,7 +2,7 @@ import { expect, it } from 'vitest'
 import { CHECKS } from '../../src/checks/index.ts'
 import { CODES, type ErrorCode } from '../../src/runtime/codes.ts'
 
-/** Topics whose errors end before or beside a migration: inputs, other commands, GitHub, and `prepare` itself. */
+/** Topics whose errors end before or outside a migration: inputs, other commands, GitHub, and `prepare` itself. */
 const NOT_LATER = [
   ...['approval', 'brief', 'cli', 'config', 'convert', 'github', 'input', 'mask', 'output', 'preflight', 'prepare'],
   ...['rehearse', 'runner', 'setup', 'status', 'waiver'],
@@ -10,18 +10,18 @@ const NOT_LATER = [
 
 /** Why no check can foresee an error. */
 type Unforeseeable =
-  /** What people do on the day: a cancelled job, another run, an order of steps. */
+  /** Human actions on the day: a cancelled job, another run, the wrong order of steps. */
   | 'people'
-  /** Somebody changes a database between two steps; each step looks again. */
+  /** Someone changes a database between two steps; each step checks again. */
   | 'changed later'
   /** A machine, a network or a server fails. */
   | 'failure'
-  /** It is the answer of the step's own proof, of rows that are written after `prepare`. */
+  /** The step's own proof decides, on rows written after `prepare`. */
   | 'proof'
   /** `prepare` itself tries it, and fails with this code before anything is installed. */
   | 'tried by prepare'
 
-/** Each code of the later steps with the checks that foresee it, or why none can. */
+/** Each code of the later steps with the checks that foresee it, or the reason why none can. */
 const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'abort.committed': 'people',
   'abort.incomplete': 'changed later',
@@ -158,7 +158,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'schema.changed': 'changed later',
   'sequences.not-set': ['tgt.sequence', 'tgt.sequence-end', 'tgt.sequence-name', 'tgt.sequence-definition'],
   'slot.earlier-replicator': 'people',
-  'slot.foreign': ['src.slot-exists'],
+  'slot.foreign': ['src.slot-name', 'src.slot-exists'],
   'slot.in-use': ['src.slot-exists'],
   'slot.missing': 'changed later',
   'slot.moved': 'changed later',
@@ -223,15 +223,15 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
 
 const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))
 
-it('every code of the later steps names the check that foresees it, or why none can', () => {
+it('every code of the later steps names a check that foresees it, or why none can', () => {
   expect(later.filter((code) => !FORESEEN[code])).toEqual([])
 })
 
-it('every code of the table exists', () => {
+it('every code in the table exists', () => {
   expect(Object.keys(FORESEEN).filter((code) => !later.includes(code as ErrorCode))).toEqual([])
 })
 
-it('every check of the table exists', () => {
+it('every check in the table exists', () => {
   const ids = new Set(CHECKS.map((check) => check.id))
   const named = Object.values(FORESEEN).flatMap((how) => (typeof how === 'string' ? [] : how))
   expect([...new Set(named)].filter((id) => !ids.has(id))).toEqual([])

@@ -1,4 +1,4 @@
-// The client of GitHub's REST API against a local server: which failures it sits out, and what it says of the others.
+// The client of GitHub's REST API against a local server: failures that it retries, and its errors for the others.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import * as z from 'zod'
 import {
@@ -37,8 +37,8 @@ const soon = (seconds: number) => String(Math.floor(Date.now() / 1000) + seconds
 test.each<[string, FakeGithub['failures']]>([
   ['a 502', [{ status: 502 }]],
   ['503 for a minute', [503, 503, 502, 503, 500].map((status) => ({ status }))],
-  ['a connection that is cut', ['reset', 'reset']],
-  ['a 429 without a word', [{ status: 429 }]],
+  ['a reset connection', ['reset', 'reset']],
+  ['a 429 without a message', [{ status: 429 }]],
   ['a primary rate limit', [{ status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(2) } }]],
   [
     'a primary rate limit as 429',
@@ -49,7 +49,7 @@ test.each<[string, FakeGithub['failures']]>([
     [{ status: 403, message: 'You have exceeded a secondary rate limit', headers: { 'retry-after': '60' } }],
   ],
   [
-    'a rate limit, and a 502 after it',
+    'a rate limit, then a 502',
     [{ status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(2) } }, { status: 502 }],
   ],
 ])('%s right after an approval loses nothing', async (_, failures) => {
@@ -60,7 +60,7 @@ test.each<[string, FakeGithub['failures']]>([
   expect(github.asked).toHaveLength(asked)
 })
 
-test('waits for a rate limit instead of asking again and again', async () => {
+test('waits for a rate limit instead of polling', async () => {
   const limit = { status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(3000) } }
   github.failures = [limit]
   const began = performance.now()
@@ -75,19 +75,19 @@ test.each<[string, FakeGithub['failures'], ErrorCode, number]>([
   ['a bad token', [{ status: 401 }], 'github.refused', 1],
   ['a rate limit of hours', [limited3h], 'github.rate-limited', 1],
   ['an outage', Array.from({ length: 9 }, () => ({ status: 502 })), 'github.unavailable', 9],
-  ['a network that is gone', Array.from({ length: 9 }, () => 'reset' as const), 'github.unreachable', 9],
-])('%s ends in an error of its own', async (_, failures, code, asked) => {
+  ['an unreachable network', Array.from({ length: 9 }, () => 'reset' as const), 'github.unreachable', 9],
+])('%s ends in a specific error', async (_, failures, code, asked) => {
   github.failures = [...failures]
   await expect(readEnvironment(patient(), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(asked)
 })
 
-test('names the right that GitHub asks for', async () => {
+test('names the right that GitHub requires', async () => {
   github.failures = [{ status: 403, headers: { 'x-accepted-github-permissions': 'environments=read' } }]
   await expect(readEnvironment(patient(), 'cutover')).rejects.toThrow('permissions: environments: read')
 })
 
-test('a rate limit is not called a missing right', async () => {
+test('does not report a rate limit as a missing right', async () => {
   github.failures = [limited3h]
   await expect(readEnvironment(patient(), 'cutover')).rejects.not.toThrow('permissions')
 })
@@ -96,19 +96,19 @@ test.each<[string, FakeGithub['failures'][number], ErrorCode]>([
   ['a 502', { status: 502 }, 'github.unavailable'],
   ['a rate limit', limited3h, 'github.rate-limited'],
   ['a 429', { status: 429 }, 'github.rate-limited'],
-])('a follower asks once and again a minute later: %s', async (_, failure, code) => {
+])('a follower asks once, and again a minute later: %s', async (_, failure, code) => {
   github.failures = [failure]
   await expect(readEnvironment(connectGithub(TOKEN, ONE_TRY), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(1)
 })
 
-test('an answer of another shape is refused', async () => {
+test('refuses a response of another shape', async () => {
   await expect(patient().read('environments/cutover', z.object({ id: z.string() }))).rejects.toMatchObject({
     code: 'github.unexpected-answer',
   })
 })
 
-test('reads whom an environment admits, and who can bypass it', async () => {
+test('reads which branches an environment admits, and who can bypass it', async () => {
   expect(await readEnvironment(patient(), 'cutover')).toEqual({
     reviewers: 2,
     preventSelfReview: false,

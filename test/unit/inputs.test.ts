@@ -61,7 +61,7 @@ function load(inputs: Record<string, string>, config?: string) {
 }
 
 describe('loadInputs', () => {
-  test('gives typed values by their camel-case names, and defaults', () => {
+  test('returns typed values by their camel-case names, and defaults', () => {
     expect(load({ wall: WALL, 'dry-for': '90s', tools: 'brush, roller\nladder' })).toEqual({
       colour: 'green',
       dryFor: 90_000,
@@ -72,41 +72,41 @@ describe('loadInputs', () => {
     })
   })
 
-  test('an input wins over the action’s section, that over `common`, and that over the default', () => {
+  test("an input overrides the action's section, which overrides `common`, which overrides the default", () => {
     const config = 'common:\n  colour: red\n  coats: 3\n  dry-for: 1s\npaint:\n  coats: 4\n  dry-for: 2s\n'
     expect(load({ wall: WALL, 'dry-for': '3s' }, config)).toMatchObject({ colour: 'red', coats: 4, dryFor: 3000 })
   })
 
-  test('lists, numbers and booleans of YAML are taken as they are', () => {
+  test('accepts lists, numbers and booleans of YAML', () => {
     expect(load({ wall: WALL }, 'paint:\n  tools: [a, 7]\n  coats: 5\n')).toMatchObject({ tools: ['a', '7'], coats: 5 })
   })
 
-  test('a section of another action does not concern this one, but its keys are checked', () => {
+  test('a section of another action has no effect, but its keys are checked', () => {
     expect(load({ wall: WALL }, 'sand:\n  grit: 80\n')).toMatchObject({ coats: 2 })
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/:2:3: `sand.grid` .* Did you mean `grit`\?/)
   })
 
-  test('a value that does not fit is told with the file that has it', () => {
+  test('reports an invalid value with its file', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
       /config\.yml:2:10: `paint.coats`: "99" is not valid. Write a whole/,
     )
     expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
   })
 
-  test('a name that is like none is not told to be another', () => {
+  test('suggests nothing for a name that resembles none', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
       /`paint.bucket` is not known. docs\/config.schema.json/,
     )
   })
 
-  test('a file that is not there, or no YAML, is one sentence', () => {
+  test('a missing file, or one that is not YAML, is reported in one sentence', () => {
     expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
       /nope.yml cannot be read: it does not exist\. Check out the repository before this step/,
     )
     expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/config\.yml:2:1: This is not YAML/)
   })
 
-  test('an empty file is no setting at all', () => {
+  test('an empty file sets nothing', () => {
     expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
   })
 
@@ -123,7 +123,7 @@ describe('loadInputs', () => {
 })
 
 describe.each(specs.map((each) => [each.name, each] as const))('every input of %s', (_, each) => {
-  test('refuses what does not fit in one line that names it and the fix, and never a secret', () => {
+  test('refuses an invalid value in one line that names it and the fix, and never shows a secret', () => {
     for (const [name, input] of Object.entries(each.inputs)) {
       const wrong = ['! no: such [thing', 'postgresql://u:hidden@tail@h'].find(
         (value) => !input.type.schema.safeParse(value).success,
@@ -146,7 +146,7 @@ describe.each(specs.map((each) => [each.name, each] as const))('every input of %
     }
   })
 
-  test('has a camel-case name of its own', () => {
+  test('has a unique camel-case name', () => {
     const names = Object.keys(each.inputs).map(camel)
     expect(new Set(names).size).toBe(names.length)
   })
@@ -216,7 +216,7 @@ describe('types', () => {
       ['--a', 'a,b', '{a: 1}', '['],
     ],
   ]
-  test('the hint of a duration has every unit that the defaults have', () => {
+  test('the hint for a duration names every unit that the defaults use', () => {
     expect(duration.hint).toBe('a duration such as 500ms, 30s, 5m, 2h or 7d')
   })
 
@@ -254,20 +254,17 @@ describe('types', () => {
     ['h/d?sslrootcert=/nope.pem', 'sslrootcert names /nope.pem, which cannot be read on this runner'],
     ['h/d?sslcert=/nope.pem', 'sslcert names /nope.pem'],
     ['h/d?sslkey=%2Fnope.pem', 'sslkey names /nope.pem'],
-  ])('what the driver would choke on is told, without the URL: %s', (rest, problem) => {
+  ])('reports what the driver would reject, without the URL: %s', (rest, problem) => {
     const told = urlProblem(`postgresql://u:hidden-1@${rest}`)
     expect(told).toContain(problem)
     expect(told).not.toMatch(/hidden|postgresql:/)
   })
 
-  test.each(['@', ':', '/', '%', '#', '?', ' ', '[', ']'])(
-    'a bare %s in a password is told how to be written',
-    (bare) => {
-      const problem = urlProblem(`postgresql://app:se${bare}cret@host:5432/shop?sslmode=require`)
-      expect(problem).toMatch(/percent-encoded.*%40/)
-      expect(problem).not.toMatch(/secret|cret@|host/)
-    },
-  )
+  test.each(['@', ':', '/', '%', '#', '?', ' ', '[', ']'])('explains how to write a bare %s in a password', (bare) => {
+    const problem = urlProblem(`postgresql://app:se${bare}cret@host:5432/shop?sslmode=require`)
+    expect(problem).toMatch(/percent-encoded.*%40/)
+    expect(problem).not.toMatch(/secret|cret@|host/)
+  })
 
   test.each([
     ['postgresql://u@h/d?sslmode=verify-full', undefined],

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { literalsOf, partsOf } from '../../src/masking/literals.ts'
 
-describe('texts that stand in SQL', () => {
+describe('texts in SQL', () => {
   it.each([
     ['quotes', `DEFAULT 'O''Brien' || 'b'`, ["O'Brien", 'b']],
     ['an apostrophe in a comment, and what follows it', `a -- don't\n, 'Anna' /* it's */, 'Bob'`, ['Anna', 'Bob']],
@@ -18,11 +18,11 @@ describe('texts that stand in SQL', () => {
     expect(literalsOf([sql])).toEqual(expect.arrayContaining(texts))
   })
 
-  it('leaves out names as programs give them, and short numbers', () => {
+  it('leaves out names that programs generate, and short numbers', () => {
     expect(literalsOf(['CREATE TABLE "public"."OrderNotes" (id integer DEFAULT 12)'])).toEqual([])
   })
 
-  it('are taken apart where a value may stand in a longer one', () => {
+  it('are split where a longer text may contain a value', () => {
     const parts = partsOf(['{"Anna Peeters",bob}', 'for Anna-Lena Peeters, Main Street 7.', 'n <> +32470123456'])
     expect(parts).toEqual(expect.arrayContaining(['Anna Peeters', 'bob', 'Anna-Lena Peeters', 'Main Street 7']))
     expect(parts).toContain('+32470123456')

@@ -5,7 +5,6 @@ import { Hashes } from '../../src/masking/hashes.ts'
 import { jsonTree } from '../../src/masking/json-paths.ts'
 import { looksPersonal } from '../../src/masking/names.ts'
 import { fromEnv, jitterMs, keyProblem, parseRules, rulesJsonSchema } from '../../src/masking/rules.ts'
-import { dumpEntries } from '../../src/masking/schema.ts'
 import { domainKeys } from '../../src/masking/session.ts'
 
 const parse = (tables: string, more = '') =>
@@ -28,23 +27,23 @@ describe('rules file', () => {
     ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
     ['  a: { b: { use: json, paths: { "[]a": { use: text } } } }', /paths/],
     ['  a: { b: { use: json, paths: {} } }', /paths: list at least one path/],
-  ])('refuses %s and says where', (tables, message) => {
+  ])('refuses %s, and names the place', (tables, message) => {
     expect(() => parse(tables)).toThrow(message)
   })
 
-  it('refuses what is not YAML, another version, and a key that stands in the file', () => {
+  it('refuses what is not YAML, another version, and a key written in the file', () => {
     expect(() => parseRules('a: [', 'x.yml')).toThrow(/x\.yml is not YAML/)
     expect(() => parseRules('version: 2\nkey: env:K\ntables: {}', 'x.yml')).toThrow(/version/)
     expect(() => parseRules('version: 1\nkey: hunter2\ntables: {}', 'x.yml')).toThrow(/key/)
     expect(() => parse('  a: {}', 'safe: { timestamps: { jitter: 0h } }')).toThrow(/jitter: write 90m, 36h or 3d/)
   })
 
-  it('refuses a proposal in which a person has not decided, and names each place', () => {
+  it('refuses a proposal with open decisions, and names each place', () => {
     const proposed = `  a:
     b: { keep: true, reason: "TODO: a number; keep it" }
     c: { use: date, days: 60, by: TODO }
     d: { use: json, paths: { TODO: { use: text }, x: { use: constant, value: "TODO: list the members below" }, y: { keep: true, reason: "TODO: a boolean" } } }
-    e: { use: sql, expression: "CASE t.e WHEN 'TODO' THEN 'open' END", reviewed-by: somebody }
+    e: { use: sql, expression: "CASE t.e WHEN 'TODO' THEN 'open' END", reviewed-by: someone }
   TODO: { TODO: { keep: true, reason: a list of things to do } }`
     const found = (() => {
       try {
@@ -63,7 +62,7 @@ describe('rules file', () => {
     ])
   })
 
-  it('gives editors a JSON Schema, and the committed one is it', () => {
+  it('provides a JSON Schema for editors, which matches the committed one', () => {
     const schema = JSON.parse(rulesJsonSchema())
     expect(schema.required).toEqual(['version', 'key', 'tables'])
     expect(readFileSync('docs/mask.schema.json', 'utf8')).toBe(rulesJsonSchema())
@@ -85,12 +84,12 @@ describe('key', () => {
     ['987654321098765432109876543210ab', /runs/],
     ['00000000-0000-4000-8000-00000bcdefgh', /repeats/],
     ['01234567-89ab-cdef-ghij-klmnopqrstuv', /runs/],
-  ])('%s is refused without being repeated', (key, problem) => {
+  ])('refuses %s without repeating it', (key, problem) => {
     expect(keyProblem(key)).toMatch(problem)
     if (key) expect(keyProblem(key)).not.toContain(key)
   })
 
-  it('takes what `openssl rand` and `uuidgen` print', () => {
+  it('accepts what `openssl rand` and `uuidgen` print', () => {
     expect(keyProblem('9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08')).toBeUndefined()
     for (let n = 0; n < 500; n++)
       for (const key of [
@@ -102,7 +101,7 @@ describe('key', () => {
         expect(keyProblem(key), key).toBeUndefined()
   })
 
-  it('gives each domain its own parameters, and another key others', () => {
+  it('gives each domain its own parameters, and other ones under another key', () => {
     const domains = new Map([
       ['email', 0],
       ['name', 1],
@@ -124,7 +123,7 @@ describe('pieces', () => {
     expect(fromEnv('env:MASK_TEST_NOTHING')).toBeUndefined()
   })
 
-  it('computes each hash once, however often it is asked for', () => {
+  it('computes each hash once, however often it is used', () => {
     const hashes = new Hashes()
     expect(hashes.strong('a', 't.x')).toBe(hashes.strong('a', 't.x'))
     expect(hashes.strong('b', 't.x')).not.toBe(hashes.strong('a', 't.x'))
@@ -132,14 +131,14 @@ describe('pieces', () => {
     expect([...hashes.domains.keys()]).toEqual(['a', 'b'])
   })
 
-  it('refuses JSON paths that run through each other', () => {
+  it('refuses JSON paths that overlap', () => {
     const text = { use: 'text' } as const
     expect(() => jsonTree({ a: text, 'a.b': text })).toThrow(/JSON path a has its own rule and others below/)
     expect(() => jsonTree({ 'a[]': text, 'a.b': text })).toThrow(/JSON path a /)
     expect([...(jsonTree({ 'a.b': text, 'a.c[]': text }).members ?? [])]).toHaveLength(1)
   })
 
-  it('tells personal names from others', () => {
+  it('distinguishes personal names from others', () => {
     for (const name of ['email', 'contactEmail', 'full_name', 'dob', 'phone', 'ip_address', 'iban', 'passport_no'])
       expect(looksPersonal(name), name).toBeDefined()
     for (const name of ['home_address', 'streetAddress', 'mail', 'contact_no', 'lname', 'f_name', 'born', 'born_on'])
@@ -154,7 +153,7 @@ describe('pieces', () => {
       'passwd',
     ])
       expect(looksPersonal(name), name).toBeDefined()
-    // Within another word such letters say nothing.
+    // Within another word, such letters mean nothing.
     for (const name of ['avatar_url', 'activated', 'reservation_no', 'private', 'classname', 'cubic_feet', 'footprint'])
       expect(looksPersonal(name), name).toBeUndefined()
     for (const table of ['customers', 'user', 'staff', 'AppUsers', 'blog_authors', 'people'])
@@ -162,13 +161,5 @@ describe('pieces', () => {
     expect([looksPersonal('name'), looksPersonal('name', 'products')]).toEqual([undefined, undefined])
     for (const name of ['id', 'quantity', 'sku', 'status', 'price', 'shipped_at'])
       expect(looksPersonal(name), name).toBeUndefined()
-  })
-
-  it('takes a dump apart by its headings', () => {
-    const dump = `SET x = 1;\n\\restrict abc\n--\n-- Name: a b; Type: TABLE; Schema: public; Owner: -\n--\n\nCREATE TABLE public."a b" ();\n\n--\n-- Name: t trg; Type: TRIGGER; Schema: public; Owner: -\n--\n\nCREATE TRIGGER trg;\n\\unrestrict abc\n`
-    expect(dumpEntries(dump)).toEqual([
-      { name: 'a b', type: 'TABLE', body: 'CREATE TABLE public."a b" ();' },
-      { name: 't trg', type: 'TRIGGER', body: 'CREATE TRIGGER trg;' },
-    ])
   })
 })

@@ -38,7 +38,7 @@ molt_actions_updated_timestamp_seconds{migration="main"} 1700000000.5
     )
   })
 
-  it('writes every figure that is known', () => {
+  it('writes every known figure', () => {
     const text = metricsText(
       {
         migration: 'main',
@@ -59,14 +59,14 @@ molt_actions_updated_timestamp_seconds{migration="main"} 1700000000.5
     expect(text).toContain('molt_actions_verdict{migration="main",verdict="degraded"} 1\n')
   })
 
-  it('knows infinity, and escapes labels', () => {
+  it('writes infinity, and escapes labels', () => {
     const text = metricsText({ migration: 'a"\\\n', phase: '', lagSeconds: Number.POSITIVE_INFINITY }, 0)
     expect(text).toContain('molt_actions_lag_seconds{migration="a\\"\\\\\\n"} +Inf\n')
   })
 })
 
 describe('writeMetrics', () => {
-  it('replaces the file whole, readable for another user', () => {
+  it('replaces the file atomically, readable for other users', () => {
     const path = join(folder, 'molt.prom')
     writeMetrics(path, { migration: 'main', phase: 'loaded' })
     writeMetrics(path, { migration: 'main', phase: 'caught-up' })
@@ -75,7 +75,7 @@ describe('writeMetrics', () => {
     expect(readdirSync(folder)).toEqual(['molt.prom'])
   })
 
-  it('warns once where it cannot write, and goes on', () => {
+  it('warns once when it cannot write, and continues', () => {
     const write = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     for (let time = 0; time < 3; time++)
       writeMetrics(join(folder, 'none', 'molt.prom'), { migration: 'main', phase: 'x' })

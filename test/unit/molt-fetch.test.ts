@@ -26,7 +26,7 @@ import {
 } from '../../src/tools/molt-fetch.ts'
 import { toolHelp } from '../../src/tools/versions.ts'
 
-test.each(['ERROR', 'critical', 50])('a record of the level %s is an error, as one of the level error is', (level) => {
+test.each(['ERROR', 'critical', 50])('treats a record of the level %s as an error', (level) => {
   const account = emptyAccount()
   accountFor(account, { level, message: 'lost the connection' } as never)
   expect(fetchProblems(account, [])).toContain('lost the connection')
@@ -48,24 +48,24 @@ describe('extra-args', () => {
       '--filter-path is set by this action itself: rows that it leaves out would count as missing in `verify` and in the row hashes',
     ],
     [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
-    [['-source', 'x'], '-source is no flag of molt fetch: flags have two hyphens'],
-    [['-h'], '-h is no flag of molt fetch: flags have two hyphens'],
+    [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
+    [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
     [['--help'], '--help is set by this action itself: it would move nothing'],
-    [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments; write two items, or --flag=value'],
-    [['tokens', 'list'], '"tokens" is the value of no flag'],
-    [['--opt-out-telemetry', 'tokens'], '"tokens" is the value of no flag'],
-    [['--flush-rows=1', 'tokens'], '"tokens" is the value of no flag'],
+    [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments. Write two items, or --flag=value'],
+    [['tokens', 'list'], '"tokens" is a value without a flag'],
+    [['--opt-out-telemetry', 'tokens'], '"tokens" is a value without a flag'],
+    [['--flush-rows=1', 'tokens'], '"tokens" is a value without a flag'],
     [['--'], 'a bare -- would end the flags'],
   ])('refused: %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
 
-  test('every documented flag has an input of its own or is taken', () => {
+  test('every documented flag has its own input or is accepted', () => {
     for (const [flag] of FETCH_FLAGS) {
       const taken = extraArgsProblem([`--${flag}=1`]) === undefined
       expect(taken, flag).toBe((EXTRA_FLAGS as readonly string[]).includes(flag))
     }
   })
 
-  test('only a YAML list is read, so that a comma is part of an argument', () => {
+  test('accepts only a YAML list, because a comma can be part of an argument', () => {
     expect(argumentList.schema.parse('- --a=b,c\n- --rows\n- 5')).toEqual(['--a=b,c', '--rows', '5'])
     expect(argumentList.schema.parse('["--a", "b"]')).toEqual(['--a', 'b'])
     for (const text of ['--a,b', 'a: b', '- [', '- {a: 1}'])
@@ -95,7 +95,7 @@ describe('filters', () => {
     { schema: 'other', name: 'orders' },
   ]
   test('exactly the expected ones', () => expect(filterProblems('source', names, expected, anchored)).toEqual([]))
-  test('one that an expression swallows, one of another schema, one that it misses', () => {
+  test('also other tables that match, also those of another schema, and one that does not match', () => {
     expect(filterProblems('source', names, expected, { schema: 'public', table: 'orders' })).toEqual([
       'the filter also matches public.orders_archive on the source, which is not an expected table',
       'the filter does not match a.b+c',
@@ -104,7 +104,7 @@ describe('filters', () => {
       'the filter also matches other.orders on the target, which is not an expected table',
     ])
   })
-  test('a name that differs in case alone', () => {
+  test('a name that differs only in case', () => {
     const more = [...names, { schema: 'public', name: 'Orders' }]
     expect(filterProblems('target', more, expected, anchored)).toEqual([
       expect.stringContaining('public.Orders on the target differs from the expected table orders only in case'),
@@ -137,16 +137,16 @@ describe('the command line', () => {
       'fetch --source postgres://s/d --target postgres://t/d --schema-filter ^(public)$ --table-filter ^(orders|Order Notes)$ --table-handling truncate-if-exists --pglogical-replication-slot-name molt_slot --pglogical-publication-and-slot-drop-and-recreate --bucket-path s3://b/p --use-implicit-auth --assume-role arn:aws:iam::1:role/r --metrics-listen-addr 127.0.0.1:1 --pprof-listen-addr 127.0.0.1:2 --non-interactive --flush-rows 5',
     )
   })
-  test('a load that is gone on with makes and empties nothing', () => {
+  test('a resumed load creates and empties nothing', () => {
     const args = fetchArgs({ ...request, resume: { fetchId: 'f', continuationToken: 't' } }, newest).join(' ')
     expect(args).toContain('--table-handling none --fetch-id f --continuation-token t')
     expect(args).not.toMatch(/--pglogical/)
   })
-  test('TLS is given up only by name', () => {
+  test('TLS is optional only by explicit input', () => {
     expect(fetchArgs({ ...request, insecure: true }, newest)).toContain('--allow-tls-mode-disable')
     expect(fetchArgs({ ...request, insecure: true }, older)).not.toContain('--allow-tls-mode-disable')
   })
-  test('a flag that this build does not know is found before it runs', () => {
+  test('finds a flag that this build lacks before it runs', () => {
     expect(unknownFlags(['fetch', '--assume-role', 'x', '--non-interactive', '--flush-rows=5'], older)).toEqual([
       '--assume-role',
       '--flush-rows',
@@ -161,7 +161,7 @@ test('rows so far, from metrics', () => {
   expect(fetchedRows('molt_fetch_num_tables 2\n')).toBeUndefined()
 })
 
-test('progress tells what is left, and nothing that is not known', () => {
+test('progress shows what is left, and nothing unknown', () => {
   const size = { rows: 1000, bytes: 8 * 2 ** 20 }
   const line = progressLine({ tablesRead: 1, tablesImported: 0, rows: 250 }, 4, size, 5_000)
   expect(line).toContain(
@@ -169,7 +169,7 @@ test('progress tells what is left, and nothing that is not known', () => {
   )
   const read = progressLine({ tablesRead: 4, tablesImported: 1, rows: 1000 }, 4, size, 5_000)
   expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
-  // An estimate that is too high leaves no time to tell once every table is read.
+  // An estimate that is too high leaves no time to show once every table is read.
   expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
   const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
   expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
@@ -204,7 +204,7 @@ describe('import jobs', () => {
   const into = (table: string, folder = FOLDER) =>
     `IMPORT INTO d.${table}(a) CSV DATA ('s3://bucket/${'some/long/path/'.repeat(6)}${folder}/${table}/shard_01_part_00000001.tar.gz?AWS_ACCESS_KEY_ID=key')`
 
-  /** A cluster of which SHOW JOBS shows these jobs, and on which CANCEL JOB takes one look. */
+  /** A cluster whose SHOW JOBS shows these jobs, and where CANCEL JOB takes effect at the next look. */
   function cluster(jobs: Job[]) {
     const cancelled: string[] = []
     const query = async (sql: string) => {
@@ -225,7 +225,7 @@ describe('import jobs', () => {
 
   const cancel = (db: Database, timeout?: number) => cancelImports(db, 'public', ['orders'], [FOLDER], timeout)
 
-  test('only those of our loads that have not ended are cancelled, each by its id, and waited for', async () => {
+  test('cancels only unfinished jobs of our loads, each by its id, and waits for them', async () => {
     const { db, cancelled } = cluster([
       { id: '900000000000000001', description: into('public.orders'), status: 'running' },
       { id: '2', description: into('public.others'), status: 'running' },
@@ -240,7 +240,7 @@ describe('import jobs', () => {
     expect(await readImportJobs(db, 'public', ['orders'], [FOLDER])).toMatchObject([{ id: '5', ours: false }])
   })
 
-  test('reads the table of a description that SHOW JOBS cuts', async () => {
+  test('reads the table of a description that SHOW JOBS truncates', async () => {
     const long = 'orders_'.repeat(20)
     const { db } = cluster([{ id: '8', description: into(`public.${long}`), status: 'running' }])
     expect(await readImportJobs(db, 'public', [long])).toMatchObject([{ id: '8', table: `public.${long}` }])
@@ -258,7 +258,7 @@ describe('import jobs', () => {
     expect(cancelled).toEqual(['1', '2'])
   })
 
-  test('a job that does not end is left, and takes no second CANCEL JOB', async () => {
+  test('leaves a job that does not end, without a second CANCEL JOB', async () => {
     const { db, cancelled } = cluster([{ id: '7', description: into('public.orders'), status: 'reverting' }])
     expect(await cancel(db, 0)).toMatchObject({ ended: [], left: [{ id: '7', status: 'reverting' }], refused: [] })
     expect(cancelled).toEqual([])
@@ -288,20 +288,20 @@ describe('the cursor', () => {
     expect(loaded(cursor)).toEqual({ problems: [], started: cursor }),
   )
   test.each(['not an lsn', '0/0', '0/123456789', '1700000000.0', '/1', '0/2E02140 ', { a: 1 }])(
-    '%j is none, and nothing can be streamed from it',
+    '%j is not a cursor, so nothing can be streamed from it',
     (cursor) => {
       const { problems, started } = loaded(cursor)
-      expect(problems).toEqual([expect.stringMatching(/cursor is no position of a WAL/)])
+      expect(problems).toEqual([expect.stringMatching(/cursor is not a WAL position/)])
       expect(started).toBeUndefined()
     },
   )
 })
 
-test('a tool that is killed while it is asked for its help', async () => {
+test('reports a tool that is killed while it prints its help', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'killed-'))
   writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
   const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
-  await expect(asked).rejects.toThrow(/molt was killed by a signal before it had answered.*out of memory/)
+  await expect(asked).rejects.toThrow(/molt was killed by a signal before it answered.*out of memory/)
 })
 
 test.each([
@@ -309,7 +309,7 @@ test.each([
   ['1.3.4', '--enableToastedColumns', false],
   ['(devel)', '--enableToastedColumns  Enable support for toasted columns', true],
   ['(devel)', '--slotName string', false],
-])('a replicator %s whose help says %j stops on an unchanged long value: %s', async (version, help, stops) => {
+])('a replicator %s whose help contains %j stops on an unchanged long value: %s', async (version, help, stops) => {
   const dir = mkdtempSync(join(tmpdir(), 'toast-'))
   writeFileSync(join(dir, 'replicator'), `#!/bin/sh\necho '${help}'\n`, { mode: 0o755 })
   expect(await stopsOnToast(join(dir, 'replicator'), version)).toBe(stops)

@@ -34,7 +34,7 @@ test.each([
   ['', '0', 'value'],
 ])('%j against %j: %s', (source, target, kind) => expect(classify(source, target)).toBe(kind))
 
-test('a count below zero makes up for no row that differs, and a level in other words is an error all the same', () => {
+test('a negative count does not cancel out a differing row, and a level in another notation is still an error', () => {
   const counts = { num_truth_rows: 2, num_success: 2, num_missing: 1, num_mismatch: 0, num_extraneous: -1 }
   const finished = {
     message: 'finished row verification on public.a (shard 1/1)',
@@ -109,20 +109,20 @@ describe('the report', () => {
   addSamples(bad, rows)
   const report = reportOf({ verdict: 'different', tables: [bad, ...reportOf().tables], problems: ['a|b<c>: 1 row'] })
 
-  test('as JSON it fits the published schema, and holds no key', () => {
+  test('as JSON, it matches the published schema and holds no key', () => {
     expect(verifyReport.parse(JSON.parse(JSON.stringify(verifyJson(report))))).toEqual(verifyJson(report))
     expect(verifyReport.safeParse({ ...verifyJson(report), key: 'x' }).success).toBe(false)
     expect(JSON.stringify(verifyJson(report))).not.toContain('canary')
   })
 
-  test('as a summary the differences come first, the clean tables are folded, and names are only names', () => {
+  test('as a summary, shows differences first, collapses clean tables, and escapes names', () => {
     const text = verifyTable(report)
     expect(text.indexOf('❌')).toBeLessThan(text.indexOf('a\\|b&lt;c> | 9 | 0 | 1 | 0 | empty strings'))
     expect(text.indexOf('a\\|b&lt;c> | 9')).toBeLessThan(text.indexOf('<details><summary>1 clean table<'))
     expect(text).not.toContain('canary')
   })
 
-  test('what is estimated or unsettled is said at the top', () => {
+  test('shows at the top what is estimated or inconclusive', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
       'row counts beside molt are estimates',
     )
@@ -157,7 +157,7 @@ describe('lines', () => {
     ])
   })
 
-  test('a line of 200 MB is cut, what follows is whole, and memory stays small', async () => {
+  test('truncates a line of 200 MB, keeps what follows, and stays small in memory', async () => {
     const piece = 'x'.repeat(1 << 20)
     const before = process.memoryUsage().rss
     const lines = await linesOf([
@@ -173,7 +173,7 @@ describe('lines', () => {
   })
 
   test.each(['5', 'null', '["x"]', '{"a":1}'])(
-    'an event with %s where a text or a number belongs is read to its end',
+    'reads on after an event with %s in place of a text or a number',
     (odd) => {
       const fields = [
         'level',
@@ -222,7 +222,7 @@ describe('lines', () => {
     },
   )
 
-  test('what is no event is counted by kind', () => {
+  test('counts what is not an event by kind', () => {
     const unknown = noUnknowns()
     for (const line of ['{"a":', 'usage', '', '[1]', '{']) countChatter(unknown, line)
     expect(unknown).toEqual({ messages: {}, chatter: 2, broken: 2 })

@@ -45,7 +45,7 @@ test.each([
   [{ mode: 'import', cursor: '0/1' }, 'resume'],
   [{ mode: 'import' }, 'restart'],
   [{ mode: 'direct-copy', cursor: '0/1' }, 'restart'],
-])('an interrupted load %j is to %s', (load, policy) => {
+])('resumes or restarts an interrupted load %j: %s', (load, policy) => {
   expect(nextOf('prepared', { load })).toEqual({ action: 'fetch', inputs: { 'on-interrupted': policy } })
 })
 
@@ -57,7 +57,7 @@ test('proposes a commit only to a run with that decision', () => {
   expect(nextCommand({ action: 'cutover' })).toContain('--decision commit')
 })
 
-test('repeats what the run was given, without a URL', () => {
+test("repeats the run's options without a URL", () => {
   vi.stubEnv('INPUT_SOURCE', 'postgresql://mover:secret@db/shop')
   vi.stubEnv('INPUT_MIGRATION', 'shop')
   vi.stubEnv('INPUT_CONFIG', 'my config.yml')
@@ -92,7 +92,7 @@ test('starts the workflow on GitHub', () => {
   )
 })
 
-test('an error asks for the same action again, unless its code or the ledger knows better', () => {
+test('an error proposes the same action again, unless its code or the ledger names another', () => {
   noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
   expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare', again: true })
   expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })

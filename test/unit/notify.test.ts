@@ -36,7 +36,7 @@ afterEach(() => {
   server.close()
 })
 
-it('sends one flat JSON message, with the run to look at', async () => {
+it('sends one flat JSON message with a link to the run', async () => {
   vi.stubEnv('GITHUB_RUN_ID', '42')
   vi.stubEnv('GITHUB_REPOSITORY', 'acme/shop')
   notifyTo(url, 'main')
@@ -57,7 +57,7 @@ it('sends one flat JSON message, with the run to look at', async () => {
   expect(Object.values(bodies[0] as object).every((value) => typeof value === 'string')).toBe(true)
 })
 
-it('tells an event once, and others beside it', async () => {
+it('sends each event once', async () => {
   notifyTo(url, 'main')
   notify('stream-stuck')
   notify('stream-stuck')
@@ -78,7 +78,7 @@ it.each<[string, () => void]>([
   ['redirects', () => (answer = 302)],
   ['does not answer', () => (answer = 'never')],
   ['is gone', () => server.close()],
-])('warns and goes on when the webhook %s, without the token', async (_, fail) => {
+])('warns and continues when the webhook %s, without the token', async (_, fail) => {
   fail()
   server.closeAllConnections()
   notifyTo(url, 'main', 300)

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { isDml, isWrite, statementFingerprint } from '../../src/phases/observe/fingerprint.ts'
 
-/** What pg_stat_statements keeps, beside what CockroachDB keeps of the same statement. */
+/** Statements in pg_stat_statements, and the same in CockroachDB's statistics. */
 const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
   ['placeholders', 'SELECT total FROM orders WHERE id = $1', 'SELECT total FROM orders WHERE id = _'],
   ['case and white space', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
@@ -74,7 +74,7 @@ describe('statementFingerprint', () => {
     ['kinds', 'DELETE FROM t WHERE a = $1', 'SELECT a FROM t WHERE a = $1'],
     ['quoted case', 'SELECT "A" FROM t', 'SELECT a FROM t'],
     ['locking', 'SELECT a FROM t FOR UPDATE', 'SELECT a FROM t'],
-    ['the direction of an order', 'SELECT a FROM t ORDER BY a', 'SELECT a FROM t ORDER BY a DESC'],
+    ['sort direction', 'SELECT a FROM t ORDER BY a', 'SELECT a FROM t ORDER BY a DESC'],
   ])('keeps different %s apart', (_, one, other) => {
     expect(statementFingerprint(one)).not.toBe(statementFingerprint(other))
   })
@@ -84,8 +84,8 @@ describe('statementFingerprint', () => {
     ['a doubled quote', "SELECT a FROM t WHERE email = 'x''secret@example.com'"],
     ['an escape string', "SELECT a FROM t WHERE email = E'x\\'secret@example.com'"],
     ['a dollar-quoted string', 'SELECT a FROM t WHERE email = $q$secret@example.com$q$'],
-    ['a string that was cut', "SELECT a FROM t WHERE email = 'secret@exam"],
-    ['a dollar-quoted string that was cut', 'SELECT a FROM t WHERE email = $$secret'],
+    ['a truncated string', "SELECT a FROM t WHERE email = 'secret@exam"],
+    ['a truncated dollar-quoted string', 'SELECT a FROM t WHERE email = $$secret'],
     ['a comment', 'SELECT a FROM t /* secret */ WHERE b = 1'],
     ['a bit string', "SELECT a FROM t WHERE b = x'5ec4e7' OR c = 'secret'"],
   ])('holds nothing of %s', (_, sql) => {
@@ -98,14 +98,14 @@ describe('statementFingerprint', () => {
     )
   })
 
-  it('cuts a long text, and still tells two apart', () => {
+  it('truncates a long text, and still distinguishes two', () => {
     const long = (last: string) =>
       `SELECT ${Array.from({ length: 600 }, (_, at) => `column_${at}`).join(', ')}, ${last} FROM t`
     expect(statementFingerprint(long('a')).length).toBeLessThanOrEqual(2000)
     expect(statementFingerprint(long('a'))).not.toBe(statementFingerprint(long('b')))
   })
 
-  it('knows statements that read or write rows', () => {
+  it('recognizes statements that read or write rows', () => {
     const kinds = [
       'SELECT 1',
       'INSERT INTO t VALUES (1)',

@@ -50,7 +50,7 @@ describe('judge', () => {
     expect(judged.unpaired).toEqual({ source: [], target: [] })
   })
 
-  // One past each threshold, and one that is just at it.
+  // One value past each threshold, and one exactly at it.
   it.each<[string, string, Seen, Seen]>([
     [
       'latency ratio',
@@ -93,13 +93,13 @@ describe('judge', () => {
     expect(codes(busy, { ...lenient, maxStragglers: 1, maxRefusedWrites: 1, maxFailedJobs: 1 })).toEqual([])
   })
 
-  it('takes no statement for slow whose mean is below the floor', () => {
+  it('does not count a statement as slow whose mean is below the floor', () => {
     const fast = { [ORDERS]: countersOf(1000, 1000, 1, 0.1), [CARTS]: countersOf(500, 500, 5, 1) }
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 19.9, 1) }), LIMITS, fast)).toEqual([])
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 20, 1) }), LIMITS, fast)).toEqual(['observe.slow'])
   })
 
-  it('says nothing about a statement with fewer calls than it needs', () => {
+  it('ignores a statement with too few calls', () => {
     const few = (calls: number, ms = 31) => calm({ [ORDERS]: { ...countersOf(calls, calls, ms, 2), failures: calls } })
     expect(codes(few(48))).toEqual([])
     expect(codes(few(50))).toEqual(['observe.failures', 'observe.slow'])
@@ -116,13 +116,13 @@ describe('judge', () => {
     expect(codes(few(1, 1_501))).toEqual(['observe.slow'])
   })
 
-  it('takes failures with 40001 for retries of the client', () => {
+  it("counts failures with 40001 as the client's retries", () => {
     expect(codes(calm(on({ failures: 46, lastError: '40001' })))).toEqual(['observe.retries'])
     expect(codes(calm(on({ failures: 40, lastError: '40001', retries: 10 })))).toEqual(['observe.retries'])
     expect(codes(calm(on({ failures: 45, lastError: '40001' })))).toEqual([])
   })
 
-  it('judges failures and retries also of a statement that the source never saw', () => {
+  it('also judges failures and retries of a statement that the source never saw', () => {
     const unknown = 'select note from notes where id = _'
     const judged = judge(BASELINE, calm({ [unknown]: { ...countersOf(100, 100, 5, 1), retries: 50 } }), LIMITS)
     expect(judged.reasons).toMatchObject([{ code: 'observe.retries', subject: unknown, measured: 50, limit: 5 }])
@@ -223,12 +223,12 @@ describe('judge', () => {
 })
 
 describe('counters', () => {
-  it('give back mean and deviation', () => {
+  it('return mean and deviation', () => {
     const counters = countersOf(10, 20, 12, 3)
     expect([meanMs(counters), deviationMs(counters)]).toEqual([12, expect.closeTo(3)])
   })
 
-  it('give the mean and deviation of what came between two snapshots', () => {
+  it('return mean and deviation of the calls between two snapshots', () => {
     // 1, 3 and then 10, 20, 30.
     const before = { a: countersOf(2, 2, 2, 1) }
     const all = [1, 3, 10, 20, 30]
@@ -243,7 +243,7 @@ describe('counters', () => {
     expect(difference(before, { ...before, b: countersOf(3, 3, 1, 0) })).toEqual({ b: countersOf(3, 3, 1, 0) })
   })
 
-  it('begin anew after a reset', () => {
+  it('start over after a reset', () => {
     const now = countersOf(3, 3, 1, 0)
     expect(difference({ a: countersOf(5, 5, 1, 0) }, { a: now })).toEqual({ a: now })
   })
@@ -254,7 +254,7 @@ describe('counters', () => {
     expect(difference(before, after).a).toMatchObject({ calls: 4, failures: 1, retries: 5, lastError: '40001' })
   })
 
-  it('add up for one statement of several applications', () => {
+  it('are summed for one statement of several applications', () => {
     const both = sum(
       { ...countersOf(10, 10, 2, 0), failures: 1, fullScan: false, applications: ['b'] },
       { ...countersOf(10, 10, 4, 0), failures: 2, fullScan: true, applications: ['a'] },

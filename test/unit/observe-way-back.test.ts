@@ -32,14 +32,14 @@ describe('rollbackFacts', () => {
   const day = 86_400_000
   const entry = { updatedAt: new Date('2026-11-30T02:00:00Z'), ageMs: 2 * day }
 
-  it('tells until when, and since when writes would be lost, by the clock of the target', () => {
+  it("reports the deadline, and since when writes would be lost, by the target's clock", () => {
     const { until, lines } = rollbackFacts(entry, 7 * day, 2 * day + 60_000, undefined)
     expect(until.toISOString()).toBe('2026-12-07T02:00:00.000Z')
     expect(lines[0]).toContain('2026-12-07 02:00 UTC')
     expect(lines[0]).toContain('2026-11-30 01:59 UTC')
   })
 
-  it('tells the rate of writes and the verdict of the last watch', () => {
+  it('reports the rate of writes and the verdict of the last watch', () => {
     const { observed, lines } = rollbackFacts(entry, 7 * day, 2 * day, {
       verdict: 'degraded',
       rowsWrittenPerMinute: 1234.4,
@@ -49,7 +49,7 @@ describe('rollbackFacts', () => {
     expect(lines.join(' ')).toMatch(/1,234 rows.*degraded.*10 min/)
   })
 
-  it('knows that the window is over', () => {
+  it('detects that the window is over', () => {
     expect(rollbackFacts(entry, day, 2 * day, undefined).lines[0]).toContain('ended at 2026-12-01 02:00 UTC')
   })
 })

@@ -18,7 +18,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** Commands that the runner would obey. */
+/** Commands that the runner would execute. */
 function commands(): string[] {
   return printed.split(/\r\n|\n|\r/).filter((line) => /^\s*::[a-z-]+|##\[/.test(line))
 }
@@ -36,7 +36,7 @@ test.each([
   expect(commands()).toEqual([])
 })
 
-test('our own commands are', () => {
+test('our own commands still work', () => {
   warning('two\nlines')
   addSecret('hidden-1\nhidden-2')
   expect(commands()).toEqual([
@@ -47,7 +47,7 @@ test('our own commands are', () => {
   ])
 })
 
-test('escape sequences and marks of direction are shown as what they are', () => {
+test('escape sequences and direction marks are made visible', () => {
   info('a\u001b[2J\u009b31m\u202eb\tc\r\nd')
   expect(printed).toBe('a\ufffd[2J\ufffd31m\ufffdb\tc\r\nd\n')
 })

@@ -26,15 +26,15 @@ describe('splitPassword', () => {
 
   test.each([
     ['no password', 'postgres://u@h/db'],
-    ['a file of its own', 'postgres://u:pw@h/db?passfile=/x'],
+    ['its own file', 'postgres://u:pw@h/db?passfile=/x'],
     ['a service', 'postgres://u:pw@h/db?service=x'],
     ['white space that the file would lose', 'postgres://u:pw%20@h/db'],
     ['a line break', 'postgres://u:p%0Aw@h/db'],
     ['not percent-encoded', 'postgres://u:p%w@h/db'],
-  ])('left as it is: %s', (_, url) => expect(splitPassword(url)).toBeUndefined())
+  ])('is left unchanged: %s', (_, url) => expect(splitPassword(url)).toBeUndefined())
 })
 
-test('the program gets passwords by a private file that is gone when it has ended', async () => {
+test('the program gets passwords in a private file that is removed when it has ended', async () => {
   const dir = folder()
   const lines: string[] = []
   const script =
@@ -58,14 +58,14 @@ test('the program gets passwords by a private file that is gone when it has ende
   expect(existsSync(lines[0] as string)).toBe(false)
 })
 
-test('without a password there is no file', () => {
+test('creates no file without a password', () => {
   expect(hidePasswords(['--source', 'postgres://u@h/db'], '/nowhere')).toMatchObject({
     args: ['--source', 'postgres://u@h/db'],
     env: {},
   })
 })
 
-test.each(['molt', 'replicator'])('%s that is not on the PATH is told as that, however it is run', async (program) => {
+test.each(['molt', 'replicator'])('reports that %s is not on the PATH, however it is run', async (program) => {
   vi.stubEnv('PATH', '/nowhere')
   const told = `\`${program}\` is not on the PATH: run \`setup\` before this step in the same job`
   const child = new Child({ program, args: [], logFile: join(folder(), 'log'), onLine() {} })
@@ -75,7 +75,7 @@ test.each(['molt', 'replicator'])('%s that is not on the PATH is told as that, h
   vi.unstubAllEnvs()
 })
 
-test('a program that is not there is an exit, and leaves nothing behind', async () => {
+test('a missing program is an exit, and leaves nothing behind', async () => {
   const dir = folder()
   const child = new Child({
     program: join(dir, 'absent'),

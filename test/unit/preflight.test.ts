@@ -45,7 +45,7 @@ describe('waivers', () => {
       expect(waivers.schema.safeParse(wrong).success, wrong).toBe(false)
   })
 
-  it('cover an object with or without its schema, what is in it, and nothing that only begins alike', () => {
+  it('cover an object with or without its schema and everything in it, but not other objects with the same prefix', () => {
     expect(waived({ check: 'tbl.no-key', object: 'audit' })).toEqual(['public.audit by tbl.no-key=audit'])
     expect(waived({ check: 'typ.money', object: 'orders' })).toHaveLength(2)
     expect(waived({ check: 'typ.money', object: 'public.items.price' })).toHaveLength(1)
@@ -53,7 +53,7 @@ describe('waivers', () => {
     expect(waived({ check: 'tgt.table', object: '*' })).toEqual([])
   })
 
-  it('are an error when they match nothing, name no check, or a check that nobody may pass over', () => {
+  it('are an error when they match nothing, name no check, or a check that cannot be waived', () => {
     const findings = runChecks(checks, facts)
     const require = (id: string, object: string) => () => requireWaiversMatch(checks, [{ check: id, object }], findings)
     expect(require('tbl.no-key', 'audit_log')).not.toThrow()
@@ -62,7 +62,7 @@ describe('waivers', () => {
     expect(require('tgt.table', 'gone')).toThrow(/cannot be waived/)
   })
 
-  it('find no check whose fix lacks a value', () => {
+  it('refuses a check whose fix lacks a value', () => {
     expect(() => runChecks([check('a.b', ['x'], { fix: '{other}' })], facts)).toThrow(/no value for \{other\}/)
     for (const each of CHECKS) expect(each.id).toMatch(/^[a-z]+\.[a-z-]+$/)
   })
@@ -70,10 +70,10 @@ describe('waivers', () => {
 
 describe('the plan hash', () => {
   const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['a', 'b'], slot: 's', publication: 'p' }
-  it('is the same for the same plan, however it is written', () => {
+  it('is the same for the same plan in any notation', () => {
     expect(planHash({ ...plan, tables: ['b', 'a'] })).toBe(planHash(plan))
     expect(planHash({ ...plan, defer: 'none', waivers: [] })).toBe(planHash(plan))
-    // A rehearsal on the like-server counts for no plan of a cluster.
+    // A rehearsal on the like-server counts for no plan of a real cluster.
     expect(planHash({ ...plan, likeServer: true })).not.toBe(planHash(plan))
     expect(canonicalJson({ b: [{ d: 1, c: undefined }], a: null })).toBe('{"a":null,"b":[{"d":1}]}')
   })
@@ -93,7 +93,7 @@ describe('the plan hash', () => {
 
 describe('fingerprints', () => {
   const before: Fingerprint = { 'table a': 'table', 'column a.x': 'integer', 'column a.y.z': 'text', 'enum e': 'b, c' }
-  it('tell what changed about which object', () => {
+  it('show what changed about which object', () => {
     const after = { ...before, 'column a.x': 'bigint', 'enum e': 'c, b', 'index a.i': 'CREATE INDEX i' }
     const changes = compareFingerprints('source', before, after)
     expect(changes.map(describeChange)).toEqual([
@@ -103,7 +103,7 @@ describe('fingerprints', () => {
     ])
     expect(compareFingerprints('target', before, before)).toEqual([])
   })
-  it('name a table that is gone once, and not each of its columns', () => {
+  it('name a missing table once, and not each of its columns', () => {
     const changes = compareFingerprints('target', before, { 'enum e': 'b, c' })
     expect(changes.map((each) => each.object)).toEqual(['table a'])
   })
@@ -113,7 +113,7 @@ describe('fingerprints', () => {
   })
 })
 
-it("writes CockroachDB's own syntax for dropping a unique index, its foreign keys first, and leaves shards alone", () => {
+it("uses CockroachDB's syntax to drop a unique index, its foreign keys first, and ignores shards", () => {
   const same = {
     schema: 'public',
     deferrable: false,
@@ -178,6 +178,6 @@ it("writes CockroachDB's own syntax for dropping a unique index, its foreign key
       drop: 'ALTER TABLE "far"."b" DROP CONSTRAINT IF EXISTS "b_x"',
     },
   ])
-  // Two checks of one name and different conditions cannot be told apart: neither is touched.
+  // Two checks with one name and different conditions cannot be distinguished, so neither is touched.
   expect(plannedDeferral(schema, ['a'], { indexes: false, constraints: true }, true).kept).toEqual(['public.a.twice'])
 })

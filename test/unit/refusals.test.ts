@@ -4,7 +4,7 @@ import { refused } from '../../src/masking/copy.ts'
 import { errorCode, errorKind } from '../../src/runtime/errors.ts'
 import { codeOf, explain, explainWords } from '../../src/runtime/refusals.ts'
 
-/** Every class of PostgreSQL's table of error codes, by what CockroachDB and owners' code add to it. */
+/** Every class of PostgreSQL's table of error codes, with CockroachDB's additions and what owners' code can raise. */
 it.each([
   ['25006', 'database.read-only'],
   ['25P03', 'database.session-timeout'],
@@ -58,7 +58,7 @@ it.each([
   ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connect.no-free-slot'],
   ['ERROR: could not write block 7: No space left on device (SQLSTATE 53100)', 'database.out-of-resources'],
   ['ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)', 'database.read-only'],
-])('a tool that ends with %j has a code, a cause and a fix', (said, code) => {
+])("explains a tool's failure %j with a code, a cause and a fix", (said, code) => {
   expect(explainWords(said)).toEqual({
     code,
     advice: expect.stringMatching(/^[A-Z].*\. [A-Z].*\.$/),
@@ -80,7 +80,7 @@ it.each([
   ['53300', 'connect.no-free-slot'],
   ['23505', 'mask.copy-failed'],
   ['42601', 'mask.copy-failed'],
-])('masking names cause and fix of SQLSTATE %s, and no value', (state, code) => {
+])('masking reports cause and fix of SQLSTATE %s, and no value', (state, code) => {
   const error = Object.assign(new pg.DatabaseError('for email=ann@example.org', 0, 'error'), { code: state })
   const found = refused(error, 'mask.copy-failed', 'copying t')
   expect(errorCode(found)).toBe(code)

@@ -1,4 +1,4 @@
-// The policy that a plan was rehearsed: what GitHub tells of runs, artifacts and attestations, and what of it counts.
+// The policy that a plan must be rehearsed: GitHub's runs, artifacts and attestations, and which of them count.
 import { createHash } from 'node:crypto'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,7 +20,7 @@ interface Attested {
   subject?: { name: string; digest: { sha256: string } }
 }
 
-/** In the shape of `gh attestation verify --format json`. */
+/** In the format of `gh attestation verify --format json`. */
 function verified(id: number, digest: string, { run, subject }: Attested): string {
   const statement = { subject: [subject ?? { name: `${NAME}.zip`, digest: { sha256: digest } }] }
   const certificate = { runInvocationURI: run ?? `${HOME}/actions/runs/${id}/attempts/1` }
@@ -50,7 +50,7 @@ beforeAll(async () => {
   github = await startGithub()
   mkdirSync(join(folder, 'bin'))
   const gh = join(folder, 'bin/gh')
-  // Answers with what lies beside it under the artifact's bytes, and refuses what it does not know.
+  // Answers from the file beside the artifact's bytes, and refuses unknown ones.
   writeFileSync(
     gh,
     `#!/bin/sh
@@ -94,7 +94,7 @@ const gate = (
   })
 }
 
-test('two attested runs on the default branch are enough, and gh has checked both', async () => {
+test('two attested runs on the default branch are enough, and gh has verified both', async () => {
   const passed = await gate([rehearsal(), rehearsal({ event: 'workflow_dispatch' })])
   expect(words(passed)).toMatch(/had 2 green rehearsals/)
   expect(passed.conclusion).toBe('success')
@@ -106,7 +106,7 @@ test('two attested runs on the default branch are enough, and gh has checked bot
   }
 })
 
-/** The same without a process of its own. */
+/** The same without a separate process. */
 function find(rehearsals: FakeRehearsal[]) {
   know(rehearsals)
   vi.stubEnv('GITHUB_API_URL', github.url)
@@ -143,39 +143,39 @@ test.each<[string, FakeRehearsal, RegExp]>([
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
     /for something else/,
   ],
-  ['that gh describes in an unknown form', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
+  ['that gh describes in an unknown format', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
 ])('one %s does not count', async (_, other, why) => {
   const { green, rejected } = await find([rehearsal(), other])
   expect(green).toHaveLength(1)
   expect(rejected).toEqual([expect.stringMatching(why)])
 })
 
-test('too few are red, and each that does not count is named', async () => {
+test('too few are red, and each run that does not count is named', async () => {
   const ended = await gate([rehearsal(), elsewhere()])
   expect(words(ended)).toMatch(/had 1 green rehearsals .* but 2 are required.* Not counted: .*runs\/7/)
   expect(ended.conclusion).toBe('failure')
 })
 
-test('one whose bytes are not those of its digest does not count', async () => {
+test('one whose bytes do not match its digest does not count', async () => {
   const { rejected } = await find([rehearsal(), { ...rehearsal(), zip: Buffer.from('other') }])
   expect(rejected).toEqual([expect.stringMatching(/does not match the digest that GitHub reports/)])
 })
 
-test('without gh it fails by name', async () => {
+test('reports a missing gh', async () => {
   const two = [rehearsal(), rehearsal()]
   const ended = await gate(two, {}, folder)
   expect(ended.outputs['error-code']).toBe('approval.gh-missing')
   expect(ended.conclusion).toBe('failure')
 })
 
-test('the approver reads how often it was rehearsed, also where no rehearsal is required', async () => {
+test('shows the approver how often the plan was rehearsed, even if no rehearsal is required', async () => {
   const passed = await gate([rehearsal(), rehearsal(), elsewhere()], { rehearsals: '0' })
   expect(passed.conclusion).toBe('success')
   expect(passed.summary).toMatch(/had 2 green rehearsals/)
   expect(passed.summary).toMatch(/not counted: .*runs\/7/)
 })
 
-test('where none is required, a GitHub that tells nothing stops nobody', async () => {
+test('when none is required, a GitHub outage stops nothing', async () => {
   github.status = 403
   const passed = await gate([], { rehearsals: '0' })
   const red = await gate([])
@@ -185,7 +185,7 @@ test('where none is required, a GitHub that tells nothing stops nobody', async (
   expect(red.conclusion).toBe('failure')
 })
 
-test('asks once for the artifacts of a plan, and not each run for its own', async () => {
+test("requests a plan's artifacts once, instead of one request per run", async () => {
   github.asked.length = 0
   await find([rehearsal(), ...Array.from({ length: 60 }, () => rehearsal({ head_branch: 'feature' }))])
   const paths = github.asked.map((each) => new URL(each, 'http://x').pathname.replace(/\d+|sha256.*/, 'N'))

@@ -1,4 +1,4 @@
-// The release's scripts, as the workflow calls them; publishing itself happens on github.com alone.
+// The release's scripts as the workflow calls them. Publishing itself happens only on github.com.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -29,7 +29,7 @@ test('the archives hold the files to copy, with the commit filled in', () => {
   }
 })
 
-test('the same commit gives the same bytes, and the sums are theirs', () => {
+test('the same commit gives the same bytes, with matching checksums', () => {
   const again = join(folder, 'again')
   writeFiles(version, adoption, again)
   for (const name of readdirSync(out)) expect(readFileSync(join(again, name))).toEqual(readFileSync(join(out, name)))
@@ -40,7 +40,7 @@ test('the same commit gives the same bytes, and the sums are theirs', () => {
   expect(checked.match(/: OK$/gm)).toHaveLength(2)
 })
 
-test('notes are the section of that version alone', () => {
+test('notes are the section of that version only', () => {
   const changelog =
     '# Changelog\n\n## [Unreleased]\n\n- new\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- two\n\n## [0.1.0] - 2026-11-01\n\n- one\n'
   expect(notesOf(changelog, '0.2.0')).toBe('### Added\n\n- two')
@@ -49,11 +49,11 @@ test('notes are the section of that version alone', () => {
   expect(() => notesOf(changelog, '0.2')).toThrow()
 })
 
-test('another version than that of package.json is refused', () => {
+test("refuses a version other than package.json's", () => {
   expect(() => writeFiles('9.9.9', adoption, join(folder, 'other'))).toThrow()
 })
 
-/** The draft that the workflow's first job makes, as GitHub's REST API gives it. */
+/** The draft made by the workflow's first job, in the format of GitHub's REST API. */
 function draft(): Record<string, unknown> & { assets: { name: string; digest: string | null }[] } {
   const names = readdirSync(out).filter((name) => name !== 'notes.md')
   const digest = (name: string) => {
@@ -69,7 +69,7 @@ function draft(): Record<string, unknown> & { assets: { name: string; digest: st
   }
 }
 
-test('a draft of this commit passes', () => {
+test('accepts a draft of this commit', () => {
   expect(draftProblems(draft(), version, COMMIT, out)).toEqual([])
 })
 
@@ -79,11 +79,11 @@ test.each([
   ['is of a branch', { target_commitish: 'main' }],
   ['has other notes', { body: 'Trust me' }],
   ['lacks its assets', { assets: [] }],
-])('a release that %s does not pass', (_, changed) => {
+])('refuses a release that %s', (_, changed) => {
   expect(draftProblems({ ...draft(), ...changed }, version, COMMIT, out).length).toBeGreaterThan(0)
 })
 
-test('an asset with other bytes, without a digest or of another name does not pass', () => {
+test('refuses an asset with other bytes, without a digest or with another name', () => {
   for (const digest of [`sha256:${'0'.repeat(64)}`, null]) {
     const changed = draft()
     ;(changed.assets[0] as { digest: string | null }).digest = digest
@@ -94,14 +94,14 @@ test('an asset with other bytes, without a digest or of another name does not pa
   expect(draftProblems(more, version, COMMIT, out)).toHaveLength(1)
 })
 
-test('what the Marketplace asks of action.yml', () => {
+test("action.yml meets the Marketplace's requirements", () => {
   const { name, description, branding } = parse(readFileSync('action.yml', 'utf8'))
   expect(name.length).toBeGreaterThan(0)
   expect(description.length).toBeLessThanOrEqual(125)
   expect(branding).toEqual({ icon: 'database', color: 'blue' })
 })
 
-test('the command checks a draft that comes on standard input', () => {
+test('the command checks a draft from standard input', () => {
   const args = ['check-draft', '--version', version, '--commit', COMMIT, '--out', out]
   const run = (input: string) =>
     execFileSync(process.execPath, ['--import', 'tsx', 'scripts/release.ts', ...args], {

@@ -19,11 +19,11 @@ import { scrubText } from '../../src/tools/scrub.ts'
 const retry = (error: string) =>
   `time="Nov 22 19:14:46" level=warning msg="error while copying messages; will retry" detail="a\\n\\tb c" error=${JSON.stringify(error)}`
 
-/** As the supervision hears it: parsed, and free of values. */
+/** As the supervisor receives it: parsed, and free of values. */
 const heard = (error: string) => translate(scrubText(parseLogLine(retry(error))?.error ?? ''))
 
 describe('the log', () => {
-  it('is read in each of its forms', () => {
+  it('is parsed in each of its formats', () => {
     const error = 'the TRUNCATE operation cannot be supported on table 1'
     expect(parseLogLine(retry(error))).toEqual({
       level: 'warning',
@@ -49,7 +49,7 @@ describe('the log', () => {
     expect(parseLogLine('{"severity": "WARN')).toBeUndefined()
   })
 
-  it('has the error without the statement, which for a batch is longer than what is kept of a message', () => {
+  it('has the error without the statement, which for a batch exceeds the length that is kept', () => {
     const rows = Array.from({ length: 400 }, (_, i) => `($${3 * i + 1}::TEXT COLLATE C,$${3 * i + 2}::INT4,$3::UUID)`)
     const statement = `INSERT INTO "d"."public"."comp" (\n"b","a","c"\n) VALUES\n${rows.join(',\n')}\nON CONFLICT ( "b","a" )\nDO UPDATE SET ("c") = ROW(excluded."c")`
     expect(statement.length).toBeGreaterThan(16 * 1024)
@@ -67,7 +67,7 @@ describe('the log', () => {
     expect(scrubText(parseLogLine(retry(collation))?.error ?? '')).toContain('collation "c"')
   })
 
-  it('has the cause of a source error in the line before', () => {
+  it('takes the cause of a source error from the line before', () => {
     const line = String.raw`time="Nov 22 19:15:12" level=error msg="error received from source database" logicalMsg="&{ERROR ERROR 42704 publication \"molt_pub\" does not exist   0 0  slot \"molt_slot\", output plugin \"pgoutput\"      pg_publication.c 1043 get_publication_oid map[]}"`
     const parsed = parseLogLine(line)
     expect(parsed).toMatchObject({ level: 'error', message: 'error received from source database' })
@@ -92,7 +92,7 @@ describe('what a retry means', () => {
     [
       `${prefix}schema drift detected in "shop"."public"."b": inconsistent number of key columns: received 2 expect 1: key ["2","v2"]@1795375406493927000.0000000000`,
       'identity',
-      /keys of public\.b do not fit: the source sends 2 key columns where the target's primary key has 1/,
+      /keys of public\.b do not match: the source sends 2 key columns, but the target's primary key has 1/,
     ],
     [
       `${prefix}schema drift detected in "shop"."public"."b" at payload object offset 0: missing PK columns: rowid`,
@@ -147,7 +147,7 @@ describe('what a retry means', () => {
       /cannot be reached .* \(127\.0\.0\.1:55432\)/,
     ],
     ['receive message failed: unexpected EOF', 'connection', /cannot be reached/],
-    ['something that nobody has seen', 'other', /retrying the same change/],
+    ['something unknown', 'other', /retrying the same change/],
   ] as const)('%s', (error, kind, why) => {
     const diagnosis = heard(error)
     expect(diagnosis?.kind).toBe(kind)
@@ -163,7 +163,7 @@ describe('what a retry means', () => {
   })
 })
 
-it('of chatter only so much is kept, of what matters everything', () => {
+it('keeps every important line, and only some of the others', () => {
   let now = 0
   const scrub = boundedScrubber(() => now)
   const count = (line: string) => Array.from({ length: 5_000 }, () => scrub(line)).filter((kept) => kept).length
@@ -175,7 +175,7 @@ it('of chatter only so much is kept, of what matters everything', () => {
 })
 
 describe('metrics', () => {
-  it('count the same in both vocabularies, and once where both are there', () => {
+  it('count the same under both names, and once when both are present', () => {
     const old = 'apply_upserts_total{schema="s",table="a"} 3\napply_upserts_total{schema="s",table="b"} 4\n'
     const now = 'target_apply_upserts_total{schema="s",table="a"} 7\npglogical_dial_success_total 2\n'
     expect(parseMetrics(old).upserts).toBe(7)
@@ -184,7 +184,7 @@ describe('metrics', () => {
   })
 })
 
-describe('going on from the slot', () => {
+describe('resuming from the slot', () => {
   const slot = { confirmedFlushLsn: '0/500', lsn: '0/900', decoded: 10, serverStart: 'a' }
   const note = { stagingSchema: 'x', ended: true, confirmedFlushLsn: '0/500', decoded: 10, serverStart: 'a' }
 
@@ -196,7 +196,7 @@ describe('going on from the slot', () => {
     const further = { ...slot, confirmedFlushLsn: '0/700' }
     expect(continuityProblems({ ...further, decoded: 12 }, '0/700', killed)).toEqual([])
     expect(continuityProblems(slot, '0/500', killed)).toEqual([])
-    // Nobody knows what it has decoded: before PostgreSQL 14, after a reset, and after a crash.
+    // The number of decoded transactions is unknown before PostgreSQL 14, after a reset, and after a crash.
     expect(continuityProblems({ ...further, decoded: null }, '0/700', killed)).toEqual([])
     expect(continuityProblems(further, '0/700', { ...killed, decoded: null })).toEqual([])
     expect(continuityProblems({ ...further, serverStart: 'b' }, '0/700', killed)).toEqual([])
@@ -206,7 +206,7 @@ describe('going on from the slot', () => {
   it.each([
     ['another source', slot, '1/0', note, /another source/],
     ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
-    ['a slot that went back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
+    ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
     ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
     ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
     ['one recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
@@ -235,7 +235,7 @@ describe('watching', () => {
   const seen = (after: SourceState) =>
     compareSourceStates(state(), after, plan).map(({ severity, kind }) => `${severity} ${kind}`)
 
-  it('tells TRUNCATE from a rewrite, and DDL from both', () => {
+  it('distinguishes TRUNCATE from a rewrite, and DDL from both', () => {
     expect(seen(state())).toEqual([])
     expect(seen(state({ file: 11, tuples: -1 }))).toEqual(['fatal table-truncated'])
     expect(seen(state({ file: 11, tuples: 5 }))).toEqual(['warning table-rewritten'])
@@ -246,12 +246,12 @@ describe('watching', () => {
     expect(seen(state({}, { present: ['a', 'b'] }))).toEqual(['ddl table-created'])
   })
 
-  it('tells what was done to the publication, though it looks as before', () => {
+  it('reports what was done to the publication, even if it looks unchanged', () => {
     const publication = { oid: '1', itself: '700', tables: { 'public.a': '2 700' } }
     expect(seen(state({}, { publication: { ...publication, itself: '701' } }))).toEqual(['fatal publication-changed'])
     const again = state({}, { publication: { ...publication, tables: { 'public.a': '3 705' } } })
     expect(seen(again)).toEqual(['fatal publication-changed'])
-    expect(compareSourceStates(state(), again, plan)[0]?.what).toContain('public.a was taken out and put in again')
+    expect(compareSourceStates(state(), again, plan)[0]?.what).toContain('public.a was removed and added again')
   })
 
   it('names the columns', () => {
@@ -288,7 +288,7 @@ describe('watching', () => {
   })
 })
 
-it('a progress line says whether it gets better', () => {
+it('a progress line shows the trend', () => {
   const status = {
     lagMs: 9_000,
     beating: true,
@@ -307,26 +307,26 @@ it('a progress line says whether it gets better', () => {
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
-  // Of a drain that is stuck the last figure would read as calm.
+  // For a stuck drain, the last figure would look calm.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
     /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
 })
 
-it('a connection that the replicator cannot make is told by its side, where its words name one', () => {
+it('names the side of a connection that the replicator cannot open, if its output shows it', () => {
   const urls = { sourceUrl: 'postgresql://u@127.0.0.1:5001/d', targetUrl: 'postgresql://u@db.example.com/d' }
   expect(sideText('dial tcp 127.0.0.1:5001: connect: connection refused', urls)).toBe(': the source')
   expect(sideText('lookup db.example.com:5432: no such host', urls)).toBe(': the target')
   expect(sideText('unexpected EOF', urls)).toBe('')
 })
 
-it('flags that would break the proof are refused', () => {
+it('refuses flags that would break the proof', () => {
   for (const flag of ['--userscript', '--userscript=x', '--enableParallelApplies', '--stagingConn', '-v', '-vv'])
     expect(refusedArgument(['--flushSize', '9', flag])).toBe(flag.split('=')[0])
   expect(refusedArgument(['--flushSize', '9', '--dlqTableName', 'x'])).toBeUndefined()
 })
 
-it('asks a replicator that has the flag to write what it has after 100 ms', () => {
+it('makes a replicator with this flag write its changes after 100 ms', () => {
   const help = '      --flushPeriod duration   flush queued mutations after this duration (default 1s)'
   expect(flushArguments(help, [])).toEqual(['--flushPeriod', '100ms'])
   expect(flushArguments('      --flushSize int', [])).toEqual([])
@@ -334,7 +334,7 @@ it('asks a replicator that has the flag to write what it has after 100 ms', () =
   expect(flushArguments(help, ['--flushPeriod', '2s'])).toEqual([])
 })
 
-describe('an answer about metrics', () => {
+describe('a metrics response', () => {
   async function ask(answer: RequestListener): Promise<string> {
     const server = createServer(answer)
     await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
@@ -346,11 +346,11 @@ describe('an answer about metrics', () => {
     }
   }
 
-  it('is read to its end', async () => {
+  it('is read completely', async () => {
     expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
   })
 
-  it('that never ends keeps nobody, though something comes all the time', async () => {
+  it('that never ends delays no one, even if it keeps sending', async () => {
     const began = performance.now()
     const trickle = ask((_, response) => {
       const timer = setInterval(() => response.write('# slow\n'), 100)
@@ -381,7 +381,7 @@ it.each([
   [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was restarted once'],
 ])('%j: %s', (status, words) => expect(diagnosesText(status)).toBe(words))
 
-it('a table that was emptied stays emptied for every later stream; DDL that a stream has seen does not count', () => {
+it('a truncated table stays truncated for every later stream; DDL that a stream has seen does not count', () => {
   const table = { name: 'public.a', oid: 1, file: 10, tuples: 5, identity: 'd', digest: 'x' }
   const state = (more: object): SourceState => ({
     tables: [{ ...table, ...more }],

@@ -25,7 +25,7 @@ const key = (table: string, id: number, more: Partial<OpenKey> = {}): OpenKey =>
   ...more,
 })
 
-/** Rows by key; a key that is not there has none. Each statement is written down with what was still under way. */
+/** Rows by key; a missing key has none. Records each statement with those still in progress. */
 function sessions(source: Map<string, string>, target: Map<string, string>) {
   let running = 0
   const together: number[] = []
@@ -48,7 +48,7 @@ function sessions(source: Map<string, string>, target: Map<string, string>) {
 }
 
 describe('keys that are compared again', () => {
-  test('are judged each by its own row, over several batches and tables', async () => {
+  test('are judged by their own rows, across several batches and tables', async () => {
     const ids = Array.from({ length: 4_500 }, (_, id) => String(id))
     const here = new Map(ids.map((id) => [id, `h${id}`]))
     const there = new Map(here).set('2500', 'other')
@@ -66,11 +66,11 @@ describe('keys that are compared again', () => {
       ['a', '4499', 'differs', 'missing'],
       ['b', '7', 'differs', 'extraneous'],
     ])
-    // Both sides are read at once.
+    // Both sides are read at the same time.
     expect(Math.max(...together)).toBeGreaterThan(1)
   })
 
-  test('wait for a transaction that the source does not show yet', async () => {
+  test('wait for a transaction that is not visible on the source yet', async () => {
     const rows = new Map([['1', 'h']])
     const { sessions: both } = sessions(rows, rows)
     const judged = await compareKeys(
@@ -82,7 +82,7 @@ describe('keys that are compared again', () => {
     expect(judged.map(({ verdict }) => verdict)).toEqual(['later', 'equal'])
   })
 
-  test('end with the error of a batch that cannot be read', async () => {
+  test('fail with the error of a batch that cannot be read', async () => {
     const { sessions: both } = sessions(new Map(), new Map())
     const broken = { ...both, target: { ...both.target, db: { query: async () => Promise.reject(new Error('gone')) } } }
     const work = compareKeys(broken as unknown as Sessions, tables, [key('a', 1)], new AbortController().signal)

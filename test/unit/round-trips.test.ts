@@ -7,7 +7,7 @@ import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 
 /*
- * Statements in the write pause that wait for one another: a regional cluster takes 5 to 30 ms for each. The shape is that
+ * Sequential statements in the write pause, each of which takes 5 to 30 ms on a regional cluster. The shape is that
  * of the figures in docs/cockroachdb.md: 5 tables, 8 deferred objects, 15 grants.
  */
 const TABLES = ['customers', 'orders', 'items', 'notes', 'prices']
@@ -31,7 +31,7 @@ const deferred = (kind: string, table: string, name: string, create: string) => 
 const constraint = (kind: string, table: string, name: string) =>
   deferred(kind, table, name, `ALTER TABLE "public"."${table}" ADD CONSTRAINT "${name}" CHECK (true) NOT VALID`)
 
-it('rebuilds 8 objects with a statement for each unique index and each table with constraints', async () => {
+it('rebuilds 8 objects with one statement per unique index and per table with constraints', async () => {
   const objects = [
     deferred('unique', 'customers', 'u1', 'CREATE UNIQUE INDEX u1 ON customers (email)'),
     deferred('unique', 'orders', 'u2', 'CREATE UNIQUE INDEX u2 ON orders (code)'),
@@ -48,7 +48,7 @@ it('rebuilds 8 objects with a statement for each unique index and each table wit
   expect(asked.length - changes.length).toBe(REBUILD_TRIPS)
 })
 
-it('builds unique indexes side by side, and constraints after all of them', async () => {
+it('builds unique indexes in parallel, and constraints after all of them', async () => {
   const objects = [
     deferred('unique', 'customers', 'u1', 'CREATE UNIQUE INDEX u1 ON customers (email)'),
     deferred('unique', 'orders', 'u2', 'CREATE UNIQUE INDEX u2 ON orders (code)'),
@@ -65,7 +65,7 @@ it('builds unique indexes side by side, and constraints after all of them', asyn
       if (!/^(CREATE|ALTER)/.test(sql)) return db.query(sql)
       begun.push(sql.slice(0, 6))
       if (begun.length === 2) both()
-      // Neither index is done before the other one was begun.
+      // Neither index finishes before the other one has started.
       if (sql.startsWith('CREATE')) await meeting
       return db.query(sql)
     }
@@ -76,7 +76,7 @@ it('builds unique indexes side by side, and constraints after all of them', asyn
   expect(begun).toEqual(['CREATE', 'CREATE', 'ALTER '])
 })
 
-it('rebuilds a constraint alone whose statement with others was refused, so that its error names it', async () => {
+it('rebuilds a constraint alone when its combined statement was refused, so that its error names it', async () => {
   const { asked, db } = counting({ 'AS rebuilt': ['c1', 'c2'].map((name) => constraint('check', 'orders', name)) })
   const refusing = {
     ...db,

@@ -6,7 +6,7 @@ import { scrubText } from '../../src/tools/scrub.ts'
 const refused = (code: string, message: string, more: object = {}) =>
   Object.assign(new pg.DatabaseError(message, 1, 'error'), { code, severity: 'ERROR', ...more })
 
-/** Both servers' wordings; `hidden` stands for a customer's value. */
+/** Both servers' wording; `hidden` stands for a customer's value. */
 it.each([
   [
     '23505',
@@ -19,7 +19,7 @@ it.each([
   ['22P02', 'invalid input syntax for type integer: "hidden"', {}],
   ['22P02', 'could not parse "hidden" as type int', {}],
   ['P0001', 'customer hidden is blocked', {}],
-])('tells a %s by its names: %s', (code, message, more) => {
+])('describes a %s by its names: %s', (code, message, more) => {
   const told = messageOf(refused(code, message, more))
   expect(told).not.toContain('hidden')
   expect(told).toContain(code)
@@ -30,13 +30,13 @@ it.each([
 it.each([
   ['42501', 'user mig does not have CREATE privilege on relation t'],
   ['22023', 'invalid value for parameter "session_replication_role": "replica"'],
-])('leaves a %s as it is', (code, message) => {
+])('leaves a %s unchanged', (code, message) => {
   expect(messageOf(refused(code, message))).toBe(message)
 })
 
 it.each([
   'validation of CHECK "total >= 0:::DECIMAL" failed on row: id=7, email=\'hidden\'',
   'foreign key violation: "orders" row customer_id=hidden, id=7 has no match in "customers"',
-])("takes the row out of a tool's line: %s", (line) => {
+])("removes the row from a tool's line: %s", (line) => {
   expect(scrubText(line)).not.toContain('hidden')
 })

@@ -2,11 +2,11 @@ import { describe, expect, test } from 'vitest'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
-/** Nothing of these may be left anywhere. */
+/** None of these may be left anywhere. */
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
-  test('hides our own passwords in every form in which a program repeats them', () => {
+  test('masks our own passwords in every form in which a program repeats them', () => {
     addSecretUrl('postgresql://mover:Zq7%2Fs3cr3t@h/d')
     const said = 'cannot dial postgresql://mover:Zq7%2Fs3cr3t@h/d with h:5432:d:mover:Zq7/s3cr3t and Zq7%2Fs3cr3t'
     expect(scrubText(said)).toBe('cannot dial postgresql://mover:***@h/d with h:5432:d:mover:*** and ***')
@@ -64,7 +64,7 @@ describe('molt', () => {
     message: 'mismatching row value',
   }
 
-  test('of a row only a hash and the names of columns are left', () => {
+  test('of a row, only a hash and column names are left', () => {
     const line = scrub(JSON.stringify(mismatch))
     for (const canary of CANARIES) expect(line).not.toContain(canary)
     expect(JSON.parse(line)).toEqual({
@@ -79,14 +79,14 @@ describe('molt', () => {
     })
   })
 
-  test('the hash tells keys apart, and is another one under another secret', () => {
+  test('the hash distinguishes keys, and depends on the secret', () => {
     const other = scrub(JSON.stringify({ ...mismatch, primary_key: ['5'] }))
     expect(JSON.parse(other).key_hash).not.toBe(JSON.parse(scrub(JSON.stringify(mismatch))).key_hash)
     expect(keyHash('x')('t', ['1'])).not.toBe(keyHash('y')('t', ['1']))
     expect(keyHash('x')('t', ['1'])).toBe(keyHash('x')('t', [1]))
   })
 
-  test('however a row event is cut or broken, nothing of it is left', () => {
+  test('nothing of a row event is left, however it is truncated or broken', () => {
     const whole = JSON.stringify(mismatch)
     for (let at = 1; at < whole.length; at++)
       for (const part of [whole.slice(0, at), whole.slice(at)])
@@ -97,7 +97,7 @@ describe('molt', () => {
         }
   })
 
-  test('fields that a later version adds are not trusted', () => {
+  test('does not trust fields that a later version adds', () => {
     const line = scrub(JSON.stringify({ level: 'info', message: 'sampled row', row: 'alice@example.com', took_ms: 4 }))
     expect(JSON.parse(line)).toEqual({ level: 'info', message: 'sampled row', row: '…', took_ms: 4 })
   })
@@ -113,7 +113,7 @@ describe('molt', () => {
     expect(JSON.parse(line).message).toBe('token for Key (id)=(…) already exists.')
   })
 
-  test('the accounting events stay as they are', () => {
+  test('keeps the accounting events unchanged', () => {
     const line =
       '{"level":"info","type":"summary","fetch_id":"5b1f0a4e-0000-4000-8000-000000000001","num_tables":1,"tables":["public.Orders"],"cdc_cursor":"0/1A2B3C4","time":"2026-01-02T03:04:05Z","message":"fetch complete"}'
     expect(scrub(line)).toBe(line)
@@ -131,7 +131,7 @@ describe('replicator', () => {
     expect(clean).toContain('\\"code\\":\\"23505\\"')
   })
 
-  test('the newer text form, the JSON form, and a line that is cut', () => {
+  test('the newer text format, the JSON format, and a truncated line', () => {
     const text =
       'WARNING [2026-01-02T03:04:05-05:00] warning during tryCommit: ERROR: Key (code)=(99887766) already exists.'
     expect(scrubReplicator(text)).toBe(text.replace('99887766', '…'))

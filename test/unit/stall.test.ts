@@ -6,7 +6,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** What was told, with the minute of each time. */
+/** The reports, with the minute of each. */
 function told(stallAfter?: number) {
   vi.useFakeTimers()
   const said: string[] = []
@@ -14,27 +14,27 @@ function told(stallAfter?: number) {
   const note = (text: string) => said.push(`${Math.round((performance.now() - began) / 60_000)}: ${text}`)
   vi.spyOn(process.stdout, 'write').mockImplementation((text) => Boolean(note(String(text).trim())))
   const options = { name: 'molt fetch', known: () => 'last line: x', advice: 'Look there' }
-  return { said, silence: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
+  return { said, stall: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
 }
 
-test('silence is told at growing intervals, and anew after a word', () => {
-  const { said, silence } = told()
+test('a stall is reported at growing intervals, which restart after output', () => {
+  const { said, stall } = told()
   vi.advanceTimersByTime(200 * 60_000)
-  silence.heard()
+  stall.heard()
   vi.advanceTimersByTime(6 * 60_000)
-  silence.stop()
+  stall.stop()
   vi.advanceTimersByTime(60 * 60_000)
   expect(said.map((each) => Number.parseInt(each, 10))).toEqual([5, 10, 20, 40, 80, 140, 200, 205])
   expect(said[0]).toBe(
     '5: ::warning::molt fetch has printed nothing for 5 min: last line: x. Look there. Cancel the run to end it',
   )
-  expect(silence.reason).toBeUndefined()
+  expect(stall.reason).toBeUndefined()
 })
 
-test('it is ended once, when that was asked for', () => {
-  const { said, silence } = told(7 * 60_000)
+test('ends it once, if configured', () => {
+  const { said, stall } = told(7 * 60_000)
   vi.advanceTimersByTime(60 * 60_000)
-  silence.stop()
+  stall.stop()
   expect(said).toEqual([expect.stringMatching(/^5: ::warning::/), '7: ended'])
-  expect(silence.reason).toMatch(/^It was ended because it printed nothing for 7 min \(`stall-after`\): last/)
+  expect(stall.reason).toMatch(/^It was ended because it printed nothing for 7 min \(`stall-after`\): last/)
 })

@@ -6,7 +6,7 @@ const now = () => performance.now()
 const CALM = { circlingMs: undefined, retries: 0, movedAt: LONG_AGO }
 const KNOWN = { retries: 0, busyAt: LONG_AGO, confirmedAt: LONG_AGO, stuckAfter: 5_000 }
 
-describe('a stream whose heartbeats are late', () => {
+describe('a stream with late heartbeats', () => {
   it('is stuck when nothing moves', () => {
     expect(isBehind(CALM, KNOWN)).toBe(false)
   })
@@ -22,7 +22,7 @@ describe('a stream whose heartbeats are late', () => {
     expect(isBehind({ ...circling, retries: 2 }, KNOWN)).toBe(true)
   })
 
-  it('is behind when it retries now and then and confirms what it applies', () => {
+  it('is behind when it retries occasionally and confirms what it applies', () => {
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() })).toBe(true)
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() - 6_000 })).toBe(
       false,

@@ -1,4 +1,4 @@
-/** Definitions as PostgreSQL 16 and CockroachDB print them: what says the same, and what does not. */
+/** Definitions as PostgreSQL 16 and CockroachDB print them: equal and different ones. */
 import { describe, expect, it } from 'vitest'
 import { expressionForm, indexForm } from '../../src/model/expression.ts'
 import { type Structure, structureProblems } from '../../src/model/structure.ts'
@@ -95,29 +95,29 @@ describe('an index', () => {
 
 describe('definitions', () => {
   const index = { table: 't', name: 'a', unique: false, valid: true, columns: ['x'], form: '(index "x")', text: '' }
-  const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], defaults: [], ...part })
+  const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], columnParts: [], ...part })
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
     structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
-  it('that are equal twice on the source are needed twice, under whatever names', () => {
+  it('duplicated on the source are required twice, under any names', () => {
     const twice = [index, { ...index, name: 'b' }]
     expect(kinds({ indexes: twice }, { indexes: [{ ...index, name: 'c' }] })).toEqual(['missing'])
     expect(kinds({ indexes: twice }, { indexes: twice })).toEqual([])
   })
-  it('that are not valid, and those of another form, are problems', () => {
+  it('that are invalid or have another form are problems', () => {
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, valid: false }] })).toEqual(['invalid'])
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, form: '(index "x" where "y")' }] })).toEqual([
       'different',
     ])
   })
-  it('pair with those of their form first', () => {
+  it('are paired with those of their form first', () => {
     const partial = { ...index, name: 'b', form: '(index "x" where "y")' }
     expect(kinds({ indexes: [index, partial] }, { indexes: [partial, index] })).toEqual([])
   })
   it('of other tables do not count', () => {
     expect(kinds({ indexes: [index] }, {}, ['other'])).toEqual([])
   })
-  it('hold constraints and defaults', () => {
+  it('include constraints and parts of columns', () => {
     const check = {
       table: 't',
       name: 'c',
@@ -130,8 +130,8 @@ describe('definitions', () => {
     }
     expect(kinds({ constraints: [check] }, { constraints: [{ ...check, form: '(> "x" 1)' }] })).toEqual(['different'])
     expect(kinds({ constraints: [check] }, { constraints: [{ ...check, validated: false }] })).toEqual(['invalid'])
-    const value = { table: 't', column: 'x', form: '0', text: '0' }
-    expect(kinds({ defaults: [value] }, { defaults: [{ ...value, form: '1' }] })).toEqual(['different'])
-    expect(kinds({ defaults: [value] }, {})).toEqual(['missing'])
+    const value = { table: 't', column: 'x', part: 'default' as const, form: '0', text: '0' }
+    expect(kinds({ columnParts: [value] }, { columnParts: [{ ...value, form: '1' }] })).toEqual(['different'])
+    expect(kinds({ columnParts: [value] }, {})).toEqual(['missing'])
   })
 })

@@ -34,13 +34,13 @@ it.each([
   expect(asked).toEqual([text, text, text])
 })
 
-it('gives up on a statement that loses every time', async () => {
+it('gives up on a statement that is refused every time', async () => {
   const { asked, run } = answering(...Array(50).fill('40001'))
   expect(await run('SELECT 1')).toBe('40001')
   expect(asked).toHaveLength(12)
 })
 
-it('repeats nothing inside a transaction, and no other error', async () => {
+it('retries nothing inside a transaction, and no other error', async () => {
   const { asked, run, client } = answering('23505', '40001')
   expect(await run('SELECT 1')).toBe('23505')
   vi.spyOn(client, 'getTransactionStatus').mockReturnValue('T' as never)
@@ -48,7 +48,7 @@ it('repeats nothing inside a transaction, and no other error', async () => {
   expect(asked).toEqual(['SELECT 1', 'SELECT 2'])
 })
 
-it('repeats on 40003 what may be done twice, and nothing else', async () => {
+it('retries on 40003 only what can run twice', async () => {
   const grant = 'GRANT INSERT ON TABLE t TO app'
   expect(await answering('40003').run(grant)).toMatchObject({ rowCount: 1 })
   vi.restoreAllMocks()
@@ -77,7 +77,7 @@ it.each([
   expect(isRepeatable(text)).toBe(repeatable)
 })
 
-it('is the only way in which the suite reaches a database', () => {
+it("is the suite's only way to reach a database", () => {
   const files = readdirSync('src', { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'))
   const own = files.filter((file) => /\bnew (\w+\.)?(Client|Pool)\(/.test(readFileSync(join('src', file), 'utf8')))
   expect(own).toEqual([])

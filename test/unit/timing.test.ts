@@ -15,13 +15,13 @@ async function timingWith(given: string | undefined, runner?: string) {
   return (await import('../../src/runtime/timing.ts')).TIMING
 }
 
-test('shortens the waits that are named, on the local runner', async () => {
+test('shortens the named waits on the local runner', async () => {
   const usual = await timingWith(undefined)
   vi.resetModules()
   expect(await timingWith('{"walWindow":50}', 'local')).toEqual({ ...usual, walWindow: 50 })
 })
 
-test('keeps every wait on a runner of GitHub', async () => {
+test('keeps every wait on a GitHub runner', async () => {
   const usual = await timingWith(undefined, 'GitHub Actions 12')
   vi.resetModules()
   expect(await timingWith('{"walWindow":50}', 'GitHub Actions 12')).toEqual(usual)
@@ -31,7 +31,7 @@ test.each(['{"walwindow":50}', '{"walWindow":-1}', '{"walWindow":"50"}', '{'])('
   await expect(timingWith(given)).rejects.toThrow()
 })
 
-test('no other file has a wait of its own', () => {
+test('no other file defines a wait', () => {
   const own = [
     /\b(sleep|#pause|stop|AbortSignal\.timeout)\((?!TIMING\b|Math\b)[A-Z1-9]/,
     /\bset(Timeout|Interval)\(.*, (?!TIMING\b)[A-Z1-9]\w+\)/,

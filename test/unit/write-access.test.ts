@@ -19,8 +19,8 @@ const FIFTEEN = ['orders', 'customers', 'items', 'notes', 'prices'].flatMap((tab
 const TABLES = '"s"."customers", "s"."items", "s"."notes", "s"."orders", "s"."prices"'
 
 /**
- * A target with these rights on it, of which this session may grant `options` (`table privilege`). It refuses a GRANT of
- * others with 01007, as CockroachDB does, and forgets nothing.
+ * A target with these rights, where this session can grant `options` (`table privilege`). Like CockroachDB, it
+ * refuses other GRANTs with 01007.
  */
 function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig']) {
   const asked: string[] = []
@@ -52,7 +52,7 @@ function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig'
 }
 const refusal = (code: string) => Object.assign(new pg.DatabaseError('refused', 1, 'error'), { code })
 
-it('takes and gives fifteen rights on five tables in one statement each', async () => {
+it('revokes and grants fifteen rights on five tables in one statement each', async () => {
   const { asked, db } = target(
     [],
     FIFTEEN.map(({ table }) => `${table} ANY`),
@@ -65,7 +65,7 @@ it('takes and gives fifteen rights on five tables in one statement each', async 
   ])
 })
 
-it('takes DROP too, which allows TRUNCATE on CockroachDB, and all rights to write out of ALL', async () => {
+it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write rights in ALL', async () => {
   const { asked, db } = target([])
   await closeWriteAccess(db, 's', [grant('app', 'ALL'), grant('etl', 'DROP')])
   expect(asked).toEqual([
@@ -74,7 +74,7 @@ it('takes DROP too, which allows TRUNCATE on CockroachDB, and all rights to writ
   ])
 })
 
-it('gives each right back exactly: its grant option, ALL, and PUBLIC', () => {
+it('restores each right exactly: its grant option, ALL, and PUBLIC', () => {
   expect(
     grantStatements('s', [grant('app', 'ALL'), grant('app', 'INSERT', 'orders', true), grant('PUBLIC', 'DELETE')]),
   ).toEqual([
@@ -84,7 +84,7 @@ it('gives each right back exactly: its grant option, ALL, and PUBLIC', () => {
   ])
 })
 
-it('knows what could not be given back: ALL with the grant option on three rights, and a role that is gone', async () => {
+it('reports what could not be given back: ALL with the grant option on three rights, and a missing role', async () => {
   const three = ['orders INSERT', 'orders UPDATE', 'orders DELETE']
   const all = target([grant('app', 'ALL')], three)
   expect((await readAccess(all.db, 's', ['orders'])).ungrantable).toEqual([grant('app', 'ALL')])
@@ -107,7 +107,7 @@ it('gives back what it can when one right is refused, and names the others', asy
 
 it.each([
   ['that was never closed', [], {}],
-  ['that somebody has opened', [grant('app', 'INSERT')], { writeAccess: [] }],
+  ['that another user has granted', [grant('app', 'INSERT')], { writeAccess: [] }],
   ['that could not be given back', [], { writeAccess: [grant('app', 'ALL')] }],
 ])('refuses write access %s', async (_, has, facts) => {
   await expect(requireClosed(target(has).db, { targetSchema: 's', tables: ['orders'] }, facts)).rejects.toMatchObject({
@@ -115,7 +115,7 @@ it.each([
   })
 })
 
-it('lets write access alone that was waived, or was closed and can be given back', async () => {
+it('accepts write access that was waived, or was revoked and can be given back', async () => {
   const plan = { targetSchema: 's', tables: ['orders'] }
   await requireClosed(target([grant('app', 'INSERT')]).db, plan, { writeAccessWaived: true })
   await requireClosed(target([], ['orders ANY']).db, plan, { writeAccess: [grant('app', 'ALL')] })

@@ -1,4 +1,4 @@
-// Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server's own.
+// Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server.
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
 import { closing, split } from '../lexer.ts'
@@ -17,7 +17,7 @@ const KINDS =
 export const DDL_RULES: StatementRule[] = [
   {
     id: 'ddl.create-database',
-    says: 'CREATE DATABASE IF NOT EXISTS needs CREATEDB even when the database exists.',
+    says: 'CREATE DATABASE IF NOT EXISTS requires CREATEDB even when the database exists.',
     source: 'pkg/sql/create_database.go; docs: create-database.md',
     plan: createDatabase,
   },
@@ -29,14 +29,14 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: 'CONFIGURE ZONE sets gc.ttlseconds of a table or database; a table inherits it. This server keeps it, and collects nothing.',
+    says: 'CONFIGURE ZONE sets gc.ttlseconds of a table or database; a table inherits it. This server stores the value, and collects nothing.',
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },
   ...SCHEMA_LOCK_RULES,
   {
     id: 'ddl.job',
-    says: 'A schema change is a job. Within a transaction it commits what is open and itself where autocommit_before_ddl is on, which it is by default from 25.1.',
+    says: 'A schema change is a job. In a transaction with autocommit_before_ddl on (the default from 25.1), it commits the open work and itself.',
     source: 'docs: online-schema-changes.md, session-variables.md, v25.1 release notes',
     plan: schemaChange,
   },
@@ -149,30 +149,31 @@ async function runSchemaChange(given: Statement, context: RuleContext): Promise<
     description: statement.sql,
     user: context.session.user,
   })
-  const client = await context.connect()
   try {
-    if (!elevated) await client.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
-    await client.query(`SET search_path = ${context.session.searchPath || "''"}`)
     const sql = await rewrite(statement, context)
-    await buildSlowly(client, statement, sql, context).catch(async (error) => {
-      throw await wording(error, statement, context)
-    })
+    await context
+      .lend(async (db) => {
+        if (!elevated) await db.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
+        await db.query(`SET search_path = ${context.session.searchPath || "''"}`)
+        await buildSlowly(db, statement, sql, context)
+      })
+      .catch(async (error) => {
+        throw await wording(error, statement, context)
+      })
     await noteColumnIds(statement, context)
     const [first, second] = statement.tokens
     const made = isWord(first, 'create') && isWord(second, 'table')
     if (made) await noteLock(nameAfter(statement.tokens, statement.sql, 'table') ?? '', locked, context)
-    await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+    context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
   } catch (error) {
-    await context.jobs.update(job, { status: 'failed', error: (error as Error).message })
+    context.jobs.update(job, { status: 'failed', error: (error as Error).message })
     throw error
-  } finally {
-    await client.end()
   }
 }
 
 /**
- * Whether the statement may run as a superuser: the role has CockroachDB's privilege, which PostgreSQL lacks.
- * @throws SqlError 42501 when it has not
+ * Whether the statement may run as a superuser, because the role has a CockroachDB privilege that PostgreSQL lacks.
+ * @throws SqlError 42501 when it does not
  */
 async function authorize({ tokens, sql }: Statement, context: RuleContext): Promise<boolean> {
   if (await context.isAdmin()) return true
@@ -181,7 +182,7 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   const names = [
     ...(first === 'truncate' ? namesAfter(tokens, sql, tokens[1]?.value === 'table' ? 2 : 1) : []),
     tokens[1]?.value === 'table' ? nameAfter(tokens, sql, 'table') : undefined,
-    // Elsewhere `ON` may belong to a join.
+    // Elsewhere, `ON` may belong to a join.
     isOnTable(tokens) ? nameAfter(tokens, sql, 'on') : undefined,
     first === 'drop' && tokens[1]?.value === 'index' ? nameBeforeAt(tokens, sql) : undefined,
   ].filter((name) => name !== undefined)
@@ -196,7 +197,7 @@ function isOnTable(tokens: readonly Token[]): boolean {
   return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }
 
-/** A foreign key asks for CREATE on its parent, from 26.3 for REFERENCES (cockroachdb/cockroach#169080). */
+/** A foreign key requires CREATE on its parent, from 26.3 REFERENCES (cockroachdb/cockroach#169080). */
 async function requireReferences(parent: FoundTable, context: RuleContext): Promise<void> {
   const [major, minor] = context.version
   await requirePrivilege(parent, major > 26 || (major === 26 && minor >= 3) ? 'REFERENCES' : 'CREATE', context)
@@ -235,14 +236,14 @@ async function rewrite(statement: Statement, context: RuleContext): Promise<stri
   if (index) return index
   if (tokens[0]?.value === 'create' && isWord(tokens[1], 'inverted')) return invertedIndex(statement, context)
   const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
-  // A name of three parts has the database first.
+  // A three-part name starts with the database.
   const translated = translate(statement, context.version, true)
   return name && (name.match(/\./g)?.length ?? 0) === 2
     ? translated.replace(name, name.slice(name.indexOf('.') + 1))
     : translated
 }
 
-/** `CREATE INVERTED INDEX`, which PostgreSQL calls an index by GIN. */
+/** `CREATE INVERTED INDEX`, which is a GIN index in PostgreSQL. */
 function invertedIndex({ tokens, sql, ...more }: Statement, { version }: RuleContext): string {
   const [word, open] = [tokens[1] as Token, tokens.find(({ text }) => text === '(') as Token]
   const plain = `${sql.slice(0, word.start)}${sql.slice(word.end, open.start)}USING gin ${sql.slice(open.start)}`
@@ -251,7 +252,7 @@ function invertedIndex({ tokens, sql, ...more }: Statement, { version }: RuleCon
     .join(';\n')
 }
 
-/** Indexes within CREATE TABLE become statements of their own, computed columns PostgreSQL's. */
+/** Makes indexes in CREATE TABLE separate statements, and translates computed columns. */
 function createTable(statement: Statement, { version }: RuleContext): string {
   const { tokens, sql } = statement
   const name = nameAfter(tokens, sql, 'table') ?? ''
@@ -282,7 +283,7 @@ function createTable(statement: Statement, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** What stands between the commas of a CREATE TABLE's parentheses. */
+/** The parts between the commas in CREATE TABLE's parentheses. */
 function elements(tokens: readonly Token[]): Token[][] {
   const open = tokens.findIndex(({ text }) => text === '(')
   if (open < 0) return []
@@ -312,7 +313,7 @@ function computed(part: readonly Token[], sql: string): string {
   )
 }
 
-/** A rewriting ALTER COLUMN TYPE gives the column a new id, by which constraints know it from then on (#174715). */
+/** A rewriting ALTER COLUMN TYPE gives the column a new id, which constraints then use (#174715). */
 async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): Promise<void> {
   const at = tokens.findIndex(({ value, kind }, index) => kind === 'word' && value === 'type' && index > 3)
   if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table' || at < 0) return
@@ -325,7 +326,7 @@ async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): 
   )
 }
 
-/** The error as CockroachDB words it; where it validates rows, with the row's values. */
+/** The error in CockroachDB's wording, including the row's values if it validates rows. */
 async function wording(error: unknown, { tokens, sql }: Statement, context: RuleContext): Promise<unknown> {
   if (!(error instanceof pg.DatabaseError)) return error
   const code = error.code ?? 'XXUUU'
@@ -351,7 +352,7 @@ async function wording(error: unknown, { tokens, sql }: Statement, context: Rule
   return new SqlError(code, error.message, { ...(error.detail && { detail: error.detail }) })
 }
 
-/** The condition in `CHECK (…)`; undefined where the statement has none. */
+/** The condition in `CHECK (…)`; undefined if the statement has none. */
 function checkText(tokens: readonly Token[], sql: string): string | undefined {
   const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === 'check')
   if (at < 0) return undefined

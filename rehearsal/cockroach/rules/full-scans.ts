@@ -7,7 +7,7 @@ import { isOn } from './settings.ts'
 export const FULL_SCAN_RULES: StatementRule[] = [
   {
     id: 'settings.full-scans',
-    says: 'With disallow_full_table_scans on, a statement that reads a whole table is refused (P0003); catalogs are read as ever.',
+    says: 'With disallow_full_table_scans on, a statement that reads a whole table is refused (P0003); catalogs can still be read.',
     source: 'docs: session-variables.md; pkg/sql/opt/exec/execbuilder/relational.go',
     plan: async (statement, context) => {
       if (!isOn('disallow_full_table_scans', context)) return undefined
@@ -36,19 +36,16 @@ interface PlanNode {
   Plans?: PlanNode[]
 }
 
-/** By a plan without sequential scans where there is an index: CockroachDB does not scan a small table either. */
+/** Plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
 async function scansTable(sql: string, context: RuleContext): Promise<boolean> {
-  const client = await context.connect()
-  try {
+  return context.lend(async (client) => {
     await client.query(`SET enable_seqscan = off; SET search_path = ${context.session.searchPath || "''"}`)
     const { rows } = await client
       .query(`EXPLAIN (FORMAT JSON, VERBOSE, GENERIC_PLAN) ${sql}`)
       .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
     const plan = rows[0]?.['QUERY PLAN']?.[0].Plan
     return plan !== undefined && readsAll(plan)
-  } finally {
-    await client.end()
-  }
+  })
 }
 
 const OF_SERVER = /^(pg_catalog|information_schema|_crdb|crdb_internal)$/
@@ -59,7 +56,7 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Schema, Plans = 
   return (whole && Schema !== undefined && !OF_SERVER.test(Schema)) || Plans.some(readsAll)
 }
 
-/** Of a bitmap: whether an index bounds it. */
+/** For a bitmap: whether an index limits it. */
 function isBounded({ 'Index Cond': condition, Plans = [] }: PlanNode): boolean {
   return condition !== undefined || Plans.some(isBounded)
 }

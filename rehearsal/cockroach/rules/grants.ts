@@ -1,9 +1,9 @@
-// GRANT and REVOKE on tables and of the whole system. CockroachDB has privileges that PostgreSQL has not (DROP, CREATE,
-// ALL as one of its own), so both servers' are kept: PostgreSQL's own in its catalogs, the others in _crdb.table_grants.
+// GRANT and REVOKE on tables and on the system. CockroachDB has privileges that PostgreSQL lacks (DROP, CREATE, ALL
+// as a separate one), so both are kept: PostgreSQL's in its catalogs, the others in _crdb.table_grants.
 import { CHANGE, opensWith, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 
-/** Table privileges in the order in which ALL expands. */
+/** Table privileges in the order of expanding ALL. */
 const PRIVILEGES = [
   'BACKUP',
   'CHANGEFEED',
@@ -21,7 +21,7 @@ const OF_POSTGRES = new Set(['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER'])
 interface TableGrant {
   verb: 'GRANT' | 'REVOKE'
   privileges: string[]
-  /** As written, with their schemas where they have one. */
+  /** As written, including schemas. */
   tables: string[]
   roles: string[]
   /** WITH GRANT OPTION, or GRANT OPTION FOR. */
@@ -31,7 +31,7 @@ interface TableGrant {
 export const GRANT_RULES: StatementRule[] = [
   {
     id: 'grants.system',
-    says: 'GRANT SYSTEM and REVOKE SYSTEM give and take privileges of the whole cluster.',
+    says: 'GRANT SYSTEM and REVOKE SYSTEM grant and revoke cluster-wide privileges.',
     source: 'docs: grant.md, security-reference/authorization.md',
     plan: systemGrant,
   },
@@ -60,7 +60,7 @@ export const GRANT_RULES: StatementRule[] = [
   },
   {
     id: 'grants.option',
-    says: 'GRANT and REVOKE need the privilege WITH GRANT OPTION, admin or ownership; the refusal is an error with 01007 or 01006. One statement is one job.',
+    says: 'GRANT and REVOKE require the privilege WITH GRANT OPTION, admin or ownership; the refusal is an error with 01007 or 01006. One statement is one job.',
     source: 'pkg/sql/grant_revoke.go; cockroachdb/cockroach#41930',
     plan: tableGrant,
   },
@@ -91,7 +91,7 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
   }
 }
 
-/** What stands between commas, its tokens put together: `value` for decoded names, `text` for names as written. */
+/** The items between commas: `value` for decoded names, `text` for names as written. */
 function namesOf(tokens: readonly Token[], part: 'value' | 'text' = 'value'): string[] {
   const names: string[] = []
   let current = ''
@@ -118,14 +118,14 @@ async function tableGrant(statement: Statement, context: RuleContext): Promise<P
       })
       await runGrant(grant, context)
       await new Promise((done) => setTimeout(done, context.ddlTime))
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
     },
     tag: grant.verb,
     ...CHANGE,
   }
 }
 
-/** Undefined for what is not about tables: roles, databases, schemas, sequences; PostgreSQL does the same with these. */
+/** Undefined for other objects than tables (roles, databases, schemas, sequences), which PostgreSQL handles alike. */
 function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
   const verb = tokens[0]?.value.toUpperCase()
   if (verb !== 'GRANT' && verb !== 'REVOKE') return undefined
@@ -163,10 +163,10 @@ export interface FoundTable {
   owner: string
 }
 
-/** @throws SqlError 42P01 when there is no such table */
+/** @throws SqlError 42P01 when the table does not exist */
 export async function resolveTable(written: string, context: RuleContext): Promise<FoundTable> {
   const parts = written.match(/"(?:[^"]|"")*"|[^.]+/g) ?? []
-  // A name of three parts has the database first.
+  // A three-part name starts with the database.
   const local = (parts.length === 3 ? parts.slice(1) : parts).join('.')
   const rows = await context.admin<FoundTable & Record<string, string>>(
     `SELECT c.oid::text AS oid, n.nspname AS schema, c.relname AS name, o.rolname AS owner FROM pg_catalog.pg_class c
@@ -215,7 +215,9 @@ async function requireGrantable(grant: TableGrant, table: FoundTable, context: R
     )
 }
 
-/** What a role has on a table, with ALL as CockroachDB keeps it: one privilege, which is expanded when a part is taken. */
+/**
+ * A role's privileges on a table, with ALL as in CockroachDB: one privilege that is expanded when a part is revoked.
+ */
 async function change(grant: TableGrant, table: FoundTable, role: string, context: RuleContext): Promise<void> {
   const { verb, privileges, option } = grant
   const place = `${quoteName(table.schema)}.${quoteName(table.name)}`

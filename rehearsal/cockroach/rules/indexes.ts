@@ -1,4 +1,4 @@
-// Indexes as CockroachDB has them, on a PostgreSQL where an index's name is its schema's and nothing is hash-sharded.
+// CockroachDB's indexes on PostgreSQL, where index names belong to the schema and nothing is hash-sharded.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
@@ -8,33 +8,33 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
 import { nameAt, nameBeforeAt, OF_TABLE, skipWords } from './names.ts'
 
-/** Done by the rules of schema changes and by the catalogs. */
+/** The rules of schema changes and the catalogs implement this. */
 export const INDEX_FACTS: readonly Fact[] = [
   {
     id: 'indexes.names',
-    says: "An index's name is unique for its table alone; without the table, one that stands for two is refused (42P08).",
+    says: 'An index name is unique only within its table. Without the table, an ambiguous name is refused (42P08).',
     source: 'docs: drop-index.md; pkg/sql/resolver.go',
   },
   {
     id: 'indexes.hash-sharded',
-    says: 'USING HASH adds a hidden column and a check, by which the index begins and in whose definition neither stands. They go with it.',
+    says: "USING HASH adds a hidden column, which the index begins with, and a check. Neither is in the index's definition, and both are dropped with it.",
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {
     id: 'indexes.building',
-    says: 'pg_indexes does not list an index that is being built. pg_class and pg_index do from 26.1, as one that is not valid.',
+    says: 'pg_indexes does not list an index that is being built. From 26.1, pg_class and pg_index list it as invalid.',
     source: 'pkg/sql/pg_catalog.go',
   },
 ]
 
-/** How many shards an index has where nothing is said. */
+/** Default number of shards. */
 const SHARDS = 16
 
 interface NewIndex {
   table: FoundTable
-  /** The token of the index's name; undefined where the server is to find one. */
+  /** The token of the index's name; undefined if the server chooses one. */
   name: Token | undefined
-  /** The parenthesis before the keys, and the one behind. */
+  /** The parentheses around the keys. */
   open: number
   close: number
 }
@@ -56,7 +56,7 @@ async function newIndex({ tokens, sql }: Statement, context: RuleContext): Promi
   }
 }
 
-/** CREATE INDEX as PostgreSQL is to run it; undefined for any other statement. */
+/** PostgreSQL's form of CREATE INDEX; undefined for any other statement. */
 export async function createIndex(statement: Statement, context: RuleContext): Promise<string | undefined> {
   const index = await newIndex(statement, context)
   if (!index) return undefined
@@ -98,7 +98,7 @@ function translateAll(sql: string, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** What PostgreSQL calls an index of this table: with the table's number where another table has the name. */
+/** PostgreSQL's name for an index of this table: with the table's oid if another table has the name. */
 async function nameBehind(name: string, table: FoundTable, context: RuleContext): Promise<string> {
   const own = `${name}${OF_TABLE}${table.oid}`
   const found = await context.admin<{ own: boolean; other: boolean }>(
@@ -117,11 +117,11 @@ interface FoundIndex {
   /** In PostgreSQL. */
   name: string
   constraint: string | null
-  /** The hidden column of a hash-sharded index that no other index of the table uses. */
+  /** The hidden column of a hash-sharded index, if no other index of the table uses it. */
   shard: string | null
 }
 
-/** `table@index`, or a name alone. @throws SqlError 42P08 where it stands for two */
+/** Resolves `table@index`, or a bare name. @throws SqlError 42P08 if it is ambiguous */
 async function findIndex(
   name: string,
   table: FoundTable | undefined,
@@ -181,9 +181,9 @@ export async function commentOnIndex(statement: Statement, context: RuleContext)
   return `COMMENT ON INDEX ${quoteName(found.schema)}.${quoteName(found.name)}${sql.slice(tokens[last]?.end)}`
 }
 
-/** Runs a schema change, which takes its time; an index that it adds to a table is being built meanwhile. */
+/** Runs a schema change with its duration; an index that it adds counts as being built meanwhile. */
 export async function buildSlowly(
-  client: pg.Client,
+  client: pg.ClientBase,
   { tokens }: Statement,
   sql: string,
   { ddlTime, admin }: RuleContext,
@@ -195,7 +195,7 @@ export async function buildSlowly(
   }
   await client.query('BEGIN')
   await client.query(sql)
-  // As who may write to the catalogs of this server.
+  // As a role that can write to this server's catalogs.
   const { rows } = await client
     .query(`RESET SESSION AUTHORIZATION; INSERT INTO _crdb.building
     SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'i' AND xmin = pg_current_xact_id()::xid RETURNING indexrelid`)

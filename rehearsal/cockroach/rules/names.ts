@@ -1,13 +1,13 @@
 // Names in statements, as written.
 import type { Token } from '../types.ts'
 
-/** Stands in PostgreSQL between an index's name and its table, where another table of the schema has the name. */
+/** Separates an index's name from its table in PostgreSQL, if another table of the schema has the same name. */
 export const OF_TABLE = '~crdb'
 
-/** The SELECT list's expression for an index's name as CockroachDB shows it. */
+/** Expression for an index's name in CockroachDB's form. */
 export const shownName = (column: string) => `split_part(${column}::text, '${OF_TABLE}', 1)::name`
 
-/** The name that starts at a token, as written: dots, and nothing behind it. */
+/** The name that starts at a token, as written, with its qualifiers. */
 export function nameAt(tokens: readonly Token[], sql: string, at: number): string | undefined {
   const first = tokens[at]
   if (!first || first.kind === 'symbol') return undefined
@@ -16,7 +16,7 @@ export function nameAt(tokens: readonly Token[], sql: string, at: number): strin
   return sql.slice(first.start, tokens[last]?.end)
 }
 
-/** Behind `IF NOT EXISTS`, `ONLY` and the like. */
+/** After `IF NOT EXISTS`, `ONLY` and the like. */
 export function skipWords(tokens: readonly Token[], at: number): number {
   let here = at
   while (/^(if|not|exists|only|concurrently)$/.test(tokens[here]?.value ?? '') && tokens[here]?.kind === 'word') here++

@@ -1,4 +1,4 @@
-// AS OF SYSTEM TIME, and the clock whose times it takes.
+// AS OF SYSTEM TIME, and the clock behind its times.
 import { isAsOf, translate } from '../dialect.ts'
 import { type Plan, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
@@ -6,13 +6,13 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 export const PAST_RULES: StatementRule[] = [
   {
     id: 'past.as-of',
-    says: 'SELECT … AS OF SYSTEM TIME reads the state of that time. This server keeps the states at each call of cluster_logical_timestamp() and half a second after it, 12 at most, and refuses every other time; so it does where a table was rewritten since, and outside a single SELECT.',
+    says: 'SELECT … AS OF SYSTEM TIME reads the state at that time. This server keeps the states at each call of cluster_logical_timestamp() and half a second after it, at most 12. It refuses every other time, a table that was rewritten since, and any statement except a single SELECT.',
     source: 'docs: as-of-system-time.md',
     plan: asOf,
   },
   {
     id: 'past.clock',
-    says: 'cluster_logical_timestamp() is the time of its transaction, and no row that it reads is younger; crdb_internal_mvcc_timestamp is the time at which a row was written.',
+    says: 'cluster_logical_timestamp() is the time of its transaction, which reads no newer row; crdb_internal_mvcc_timestamp is the time at which a row was written.',
     source: 'docs: functions-and-operators.md, as-of-system-time.md',
     plan: clock,
   },

@@ -1,9 +1,9 @@
-// What CockroachDB rejects, with its SQLSTATE and wording.
+// Statements that CockroachDB rejects, with its SQLSTATE and wording.
 import { type Fact, opensWith, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement } from '../types.ts'
 
 interface Refusal extends Fact {
-  /** Statements that open with one of these. */
+  /** Statements that start with one of these. */
   opens: string[]
   error: (statement: Statement) => SqlError
 }
@@ -23,7 +23,7 @@ const GRAMMAR = 'pkg/sql/parser/sql.y'
 const REFUSALS: Refusal[] = [
   {
     id: 'refuse.postgres-only',
-    says: 'LOCK TABLE, LISTEN, NOTIFY, VACUUM, CLUSTER, REINDEX and the statements of replication are syntax errors.',
+    says: 'LOCK TABLE, LISTEN, NOTIFY, VACUUM, CLUSTER, REINDEX and replication statements are syntax errors.',
     source: GRAMMAR,
     opens: [
       'lock',
@@ -77,7 +77,7 @@ export const REFUSAL_RULES: StatementRule[] = [
   },
   {
     id: 'refuse.functions',
-    says: 'Functions of the write-ahead log, of replication and of file sizes do not exist.',
+    says: 'Functions of the write-ahead log, replication and file sizes do not exist.',
     source: 'pkg/sql/sem/builtins; docs: functions-and-operators.md',
     plan: (statement) => {
       const called = calledFunctions(statement).find((name) => MISSING_FUNCTIONS.has(name))
@@ -110,7 +110,7 @@ const MISSING_FUNCTIONS = new Set(
     .filter(Boolean),
 )
 
-/** Names that are followed by a parenthesis, folded. */
+/** Names before a parenthesis, folded. */
 function calledFunctions({ tokens }: Statement): string[] {
   return tokens.flatMap(({ kind, value }, at) => (kind === 'word' && tokens[at + 1]?.text === '(' ? [value] : []))
 }

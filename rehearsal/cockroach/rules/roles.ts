@@ -1,4 +1,5 @@
-// Roles and their options. CockroachDB has one that PostgreSQL lacks, CREATELOGIN, kept in _crdb.role_options.
+// Roles and their options. CockroachDB has an option that PostgreSQL lacks, CREATELOGIN, which is kept in
+// _crdb.role_options.
 import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { OWN_VARIABLES } from './settings.ts'
@@ -6,13 +7,13 @@ import { OWN_VARIABLES } from './settings.ts'
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: 'Passwords and LOGIN of roles ask for CREATELOGIN beside CREATEROLE, before the role is looked up; IF EXISTS then takes a role that is not there.',
+    says: 'Passwords and LOGIN of roles require CREATELOGIN besides CREATEROLE. This is checked before the role is looked up; IF EXISTS then accepts a missing role.',
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
   },
 ]
 
-/** Options that ask for CREATELOGIN; a new role may be NOLOGIN without it. */
+/** Options that require CREATELOGIN; a new NOLOGIN role does not. */
 const OF_LOGIN = new Set(['login', 'nologin', 'password', 'valid', 'createlogin', 'nocreatelogin'])
 
 async function changeRole({ tokens, sql }: Statement, context: RuleContext): Promise<Plan | undefined> {
@@ -68,7 +69,7 @@ async function refusal(
   return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
 }
 
-/** PostgreSQL knows CockroachDB's variables as `crdb.name`. */
+/** In PostgreSQL, CockroachDB's variables are `crdb.name`. */
 function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {

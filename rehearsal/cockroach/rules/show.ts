@@ -1,4 +1,4 @@
-// SHOW of jobs, sessions, statistics, triggers and grants, alone, in brackets, and in WITH.
+// SHOW of jobs, sessions, statistics, triggers and grants: alone, in brackets, and in WITH.
 import { quoteText, type StatementRule } from '../rule.ts'
 import type { Statement, Token, Version } from '../types.ts'
 
@@ -8,14 +8,14 @@ const JOB_COLUMNS =
 export const SHOW_RULES: StatementRule[] = [
   {
     id: 'show.jobs',
-    says: 'SHOW JOBS cuts the description to 100 characters, SHOW JOB does not. Without VIEWJOB only own jobs are shown.',
+    says: 'SHOW JOBS cuts the description to 100 characters, SHOW JOB does not. Without VIEWJOB, only your own jobs are shown.',
     source: 'docs: show-jobs.md; pkg/sql/delegate/show_jobs.go',
     since: [24, 1],
     plan: (statement, { version }) => whole(statement, version),
   },
   {
     id: 'show.sessions',
-    says: 'SHOW CLUSTER SESSIONS shows only own sessions without VIEWACTIVITY or VIEWACTIVITYREDACTED, and no error.',
+    says: 'Without VIEWACTIVITY or VIEWACTIVITYREDACTED, SHOW CLUSTER SESSIONS shows only your own sessions, without an error.',
     source: 'docs: show-sessions.md',
     plan: () => undefined,
   },
@@ -45,7 +45,7 @@ function whole(statement: Statement, version: Version) {
   return sql ? { sql, retryable: true } : undefined
 }
 
-/** The SELECT that answers `SHOW …`; undefined for one that is not known. */
+/** The SELECT for `SHOW …`; undefined for an unknown one. */
 export function showSql(tokens: readonly Token[], sql: string, version: Version): string | undefined {
   const words = tokens.map(({ value }) => value)
   const rest = (from: number) => sql.slice(tokens[from]?.start, tokens.at(-1)?.end)
@@ -84,7 +84,7 @@ function tablesSql(names: readonly Token[]): string {
      AND ${schema === undefined ? 'true' : `n.nspname = ${quoteText(schema)}`} ORDER BY 1, 2`
 }
 
-/** `table schema.name` or `database name`, by which the server keeps a zone's settings. */
+/** `table schema.name` or `database name`, the key of a zone's settings. */
 export function zoneOf(tokens: readonly Token[]): string {
   const [kind, ...names] = tokens.filter(({ text }) => text !== '.').map(({ value }) => value)
   return kind === 'table' ? `table ${names.at(-2) ?? 'public'}.${names.at(-1)}` : `${kind} ${names.at(-1)}`
@@ -106,7 +106,7 @@ function statisticsSql(tokens: readonly Token[], rest: (from: number) => string,
       NULL::int8 AS full_histogram_id
     FROM pg_catalog.pg_class WHERE oid = ${quoteText(rest(at + 1))}::pg_catalog.regclass AND reltuples >= 0`
   const full = row('__auto__', '1 hour', 'greatest(reltuples, 0)', '')
-  // Newer, and of the rows beyond the last full one's histogram alone (cockroachdb/cockroach#133988).
+  // Newer, and only of the rows beyond the last full histogram (cockroachdb/cockroach#133988).
   const partial = row('__auto_partial__', '1 minute', '0', '(id IS NULL) OR (id > 0:::INT8)')
   return version[0] >= 25 ? `SELECT * FROM (${full} UNION ALL ${partial}) s ORDER BY created` : full
 }

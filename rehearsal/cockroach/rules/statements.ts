@@ -1,4 +1,4 @@
-// The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
+// All other statements: transactions, rows, COPY, jobs and imports, and finally every statement without a rule.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
@@ -34,7 +34,7 @@ const PASSED = /^(prepare|execute|deallocate|discard|analyze|call|do)$/
 const STATEMENT_RULES: StatementRule[] = [
   {
     id: 'transactions',
-    says: 'BEGIN takes PRIORITY; a COMMIT can be refused with 40001.',
+    says: 'BEGIN accepts PRIORITY; a COMMIT can be refused with 40001.',
     source: 'docs: transactions.md, transaction-retry-error-reference.md',
     plan: ({ tokens, sql }) => {
       if (!TRANSACTIONS.test(tokens[0]?.value ?? '')) return undefined
@@ -45,7 +45,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'internals.restricted',
-    says: 'system.* and most of crdb_internal fail with 42501 unless allow_unsafe_internals is on, which it is not by default.',
+    says: 'system.* and most of crdb_internal fail with 42501 unless allow_unsafe_internals is on, which is not the default.',
     source: 'docs: crdb-internal.md, v26.1 release notes',
     since: [26, 1],
     plan: ({ tokens }, context) => {
@@ -63,7 +63,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'statistics',
-    says: 'crdb_internal.statement_statistics and transaction_statistics count what clients send, by application and hour, with `_` for constants. This server repeats nothing by itself and samples no contention; a plan reads a whole table when PostgreSQL has no index for it.',
+    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server retries nothing by itself and samples no contention; a plan is a full scan when PostgreSQL has no index for it.",
     source: 'docs: crdb-internal.md',
     plan: (statement, context) => {
       const { tokens } = statement
@@ -72,28 +72,33 @@ const STATEMENT_RULES: StatementRule[] = [
           value === 'crdb_internal' && /^(statement|transaction)_statistics$/.test(tokens[at + 2]?.value ?? ''),
       )
       if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
-      return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
+      const plans = tokens.some(({ value, text }) => value === 'metadata' || text === '*')
+      return {
+        sql: translate(statement, context.version),
+        before: () => context.publishStatistics(plans),
+        retryable: true,
+      }
     },
   },
   {
     id: 'rows.recursive',
-    says: 'The recursive part of WITH RECURSIVE may aggregate, as where the replicator orders tables by their foreign keys. This server answers that statement alone.',
+    says: "The recursive part of WITH RECURSIVE may aggregate, as in the replicator's statement that orders tables by foreign keys. This server supports only that statement.",
     source: 'cockroachdb/replicator: internal/target/schemawatch; docs: common-table-expressions.md',
     plan: tableOrder,
   },
   {
     id: 'rows.upsert',
-    says: 'UPSERT writes a row by its primary key, whether it is there or not.',
+    says: 'UPSERT writes a row by its primary key, whether or not it exists.',
     source: 'docs: upsert.md',
     plan: upsert,
   },
   {
     id: 'copy.admin',
-    says: 'COPY FROM needs the role admin.',
+    says: 'COPY FROM requires the role admin.',
     source: 'docs: molt-fetch.md',
     plan: async (statement, context) => {
       if (!opensWith(statement, 'copy')) return undefined
-      // `COPY (SELECT … FROM …) TO` reads nothing in.
+      // `COPY (SELECT … FROM …) TO` reads no input.
       const reads = statement.tokens[1]?.text !== '(' && statement.tokens.some((token) => isWord(token, 'from'))
       if (reads && !(await context.isAdmin()))
         return { sql: raisingForCopy(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
@@ -119,19 +124,19 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'jobs.control',
-    says: 'CANCEL JOB needs admin or CONTROLJOB up to 24.3; from 25.1 owners control their own jobs.',
+    says: 'CANCEL JOB requires admin or CONTROLJOB up to 24.3; from 25.1, owners control their own jobs.',
     source: 'docs: cancel-job.md, v25.1 release notes',
     plan: cancelJob,
   },
   {
     id: 'sessions.cancel',
-    says: 'CANCEL SESSION ends a session of another role with admin or CANCELQUERY.',
+    says: "CANCEL SESSION ends another role's session with admin or CANCELQUERY.",
     source: 'docs: cancel-session.md',
     plan: cancelSessions,
   },
   {
     id: 'sequences.cache',
-    says: 'setval of a sequence with CACHE is a schema change: a job, which takes its time.',
+    says: 'setval of a sequence with CACHE is a schema change, and so a job with a duration.',
     source: 'pkg/sql/sequence.go',
     plan: setCached,
   },
@@ -154,7 +159,7 @@ const STATEMENT_RULES: StatementRule[] = [
 const OPEN_INTERNALS =
   /^(statement_statistics|transaction_statistics|cluster_sessions|cluster_queries|cluster_transactions|cluster_locks|cluster_contention_events|cluster_contended_tables|cluster_contended_indexes|cluster_contended_keys|index_usage_statistics)$/
 
-/** How many foreign keys lead from each table of a schema to one without any; -1 where they go round in circles. */
+/** Length of the longest chain of foreign keys from each table of a schema; -1 for a cycle. */
 function tableOrder(statement: Statement): Plan | undefined {
   const { tokens } = statement
   const shown = tokens.findIndex(
@@ -194,7 +199,7 @@ async function setCached(statement: Statement, context: RuleContext): Promise<Pl
     before: async () => {
       const job = context.jobs.create({ type: 'NEW SCHEMA CHANGE', description: sql, user: context.session.user })
       await sleep(context.ddlTime)
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
     },
     ...CHANGE,
   }
@@ -226,7 +231,7 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
   return { sql: translate(rewritten as Statement, context.version), retryable: true }
 }
 
-/** The token after an UPSERT's rows: RETURNING, the parenthesis that closes a WITH's part, or the end. */
+/** The token after an UPSERT's rows: RETURNING, the parenthesis that closes a WITH part, or the end. */
 function endOfRows(tokens: Statement['tokens'], from: number): number {
   let depth = 0
   for (let at = from; at < tokens.length; at++) {
@@ -290,10 +295,10 @@ async function cancelOne(id: string, context: RuleContext): Promise<void> {
   const own = major >= 25 && job?.user === context.session.user
   if (job && !own && !(await context.hasSystemPrivilege('CONTROLJOB')))
     throw new SqlError('42501', `user ${context.session.user} does not have privileges for job ${id}`)
-  await context.jobs.cancel(id)
+  context.jobs.cancel(id)
 }
 
-/** In the order in which they are asked. */
+/** In the order in which they are tried. */
 export const RULES: readonly StatementRule[] = [
   ...PAST_RULES,
   ...REFUSAL_RULES,
@@ -306,7 +311,7 @@ export const RULES: readonly StatementRule[] = [
   ...STATEMENT_RULES,
 ]
 
-/** What the catalogs show, as facts for the documentation; `install.ts` does it. */
+/** Facts about the catalogs, for the documentation; `install.ts` implements them. */
 export const CATALOG_FACTS: readonly Fact[] = [
   ...INDEX_FACTS,
   {
@@ -316,7 +321,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.relacl',
-    says: 'pg_class.relacl is NULL, and reltuples is no count.',
+    says: 'pg_class.relacl is NULL, and reltuples is not a count.',
     source: 'pkg/sql/pg_catalog.go',
   },
   {
@@ -340,7 +345,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.cluster-locks',
-    says: 'pg_locks is empty. crdb_internal.cluster_locks shows the transactions that hold a contended lock and wait for it, and cluster_sessions.kv_txn names their sessions. It needs VIEWACTIVITY or VIEWACTIVITYREDACTED, which hides the keys.',
+    says: 'pg_locks is empty. crdb_internal.cluster_locks shows holders of contended locks and the transactions that wait, and cluster_sessions.kv_txn names their sessions. It requires VIEWACTIVITY or VIEWACTIVITYREDACTED, which hides the keys.',
     source: 'docs: crdb-internal.md; pkg/sql/logictest/testdata/logic_test/cluster_locks; pkg/sql/pg_catalog.go',
   },
   { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
@@ -352,32 +357,32 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.offline',
-    says: 'Catalogs hide a table that is offline for an import; statements on it get 55000.',
+    says: 'Catalogs hide a table that is offline for an import; statements on it fail with 55000.',
     source: 'pkg/sql/catalog/descs; docs: import-into.md',
   },
   {
     id: 'catalogs.unique-index',
-    says: 'A unique index is a constraint in pg_constraint, however it was made.',
+    says: 'A unique index is a constraint in pg_constraint, however it was created.',
     source: 'pkg/sql/pg_catalog.go; docs: unique.md',
   },
   {
     id: 'retries.single',
-    says: 'The server repeats a statement that is alone in its transaction by itself, unless it has sent a part of its results (more than sql.defaults.results_buffer.size). So the retry rate of this server spares such statements of MOLT’s tools, whose results are small. The suite meets it at every statement: its results may be larger.',
+    says: "The server retries a statement that is alone in its transaction, unless it has already sent part of the results (more than sql.defaults.results_buffer.size). So this server's retry rate spares such statements of MOLT's tools, whose results are small. The suite gets retries at every statement, because its results can be larger.",
     source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
   },
   {
     id: 'functions.advisory-locks',
-    says: 'Advisory locks are taken, and lock nothing.',
+    says: 'Advisory locks are accepted and have no effect.',
     source: 'docs: functions-and-operators.md',
   },
   {
     id: 'functions.feature-counter',
-    says: 'crdb_internal.increment_feature_counter() counts what a tool did.',
+    says: "crdb_internal.increment_feature_counter() counts a tool's features.",
     source: 'cockroachdb/molt: molttelemetry',
   },
   {
     id: 'catalogs.check-clause',
-    says: 'information_schema.check_constraints gives the condition alone, also of a check that is not validated.',
+    says: 'information_schema.check_constraints returns only the condition, even of a check that is not validated.',
     source: 'pkg/sql/information_schema.go',
   },
   {
@@ -387,7 +392,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
 ]
 
-/** @returns what to do with a statement; undefined when no rule knows it */
+/** @returns how to handle a statement; undefined when no rule covers it */
 export async function planFor(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   for (const rule of RULES) {
     if (!applies(rule, context.version)) continue

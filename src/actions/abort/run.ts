@@ -106,7 +106,7 @@ async function reachTarget(url: string): Promise<Database | undefined> {
 const DECIDED =
   'the source is permanently fenced: this migration was committed, and the target may have been written to. `abort` works only before the commit. Run `rollback`'
 
-/** Runs first. A cutover that holds the fence fails at its next look: it neither arms it again nor commits. */
+/** Runs first. A cutover that holds the fence fails at its next check: it neither rearms it nor commits. */
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   await requireOwner(source, migration)
   const { state } = await readFence(source)
@@ -165,7 +165,7 @@ async function onTarget(
   return dropAll(undone, () => leftoversOnTarget(target, migration, entry))
 }
 
-/** Drops what it can. The ledger entry goes last, and only when the next run needs it for nothing. */
+/** Drops what it can. The ledger entry goes last, and only when no later run needs it. */
 async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promise<string[]> {
   const dropped: string[] = []
   const before = undone.length

@@ -48,7 +48,7 @@ export interface Facts {
   to: Awaited<ReturnType<typeof readTarget>>
 }
 
-/** Digits of the hash that a person compares; the full hash stands below. */
+/** Digits of the hash that a person compares; the full hash is below. */
 const HASH_SHOWN = 12
 
 /** A label and its value; lists wrap on a phone, tables do not. */
@@ -133,7 +133,7 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
       ),
     ],
     ['To', sideText(targetText(facts), facts.to.database, plan.targetSchema, inputs.target)],
-    standIn.length ? ['Not the real thing', standIn.join(', and ')] : undefined,
+    standIn.length ? ['Stand-ins', standIn.join(', and ')] : undefined,
     ['Started by', actor ? markdownText(actor) : 'someone outside GitHub'],
     decided ? undefined : ['Approval possible until', untilText(inputs.maxApprovalWait)],
     ['Switches the application', switchText()],

@@ -89,7 +89,7 @@ function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[
   if (!verify) problems.push('nothing has been verified yet')
   else if (verify.body.partial) problems.push('the last verify covered only some tables')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
-  // A verify compares definitions too, so only a later look counts.
+  // A verify compares definitions too, so only a later run counts.
   if (definitions && (!verify || definitions.at > verify.at))
     for (const each of definitions.body.problems ?? []) problems.push(`definitions: ${each}`)
   return problems

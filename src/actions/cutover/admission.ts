@@ -59,7 +59,7 @@ async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<voi
   )
 }
 
-/** An approval covers one plan, and a comparison of no less than that plan says. */
+/** An approval covers one plan, and no weaker comparison than the plan's. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return
@@ -100,8 +100,8 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
 }
 
 /**
- * Where things stand, once no other run acts. The decision lives on the source, beside the fence: a permanent fence means
- * that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
+ * The state of things once no other run acts. The decision lives on the source, beside the fence: a permanent fence
+ * means that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])

@@ -112,8 +112,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
 }
 
 /**
- * From here on nothing of the stream may write to the target, neither its own replicator nor frozen ones of earlier legs:
- * what is compared next is what the application gets.
+ * Shuts the stream out of the target, both its own replicator and any frozen one of an earlier leg: what is compared
+ * next is what the application gets.
  */
 async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }: Section): Promise<void> {
   const { login } = stream.options

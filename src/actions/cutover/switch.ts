@@ -62,10 +62,10 @@ export async function switchOver(
 
 export const BY_HAND = `### Switch the application now
 
-The source refuses writes for good, and the target takes them. Nothing has pointed the application there.
+The source now refuses writes permanently, and the target accepts them. The application still points at the source.
 
 1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
-2. See it write there.
+2. Check that it writes there.
 3. Run \`finalize\` with \`switched-by-hand: true\` (in the workflow: \`phase: finalize\`).
 
 To go back instead, run \`rollback\` before anything is written to the target.`

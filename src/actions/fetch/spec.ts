@@ -48,7 +48,7 @@ export const spec = defineAction({
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
-      'What to do about an earlier load that did not end. `fail` changes nothing. `resume` continues it, except with `direct-copy`. `restart` drops its slot and loads again. With `resume`, a load that fails keeps its slot.',
+      'What to do about an earlier load that did not finish. `fail` changes nothing. `resume` continues it, except with `direct-copy`. `restart` drops its slot and loads again. With `resume`, a load that fails keeps its slot.',
     ),
     'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
     'continuation-token': optional(uuid, 'With `resume`: continue one table only.'),

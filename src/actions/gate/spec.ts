@@ -51,7 +51,7 @@ export const spec = defineAction({
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
-      'With `require`: what to do with an earlier load that did not end.',
+      'With `require`: what to do about an earlier load that did not finish.',
     ),
     'on-declined': defaulted(
       choice('keep-slot', 'drop-slot'),

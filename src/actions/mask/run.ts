@@ -138,14 +138,8 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
   await setParameters(source, parameters)
   await requireChecks(source, plan)
   const tables = plan.tables.map(({ table }) => table)
-  const sql = await readSchema(source, {
-    url: inputs.from,
-    schema: inputs.schema,
-    tables,
-    snapshot,
-    pgDump: inputs.pgDump,
-  })
-  info(`schema by ${sql.madeBy}; ${number(tables.length)} tables`)
+  const sql = await readSchema(source, { schema: inputs.schema, tables })
+  info(`schema read: ${plural(tables.length, 'table', 'tables')}`)
   throwIfCancelled(signal)
   const names = tables.map(({ name }) => name)
   await takeOver(target, inputs.schema, names)
@@ -174,7 +168,7 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
       info(`proved ${table}: ${done} of ${tables.length}`),
     )
     info(`proof took ${seconds(Date.now() - provedFrom)}`)
-    await conclude(context, job, { plan, sql, proof, durationMs })
+    await conclude(context, job, { plan, proof, durationMs })
   } catch (error) {
     const said = sqlState(error) ? refused(error, 'mask.failed', 'masking') : (error as Error)
     said.message += `\n${await discard(inputs.to as string, inputs.schema, names)}`
@@ -302,7 +296,7 @@ async function finish(
 async function conclude(
   context: Mask,
   { target, rules }: Job,
-  { plan, sql, proof, durationMs }: { plan: Plan; sql: SchemaSql; proof: Proof; durationMs: number },
+  { plan, proof, durationMs }: { plan: Plan; proof: Proof; durationMs: number },
 ): Promise<void> {
   const { inputs } = context
   const rows = proof.tables.reduce((sum, { rowsAfter }) => sum + rowsAfter, 0)
@@ -312,7 +306,6 @@ async function conclude(
     proved: proof.problems.length === 0,
     at: new Date().toISOString(),
     schema: plan.schema,
-    schemaBy: sql.madeBy,
     rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
     durationMs,
     rows,

@@ -23,11 +23,6 @@ export const spec = defineAction({
     ),
     schema: defaulted(text, 'public', 'Schema to copy; it has the same name on both sides.'),
     'tables-at-once': defaulted(integer(1, 32), '4', 'How many tables are copied at once; each uses two connections.'),
-    'pg-dump': defaulted(
-      text,
-      'auto',
-      "Program that reads the schema; its major version must be the source's or newer. `auto`: the one on the PATH, otherwise the catalog. `none`: the catalog.",
-    ),
     'allow-insecure': defaulted(
       boolean,
       'false',

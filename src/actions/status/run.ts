@@ -153,11 +153,9 @@ function slotName(entry: Entry | undefined): string {
   return entry?.plan.slot ?? 'molt_slot'
 }
 
-/** Without a ledger that names it, a slot of another database on the same server does not belong to this migration. */
-async function ownSlot(db: Database, entry: Entry | undefined, name: string) {
+async function ownSlot(db: Database, name: string) {
   const slot = await readSlot(db, name)
-  const { rows } = await db.query('SELECT current_database() AS here')
-  return slot && (entry || slot.database === rows[0].here) ? { ...slot, name } : undefined
+  return slot && { ...slot, name }
 }
 
 type SourceFacts = Awaited<ReturnType<typeof lookAtSource>>
@@ -167,8 +165,8 @@ async function lookAtSource(db: Database, entry: Entry | undefined) {
     owner: await readHeartbeatOwner(db),
     fence: await lookAtFence(db, entry),
     name: slotName(entry),
-    slot: await ownSlot(db, entry, slotName(entry)),
-    log: await ownSlot(db, entry, logSlotOf(slotName(entry))),
+    slot: await ownSlot(db, slotName(entry)),
+    log: await ownSlot(db, logSlotOf(slotName(entry))),
   }
 }
 

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import { OURS as MASK, type MaskState } from '../../masking/target.ts'
 import type { Schema } from '../../model/schema.ts'
-import { connectForReplication, type Database, ident } from '../../runtime/database.ts'
+import { connectForReplication, type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, UserError } from '../../runtime/errors.ts'
 import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
@@ -55,7 +55,7 @@ interface SourceServer extends ServerFacts {
   connectionsFree: Record<'server' | 'role' | 'database', number>
   /** Measured over a short window. */
   walBytesPerSecond: number
-  slot: { plugin: string; database: string; active: boolean; active_pid: number | null } | null
+  slot: { plugin: string; database: string | null; active: boolean; active_pid: number | null } | null
 }
 
 interface SourceRole {
@@ -451,7 +451,9 @@ export async function readSequenceFacts(
 ): Promise<SourceFacts['sequences']> {
   const sequences = await readSequences(db, schema)
   const moved = sequences.filter(({ table }) => !table || tables.includes(table))
-  const used = await lastUsed(moved, { db, schema }).catch(() => undefined)
+  const used = await lastUsed(moved, { db, schema }).catch((error) => {
+    if (sqlState(error) !== '42501') throw error
+  })
   return moved.map((sequence) => ({ sequence, used: used?.get(sequence.name) ?? sequence.lastValue }))
 }
 

@@ -67,7 +67,7 @@ export async function requireStillFenced(db: Database, entry: Entry): Promise<vo
   if (problems.length)
     refuse(
       'fence.damaged-after-commit',
-      'the source is no longer fenced as it was at the commit',
+      'the fence on the source was changed or lifted after the commit',
       problems,
       'Rows that the target lacks may have been written there since. Look for them before you remove the old database.',
     )

@@ -14,7 +14,7 @@ const SHOWN = 10
  * @returns a sentence for the error; undefined when the output is about something else, or the source has no answer
  */
 export async function explainColumns(sourceUrl: string, plan: Plan, said: string): Promise<string | undefined> {
-  const look = CULPRITS.find(([regex]) => regex.test(said))
+  const look = DIAGNOSES.find(([regex]) => regex.test(said))
   if (!look) return undefined
   const [regex, find, words] = look
   const found = await withDatabase(sourceUrl, 'source', (db) => find(db, plan, regex.exec(said)?.[1] ?? '')).catch(
@@ -50,7 +50,7 @@ export async function explainUnfinished(source: Database, target: Database, plan
 
 type Find = (db: Database, plan: Plan, detail: string) => Promise<string[]>
 
-const CULPRITS: [RegExp, Find, (columns: string) => string][] = [
+const DIAGNOSES: [RegExp, Find, (columns: string) => string][] = [
   [
     /InfinityModifier/,
     (db, plan) =>

@@ -9,7 +9,7 @@ import { messageOf, throwIfCancelled, UserError } from '../../runtime/errors.ts'
 import { plural, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { readPublication } from '../../source/publication.ts'
-import { dropSlot, readSlot } from '../../source/slot.ts'
+import { dropSlot, readSlot, requireNoForeignSlot } from '../../source/slot.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
 import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
@@ -47,6 +47,7 @@ export async function settleInterrupted(
 ): Promise<Resumed | undefined> {
   const { plan } = entry
   await requireNoForeignImports(target, entry)
+  await requireNoForeignSlot(source, plan.slot)
   const slot = await readSlot(source, plan.slot)
   const begun = entry.facts.load ?? undefined
   if (!slot) {
@@ -69,7 +70,7 @@ export async function settleInterrupted(
   if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
   await endImports(target, entry)
   await dropLoad(source, plan)
-  info(`an earlier load did not end; dropping its slot ${plan.slot} and loading everything again`)
+  info(`an earlier load did not finish; dropping its slot ${plan.slot} and loading everything again`)
   return undefined
 }
 
@@ -77,7 +78,7 @@ function leftBehind(plan: Plan, walBytes: number, canGoOn: boolean, fetchId: str
   const resume = canGoOn
     ? `Set \`on-interrupted: resume\` to continue it${fetchId ? ` (fetch id ${fetchId})` : ''}, or`
     : 'It cannot be resumed. Set'
-  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
+  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not finish. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
 }
 
 async function resumed(target: Database, entry: Entry, slotAt: string | null, request: Request): Promise<Resumed> {

@@ -62,7 +62,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     scrub: moltScrubber(),
     hidePasswords: true,
     onLine(line) {
-      silence.heard()
+      stall.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       const [started, read] = [account.startCursor, account.exportsFinished]
@@ -74,7 +74,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     },
   })
   let answers = true
-  const silence = new StallWatch({
+  const stall = new StallWatch({
     name: 'molt fetch',
     known: () =>
       `last line: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics show no row yet'}${answers ? '' : ', and they no longer answer'}`,
@@ -86,16 +86,16 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     const text = await httpText(`http://${options.metricsAddr}/metrics`).catch(() => undefined)
     answers = text !== undefined
     const rows = text === undefined ? undefined : fetchedRows(text)
-    if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) silence.heard()
+    if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) stall.heard()
     measured = rows ?? measured
     tell()
   }, TIMING.loadSample)
   const exit = await child.exitedOrStopped(options.signal)
   clearInterval(timer)
-  silence.stop()
+  stall.stop()
   if (options.signal.aborted) return { account, failure: options.signal.reason }
-  if (silence.reason)
-    return { account, failure: child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason }) }
+  if (stall.reason)
+    return { account, failure: child.failure({ code: 'tool.stalled', said: child.lastWords, advice: stall.reason }) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
   // A writer's end of file is only a consequence of the error that ended it, and is printed after it.
   const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))

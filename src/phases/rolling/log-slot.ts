@@ -7,7 +7,7 @@ import { TIMING } from '../../runtime/timing.ts'
 import { LOG_APPLICATION } from '../../source/change-log.ts'
 import { parseLsn } from '../../source/pgoutput.ts'
 import { readServer } from '../../source/server.ts'
-import { createLogSlot, logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
+import { createLogSlot, logSlotOf, readSlot, requireNoForeignSlot, seizeAndDrop } from '../../source/slot.ts'
 
 export interface OpenedLog {
   slot: string
@@ -36,12 +36,13 @@ export async function openLogSlot(
   )
   const identity = { systemIdentifier: server.systemIdentifier, timeline: rows[0].timeline as number }
   const state = await readProof(target, entry.id)
+  await requireNoForeignSlot(source, name)
   const slot = await readSlot(source, name)
   const stream = await readSlot(source, entry.plan.slot)
   if (slot?.activePid) await endReader(source, name)
   if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
   if (slot) {
-    if (slot.plugin !== 'pgoutput' || slot.database !== server.database)
+    if (slot.plugin !== 'pgoutput')
       throw new UserError('slot.foreign', `the slot ${name} already exists and does not belong to this migration`)
     await seizeAndDrop(source, name)
   }

@@ -53,13 +53,13 @@ export async function proveDrain(stream: Stream, deadline: number): Promise<Drai
   }
 }
 
-/** Attempts that a retry of the replicator may spoil. */
+/** Attempts; a retry of the replicator can invalidate one. */
 const PROOFS = 3
 
 /** The replicator has started to retry, which CockroachDB requires now and then. Another marker can still prove the drain. */
 class Retried extends VerdictError {}
 
-/** Proves the drain again, with a new marker, when a retry of the replicator has spoilt the proof. */
+/** Proves the drain again, with a new marker, when a retry of the replicator has invalidated the proof. */
 async function proveAgain(
   stream: Stream,
   source: Database,
@@ -76,7 +76,7 @@ async function proveAgain(
     }
 }
 
-/** Waits for the steps of a proof one by one, as long as nothing spoils them. */
+/** Waits for the steps of a proof one by one, unless something invalidates them. */
 type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
 
 function stepsOf(stream: Stream, began: number, deadline: number): Until {

@@ -187,8 +187,8 @@ export class Watch {
   differences: string[] = []
 
   /**
-   * @param publication as it was when it was checked
-   * @param files as they were before the stream started
+   * @param publication when it was checked
+   * @param files before the stream started
    */
   constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
     this.#plan = plan

@@ -44,7 +44,7 @@ interface Pending {
 }
 
 const BATCH = 500
-/** A row that comes and goes between two readings can seem unchanged once. */
+/** A row that is deleted and inserted between two readings can look unchanged once. */
 const LOSS_AFTER = 2
 
 /**
@@ -69,7 +69,7 @@ export async function recheckRows(
       definition,
       rows.slice(0, options.limit).map(({ key }) => key),
     )
-    tables.set(name, { lag: 0, loss: 0, changing: 0, unlike: 0, untold: total - looked.length })
+    tables.set(name, { lag: 0, loss: 0, changing: 0, unlike: 0, unchecked: total - looked.length })
     pending.set(
       name,
       looked.map((key) => ({ key, stood: 0 })),
@@ -90,7 +90,7 @@ export async function recheckRows(
     options.signal.throwIfAborted()
     problem = `could not separate the differing rows from lag: ${scrubText(messageOf(error))}`
   }
-  for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'untold' : 'changing'] += left.length
+  for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'unchecked' : 'changing'] += left.length
   return problem ? { tables, problem } : { tables }
 }
 

@@ -404,14 +404,14 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     scrub: moltScrubber(hash),
     hidePasswords: true,
     onLine(line) {
-      silence.heard()
+      stall.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       accountForVerify(account, event)
       shown?.write(event)
     },
   })
-  const silence = new StallWatch({
+  const stall = new StallWatch({
     name: 'molt verify',
     known: () => `last line: ${child.lastWords}`,
     advice: 'Look for locks and long statements on both sides, and for a runner without free memory',
@@ -419,10 +419,10 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     end: () => void child.stop(TIMING.toolStop),
   })
   const exit = await child.exitedOrStopped(options.signal)
-  silence.stop()
+  stall.stop()
   await shown?.close()
   options.signal.throwIfAborted()
-  if (silence.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason })
+  if (stall.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: stall.reason })
   if (exit.code !== 0) {
     const said = child.lastError
     const known = explainVerify(said)
@@ -506,7 +506,7 @@ function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | '
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
-  return recheck.changing || recheck.untold ? 'moving' : 'lag'
+  return recheck.changing || recheck.unchecked ? 'moving' : 'lag'
 }
 
 /** When every listed missing row belongs to one of several partitions, that is where to look. */

@@ -1,6 +1,6 @@
 import { html } from './html.ts'
 
-/** A moment worth a line across a chart. */
+/** A moment marked by a line across a chart. */
 export interface Mark {
   /** Milliseconds since 1970. */
   at: number
@@ -19,7 +19,7 @@ export interface Chart {
   marks?: readonly Mark[]
 }
 
-/** The place of a chart, with what it shows in words for whoever cannot see it. */
+/** The container of a chart, with a description for screen readers. */
 export function chartFigure({ title, axis, values, marks = [] }: Chart, index: number): string {
   const known = values.filter((value) => value !== null)
   const summary = `at most ${format(Math.max(0, ...known))}, at the end ${format(known.at(-1) ?? 0)}`
@@ -33,7 +33,7 @@ function format(value: number): string {
   return value < 10 ? String(Number(value.toFixed(2))) : Math.round(value).toLocaleString('en-US')
 }
 
-/** As data for {@link CLIENT}. */
+/** The charts as data for {@link CLIENT}. */
 export function chartData(charts: readonly Chart[]): string {
   const data = charts.map(({ axis, at, values, marks = [] }) => ({
     axis,
@@ -44,8 +44,8 @@ export function chartData(charts: readonly Chart[]): string {
 }
 
 /**
- * Draws the charts in the page, and again when its width, its colours or the medium change. A canvas does not
- * follow the colours of the page.
+ * Draws the charts in the page, and redraws them when its width, colours or medium change, which a canvas does not
+ * follow.
  */
 export const CLIENT = `
 const charts = JSON.parse(document.getElementById('charts').textContent)

@@ -1,9 +1,9 @@
-/** A text as itself, also in an attribute. */
+/** Escapes a text for HTML, including attributes. */
 export function html(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }
 
-/** Our own sentence: what stands between two backticks is code. */
+/** Escapes our own sentence, with text between backticks as code. */
 export function prose(text: string): string {
   return text
     .split(/`([^`]+)`/)
@@ -27,7 +27,7 @@ export function table(
 /** Label, value, and the value as text with its unit. */
 export type Bar = [label: string, value: number, text: string]
 
-/** Lengths to compare; the longest takes the whole width. */
+/** Bars relative to the longest, which takes the full width. */
 export function bars(rows: readonly Bar[]): string {
   const most = Math.max(1, ...rows.map(([, value]) => value))
   const lines = rows.map(

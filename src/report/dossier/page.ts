@@ -7,7 +7,7 @@ import { type Bar, bars, details, facts, html, list, prose, table } from './html
 import { STYLE } from './style.ts'
 import { script as uplot, style as uplotStyle } from './uplot.ts'
 
-/** One thing that a step left in the ledger. */
+/** A record that a step left in the ledger. */
 export interface DossierStep {
   action: string
   at: Date
@@ -21,10 +21,10 @@ export interface DossierSide {
   version: string
 }
 
-/** What a dossier is made of; no value of any row is in it. */
+/** The contents of a dossier. Holds no row value. */
 export interface DossierFacts {
   migration: string
-  /** By the ledger; undefined once it is cleaned up. */
+  /** From the ledger; undefined after the cleanup. */
   phase: string | undefined
   since: Date | undefined
   plan: Plan | undefined
@@ -33,20 +33,20 @@ export interface DossierFacts {
   target: DossierSide | undefined
   /** The target only answers like CockroachDB. */
   likeServer: boolean
-  /** Of this migration, the oldest first. */
+  /** The migration's records, oldest first. */
   steps: readonly DossierStep[]
-  /** What differs between the two sides' definitions now, all of it; undefined where they could not be compared. */
+  /** All current differences between the two sides' definitions; undefined when they could not be compared. */
   remaining: readonly string[] | undefined
-  /** No difference that must go, but something for a person, such as a trigger that the target lacks. */
+  /** Not an error, but for a person to decide, such as a trigger that the target lacks. */
   toDecide: readonly string[]
-  /** HTML of the caller's own, below everything else. */
+  /** HTML from the caller, appended at the end. */
   appendix?: { title: string; body: string }
-  /** The command that comes next, and what to do before it; undefined when nothing is left to do. */
+  /** The next command, and what to do before it; undefined when nothing is left to do. */
   next: { before?: string | undefined; command: string } | undefined
   written: Date
 }
 
-/** Bodies as the steps leave them; a ledger of an older version may lack any of it. */
+/** Record bodies as the steps write them. A ledger of an older version may lack any field. */
 interface Bodies {
   prepare: {
     tools: Record<string, { version: string; sha256: string } | null>
@@ -144,7 +144,7 @@ class Story {
 }
 
 const SECTIONS: readonly [id: string, title: string, body: (story: Story) => string][] = [
-  ['steps', 'What happened, and who', stepsSection],
+  ['steps', 'Timeline and people', stepsSection],
   ['remaining', 'Differences that remain', remainingSection],
   ['plan', 'Plan', planSection],
   ['preflight', 'Preflight', preflightSection],
@@ -157,7 +157,7 @@ const SECTIONS: readonly [id: string, title: string, body: (story: Story) => str
   ['masking', 'Masking', maskingSection],
 ]
 
-/** One page that stands alone: no request, and nothing that a reader needs besides it. */
+/** One self-contained page: it makes no request and refers to no other file. */
 export function dossierPage(given: DossierFacts): string {
   const story = new Story(given)
   const { title, tone, text } = outcome(story)
@@ -187,7 +187,7 @@ ${scripts.map((code) => `<script>${code}</script>`).join('\n')}</body></html>
 `
 }
 
-/** What came of it, in ten seconds. */
+/** The outcome, readable in ten seconds. */
 function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; text: string } {
   const { facts } = story
   const all = story.steps
@@ -202,7 +202,7 @@ function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; 
   if (all.some(({ action }) => action === 'abort'))
     return { title: 'Aborted', tone: 'warn', text: 'Nothing was committed. The source takes writes.' }
   if (!cutover)
-    return { title: `Under way: ${facts.phase ?? 'not begun'}`, tone: 'warn', text: 'No cutover has run yet.' }
+    return { title: `In progress: ${facts.phase ?? 'not started'}`, tone: 'warn', text: 'No cutover has run yet.' }
   const left = facts.remaining?.length ?? 0
   if (cutover.decision === 'rehearse')
     return left
@@ -214,7 +214,7 @@ function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; 
       : {
           title: 'Rehearsed: go',
           tone: 'good',
-          text: 'Every step was proved. Nothing was committed: the fence was lifted at the end.',
+          text: 'Every step was proved. Nothing was committed; the fence was lifted at the end.',
         }
   return {
     title: `Committed${facts.phase && facts.phase !== 'committed' ? ` and ${facts.phase}` : ''}`,
@@ -254,7 +254,7 @@ function sideText(side: DossierSide | undefined, schema: string | undefined): st
   return `${html(side.version)}<br><small>${html(`${side.database}${schema ? `.${schema}` : ''} on ${side.host}`)}</small>`
 }
 
-/** Steps that say nothing by themselves. */
+/** Steps without a line of their own. */
 const SILENT = new Set(['observe-baseline', 'application', 'masking'])
 
 function stepsSection(story: Story): string {
@@ -270,7 +270,7 @@ function stepsSection(story: Story): string {
         came(action, body),
       ]
     })
-  return table(['when', 'step', 'who', 'what came of it'], rows, [], 'steps')
+  return table(['when', 'step', 'who', 'outcome'], rows, [], 'steps')
 }
 
 /** One line for a step, as HTML. */
@@ -295,7 +295,7 @@ function came(action: string, body: object): string {
       problems?.length
         ? `<span class="bad">not ready: ${plural(problems.length, 'problem')}</span>`
         : 'ready for the cutover',
-    gate: ({ by, gate }) => html(by ? `approved by ${by} (${gate})` : `nobody was asked (${gate})`),
+    gate: ({ by, gate }) => html(by ? `approved by ${by} (${gate})` : `no approval was required (${gate})`),
     cutover: ({ decision, pauseMs, phase }) =>
       html(`${decision}, ${phase}: writes paused for ${number(pauseMs ?? 0)} ms`),
     finalize: ({ sequences }) => `${plural(sequences?.length ?? 0, 'sequence')} set past every value in use`,
@@ -360,7 +360,7 @@ function loadSection(story: Story): string {
   return `<p>By ${html(mode)} in ${seconds(durationMs)}. The stream begins at <code>${html(cursor)}</code>.</p><h3>Rows by table</h3>${bars(rows.map(([name, count]): Bar => [name, count, number(count)]))}`
 }
 
-/** Between two streams nothing was measured: a break of the line says so. */
+/** Nothing was measured between two streams, which a gap in the line shows. */
 const BREAK_MS = 30_000
 
 function streamSection(story: Story): string {
@@ -428,13 +428,13 @@ function pauseSection(story: Story): string {
         : undefined,
       !unwatchedMs ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
     ]),
-    '<h3>By part</h3><p>Parts can overlap, so that the pause can be shorter than their sum.</p>',
+    '<h3>By part</h3><p>Parts can overlap, so the pause can be shorter than their sum.</p>',
     bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),
-    application ? applicationView(story, application) : '<p>No application was watched from its own side.</p>',
+    application ? applicationView(story, application) : '<p>Nothing was measured from inside an application.</p>',
   ].join('')
 }
 
-/** As they happen; JSON in a database has an order of its own. */
+/** In the order in which they run; a database does not keep the order of JSON members. */
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
   return Object.entries(parts).sort(([a], [b]) => partIndex(a) - partIndex(b))
 }
@@ -470,7 +470,7 @@ function approvalsSection(story: Story): string {
     ])
   return rows.length
     ? table(['when', 'approved by', 'gate', 'started by', 'plan'], rows)
-    : '<p>No approval was asked for.</p>'
+    : '<p>No approval was required.</p>'
 }
 
 function latencySection(story: Story): string {
@@ -498,5 +498,5 @@ function maskingSection(story: Story): string {
     html(looked),
     `${found.length} of ${masking.needles}`,
   ])
-  return `<p>Texts of production, and where they were looked for. Only production itself may have any.</p>${table(['place', 'searched', 'found'], rows, [2])}`
+  return `<p>Texts from production, and the places that were searched for them. Only production itself may contain any.</p>${table(['place', 'searched', 'found'], rows, [2])}`
 }

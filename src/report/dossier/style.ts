@@ -1,4 +1,4 @@
-/** Light, dark and print, from a phone's width on. */
+/** Styles for light, dark and print, from phone width up. */
 export const STYLE = `
 :root { --page: #fff; --ink: #1f2328; --dim: #59636e; --line: #d0d7de; --soft: #f6f8fa; --bar: #0969da; --good: #1a7f37; --warn: #9a6700; --bad: #cf222e }
 @media (prefers-color-scheme: dark) {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
 /*
- * uPlot, as text to inline in a page. The build puts the texts in place of this module: see scripts/build.ts.
+ * uPlot as text, to inline in a page. The build replaces this module with the texts; see scripts/build.ts.
  */
 
 function read(file: string): string {

@@ -3,7 +3,7 @@ import type { Came, FaultGround, Side, State } from '../../support/fault-ground.
 import type { Moment } from '../../support/plain-script.ts'
 import type { Trick } from '../../support/stand-in.ts'
 
-/** Where a fault happens, and the moment of the plain script that is like it. */
+/** Where a fault happens, and the comparable moment of the plain script. */
 export const POINTS = {
   begin: 'begin',
   'caught up': 'streaming',
@@ -25,6 +25,7 @@ export type Point = keyof typeof POINTS
 
 /** The rest of a migration from each state. */
 export const STEPS: Record<State, readonly string[]> = {
+  fresh: ['prepare', 'fetch', 'replicate', 'cutover', 'finalize'],
   prepared: ['fetch', 'replicate', 'cutover', 'finalize'],
   loaded: ['replicate', 'cutover', 'finalize'],
   'caught-up': ['cutover', 'finalize'],
@@ -34,20 +35,20 @@ export interface Fault {
   name: string
   topic: string
   from: State
-  /** `begin`, by default: before the first step. Else a checkpoint of `cutover`. */
+  /** Default: `begin`, before the first step. Otherwise a checkpoint of `cutover`. */
   at?: Point
-  /** What is so before anything runs. Its connection is kept, and told to `happens`. */
+  /** Set up before anything runs. Its connection is kept and passed to `happens`. */
   before?: (ground: FaultGround) => Promise<pg.Client>
-  /** What goes wrong at the point. */
+  /** What goes wrong at that point. */
   happens?: (ground: FaultGround, client: pg.Client | undefined) => Promise<unknown>
-  /** Undone when the run is over, before anybody looks. */
+  /** Undone after the run, before the result is read. */
   after?: (ground: FaultGround) => Promise<unknown>
   /** The runner is killed there, and the step is run again. */
   killed?: true
   trick?: Trick
-  /** `go` to the end, or the step that is red and its codes: one of them, where the moment decides. */
+  /** `go` to the end, or the red step and its possible codes, where timing decides. */
   expect: 'go' | readonly [step: string, ...codes: string[]]
-  /** One of those that run in every test run. */
+  /** Runs in every test run. */
   short?: true
 }
 
@@ -60,7 +61,7 @@ export function sql(side: Side, text: string): (ground: FaultGround) => Promise<
   return (ground) => ground.sql(side, text)
 }
 
-/** A connection that has run these statements, and stays open. */
+/** A connection that has run these statements and stays open. */
 export function session(side: Side, ...texts: string[]): NonNullable<Fault['before']> {
   return async (ground) => {
     const client = await ground.client(side)
@@ -69,7 +70,7 @@ export function session(side: Side, ...texts: string[]): NonNullable<Fault['befo
   }
 }
 
-/** A write that may be refused: whether it was shows in the rows. */
+/** A write that may be refused; the rows show whether it was. */
 export function attempt(side: Side, text: string, user = 'postgres'): NonNullable<Fault['happens']> {
   return async (ground) => {
     const client = await ground.client(side, user)

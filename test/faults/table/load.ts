@@ -1,7 +1,7 @@
 import { DEFINITIONS, ROWS, UNSEEN } from '../../support/sabotage.ts'
 import { type Fault, session, sql } from './fault.ts'
 
-/** Faults of the load, and of what it has left. */
+/** Faults of the load and its leftovers. */
 export const LOAD_FAULTS: readonly Fault[] = [
   { topic: 'No fault', name: 'nothing goes wrong', from: 'prepared', expect: 'go' },
   ...DEFINITIONS.map(

@@ -58,7 +58,7 @@ const KILLS: readonly Point[] = [
   'switch command done',
 ]
 
-/** What happens while writes are paused, and around it. */
+/** Faults while writes are paused, and around that time. */
 export const NIGHT_FAULTS: readonly Fault[] = [
   fence('the application writes', 'armed', attempt('source', PAST, 'app')),
   fence('the owner, a superuser, writes', 'armed', attempt('source', PAST)),
@@ -208,7 +208,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'write-access.not-closed',
   ),
   rows(
-    'a row deleted when the source is fenced for good',
+    'a row deleted when the source is permanently fenced',
     'permanent on the source',
     'DELETE FROM reviews WHERE id = 7',
     'finalize',

@@ -1,7 +1,7 @@
 import type { Truth } from '../../support/fault-ground.ts'
 import type { Ended, Fault } from './fault.ts'
 
-/** What one fault came to. */
+/** The outcome of one fault. */
 export interface Row {
   fault: Fault
   script: { said: string; truth: Truth } | undefined
@@ -21,7 +21,7 @@ Both start from the same copied databases and use the same programs: the embedde
 A plain script neither sets sequences nor restores constraints and rights; that is not counted against it here.
 `
 
-/** @param all how many faults there are */
+/** @param all number of all faults */
 export function faultsPage(rows: readonly Row[], all: number): string {
   const topics = [...new Set(rows.map(({ fault }) => fault.topic))]
   const sections = topics.map((topic) =>

@@ -1,6 +1,6 @@
 /**
- * Rows whose expectation was seen to hold, as `topic: name`. Of any other row the code is a guess: `npm run test:faults`
- * says what it comes to, and fails only where the suite says go and something is wrong.
+ * Rows whose expectation was seen to hold, as `topic: name`. The code of any other row is a guess: `npm run
+ * test:faults` reports the actual one, and fails only when the suite says go although something is wrong.
  */
 export const SEEN: ReadonlySet<string> = new Set([
   'No fault: nothing goes wrong',

@@ -22,7 +22,7 @@ const slot = (name: string, text: string, ...codes: string[]): Fault => ({
   expect: ['cutover', ...codes],
 })
 
-/** What a stream cannot apply, and what is done to what it lives on. */
+/** What a stream cannot apply, and faults of the objects that it depends on. */
 export const STREAM_FAULTS: readonly Fault[] = [
   { ...source('TRUNCATE of a table', 'TRUNCATE cart_items', 'source.truncated'), short: true },
   source('a column added', "ALTER TABLE reviews ADD COLUMN mood text DEFAULT 'x'", 'schema.changed'),

@@ -1,0 +1,129 @@
+// The schema that `mask` writes on the rehearsal source: its catalog reads as the source's own.
+import pg from 'pg'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { readMaskTables } from '../../src/masking/catalog.ts'
+import { readSchema } from '../../src/masking/schema.ts'
+import { openSession } from '../../src/masking/session.ts'
+import { discardTables, runAll, takeOver } from '../../src/masking/target.ts'
+import type { Catalog } from '../../src/model/catalog.ts'
+import { readCatalog } from '../../src/sql/catalog.ts'
+
+let server: EmbeddedServer
+let made = 0
+
+beforeAll(async () => {
+  server = await startPostgres({ name: 'mask-schema' })
+})
+afterAll(() => server?.stop())
+
+async function run(url: string, sql: string): Promise<void> {
+  const db = new pg.Client(url)
+  await db.connect()
+  await db.query(sql).finally(() => db.end())
+}
+
+/** Both databases' catalogs after the schema `public` was copied without `left_out`. */
+async function copy(sql: string): Promise<{ source: Catalog; target: Catalog; to: string }> {
+  const [from = '', to = ''] = [`source_${++made}`, `target_${made}`].map((name) => server.urlOf(name))
+  for (const name of [`source_${made}`, `target_${made}`]) await run(server.url, `CREATE DATABASE ${name}`)
+  await run(from, sql)
+  const [source, target] = [await openSession(from, 'source'), await openSession(to, 'target')]
+  try {
+    const tables = (await readMaskTables(source, 'public')).filter(({ name }) => name !== 'left_out')
+    const { before, after, foreignKeys } = await readSchema(source, { schema: 'public', tables })
+    const names = tables.map(({ name }) => name)
+    await takeOver(target, 'public', names)
+    await runAll(target, [...before, ...after, ...foreignKeys], 'the schema')
+    const read = async (db: typeof source) => (await readCatalog(db, 'public')) as Catalog
+    return { source: await read(source), target: await read(target), to }
+  } finally {
+    await source.end()
+    await target.end()
+  }
+}
+
+/** What a copy has in common with its source. OIDs differ, and a table that inherits has its checks as its own. */
+function comparable({ tables, types, sequences, indexes, constraints, objects }: Catalog) {
+  const own = <T extends { oid: number }>({ oid, ...rest }: T) => rest
+  return {
+    tables: tables.map(own),
+    types: types.map(own).filter(({ schema }) => schema !== 'molt_actions_mask'),
+    sequences,
+    indexes,
+    constraints: constraints.map(({ inherited, ...rest }) => rest),
+    functions: objects.filter(({ kind }) => kind === 'function' || kind === 'collation'),
+  }
+}
+
+async function requireSame(sql: string): Promise<Catalog> {
+  const { source, target } = await copy(sql)
+  expect(comparable(target)).toEqual(comparable(source))
+  return target
+}
+
+test('copies types of every kind, in the order in which they need each other', async () => {
+  const { types } = await requireSame(`
+    CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+    CREATE COLLATION plain (locale = 'C');
+    CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'glad');
+    ALTER TYPE mood ADD VALUE 'so so' BEFORE 'glad';
+    CREATE TYPE part AS (name text COLLATE plain, moods mood[]);
+    CREATE TYPE late AS (a int);
+    CREATE TYPE first AS (x int); ALTER TYPE first ADD ATTRIBUTE l late;
+    CREATE DOMAIN mail AS varchar(60) COLLATE folded DEFAULT 'a@b' NOT NULL CHECK (value ~ '@') CONSTRAINT short CHECK (length(value) < 50);
+    CREATE DOMAIN mails AS mail[] CHECK (cardinality(value) < 9);
+    CREATE FUNCTION gap(a float8, b float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT a - b';
+    CREATE TYPE span AS RANGE (subtype = float8, subtype_diff = gap, multirange_type_name = spans);
+    CREATE TYPE texts AS RANGE (subtype = text, collation = plain);
+    CREATE FUNCTION upto(span) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
+    CREATE DOMAIN narrow AS span CHECK (upto(value) < 1000);
+    CREATE TABLE t (id int PRIMARY KEY, m mood DEFAULT 'glad', p part, e first, n mail, ns mails, s span, ss spans, x texts, w narrow,
+      EXCLUDE USING gist (s WITH &&), CHECK (upto(s) > 0))`)
+  expect(types.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(['mood', 'part', 'first', 'mail', 'mails', 'span', 'texts', 'narrow']),
+  )
+})
+
+test('copies tables with everything that decides what their rows may be', async () => {
+  const { constraints, indexes } = await requireSame(`
+    CREATE SEQUENCE odd AS smallint INCREMENT 3 MINVALUE 2 MAXVALUE 9 START 5 CACHE 4 CYCLE;
+    CREATE TYPE shape AS (id int, v text);
+    CREATE TABLE typed OF shape (id WITH OPTIONS NOT NULL, PRIMARY KEY (id) INCLUDE (v));
+    CREATE UNLOGGED TABLE notes (id int GENERATED ALWAYS AS IDENTITY (START 7 INCREMENT 2 CYCLE MAXVALUE 999) PRIMARY KEY, n smallserial,
+      o int DEFAULT nextval('odd'), b int GENERATED BY DEFAULT AS IDENTITY, g int GENERATED ALWAYS AS (n * 2) STORED) WITH (fillfactor = 70, autovacuum_enabled = false);
+    CREATE TABLE "Odd ""name" ("a b" int PRIMARY KEY, "select" text COLLATE "C" NOT NULL, big text, UNIQUE NULLS NOT DISTINCT ("select") DEFERRABLE INITIALLY DEFERRED);
+    ALTER TABLE "Odd ""name" ALTER big SET STORAGE EXTERNAL, ALTER big SET STATISTICS 250;
+    ALTER TABLE notes ADD parent int REFERENCES notes ON DELETE SET NULL DEFERRABLE, ADD CONSTRAINT late CHECK (n > 0) NOT VALID, ADD CHECK (n < 9) NO INHERIT;
+    ALTER TABLE notes ADD FOREIGN KEY (n) REFERENCES "Odd ""name" MATCH FULL ON UPDATE CASCADE NOT VALID;
+    CREATE UNIQUE INDEX ci ON "Odd ""name" (lower("select") DESC NULLS LAST) WHERE "a b" > 5;
+    CREATE INDEX brin ON notes USING brin (n) WITH (pages_per_range = 4);
+    ALTER TABLE "Odd ""name" REPLICA IDENTITY USING INDEX "Odd ""name_pkey"; ALTER TABLE notes REPLICA IDENTITY FULL`)
+  expect(constraints.filter((each) => !each.validated).map(({ name }) => name)).toEqual(['late', 'notes_n_fkey'])
+  expect(indexes.map(({ name }) => name)).toContain('brin')
+})
+
+test('copies inheritance, and partitions whose columns stand in another order', async () => {
+  const { tables } = await requireSame(`
+    CREATE TABLE base (id bigserial PRIMARY KEY, v text NOT NULL CHECK (v <> ''), only_here int CHECK (only_here > 0) NO INHERIT);
+    CREATE TABLE child (w text DEFAULT 'w', UNIQUE (w)) INHERITS (base);
+    CREATE TABLE other (z int, id bigint NOT NULL, v text NOT NULL DEFAULT 'o', only_here int, CONSTRAINT base_v_check CHECK (v <> '')); ALTER TABLE other INHERIT base;
+    CREATE TABLE two (n int) INHERITS (child, other);
+    CREATE TABLE ev (id bigint GENERATED ALWAYS AS IDENTITY, at date NOT NULL, k text DEFAULT 'ev', CHECK (id > 0)) PARTITION BY RANGE (at);
+    CREATE TABLE ev_1 (k text DEFAULT 'one', extra int, at date NOT NULL, id bigint NOT NULL, CHECK (k <> 'x')); ALTER TABLE ev_1 DROP extra;
+    ALTER TABLE ev_1 ADD CONSTRAINT ev_id_check CHECK (id > 0); ALTER TABLE ev ATTACH PARTITION ev_1 FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+    CREATE TABLE ev_2 PARTITION OF ev FOR VALUES FROM ('2021-01-01') TO ('2022-01-01') PARTITION BY RANGE (at);
+    CREATE TABLE ev_2a PARTITION OF ev_2 FOR VALUES FROM (MINVALUE) TO ('2021-06-01'); CREATE TABLE ev_2b PARTITION OF ev_2 DEFAULT;
+    CREATE INDEX ON ev_1 (k); ALTER TABLE ev ADD PRIMARY KEY (id, at); CREATE TABLE refers (id bigint, at date, FOREIGN KEY (id, at) REFERENCES ev)`)
+  expect(tables.map(({ name, parents }) => [name, parents.length])).toContainEqual(['two', 2])
+})
+
+test('leaves out tables that are excluded, with their sequences, and drops what it made', async () => {
+  const { target, to } =
+    await copy(`CREATE TABLE left_out (id serial PRIMARY KEY); CREATE TABLE t (id serial PRIMARY KEY, s int);
+    CREATE VIEW v AS SELECT * FROM t; CREATE FUNCTION unused() RETURNS int LANGUAGE sql AS 'SELECT 1'`)
+  expect(target.tables.map(({ name }) => name)).toEqual(['t'])
+  expect(target.sequences.map(({ name }) => name)).toEqual(['t_id_seq'])
+  expect(target.objects.filter(({ kind }) => kind === 'view' || kind === 'function')).toEqual([])
+  expect(await discardTables(to, 'public', ['t'])).toEqual([])
+})
