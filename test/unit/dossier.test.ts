@@ -137,7 +137,7 @@ describe('the dossier', () => {
     expect(page).toContain('<td>it was loaded</td>')
     const undone = [...night, step('rollback', 40, { lost: [] })]
     expect(dossierPage({ ...facts, steps: undone })).toContain('<h1 class="warn">Rolled back</h1>')
-    expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('Under way')
+    expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')
   })
 
   test('lists every remaining difference, and mentions them in its heading', () => {
