@@ -48,8 +48,8 @@ export class Bucket {
     await this.#send(key, { method: 'PUT', headers, body: body as Uint8Array<ArrayBuffer> })
   }
 
-  async get(key: string): Promise<Response> {
-    return this.#send(key, { method: 'GET' })
+  async get(key: string, headers: Record<string, string> = {}): Promise<Response> {
+    return this.#send(key, { method: 'GET', headers })
   }
 
   /** Custom metadata of an object, by lower-case names. */

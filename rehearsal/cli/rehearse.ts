@@ -15,7 +15,7 @@ import { number, seconds } from '../../src/runtime/progress.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { freeAddress } from '../../src/tools/ports.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
-import { seenThrough, startCockroach } from '../cockroach/server.ts'
+import { type CockroachServer, seenThrough, startCockroach } from '../cockroach/server.ts'
 import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'
 import { type JobResult, type LogLine, runAction } from '../runner/runner.ts'
 import { startS3 } from '../s3.ts'
@@ -118,9 +118,11 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     ])
     await withDatabase(source.url, 'source', (db) => db.query(STATISTICS))
     signal.throwIfAborted()
-    const account = await likeCockroach(options, target, screen, async (seen) => {
+    const account = await likeCockroach(options, target, screen, async (seen, faults) => {
+      const admin = { source: source.url, target: seen.url }
+      // An administrator's work of earlier days is not rehearsed: it is neither slow nor refused.
       const mover = options.printedGrants
-        ? await grantAsPrinted({ source: source.url, target: seen.url }, folder, signal)
+        ? await without(faults, () => grantAsPrinted(admin, folder, signal))
         : undefined
       if (mover) screen.say('the migration roles have exactly the printed grants')
       return underLoad(Object.assign(options, { plain, mover }), { source, target: seen }, folder, screen, signal)
@@ -137,15 +139,26 @@ async function likeCockroach<T>(
   { cluster: options }: Options,
   target: EmbeddedServer,
   screen: Screen,
-  work: (seen: EmbeddedServer) => Promise<T>,
+  work: (seen: EmbeddedServer, faults: CockroachServer['options']) => Promise<T>,
 ): Promise<T> {
   const cluster = await startCockroach(target, options)
   try {
-    const result = await work(seenThrough(cluster, target))
+    const result = await work(seenThrough(cluster, target), cluster.options)
     for (const sql of cluster.unknown) screen.say(`no rule of the CockroachDB-like target covers: ${sql}`)
     return result
   } finally {
     await cluster.stop()
+  }
+}
+
+/** Sets faults and times of the target aside while `work` runs. */
+async function without<T>(faults: CockroachServer['options'], work: () => Promise<T>): Promise<T> {
+  const set = { ...faults }
+  Object.assign(faults, { ddlTime: 0, latency: 0, retryRate: 0, ambiguousRate: 0 })
+  try {
+    return await work()
+  } finally {
+    Object.assign(faults, set)
   }
 }
 

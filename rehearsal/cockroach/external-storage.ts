@@ -1,5 +1,4 @@
 import { Readable } from 'node:stream'
-import type { ReadableStream } from 'node:stream/web'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Bucket, BucketError } from '../bucket.ts'
 import { SqlError } from './types.ts'
@@ -90,7 +89,7 @@ function s3File(url: URL): ExternalFile {
     open: async () => {
       if (implicit)
         throw new SqlError(UNCATEGORIZED, 'failed to get s3 object: NoCredentialProviders: no valid providers in chain')
-      return body(await bucket.get(key).catch((error) => fail(s3Words(error))))
+      return content((headers) => bucket.get(key, headers).catch((error) => fail(s3Words(error))))
     },
   }
 }
@@ -108,11 +107,15 @@ function s3Words(error: unknown): string {
 const HTTP_ATTEMPTS = 10
 const HTTP_PAUSE_MS = 100
 
-async function openHttp(url: URL, signal: AbortSignal): Promise<Readable> {
+function openHttp(url: URL, signal: AbortSignal): Promise<Readable> {
+  return content((headers) => ask(url, headers, signal))
+}
+
+async function ask(url: URL, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
   for (let attempt = 1; ; attempt++) {
-    const response = await fetch(url, { signal }).catch(() => undefined)
+    const response = await fetch(url, { headers, signal }).catch(() => undefined)
     signal.throwIfAborted()
-    if (response?.ok) return body(response)
+    if (response?.ok) return response
     if (response) {
       const said = `error response from server: ${response.status} ${response.statusText} ${JSON.stringify(await response.text())}`
       fail(
@@ -126,8 +129,32 @@ async function openHttp(url: URL, signal: AbortSignal): Promise<Readable> {
   }
 }
 
-function body(response: Response): Readable {
-  return response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([])
+/** Connections of one file that may be lost while it is read. */
+const LOST_CONNECTIONS = 10
+
+/** A file that is read on where its connection was lost. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`. */
+async function content(open: (headers: Record<string, string>) => Promise<Response>): Promise<Readable> {
+  const first = await open({})
+  async function* pieces() {
+    let response = first
+    for (let lost = 0, read = 0; ; ) {
+      // A server without ranges sends what was read, too.
+      let again = response.status === 206 ? 0 : read
+      try {
+        for await (const piece of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+          const rest = piece.subarray(again)
+          again -= piece.length - rest.length
+          read += rest.length
+          if (rest.length) yield rest
+        }
+        return
+      } catch (error) {
+        if (++lost > LOST_CONNECTIONS) throw error
+      }
+      response = await open({ range: `bytes=${read}-` })
+    }
+  }
+  return Readable.from(pieces(), { objectMode: false })
 }
 
 function fail(message: string): never {

@@ -1,7 +1,7 @@
 import { appendFileSync, mkdirSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import path from 'node:path'
-import { STAND_IN } from '../../src/tools/versions.ts'
+import { STAND_IN } from '../../src/model/stand-in.ts'
 
 /** The versions that the stand-in imitates; it always adds that it is the stand-in. */
 export const MOLT_VERSION = `1.4.1 (${STAND_IN})`

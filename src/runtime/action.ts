@@ -74,7 +74,7 @@ export async function runAction<S extends ActionSpec>(
   process.on('SIGTERM', cancel)
   let known: { notifyUrl?: string; migration?: string; target?: string } = {}
   try {
-    resetNext()
+    resetNext(action.spec)
     const inputs = await withPasswords(action.spec, loadInputs(action.spec, all), controller.signal)
     const context = contextOf<S>(inputs, controller.signal, summary)
     known = context.inputs

@@ -4,8 +4,6 @@ export interface NextStep {
   action: string
   /** Inputs beside the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
-  /** The failed step once more, with all the inputs that it was given. */
-  again?: boolean
   /** What to do first, as an imperative with its full stop. */
   before?: string
 }
@@ -474,6 +472,12 @@ export const CODES = {
     fix: 'As the migration user, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` where one is set, and run the step again.',
   },
 
+  'database.uncategorized': {
+    meaning: 'CockroachDB refused a statement with an error of no known kind.',
+    cause:
+      'It uses SQLSTATE XXUUU for errors without a code of their own: a file or bucket that it cannot read, a row that an import refuses, a schema change that fails.',
+    fix: 'Read the message: it names what failed. Correct that, and run the step again.',
+  },
   'database.unsupported': {
     meaning: 'A database does not support a statement that this step needs.',
     cause: 'Its version is too old, or a provider has turned the feature off.',

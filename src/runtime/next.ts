@@ -3,6 +3,7 @@ import { basename } from 'node:path'
 import { getInput } from '@actions/core'
 import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
 import { holdsSecret } from './secrets.ts'
+import type { ActionSpec } from './spec.ts'
 
 /*
  * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
@@ -43,10 +44,15 @@ export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
+/** The action that runs, and its inputs that may be shown. */
+let current: { action: string; inputs: readonly string[] } = { action: '', inputs: [] }
+
 /** Forgets what an earlier action of this process remembered. */
-export function resetNext(): void {
+export function resetNext({ name, inputs }: ActionSpec): void {
   standing = undefined
   told = false
+  const shown = Object.entries(inputs).filter(([, { type }]) => !type.secret)
+  current = { action: name, inputs: shown.map(([input]) => input) }
 }
 
 /** For an action that has shown the next command itself. */
@@ -70,7 +76,7 @@ export function nextByLedger(): NextStep | undefined {
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
   const explained = EXPLAINED[code]?.next
-  const next = explained ?? (WRONG_STEP.has(code) ? standing : { action, again: true })
+  const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
   // With the inputs that the ledger asks for.
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
@@ -140,11 +146,20 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** With the local runner. Repeats the options of this run other than the connections. */
-function localCommand({ action, inputs = {}, again }: NextStep): string {
-  const same = again ? givenInputs() : ['migration', 'config', 'allow-insecure']
-  const values = same.map((name): [string, string] => [name, getInput(name)])
-  const given = Object.fromEntries(values.filter(([, value]) => value && !isPrivate(value)))
+/** Of `prepare`: what was printed need not be printed again. */
+const ONCE = 'grants'
+
+/** What every action takes. */
+const COMMON = ['migration', 'config', 'allow-insecure']
+
+/** With the local runner. Repeats the inputs of this run: all of them for the same action, otherwise what every action takes. */
+function localCommand({ action, inputs = {} }: NextStep): string {
+  const repeated = new Set([
+    ...COMMON,
+    ...(action === current.action ? current.inputs.filter((name) => name !== ONCE) : []),
+  ])
+  const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
+  const given = Object.fromEntries(same.filter(([, value]) => value && !isPrivate(value)))
   const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
@@ -153,16 +168,6 @@ function localCommand({ action, inputs = {}, again }: NextStep): string {
 /** A secret, or a URL that may carry one, such as a bucket's with its keys. */
 function isPrivate(value: string): boolean {
   return holdsSecret(value) || /:\/\/\S*[?@]/.test(value)
-}
-
-const URLS = new Set(['source', 'target', 'from', 'to'])
-
-/** No action has defaults in its action.yml, so that what is set was given. */
-function givenInputs(): string[] {
-  const names = Object.keys(process.env).flatMap((name) =>
-    name.startsWith('INPUT_') ? [name.slice(6).toLowerCase()] : [],
-  )
-  return names.filter((name) => !URLS.has(name))
 }
 
 /** For actions that do not connect to both sides. */

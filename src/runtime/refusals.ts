@@ -30,6 +30,7 @@ const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   // CockroachDB only.
   [/^57000$/, 'database.schema-locked'],
   [/^57/, 'database.statement-ended'],
+  [/^XXUUU$/, 'database.uncategorized'],
   [/^(58|XX|F0)/, 'database.server-fault'],
   [/^0A000$/, 'database.unsupported'],
   [/^2B/, 'database.dependent-objects'],

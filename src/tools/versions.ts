@@ -55,13 +55,6 @@ export async function toolVersion(program: string, tool: ToolName): Promise<stri
   )
 }
 
-/** Part of the version of the stand-in for MOLT. */
-export const STAND_IN = 'embedded stand-in'
-
-export function isStandIn(version: string): boolean {
-  return version.includes(STAND_IN)
-}
-
 /** The tool's help, which differs between builds. */
 export async function toolHelp(program: string, ...command: string[]): Promise<string> {
   return ask(program, [...command, '--help'])

@@ -1,3 +1,7 @@
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import pg from 'pg'
@@ -277,6 +281,27 @@ describe('a failing IMPORT INTO', () => {
     await expect(cluster().run(importInto(['http://127.0.0.1:1/a.csv.gz']))).rejects.toThrow(
       'too many retries; giving up',
     )
+  })
+
+  it.each([true, false])('reads on where a connection was lost, from a server with ranges: %s', async (ranges) => {
+    const lines = Array.from({ length: 20_000 }, (_, at) => `${at + 1},,"${randomUUID()}",5\n`)
+    const file = gzipSync(lines.join(''))
+    let lost = 0
+    const server = createServer((request, response) => {
+      const from = ranges ? Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0) : 0
+      const part = file.subarray(from)
+      response.writeHead(from ? 206 : 200, { 'content-length': part.length })
+      if (lost === 3) response.end(part)
+      else response.write(part.subarray(0, Math.ceil((part.length * ++lost) / 4)), () => response.destroy())
+    })
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    try {
+      const { port } = server.address() as AddressInfo
+      const result = await cluster().run(importInto([`http://127.0.0.1:${port}/a.csv.gz`]))
+      expect([result.rows, lost]).toEqual([20_000, 3])
+    } finally {
+      server.close()
+    }
   })
 
   it('requires EXTERNALIOIMPLICITACCESS for HTTP, custom endpoints and implicit keys, and INSERT and DROP', async () => {

@@ -75,6 +75,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'database.server-fault': 'failure',
   'database.session-timeout': ['src.session-timeouts', 'tgt.session-timeouts', 'src.idle-timeout'],
   'database.statement-ended': ['src.statement-timeout', 'src.session-timeouts', 'tgt.session-timeouts'],
+  'database.uncategorized': 'failure',
   'database.unsupported': ['src.version', 'tgt.version'],
   'deferral.not-captured': 'tried by prepare',
   'deferral.not-restored': ['tgt.trial'],

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { spec } from '../../src/actions/cutover/spec.ts'
 import { PHASES } from '../../src/ledger/ledger.ts'
 import { nextOf } from '../../src/ledger/phases.ts'
-import { nextAfter, nextCommand, nextToTell, noteNext } from '../../src/runtime/next.ts'
+import { nextAfter, nextCommand, nextToTell, noteNext, resetNext } from '../../src/runtime/next.ts'
 import { addSecret } from '../../src/runtime/secrets.ts'
 
 beforeEach(() => {
@@ -67,14 +68,19 @@ test("repeats the run's options without a URL", () => {
   )
 })
 
-test('repeats every input of a step that failed, except what is a secret', () => {
+test('repeats all that the same action was given', () => {
+  resetNext(spec)
+  vi.stubEnv('INPUT_TARGET', 'postgresql://mover:secret@db/shop')
+  vi.stubEnv('INPUT_DECISION', 'commit')
+  vi.stubEnv('INPUT_SWITCH', 'manual')
+  expect(nextCommand({ action: 'cutover' })).toBe(
+    'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision commit --switch manual',
+  )
+  expect(nextCommand({ action: 'finalize' })).not.toContain('manual')
   addSecret('hook-4711-secret')
-  vi.stubEnv('INPUT_TARGET', 'postgresql://mover@db/shop')
-  vi.stubEnv('INPUT_GRANTS', 'print')
   vi.stubEnv('INPUT_NOTIFY-URL', 'https://example.com/hook-4711-secret')
-  vi.stubEnv('INPUT_BUCKET-PATH', 's3://b/p?AWS_SECRET_ACCESS_KEY=k')
-  expect(nextCommand({ action: 'prepare', again: true })).toMatch(/"\$MOLT_TARGET" --grants print$/)
-  expect(nextCommand({ action: 'prepare' })).toMatch(/"\$MOLT_TARGET"$/)
+  vi.stubEnv('INPUT_SMOKE-TEST', 's3://b/p?AWS_SECRET_ACCESS_KEY=k')
+  expect(nextCommand({ action: 'cutover' })).not.toMatch(/hook-4711|AWS_SECRET/)
 })
 
 test('starts the workflow on GitHub', () => {
@@ -94,8 +100,8 @@ test('starts the workflow on GitHub', () => {
 
 test('an error proposes the same action again, unless its code or the ledger names another', () => {
   noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
-  expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare', again: true })
+  expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare' })
   expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })
   expect(nextAfter('ledger.wrong-phase', 'replicate')).toEqual(nextToTell())
-  expect(nextAfter('database.connection-lost', 'fetch')).toEqual({ ...nextToTell(), again: true })
+  expect(nextAfter('database.connection-lost', 'fetch')).toEqual(nextToTell())
 })

@@ -27,7 +27,7 @@ it.each([
   ['57014', 'database.statement-ended'],
   ['58030', 'database.server-fault'],
   ['XX000', 'database.server-fault'],
-  ['XXUUU', 'database.server-fault'],
+  ['XXUUU', 'database.uncategorized'],
   ['0A000', 'database.unsupported'],
   ['2BP01', 'database.dependent-objects'],
   ['42P07', 'database.object-exists'],
