@@ -75,7 +75,7 @@ function toData(value: unknown): data.ExpressionData {
 }
 
 /** Replaces steps with actions of other repositories, by repository; undefined leaves the step out. */
-export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
+type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
 /** Replaces actions/upload-artifact: a missing file is an error, and the digest is an output. */
 export const upload = ({ with: given = {} }: Step): Pick<Step, 'run' | 'env'> => ({
