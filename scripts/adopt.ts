@@ -2,16 +2,18 @@
  * Writes the files to copy, with placeholders filled in: `npm run adopt -- OWNER/REPO@COMMIT --out DIR`. Overwrites
  * no file.
  */
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 
 const EXAMPLES = resolve(import.meta.dirname, '../examples')
-const HELP = `npm run adopt -- OWNER/REPO@COMMIT --out DIR [options]
+const HELP = `npm run adopt -- [OWNER/REPO[@COMMIT]] --out DIR [options]
 
 Writes the workflows and the config file to copy into DIR, with repository and commit filled in.
 
-  OWNER/REPO@COMMIT        where these actions are, and the full commit (40 hex digits) to pin
+  OWNER/REPO@COMMIT        where these actions are, and the full commit (40 hex digits) to pin; by default those of
+                           this clone
   --out DIR                root of your repository; no file in it is overwritten
   --caller                 your repository belongs to the organization of OWNER/REPO: call its migrate.yml
                            instead of copying the jobs
@@ -88,8 +90,8 @@ export function adopt(args: string[]): void {
     console.log(HELP)
     return
   }
-  const [, repository, commit] = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/.exec(positionals[0] ?? '') ?? []
-  if (!repository || !commit || !values.out) throw new Error(`OWNER/REPO@COMMIT and --out DIR are required\n\n${HELP}`)
+  const { repository, commit } = whereFrom(positionals[0])
+  if (!values.out) throw new Error('set --out to the root of your repository')
   const images = { postgresImage: values['postgres-image'], cockroachImage: values['cockroach-image'] }
   for (const image of Object.values(images))
     if (image && !IMAGE.test(image)) throw new Error(`${image} is not pinned. Write NAME:TAG@sha256:DIGEST`)
@@ -104,6 +106,48 @@ export function adopt(args: string[]): void {
     console.log(`wrote ${join(out, path)}`)
   }
   console.log(next([...files.values()].join('\n')))
+}
+
+/** @throws Error when repository or commit is neither given nor known from this clone */
+function whereFrom(given = ''): { repository: string; commit: string } {
+  const own = ownSource()
+  const [name, at] = given.split('@')
+  const repository = name || own.repository
+  const commit = at || own.commit
+  if (!repository || !/^[\w.-]+\/[\w.-]+$/.test(repository))
+    throw new Error(
+      name
+        ? `${name} is not a repository. Write OWNER/REPO`
+        : 'the origin of this clone is not on GitHub. Write OWNER/REPO, where these actions are',
+    )
+  if (!commit || !/^[0-9a-f]{40}$/.test(commit))
+    throw new Error(`${at ?? 'the commit'} is not a full commit. Write its 40 hex digits, as git rev-parse prints them`)
+  return { repository, commit }
+}
+
+/** Origin and commit of this clone; neither is set without git, and no repository if the origin is a folder. */
+export function ownSource(): { repository?: string; commit?: string } {
+  const git = (...args: string[]) => {
+    try {
+      return execFileSync('git', args, {
+        cwd: import.meta.dirname,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
+    } catch {
+      return ''
+    }
+  }
+  const origin = git('remote', 'get-url', 'origin').trim()
+  const [, repository] =
+    /^(?:https?:\/\/|ssh:\/\/|[\w.-]+@)[^/:]+(?::\d+)?[/:]([\w.-]+\/[\w.-]+?)(?:\.git)?\/?$/.exec(origin) ?? []
+  return { repository, commit: git('rev-parse', 'HEAD').trim() || undefined }
+}
+
+/** Writes the workflows of the clone that was rehearsed. */
+export function adoptCommand(): string {
+  const { repository, commit = 'COMMIT' } = ownSource()
+  return `npm run adopt -- ${repository ? '' : `OWNER/REPO@${commit} `}--out ../my-repository`
 }
 
 /** What only the adopting team can fill in. */

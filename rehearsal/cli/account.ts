@@ -1,4 +1,4 @@
-import { number, seconds } from '../../src/runtime/progress.ts'
+import { number, plural, seconds } from '../../src/runtime/progress.ts'
 import type { JobResult, StepResult } from '../runner/runner.ts'
 import { CANARIES, type Search } from '../shop/masked-shop.ts'
 
@@ -26,6 +26,8 @@ export interface Account {
   summary: string
   /** Remaining differences between the two sides' definitions; null if they were not compared. */
   remaining: readonly string[] | null
+  /** What a person has to create or to decide, such as a view that the target lacks. */
+  decisions: readonly string[]
   /** The next command. */
   next: string
   /** Path of the dossier, a self-contained page. */
@@ -79,6 +81,7 @@ export function accountOf(result: JobResult, summary: string): Account {
     target: outputs['target-version'] || 'unknown',
     summary,
     remaining: null,
+    decisions: [],
     next: '',
   }
 }
@@ -157,13 +160,19 @@ function maskingLines({ masking }: Account): string[] {
 }
 
 /** Lists all of them: any left out would be found only on the night. */
-function remainingLines({ remaining }: Account): string[] {
-  if (!remaining?.length) return []
+function remainingLines({ remaining, decisions }: Account): string[] {
   return [
-    '',
-    `  remaining          ${remaining.length} definitions differ`,
-    ...remaining.map((each) => `    - ${each}`),
+    ...listed(
+      'remaining          ',
+      plural(remaining?.length ?? 0, 'definition differs', 'definitions differ'),
+      remaining ?? [],
+    ),
+    ...listed('for you            ', `${number(decisions.length)} to create or decide before the switch`, decisions),
   ]
+}
+
+function listed(label: string, title: string, items: readonly string[]): string[] {
+  return items.length ? ['', `  ${label}${title}`, ...items.map((each) => `    - ${each}`)] : []
 }
 
 function tableLines(account: Account): string[] {

@@ -10,7 +10,8 @@ const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
 
-  --behind URL         a superuser of a PostgreSQL 16 or newer on this machine; the server adds the schema _crdb to its databases
+  --behind URL         a superuser of a PostgreSQL 16 or newer on this machine with track_commit_timestamp = on; the server
+                       adds the schema _crdb to its databases
   --target-version V   the CockroachDB that it answers like (default 25.2)`
 
 async function main(): Promise<void> {
@@ -24,7 +25,7 @@ async function main(): Promise<void> {
   if (values.help) return console.log(HELP)
   if (!values.behind) throw new InputError('rehearse.invalid-option', 'Set --behind to the URL of a PostgreSQL')
   const behind = new URL(values.behind)
-  await requireVersion(values.behind)
+  await requireFit(values.behind)
   const server = await startCockroach(
     {
       port: Number(behind.port || 5432),
@@ -38,16 +39,23 @@ async function main(): Promise<void> {
   await server.stop()
 }
 
-/** @throws InputError for a PostgreSQL that is too old */
-async function requireVersion(url: string): Promise<void> {
+/** @throws InputError for a PostgreSQL that is too old, or set up otherwise */
+async function requireFit(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
-  const { rows } = await client.query("SELECT current_setting('server_version_num')::int / 10000 AS version")
+  const { rows } = await client.query(
+    "SELECT current_setting('server_version_num')::int / 10000 AS version, current_setting('track_commit_timestamp') AS times",
+  )
   await client.end()
   if (rows[0].version < OLDEST)
     throw new InputError(
       'rehearse.invalid-option',
       `--behind is PostgreSQL ${rows[0].version}. Name a PostgreSQL ${OLDEST} or newer`,
+    )
+  if (rows[0].times !== 'on')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--behind cannot tell when a row was committed, so no migration could be committed. Run `ALTER SYSTEM SET track_commit_timestamp = on;` there, and restart it',
     )
 }
 

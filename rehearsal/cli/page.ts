@@ -48,7 +48,7 @@ export function rehearsalPage(
     likeServer: false,
     steps: [],
     remaining: undefined,
-    toKnow: [],
+    toDecide: [],
     next: undefined,
     written,
   }
@@ -56,7 +56,7 @@ export function rehearsalPage(
   return dossierPage({
     ...facts,
     steps: [...facts.steps, ...more],
-    next: account.next,
+    next: { command: account.next },
     appendix: { title: "The job's summary", body: markdown.parse(summary) as string },
   })
 }

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parse, stringify } from 'yaml'
+import { adoptCommand } from '../../scripts/adopt.ts'
 import { listDeferred } from '../../src/destination/deferral.ts'
 import { gatherDossier } from '../../src/phases/dossier/gather.ts'
 import type { DossierFacts } from '../../src/report/dossier/page.ts'
@@ -63,9 +64,6 @@ interface Rehearsal extends Options {
   onLine?: (text: string) => void
 }
 
-/** The next step after a successful rehearsal is to set up the workflows. */
-const ADOPT = 'npm run adopt -- OWNER/REPO@COMMIT --out DIR'
-
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
   if (!options) {
@@ -81,8 +79,9 @@ async function main(): Promise<number> {
     const timeline = new Timeline()
     const rehearsal: Rehearsal = { ...options, timeline }
     const account = await rehearse(rehearsal, folder, screen, cancel.signal)
-    account.next = account.verdict === 'go' ? ADOPT : options.again
+    account.next = account.verdict === 'go' ? adoptCommand() : options.again
     account.remaining = rehearsal.dossier?.remaining ?? null
+    account.decisions = rehearsal.dossier?.toDecide ?? []
     const page = rehearsalPage(account, timeline, rehearsal.dossier, readFileSync(account.summary, 'utf8'))
     account.dossier = keepFile(options, folder, 'dossier.html', page)
     screen.end()

@@ -222,7 +222,11 @@ export const CATALOG_ITEMS: Item[] = [
     says: 'Everything that `prepare` reads from the target is readable.',
     source: 'docs: show-jobs.md, show-zone-configurations.md, information-schema.md',
     async look({ db, name }) {
-      const facts = await readTargetFacts(db, { schema: name, tables: Promise.resolve([PARENTS, CHILDREN]) })
+      const facts = await readTargetFacts(db, {
+        migration: 'conformance',
+        schema: name,
+        tables: Promise.resolve([PARENTS, CHILDREN]),
+      })
       const { rows } = await db.query('SELECT current_user AS me')
       const scans = await db.query('SHOW disallow_full_table_scans')
       return [

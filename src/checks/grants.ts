@@ -74,7 +74,7 @@ export function targetGrants(facts: Facts, user: string): string {
     .filter((each) => expected.has(each.name))
     .map((each) => qualified(schema.name, each.name))
   const sequences = schema.sequences.map((each) => qualified(schema.name, each.name))
-  const defers = facts.settings.defer.indexes || facts.settings.defer.constraints
+  const defers = facts.settings.defer.indexes || facts.settings.defer.constraints || facts.target.awaited.length > 0
   const more = server.isCockroach ? ['DROP', ...(defers ? ['CREATE'] : [])] : ['TRUNCATE']
   return lines([
     `-- For the target, in the database ${server.database}: the migration user ${user}.`,

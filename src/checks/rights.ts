@@ -1,5 +1,6 @@
 import { plannedDeferral } from '../destination/deferral.ts'
 import { grantOptionStatements, grantsText } from '../destination/write-access.ts'
+import type { Constraint } from '../model/schema.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { type Check, cockroachSince, once } from './check.ts'
 import type { Facts } from './facts/facts.ts'
@@ -22,13 +23,21 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
   const onParent = server.isCockroach && !cockroachSince(facts, 26, 3) ? 'CREATE' : 'REFERENCES'
   const planned = plannedDeferral(schema, settings.tables, settings.defer, server.isCockroach).objects
   const lacking = new Map<string, { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }>()
-  for (const object of planned.filter(({ kind }) => kind === 'foreign-key')) {
-    const { references } = schema.constraints.find(
-      (each) => each.schema === object.schema && each.table === object.table && each.name === object.name,
-    ) ?? { references: null }
+  const named = (all: readonly Constraint[], { table, name }: { table: string; name: string }, of: string) =>
+    all.find((each) => each.schema === of && each.table === table && each.name === name)?.references
+  const foreign = [
+    ...planned.map((each) => ({ ...each, parent: named(schema.constraints, each, each.schema) })),
+    // As the source has them, under the same names.
+    ...target.awaited.map((each) => {
+      const parent = named(facts.source.schema.constraints, each, settings.schema)
+      const there = parent && { ...parent, schema: parent.schema === settings.schema ? schema.name : parent.schema }
+      return { ...each, schema: schema.name, parent: there }
+    }),
+  ].filter(({ kind }) => kind === 'foreign-key')
+  for (const { schema: of, table, parent } of foreign) {
     const ends = [
-      { schema: object.schema, table: object.table, right: 'CREATE' as const },
-      ...(references ? [{ schema: references.schema, table: references.table, right: onParent } as const] : []),
+      { schema: of, table, right: 'CREATE' as const },
+      ...(parent ? [{ schema: parent.schema, table: parent.table, right: onParent } as const] : []),
     ]
     for (const end of ends) {
       const has = rights.get(`${end.schema}.${end.table}`)
@@ -285,18 +294,18 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can drop indexes and constraints on the target',
     protects: 'Deferral drops and rebuilds them, for which CockroachDB requires CREATE on the table.',
-    fix: '{sql} -- or set `defer: none`',
-    *find({ target: { role, server }, settings }) {
-      if (!settings.defer.indexes && !settings.defer.constraints) return
-      for (const table of role.withoutCreate) {
+    fix: '{sql}',
+    *find({ target, settings }) {
+      const { role, server } = target
+      const awaited = new Set(target.awaited.map(({ table }) => table))
+      const defers = settings.defer.indexes || settings.defer.constraints
+      for (const table of role.withoutCreate.filter((each) => defers || awaited.has(each))) {
         const name = qualified(settings.targetSchema, table)
         yield {
           object: `${settings.targetSchema}.${table}`,
           what: `${role.name} cannot alter ${settings.targetSchema}.${table} on the target`,
           names: {
-            sql: server.isCockroach
-              ? `GRANT CREATE ON TABLE ${name} TO ${ident(role.name)};`
-              : ownTable(name, role.name),
+            sql: `${server.isCockroach ? `GRANT CREATE ON TABLE ${name} TO ${ident(role.name)};` : ownTable(name, role.name)}${defers ? OR_KEEP : ''}`,
           },
         }
       }
@@ -325,7 +334,7 @@ export const rightChecks: readonly Check[] = [
     title: 'The migration user can drop foreign keys and add them again',
     protects:
       'A foreign key that was dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES from CockroachDB 26.3 on) on the referenced table, even outside the migration.',
-    fix: '{sql} -- or set `defer: none`',
+    fix: '{sql}{instead}',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
         const { role, server } = facts.target
@@ -334,6 +343,7 @@ export const rightChecks: readonly Check[] = [
           object: `${schema}.${table}`,
           what: `${role.name} has no ${right} on ${schema}.${table} of the target, which has a deferred foreign key`,
           names: {
+            instead: facts.settings.defer.constraints ? OR_KEEP : '',
             sql:
               server.isCockroach || right === 'REFERENCES'
                 ? `GRANT ${right} ON TABLE ${name} TO ${ident(role.name)};`
@@ -441,6 +451,9 @@ export const rightChecks: readonly Check[] = [
     },
   },
 ]
+
+/** Not for what `convert` or an earlier `prepare` has left to build. */
+const OR_KEEP = ' -- or set `defer: none`'
 
 /** For PostgreSQL, where only an owner may alter a table. Membership of the owner could make the role a superuser. */
 function ownTable(table: string, role: string): string {

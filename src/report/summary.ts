@@ -13,7 +13,8 @@ export function verifyTable(report: VerifyReport): string {
   const parts = [headline(report, clean.length, rows)]
   if (report.problems.length) parts.push(list(report.problems))
   if (bad.length) parts.push(tableOf(bad))
-  if (report.notes.length) parts.push(folded(`${report.notes.length} notes`, list(report.notes)))
+  if (report.decisions.length) parts.push(`**For you to decide**\n\n${list(report.decisions)}`)
+  if (report.notes.length) parts.push(folded(plural(report.notes.length, 'note'), list(report.notes)))
   if (unseen.length) parts.push(`**Not fully compared:** ${unseen.map(({ name }) => markdownText(name)).join(', ')}`)
   if (clean.length) parts.push(folded(`${plural(clean.length, 'clean table')}`, tableOf(clean)))
   return parts.join('\n\n')

@@ -46,6 +46,7 @@ export const verifyReport = z.strictObject({
   counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted apart from molt.'),
   problems: z.array(z.string()),
   notes: z.array(z.string()),
+  decisions: z.array(z.string()).describe('What a person has to create or to decide.'),
   insecure: z.array(z.string()).describe('Sides whose connection may lack TLS.'),
   durationMs: count,
   tables: z.array(table),
@@ -53,7 +54,7 @@ export const verifyReport = z.strictObject({
 
 /** A report in its published form. */
 export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
-  const { verdict, level, counted, problems, notes, insecure, durationMs } = report
+  const { verdict, level, counted, problems, notes, decisions, insecure, durationMs } = report
   return {
     version: 1,
     verdict,
@@ -62,6 +63,7 @@ export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
     counted,
     problems,
     notes,
+    decisions,
     insecure,
     durationMs,
     tables: report.tables.map((verdict) => {

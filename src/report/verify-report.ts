@@ -23,6 +23,8 @@ export interface VerifyReport {
   findings: VerifyFinding[]
   /** Not problems, but worth knowing. */
   notes: string[]
+  /** What a person has to create or to decide, such as a trigger that the target lacks. */
+  decisions: string[]
   /** Sides whose connection may lack TLS, in words. */
   insecure: string[]
   /** Lines of molt's output that this version does not know. */

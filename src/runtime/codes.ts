@@ -247,7 +247,7 @@ export const CODES = {
     meaning: 'The target does not report its time, so rows could not be compared as of the commit.',
     cause:
       '`cluster_logical_timestamp()` failed. It needs serializable transactions, and SELECT on the heartbeat table.',
-    fix: 'Run the ALTER ROLE statement that the message shows on the target.',
+    fix: 'Where the role has another isolation, run the ALTER ROLE statement that the message shows on the target. Otherwise run `prepare` with `grants: print`, and grant what is missing.',
   },
   'commit.retention-short': {
     meaning: 'The target would forget the state of the commit before it can be compared. Nothing was committed.',

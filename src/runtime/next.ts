@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { getInput } from '@actions/core'
 import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
+import { holdsSecret } from './secrets.ts'
 import type { ActionSpec } from './spec.ts'
 
 /*
@@ -120,8 +121,12 @@ function workflowCommand({ action, inputs = {} }: NextStep): string {
   const migration = getInput('migration') || 'main'
   const fields = form ? { migration, ...form.fields, ...inputs } : dispatched()
   const file = form?.file ?? ownWorkflow()
-  const given = Object.entries(fields).map(([name, value]) => `-f ${quoted(`${name}=${value}`)}`)
-  return [`gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`, ...given].join(' ')
+  // Set where `npm run workflow` runs the copied files on this machine: its options and their folder.
+  const { MOLT_ACTIONS_WORKFLOWS: here } = process.env
+  const flag = here ? '--field' : '-f'
+  const given = Object.entries(fields).map(([name, value]) => `${flag} ${quoted(`${name}=${value}`)}`)
+  const start = here ? `npm run workflow -- ${here}/${file}` : `gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`
+  return [start, ...given].join(' ')
 }
 
 /** This run's own workflow file. */
@@ -141,17 +146,28 @@ function dispatched(): Record<string, string> {
   }
 }
 
+/** Of `prepare`: what was printed need not be printed again. */
+const ONCE = 'grants'
+
 /** What every action takes. */
 const COMMON = ['migration', 'config', 'allow-insecure']
 
 /** With the local runner. Repeats the inputs of this run: all of them for the same action, otherwise what every action takes. */
 function localCommand({ action, inputs = {} }: NextStep): string {
-  const repeated = new Set([...COMMON, ...(action === current.action ? current.inputs : [])])
+  const repeated = new Set([
+    ...COMMON,
+    ...(action === current.action ? current.inputs.filter((name) => name !== ONCE) : []),
+  ])
   const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
-  const given = Object.fromEntries(same.filter(([, value]) => value))
+  const given = Object.fromEntries(same.filter(([, value]) => value && !isPrivate(value)))
   const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
+}
+
+/** A secret, or a URL that may carry one, such as a bucket's with its keys. */
+function isPrivate(value: string): boolean {
+  return holdsSecret(value) || /:\/\/\S*[?@]/.test(value)
 }
 
 /** For actions that do not connect to both sides. */

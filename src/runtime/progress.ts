@@ -38,9 +38,10 @@ export function someOf(names: readonly string[], shown: number): string {
   return `${names.slice(0, shown).join(', ')}${more}`
 }
 
-/** Milliseconds as `12 s`, or from two minutes on as `5 min`. */
+/** Milliseconds as `12 s`, from two minutes on as `5 min`, and from two hours on as `24 h`. */
 export function minutes(ms: number): string {
-  return ms < 120_000 ? seconds(ms) : `${number(ms / 60_000)} min`
+  if (ms < 120_000) return seconds(ms)
+  return ms < 7_200_000 ? `${number(ms / 60_000)} min` : `${number(ms / 3_600_000)} h`
 }
 
 /** Milliseconds as `1.2 s`. */

@@ -4,13 +4,13 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { type FakeGithub, limited, REPOSITORY, reviewed, startGithub, TOKEN } from '../../rehearsal/runner/github.ts'
 import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
+import { evaluate, holds, type Job, readWorkflow, type Workflow } from '../../rehearsal/runner/workflow.ts'
 import { exampleComposite } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
-import { type FakeGithub, limited, REPOSITORY, reviewed, startGithub, TOKEN } from '../support/github.ts'
 import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
-import { evaluate, holds, type Job, readWorkflow, type Workflow } from '../support/workflow.ts'
 
 const read = (path: string) => readFileSync(join(REPO, path), 'utf8')
 const own = readdirSync(join(REPO, '.github/workflows')).map((name) => `.github/workflows/${name}`)

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import packageJson from '../../package.json' with { type: 'json' }
+import { holds, readWorkflow, runJob } from '../../rehearsal/runner/workflow.ts'
 import { REPO, words } from '../support/migration.ts'
-import { holds, readWorkflow, runJob } from '../support/workflow.ts'
 
 interface Release {
   draft: boolean

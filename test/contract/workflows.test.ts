@@ -5,11 +5,11 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
+import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } from '../../rehearsal/runner/workflow.ts'
 import { exampleJobs, exampleRehearsal } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { COMMON_OUTPUTS } from '../../src/runtime/action.ts'
 import { GROUPS, LONGER_AT_NIGHT, NIGHTLY } from '../../vitest.config.ts'
-import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } from '../support/workflow.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
 const FOLDER = join(REPO, '.github/workflows')

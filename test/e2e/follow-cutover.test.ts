@@ -3,8 +3,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { jobOf, review, reviewed } from '../../rehearsal/runner/github.ts'
 import type { JobResult } from '../../rehearsal/runner/runner.ts'
-import { jobOf, review, reviewed } from '../support/github.ts'
 import { type Night, type Run, requireGreen, startNight } from '../support/migrate.ts'
 import { words } from '../support/migration.ts'
 

@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { review, reviewed } from '../../rehearsal/runner/github.ts'
 import { canParse, parseAll } from '../grammar/grammar.ts'
-import { review, reviewed } from '../support/github.ts'
 import { type Night, requireGreen, startNight } from '../support/migrate.ts'
 import { words } from '../support/migration.ts'
 

@@ -5,10 +5,10 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { delimiter, join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type FakeGithub, limited, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
+import { type FakeGithub, limited, REPOSITORY, startGithub, TOKEN } from '../../rehearsal/runner/github.ts'
+import { readWorkflow, runJob, temporaryFolder, upload } from '../../rehearsal/runner/workflow.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
-import { readWorkflow, runJob, temporaryFolder, upload } from '../support/workflow.ts'
 
 const REHEARSE = readWorkflow(join(REPO, '.github/workflows/rehearse.yml'))
 const SETTINGS = readFileSync(join(REPO, 'examples/molt-actions.yml'), 'utf8')

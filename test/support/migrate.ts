@@ -2,11 +2,19 @@
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type FakeGithub,
+  type FakeRun,
+  jobOf,
+  REPOSITORY,
+  startGithub,
+  TOKEN,
+  waitingRun,
+} from '../../rehearsal/runner/github.ts'
 import type { JobResult } from '../../rehearsal/runner/runner.ts'
+import { holds, needsOf, readWorkflow, runJob, temporaryFolder, upload } from '../../rehearsal/runner/workflow.ts'
 import { SOURCE_CONSTRAINTS } from '../../rehearsal/shop/shop.ts'
-import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
 import { REPO, type Rehearsal, startRehearsal } from './migration.ts'
-import { holds, needsOf, readWorkflow, runJob, temporaryFolder, upload } from './workflow.ts'
 
 const MIGRATE = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
 

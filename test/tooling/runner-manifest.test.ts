@@ -103,7 +103,7 @@ describe('refuses, with the position', () => {
 
   test('a folder without an action, and one with only a Dockerfile', () => {
     const repo = repository({ 'd/Dockerfile': 'FROM x' })
-    expect(() => loadManifest(join(repo, 'none'), repo)).toThrow(/there is no action.yml/)
+    expect(() => loadManifest(join(repo, 'none'), repo)).toThrow(/has no action.yml/)
     expect(() => loadManifest(join(repo, 'd'), repo)).toThrow(/docker actions are not supported/)
   })
 

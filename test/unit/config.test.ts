@@ -56,20 +56,24 @@ test.each([
   expect(problems(text)).toEqual([problem])
 })
 
-test('the example is valid', () => {
-  expect(parseConfig(readFileSync('examples/molt-actions.yml', 'utf8'), specs).problems).toEqual([])
+test('the example is valid as soon as it names a bucket', () => {
+  const example = readFileSync('examples/molt-actions.yml', 'utf8')
+  expect(problems(example)).toEqual([expect.stringMatching(/ config\.invalid$/)])
+  expect(problems(example.replace('BUCKET', 'acme'))).toEqual([])
 })
 
 test('npm run check-config prints them with the file, and is red', () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-config-'))
   try {
     const file = join(folder, 'c.yml')
+    const valid = join(folder, 'a.yml')
     writeFileSync(file, 'fetch: { mode: turbo }\ncommon: { slto: x }\n')
-    const args = ['--import', 'tsx', 'scripts/check-config.ts', 'examples/molt-actions.yml', file]
+    writeFileSync(valid, 'fetch: { mode: direct-copy }\n')
+    const args = ['--import', 'tsx', 'scripts/check-config.ts', valid, file]
     expect(() => execFileSync(process.execPath, args, { encoding: 'utf8' })).toThrow(
       expect.objectContaining({
         status: 1,
-        stdout: expect.stringMatching(/^examples\S+: valid.*\n\S+c\.yml:1:16: .*\[config\.invalid\]\n\S+c\.yml:2:11: /),
+        stdout: expect.stringMatching(/^\S+a\.yml: valid.*\n\S+c\.yml:1:16: .*\[config\.invalid\]\n\S+c\.yml:2:11: /),
       }),
     )
   } finally {

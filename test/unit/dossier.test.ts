@@ -69,8 +69,8 @@ const facts: DossierFacts = {
   likeServer: false,
   steps: night,
   remaining: [],
-  toKnow: ['orders: the trigger `touch` is missing on the target'],
-  next: 'gh workflow run migrate.yml -f phase=finalize',
+  toDecide: ['orders: the trigger `touch` is missing on the target'],
+  next: { before: 'Point the application at `crdb`.', command: 'gh workflow run migrate.yml -f phase=finalize' },
   written: minute(40),
 }
 
@@ -103,7 +103,10 @@ describe('the dossier', () => {
     ],
     ['the proof', /<td>orders<\/td><td class="n">1,200<\/td><td class="n">0<\/td>/],
     ['what a person decides', /<h3>For you to decide<\/h3><ul><li>orders: the trigger <code>touch<\/code> is missing/],
-    ['the next command', /<h3>Next<\/h3><pre>gh workflow run migrate\.yml -f phase=finalize<\/pre>/],
+    [
+      'the next command',
+      /<h3>Next<\/h3><p>Point the application at <code>crdb<\/code>\.<\/p><pre>gh workflow run migrate\.yml -f phase=finalize<\/pre>/,
+    ],
   ])('shows %s', (_, expected) => {
     expect(dossierPage(facts)).toMatch(expected)
   })
@@ -120,6 +123,21 @@ describe('the dossier', () => {
       marks: [],
     })
     expect(wal?.data[1]).toEqual([0, 1, 2, null, 300])
+  })
+
+  test('judges the last attempt, and keeps the earlier ones as history', () => {
+    const givenUp = [
+      step('prepare', -30, {}),
+      step('fetch', -20, { arrived: {} }),
+      step('abort', -10, { phase: 'loaded' }),
+    ]
+    expect(dossierPage({ ...facts, steps: givenUp })).toContain('<h1 class="warn">Aborted</h1>')
+    const page = dossierPage({ ...facts, steps: [...givenUp, ...night] })
+    expect(page).toContain('<h1 class="good">Committed and switched</h1>')
+    expect(page).toContain('<td>it was loaded</td>')
+    const undone = [...night, step('rollback', 40, { lost: [] })]
+    expect(dossierPage({ ...facts, steps: undone })).toContain('<h1 class="warn">Rolled back</h1>')
+    expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')
   })
 
   test('lists every remaining difference, and mentions them in its heading', () => {
@@ -173,6 +191,7 @@ const account: Account = {
   changesStreamed: 17_617,
   lagMs: 49,
   pauseMs: 1000,
+  decisions: [],
   pauseParts: { drain: 250, verify: 750 },
   applicationPauseMs: 1200,
   tables: [],

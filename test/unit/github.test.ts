@@ -1,8 +1,6 @@
 // The client of GitHub's REST API against a local server: failures that it retries, and its errors for the others.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import * as z from 'zod'
-import type { ErrorCode } from '../../src/runtime/codes.ts'
-import { APPROVED, connectGithub, ONE_TRY, readEnvironment, readReviews } from '../../src/runtime/github.ts'
 import {
   type FakeGithub,
   limited,
@@ -12,7 +10,9 @@ import {
   startGithub,
   TOKEN,
   waitingRun,
-} from '../support/github.ts'
+} from '../../rehearsal/runner/github.ts'
+import type { ErrorCode } from '../../src/runtime/codes.ts'
+import { APPROVED, connectGithub, ONE_TRY, readEnvironment, readReviews } from '../../src/runtime/github.ts'
 
 let github: FakeGithub
 beforeAll(async () => {

@@ -93,7 +93,7 @@ function reportOf(more: Partial<VerifyReport> = {}): VerifyReport {
   const clean = { ...newVerdict('customers'), rows: 1_234, shardsFinished: 1, shardsTotal: 1 }
   return {
     ...{ level: 'full', while: 'drained', counted: 'exact', verdict: 'clean', tables: [clean] },
-    ...{ problems: [], findings: [], notes: [], insecure: [], durationMs: 5 },
+    ...{ problems: [], findings: [], notes: [], decisions: [], insecure: [], durationMs: 5 },
     ...more,
   }
 }

@@ -3,9 +3,16 @@ import { spec } from '../../src/actions/cutover/spec.ts'
 import { PHASES } from '../../src/ledger/ledger.ts'
 import { nextOf } from '../../src/ledger/phases.ts'
 import { nextAfter, nextCommand, nextToTell, noteNext, resetNext } from '../../src/runtime/next.ts'
+import { addSecret } from '../../src/runtime/secrets.ts'
 
 beforeEach(() => {
-  for (const name of ['GITHUB_RUN_ID', 'GITHUB_REPOSITORY', 'MOLT_ACTIONS_RUNNER', 'MOLT_ACTIONS_AGAIN'])
+  for (const name of [
+    'GITHUB_RUN_ID',
+    'GITHUB_REPOSITORY',
+    'MOLT_ACTIONS_RUNNER',
+    'MOLT_ACTIONS_AGAIN',
+    'MOLT_ACTIONS_WORKFLOWS',
+  ])
     vi.stubEnv(name, undefined)
 })
 
@@ -70,6 +77,10 @@ test('repeats all that the same action was given', () => {
     'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision commit --switch manual',
   )
   expect(nextCommand({ action: 'finalize' })).not.toContain('manual')
+  addSecret('hook-4711-secret')
+  vi.stubEnv('INPUT_NOTIFY-URL', 'https://example.com/hook-4711-secret')
+  vi.stubEnv('INPUT_SMOKE-TEST', 's3://b/p?AWS_SECRET_ACCESS_KEY=k')
+  expect(nextCommand({ action: 'cutover' })).not.toMatch(/hook-4711|AWS_SECRET/)
 })
 
 test('starts the workflow on GitHub', () => {
@@ -80,6 +91,10 @@ test('starts the workflow on GitHub', () => {
   )
   expect(nextCommand({ action: 'abort' })).toBe(
     'gh workflow run molt-operations.yml --repo acme/shop -f migration=main -f operation=abort',
+  )
+  vi.stubEnv('MOLT_ACTIONS_WORKFLOWS', '--embedded ../shop/.github/workflows')
+  expect(nextCommand({ action: 'abort' })).toBe(
+    'npm run workflow -- --embedded ../shop/.github/workflows/molt-operations.yml --field migration=main --field operation=abort',
   )
 })
 

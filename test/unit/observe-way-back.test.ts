@@ -35,8 +35,8 @@ describe('rollbackFacts', () => {
   it("reports the deadline, and since when writes would be lost, by the target's clock", () => {
     const { until, lines } = rollbackFacts(entry, 7 * day, 2 * day + 60_000, undefined)
     expect(until.toISOString()).toBe('2026-12-07T02:00:00.000Z')
-    expect(lines[0]).toContain('2026-12-07T02:00:00.000Z')
-    expect(lines[0]).toContain('2026-11-30T01:59:00.000Z')
+    expect(lines[0]).toContain('2026-12-07 02:00 UTC')
+    expect(lines[0]).toContain('2026-11-30 01:59 UTC')
   })
 
   it('reports the rate of writes and the verdict of the last watch', () => {
@@ -50,6 +50,6 @@ describe('rollbackFacts', () => {
   })
 
   it('detects that the window is over', () => {
-    expect(rollbackFacts(entry, day, 2 * day, undefined).lines[0]).toContain('ended at 2026-12-01T02:00:00.000Z')
+    expect(rollbackFacts(entry, day, 2 * day, undefined).lines[0]).toContain('ended at 2026-12-01 02:00 UTC')
   })
 })

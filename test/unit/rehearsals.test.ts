@@ -4,10 +4,10 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { type FakeGithub, type FakeRehearsal, REPOSITORY, startGithub, TOKEN } from '../../rehearsal/runner/github.ts'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { findRehearsals } from '../../src/phases/approval/rehearsals.ts'
 import { connectGithub } from '../../src/runtime/github.ts'
-import { type FakeGithub, type FakeRehearsal, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
 

@@ -8,7 +8,9 @@ import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
 import type { Context } from '../../runtime/action.ts'
+import { runUrl } from '../../runtime/github.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
+import { nextCommand, nextTold, onGithub } from '../../runtime/next.ts'
 import { clock, minutes, number, plural, seconds } from '../../runtime/progress.ts'
 import { hostOf } from '../../runtime/url.ts'
 import type { readServer } from '../../source/server.ts'
@@ -81,7 +83,21 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
     planDetails(entry, facts),
     '',
     `Plan: \`${plan.hash}\``,
+    ...approveText(entry, problems),
   ].join('\n')
+}
+
+/** The job `cutover` of this run waits already; starting another run is for plans without required reviewers. */
+function approveText({ plan, phase }: Entry, problems: readonly string[]): string[] {
+  if (!onGithub() || problems.length || DECIDED.includes(phase)) return []
+  nextTold()
+  const command = nextCommand({ action: 'cutover', inputs: { 'approved-hash': plan.hash ?? '' } })
+  return [
+    '',
+    `**Next:** open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\`. With \`gate: plan-hash\`, another person starts instead:`,
+    '',
+    `\`\`\`sh\n${command}\n\`\`\``,
+  ]
 }
 
 function heading({ id, phase }: Entry, problems: readonly string[]): string {
@@ -207,7 +223,7 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
   return [
     ...(risks.length ? risks.map((each) => `- ${markdownText(each)}`) : ['- No waivers.']),
     names.length
-      ? `- Deferred for the load (\`defer: ${plan.defer}\`), rebuilt by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
+      ? `- ${plan.defer && plan.defer !== 'none' ? `Deferred for the load (\`defer: ${plan.defer}\`)` : 'Left by `convert` to be built'}, built by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
       : '- Nothing is deferred.',
   ].join('\n')
 }

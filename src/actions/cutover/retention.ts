@@ -38,7 +38,7 @@ export async function requirePast(
     refused(
       new VerdictError(
         'commit.no-timestamp',
-        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
+        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Where the role's transactions are not serializable, run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
       ),
     ),
   )

@@ -18,7 +18,10 @@ export const spec = defineAction({
       'How rows are loaded: `import` (IMPORT INTO through files; takes each target table offline while its rows arrive), `use-copy` (COPY through files; tables stay online), `direct-copy` (COPY without files; tables stay online, but an interrupted load cannot be resumed).',
     ),
     'bucket-path': optional(
-      pattern(/^(s3|gs|azure-blob):\/\/./, 's3://…, gs://… or azure-blob://…'),
+      pattern(
+        /^(s3|gs|azure-blob):\/\/(?!BUCKET(\/|$))./,
+        's3://…, gs://… or azure-blob://…, with the name of your bucket',
+      ),
       'Bucket for intermediate files.',
     ),
     'use-implicit-auth': defaulted(

@@ -22,6 +22,7 @@ import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { readStructure } from '../../sql/structure.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
+import { missingViews } from '../../sql/views.ts'
 import { moveSequences, requireMigration, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
@@ -202,7 +203,11 @@ async function requireWhole(
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
   ] as const
-  done.left = [...never.map(({ what }) => what), ...(await missingTriggers(...sides, tables))]
+  done.left = [
+    ...never.map(({ what }) => what),
+    ...(await missingTriggers(...sides, tables)),
+    ...(await missingViews(...sides)),
+  ]
   for (const what of done.left.slice(0, 20)) warning(what)
 }
 

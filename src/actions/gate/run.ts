@@ -30,7 +30,7 @@ import {
   readReviews,
   runUrl,
 } from '../../runtime/github.ts'
-import { seconds, someOf } from '../../runtime/progress.ts'
+import { clock, seconds, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -161,7 +161,7 @@ async function requireRehearsals(context: Gate): Promise<void> {
   for (const each of green) info(`counts: ${each}`)
   for (const each of rejected) info(`not counted: ${each}`)
   const times = `${green.length}${green.length === MOST_REHEARSALS ? ' or more' : ''}`
-  const text = `this plan had ${times} green rehearsals on the default branch since ${since.toISOString()}`
+  const text = `this plan had ${times} green rehearsals on the default branch since ${clock(since)}`
   context.summary(
     [
       `**Rehearsals:** ${text}; ${inputs.rehearsals} required.`,

@@ -5,7 +5,7 @@ import { gatherDossier } from '../../phases/dossier/gather.ts'
 import { dossierPage } from '../../report/dossier/page.ts'
 import type { Action } from '../../runtime/action.ts'
 import { UserError } from '../../runtime/errors.ts'
-import { nextByLedger, nextText } from '../../runtime/next.ts'
+import { nextByLedger, nextCommand } from '../../runtime/next.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { requireTls } from '../shared.ts'
@@ -24,7 +24,10 @@ export const action: Action<typeof spec> = {
       )
     const next = nextByLedger()
     const path = resolve(inputs.path ?? join(workFolder(inputs.migration), 'dossier.html'))
-    writeFileSync(path, redact(dossierPage({ ...facts, next: next && nextText(next) })))
+    writeFileSync(
+      path,
+      redact(dossierPage({ ...facts, next: next && { before: next.before, command: nextCommand(next) } })),
+    )
     info(`dossier: ${path}`)
     context.output('dossier', path)
     context.output('remaining', facts.remaining?.length ?? '')

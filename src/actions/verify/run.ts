@@ -97,6 +97,7 @@ function tell(context: Verify, report: VerifyReport): void {
   context.output('report', file)
   context.output('duration-ms', report.durationMs)
   context.summary(verifyTable(report))
+  for (const each of report.decisions) info(each)
   for (const note of report.notes.slice(0, LOGGED_NOTES)) info(note)
   if (report.notes.length > LOGGED_NOTES) info(`and ${report.notes.length - LOGGED_NOTES} more notes in the summary`)
 }

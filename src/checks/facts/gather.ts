@@ -73,7 +73,11 @@ async function gather(options: AssessOptions, source: Database, second: Database
   // Not needed once the target has failed.
   tables.catch(() => {})
   const readTarget = async () => {
-    const catalog = await readTargetFacts(target, { schema: settings.targetSchema, tables })
+    const catalog = await readTargetFacts(target, {
+      migration: settings.migration,
+      schema: settings.targetSchema,
+      tables,
+    })
     return {
       ...catalog,
       tools: await readToolSession(options.targetUrl, 'target'),

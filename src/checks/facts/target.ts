@@ -1,4 +1,5 @@
 import { readSight, readSystemPrivileges, type Sight } from '../../destination/activity.ts'
+import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type OfflineTable, readOffline } from '../../destination/jobs.ts'
 import { readRetention } from '../../destination/retention.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
@@ -22,6 +23,8 @@ export interface TargetFacts {
   /** Expected tables that the catalogs hide because an import holds them. */
   offline: OfflineTable[]
   role: TargetRole
+  /** What the ledger holds for later steps to build, from `convert` or an earlier `prepare`. */
+  awaited: Pick<Deferred, 'kind' | 'table' | 'name'>[]
   /** Expected tables that hold at least one row. */
   filled: string[]
   triggers: { table: string; name: string }[]
@@ -101,6 +104,7 @@ interface TableRights {
 }
 
 export interface TargetQuestion {
+  migration: string
   schema: string
   /** The expected tables, as soon as the source has resolved them. */
   tables: Promise<readonly string[]>
@@ -132,6 +136,9 @@ export async function readTargetFacts(
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
   const access = await readAccess(db, question.schema, expected)
   const isForeign = (table: string) => !owned.has(table)
+  const awaited = (await listDeferred(db, question.migration)).filter(({ rebuilt }) => !rebuilt)
+  // Either end of a foreign key that is not there yet.
+  const ends = awaited.some(({ kind }) => kind === 'foreign-key') ? expected : []
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
     schema,
@@ -142,13 +149,17 @@ export async function readTargetFacts(
       ...role,
       admin,
       ungrantable: access.ungrantable,
-      onForeignKeys: await readTableRights(db, tablesOnForeignKeys(schema, isExpected)),
+      onForeignKeys: await readTableRights(db, [
+        ...tablesOnForeignKeys(schema, isExpected),
+        ...ends.map((table) => ({ schema: question.schema, table })),
+      ]),
       createRole: await mayCreateLogins(db),
       ungivenToLogins: admin ? [] : ungivenToLogins(grants.rows, expected.filter(isForeign)),
       withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
       system: cockroach ? await readSystemPrivileges(db) : [],
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
+    awaited,
     filled: await filledTables(db, question.schema, expected),
     triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
     writers: writers(grants.rows, isExpected),

@@ -92,7 +92,7 @@ async function compareNow(source: Database, target: Database, entry: Entry, wher
     logFile: join(workFolder(where.migration), 'report-verify.log'),
     signal: where.signal,
   })
-  return { remaining: report.problems, toKnow: report.notes }
+  return { remaining: report.problems, toDecide: report.decisions }
 }
 
 /** For a migration that is cleaned up. */
@@ -103,7 +103,7 @@ function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
 /** The last comparison of definitions that a step made. */
 function comparedIn(steps: readonly DossierStep[]): Compared {
   const body = steps.findLast(({ action }) => action === DEFINITIONS)?.body as Partial<VerifyReport> | undefined
-  return { remaining: body?.problems, toKnow: body?.notes ?? [] }
+  return { remaining: body?.problems, toDecide: body?.decisions ?? [] }
 }
 
-type Compared = Pick<DossierFacts, 'remaining' | 'toKnow'>
+type Compared = Pick<DossierFacts, 'remaining' | 'toDecide'>

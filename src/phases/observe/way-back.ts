@@ -1,6 +1,6 @@
 import { COMMITTED, type Entry, readEvidence } from '../../ledger/ledger.ts'
 import type { Database } from '../../runtime/database.ts'
-import { number } from '../../runtime/progress.ts'
+import { clock, number } from '../../runtime/progress.ts'
 import { type AfterCommit, type AfterCommitVerdict, afterCommitText, lastAfterCommit } from '../after-commit/result.ts'
 import { lastObservation, type Observation } from './observation.ts'
 import { gapText, reasonText } from './summary.ts'
@@ -55,13 +55,13 @@ export function rollbackFacts(
 ): RollbackFacts {
   const now = entry.updatedAt.getTime() + entry.ageMs
   const until = new Date(entry.updatedAt.getTime() + windowMs)
-  const commit = new Date(now - committedForMs).toISOString()
+  const commit = clock(new Date(now - committedForMs))
   const rate = observation?.rowsWrittenPerMinute
   const seen = rate === undefined ? '' : ` The last watch saw ${number(rate)} rows written per minute.`
   const possible =
     until.getTime() > now
-      ? `A rollback is possible until ${until.toISOString()}.`
-      : `The rollback window ended at ${until.toISOString()}. A rollback is possible until \`cleanup\` runs.`
+      ? `A rollback is possible until ${clock(until)}.`
+      : `The rollback window ended at ${clock(until)}. A rollback is possible until \`cleanup\` runs.`
   return {
     until,
     observed: observation?.verdict,

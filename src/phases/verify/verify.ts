@@ -14,6 +14,7 @@ import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSequenceStates, readStructure } from '../../sql/structure.ts'
 import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
+import { missingViews } from '../../sql/views.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
 import {
   accountForVerify,
@@ -76,6 +77,7 @@ interface Findings {
   /** Neither proved equal nor known to be lost. */
   unsettled: VerifyFinding[]
   notes: string[]
+  decisions: string[]
   tables: TableVerdict[]
   counted: VerifyReport['counted']
   unknown?: Unknowns
@@ -86,7 +88,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const began = performance.now()
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
   const { plan, level } = options
-  const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
+  const found: Findings = { problems: [], unsettled: [], notes: [], decisions: [], tables: [], counted: 'no' }
   const [here, there] = await tablesOfBoth(source, target, plan)
   const definitions = await tellOffline(target, plan, compareDefinitions(here, there, plan))
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
@@ -317,7 +319,8 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
   if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
   else found.notes.push(...problems)
-  found.notes.push(...notes, ...(await missingTriggers(...sides, tables)))
+  found.notes.push(...notes)
+  found.decisions.push(...(await missingTriggers(...sides, tables)), ...(await missingViews(...sides)))
 }
 
 async function countTables(

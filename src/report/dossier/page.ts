@@ -38,11 +38,11 @@ export interface DossierFacts {
   /** All current differences between the two sides' definitions; undefined when they could not be compared. */
   remaining: readonly string[] | undefined
   /** Not an error, but for a person to decide, such as a trigger that the target lacks. */
-  toKnow: readonly string[]
+  toDecide: readonly string[]
   /** HTML from the caller, appended at the end. */
   appendix?: { title: string; body: string }
-  /** The next command; undefined when nothing is left to do. */
-  next: string | undefined
+  /** The next command, and what to do before it; undefined when nothing is left to do. */
+  next: { before?: string | undefined; command: string } | undefined
   written: Date
 }
 
@@ -105,17 +105,29 @@ interface Pair {
   target: { meanMs: number; calls: number }
 }
 
-/** The records of a migration, grouped by step. */
+/** Steps that end an attempt; the next one begins with `prepare`. */
+const ENDS = ['abort', 'rollback']
+
+/** The steps of the last attempt: what came of an earlier one under the same name is history. */
+function lastAttempt(steps: readonly DossierStep[]): readonly DossierStep[] {
+  const begins = steps.findLastIndex(({ action }) => action === 'prepare')
+  const ends = steps.findLastIndex(({ action }, index) => index < begins && ENDS.includes(action))
+  return steps.slice(ends + 1)
+}
+
+/** The steps of a migration's last attempt, by what they are. */
 class Story {
   readonly facts: DossierFacts
+  readonly steps: readonly DossierStep[]
   readonly charts: Chart[] = []
 
   constructor(facts: DossierFacts) {
     this.facts = facts
+    this.steps = lastAttempt(facts.steps)
   }
 
   all<A extends keyof Bodies>(action: A): { at: Date; body: Partial<Bodies[A]> }[] {
-    return this.facts.steps.filter((step) => step.action === action) as unknown as {
+    return this.steps.filter((step) => step.action === action) as unknown as {
       at: Date
       body: Partial<Bodies[A]>
     }[]
@@ -164,7 +176,7 @@ export function dossierPage(given: DossierFacts): string {
 <style>${STYLE}${story.charts.length ? uplotStyle : ''}</style></head><body><main>
 <h1 class="${tone}">${html(title)}</h1>
 <p>${prose(text)}</p>
-${given.next ? `<h3>Next</h3><pre>${html(given.next)}</pre>` : ''}
+${given.next ? `<h3>Next</h3>${given.next.before ? `<p>${prose(given.next.before)}</p>` : ''}<pre>${html(given.next.command)}</pre>` : ''}
 ${summary(story)}
 <nav>${sections.map(({ id, heading }) => `<a href="#${id}">${html(heading)}</a>`).join('')}</nav>
 ${sections.map(({ id, heading, content }) => `<h2 id="${id}">${html(heading)}</h2>${content}`).join('\n')}
@@ -178,7 +190,7 @@ ${scripts.map((code) => `<script>${code}</script>`).join('\n')}</body></html>
 /** The outcome, readable in ten seconds. */
 function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; text: string } {
   const { facts } = story
-  const all = facts.steps
+  const all = story.steps
   const cutover = story.last('cutover')
   const ended = all.findLast(({ action }) => !SILENT.has(action))
   if (all.some(({ action }) => action === 'rollback'))
@@ -216,9 +228,8 @@ function summary(story: Story): string {
   const [prepare, fetch, cutover] = [story.last('prepare'), story.last('fetch'), story.last('cutover')]
   const rows = Object.values(fetch?.arrived ?? {}).reduce((sum, each) => sum + each, 0)
   const molt = prepare?.tools?.molt?.version
-  const commit = story.facts.steps.findLast(({ body }) => /[1-9a-f]/.test(body.origin?.commit ?? ''))?.body.origin
-    ?.commit
-  const began = story.facts.steps[0]?.at
+  const commit = story.steps.findLast(({ body }) => /[1-9a-f]/.test(body.origin?.commit ?? ''))?.body.origin?.commit
+  const began = story.steps[0]?.at
   return facts([
     ['Migration', html(migration)],
     ['Phase', phase ? `${html(phase)}${since ? `, since ${clock(since)}` : ''}` : 'cleaned up'],
@@ -301,8 +312,8 @@ function came(action: string, body: object): string {
   return tell?.(body) ?? ''
 }
 
-function remainingSection({ facts: { remaining, toKnow } }: Story): string {
-  return `${differencesText(remaining)}${toKnow.length ? `<h3>For you to decide</h3>${list(toKnow.map(prose))}` : ''}`
+function remainingSection({ facts: { remaining, toDecide } }: Story): string {
+  return `${differencesText(remaining)}${toDecide.length ? `<h3>For you to decide</h3>${list(toDecide.map(prose))}` : ''}`
 }
 
 function differencesText(remaining: readonly string[] | undefined): string {
@@ -320,7 +331,7 @@ function planSection({ facts: { plan } }: Story): string {
     facts([
       ['Schema', html(`${plan.sourceSchema} → ${plan.targetSchema}`)],
       ['Slot', html(plan.slot)],
-      ['Deferred', html((plan.defer ?? 'none').replaceAll(',', ', '))],
+      ['Deferred by prepare', html((plan.defer ?? 'none').replaceAll(',', ', '))],
       ['Compared in the pause', html(plan.finalVerify ?? 'auto')],
     ]),
     plan.waivers?.length
@@ -415,7 +426,7 @@ function pauseSection(story: Story): string {
       typeof application?.pauseMs === 'number'
         ? ['Application saw', `${number(application.pauseMs)} ms without writes`]
         : undefined,
-      unwatchedMs === undefined ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
+      !unwatchedMs ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so the pause can be shorter than their sum.</p>',
     bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),

@@ -1,12 +1,13 @@
 // Runs a workflow's jobs one by one in the local runner: each job becomes a composite action with the job's steps.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
 import { truthy } from '@actions/expressions/result'
 import { parse, stringify } from 'yaml'
-import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
-import { REPO } from './migration.ts'
+import { type JobResult, type RunOptions, runAction } from './runner.ts'
+
+const REPO = resolve(import.meta.dirname, '../..')
 
 export interface Step {
   shell?: string
@@ -19,6 +20,7 @@ export interface Step {
   with?: Record<string, unknown>
 }
 export interface Job {
+  name?: string
   needs?: string | string[]
   if?: string
   uses?: string
@@ -26,6 +28,7 @@ export interface Job {
   outputs?: Record<string, string>
   steps?: Step[]
   environment?: string
+  strategy?: Record<string, unknown>
   secrets?: unknown
   'runs-on'?: string
   permissions?: Record<string, string>
@@ -72,7 +75,7 @@ function toData(value: unknown): data.ExpressionData {
 }
 
 /** Replaces steps with actions of other repositories, by repository; undefined leaves the step out. */
-export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
+type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
 /** Replaces actions/upload-artifact: a missing file is an error, and the digest is an output. */
 export const upload = ({ with: given = {} }: Step): Pick<Step, 'run' | 'env'> => ({
@@ -145,7 +148,8 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   return (job.steps ?? []).flatMap((step) => {
     if (step.run) return [{ ...step, shell: 'bash' }]
     if (/^[$.]\//.test(step.uses ?? '')) return [step]
-    if (step.uses?.startsWith('OWNER/REPO')) return [{ ...step, uses: here(step.uses) }]
+    const uses = here(step.uses ?? '')
+    if (uses) return [{ ...step, uses }]
     const name = step.uses?.split('@')[0] as string
     if (!(name in replace)) throw new Error(`no replacement for ${name}`)
     const { uses: _uses, with: _with, ...kept } = step
@@ -154,12 +158,12 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   })
 }
 
-/** Replaces repository and commit in a copied file by this checkout. */
-const here = (uses: string) =>
-  uses
-    .replace(/^OWNER\/REPO(?=\/)/, '$')
-    .replace(/^OWNER\/REPO/, './')
-    .replace(/@0{40}$/, '')
+/** What a copied file names by repository and commit, in this checkout; undefined for an action of others. */
+function here(uses: string): string | undefined {
+  const [, name] = /^[\w.-]+\/[\w.-]+\/(actions\/[\w-]+)@[0-9a-f]{40}$/.exec(uses) ?? []
+  if (name && existsSync(join(REPO, name, 'action.yml'))) return `$/${name}`
+  return /^OWNER\/REPO@0{40}$/.test(uses) ? './' : undefined
+}
 
 function mkdirs(path: string): string {
   if (!existsSync(path)) mkdirSync(path, { recursive: true })

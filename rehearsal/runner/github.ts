@@ -153,11 +153,11 @@ export function reviewed(reviewers: number): object {
 }
 
 /** A reviewer's answer, with the environment's name as on the reviewer's page. */
-export function review(login: string, state = 'approved'): object {
+export function review(login: string, state = 'approved', environment = 'cutover'): object {
   return {
     state,
     comment: '',
-    environments: [{ id: 1, node_id: 'MDExOkVudmlyb25tZW50MQ==', name: 'cutover', url: '', html_url: '' }],
+    environments: [{ id: 1, node_id: 'MDExOkVudmlyb25tZW50MQ==', name: environment, url: '', html_url: '' }],
     user: { login, id: 7, type: 'User', site_admin: false },
   }
 }

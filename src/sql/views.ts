@@ -1,0 +1,27 @@
+import type { Database } from '../runtime/database.ts'
+
+const VIEWS = `
+  SELECT c.relname::text AS name, c.relkind = 'm' AS materialized
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = $1 AND c.relkind IN ('v', 'm')`
+/** Those of an extension, such as pg_stat_statements, come with it. */
+const OWN = ` AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+   WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')`
+
+/** Views of the source that the target lacks: no tool moves them. */
+export async function missingViews(
+  source: { db: Database; schema: string },
+  target: { db: Database; schema: string },
+): Promise<string[]> {
+  const [here, there] = await Promise.all([
+    source.db.query(`${VIEWS}${OWN} ORDER BY 1`, [source.schema]),
+    target.db.query(VIEWS, [target.schema]),
+  ])
+  const known = new Set(there.rows.map(({ name }) => name))
+  return here.rows
+    .filter(({ name }) => !known.has(name))
+    .map(
+      ({ name, materialized }) =>
+        `the ${materialized ? 'materialized view' : 'view'} ${name} is missing on the target. Create it before the application needs it`,
+    )
+}
