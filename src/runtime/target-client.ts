@@ -16,8 +16,7 @@ const ATTEMPTS = 12
 
 /** A connection to the target that retries a statement when CockroachDB asks for it. Inside BEGIN it retries nothing. */
 export class TargetClient extends pg.Client {
-  // biome-ignore lint/suspicious/noExplicitAny: this matches the last of the driver's overloads, and keeps the others
-  // as they are
+  // biome-ignore lint/suspicious/noExplicitAny: matches the last of the driver's overloads and keeps the others
   override query(...given: any[]): any {
     const [first] = given
     const query = (...args: unknown[]) => (super.query as (...all: unknown[]) => unknown)(...args)
