@@ -238,6 +238,6 @@ async function endReplication(source: Database, entry: Entry): Promise<string[]>
     throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}. End that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
-  info(`${dropped.join(' and ') || 'nothing'} was dropped; the source stays fenced until \`cleanup\``)
+  info(`dropped: ${dropped.join(', ') || 'nothing'}; the source stays fenced until \`cleanup\``)
   return dropped
 }
