@@ -44,7 +44,7 @@ const RULES: Rule[] = [
   rule('target-gate', /\btarget[- ]gate\b/i, 'write access'),
 ]
 
-/** Most words in a sentence of a document. */
+/** Maximum number of words in a sentence of a document. */
 const LONGEST_SENTENCE = 40
 
 const SCOPE =

@@ -7,7 +7,7 @@ import type { JobRegistry, Session, SqlError, Statement, Version } from './types
 export interface Plan {
   /** Sent to PostgreSQL instead. */
   sql: string
-  /** Runs before the statement is executed; a {@link SqlError} is the client's answer. */
+  /** Runs before the statement is executed. A {@link SqlError} is sent to the client. */
   before?: () => Promise<void>
   /**
    * Runs just before it is sent, and can replace `sql`. Alone in its transaction, the statement sees PostgreSQL's

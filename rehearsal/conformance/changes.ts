@@ -225,7 +225,7 @@ async function lookAtDeferral(bench: Bench): Promise<Seen[]> {
     ...seen,
     { what: 'restored constraints that are not valid', expected: 2, seen: unvalidated.length },
     { what: 'problems after validation', expected: [], seen: await deferralProblems(db, name) },
-    { what: 'the schema is as before', expected: before, seen: await shape() },
+    { what: 'the schema is unchanged', expected: before, seen: await shape() },
   ]
 }
 

@@ -363,7 +363,7 @@ class Replicator {
   }
 
   /**
-   * Applies everything in one target transaction. If that fails, applies one after the other, so that those before
+   * Applies everything in one target transaction. If that fails, applies them one at a time, so that those before
    * the bad one succeed. After a conflict with another transaction none is bad: like the real tool, everything is
    * sent again on a new stream.
    */

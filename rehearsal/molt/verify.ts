@@ -84,7 +84,7 @@ async function verify(flags: Flags, log: MoltLog, metrics: Metrics, source: Endp
   }
 }
 
-/** Reports differences in tables and their definitions. @returns the tables whose rows are to be compared */
+/** Reports differences in tables and their definitions. @returns the tables whose rows to compare */
 async function compareTables(flags: Flags, log: MoltLog, source: pg.Client, target: pg.Client): Promise<Shard[]> {
   const found = await databaseTables(source, target, {
     schema: flags.str('schema-filter'),

@@ -221,7 +221,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
 
   async function stop() {
     if (kept) return
-    // A frozen backend would delay the end for 5 s, after which the postmaster kills it.
+    // A frozen backend would delay the shutdown by 5 s, until the postmaster kills it.
     resume()
     supervisor.stdin?.end()
     await ended.promise

@@ -136,7 +136,7 @@ function statements(rows: number, customers: number, orders: number, products: n
   const share = (part: number) => Math.ceil(rows * part)
   const people = share(0.002)
   const [profiles, subscribers] = [Math.min(customers, share(0.02)), share(0.02)]
-  // The stock of every store: like most rows of most databases, about things.
+  // The stock of every store. Like most rows in most databases, it holds no personal data.
   const stores = Math.ceil(share(0.18) / products)
   return [
     `INSERT INTO inventory
@@ -364,7 +364,7 @@ function filesOf(path: string): string[] {
 
 const PIECE = 8 << 20
 
-/** Chunks overlap by the longest text, which could cross their border. A file that disappears counts as none. */
+/** Chunks overlap by the longest text, which could span a boundary. A file that disappears counts as empty. */
 function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
   const wanted = needles.map((needle) => Buffer.from(needle))
   const overlap = Math.max(...wanted.map(({ length }) => length)) - 1

@@ -403,7 +403,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: "The migration user can import from the load's files",
     protects:
-      'IMPORT INTO over HTTP, from a custom endpoint or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after every row was exported.',
+      'IMPORT INTO over HTTP, from a custom endpoint or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after exporting every row.',
     fix: 'GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO {role};',
     *find(facts) {
       const { role, server } = facts.target

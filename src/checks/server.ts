@@ -281,7 +281,8 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'No other database of the server has a slot of that name',
-    protects: "The names of slots are the server's: the load cannot create its own, and must not touch the other one.",
+    protects:
+      'Slot names are unique across the server: the load cannot create its own slot, and must not touch the existing one.',
     fix: 'Set `slot` to another name, such as {free}.',
     *find({ source: { server }, settings }) {
       const { slot, database } = server

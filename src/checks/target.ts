@@ -49,7 +49,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'The schema has the same name on both sides',
     protects:
-      'molt fetch and verify pair tables by schema and name. With another schema on the target, they find no table there and still report success.',
+      'molt fetch and verify pair tables by schema and name. If the target uses another schema, they find no tables there and still report success.',
     fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load.',
     *find({ settings: { schema, targetSchema } }) {
       if (schema !== targetSchema)

@@ -69,7 +69,7 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
 }
 
-/** Reports each rule that an index meets; undefined when it needs manual work. */
+/** Reports each rule that applies to an index. Returns undefined when the index needs manual work. */
 function define(work: Work, index: Index, object: string): IndexDefinition | undefined {
   const method = methodOf(work, index, object)
   if (!method) return undefined

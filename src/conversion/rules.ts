@@ -574,7 +574,7 @@ const CONSTRAINT_RULES = [
     'manual',
     '#46657',
     'Not created.',
-    'What it forbids becomes possible.',
+    'Rows that it forbids become possible.',
     'Enforce it in the application in a SERIALIZABLE transaction, or in a trigger.',
   ),
   rule('check.plain', 'CHECK', 'same', 'check', 'Added NOT VALID and validated.', 'Nothing changes.'),
@@ -675,7 +675,7 @@ const TABLE_RULES = [
     'adapted',
     'create-table',
     'The type’s columns are written out.',
-    'The table no longer follows its type.',
+    'The table no longer follows changes to its type.',
   ),
   rule(
     'table.foreign',
@@ -768,7 +768,7 @@ const OBJECT_RULES = [
     'Views',
     'views',
     'Queries on the view fail until it exists.',
-    'Run the definition on the target, and change what is refused.',
+    'Run the definition on the target, and change what CockroachDB refuses.',
   ),
   port(
     'materialized-view',
@@ -782,14 +782,14 @@ const OBJECT_RULES = [
     'Functions',
     'user-defined-functions',
     'Calls fail until it exists.',
-    'CockroachDB has SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what is refused.',
+    'CockroachDB has SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what CockroachDB refuses.',
   ),
   port(
     'procedure',
     'Procedures',
     'stored-procedures',
     'CALL fails until it exists.',
-    'CockroachDB has PL/pgSQL procedures, with limits. Run the definition on the target, and change what is refused.',
+    'CockroachDB has PL/pgSQL procedures, with limits. Run the definition on the target, and change what CockroachDB refuses.',
   ),
   port(
     'aggregate',
@@ -858,7 +858,7 @@ const OBJECT_RULES = [
     'cast',
     'User-defined casts',
     'postgresql-compatibility',
-    'CockroachDB has no CREATE CAST, so values are not converted by themselves.',
+    'CockroachDB has no CREATE CAST, so values are not converted automatically.',
     'Write the conversion out where the application relies on it.',
   ),
   port(

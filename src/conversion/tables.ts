@@ -200,7 +200,7 @@ function collationOf(work: Work, object: string, column: Column, decided: string
 
 type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
-/** How a column fed by a sequence is numbered on the target; `sequence` for every other column, too. */
+/** How a column fed by a sequence is numbered on the target; also `sequence` for every other column. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
   const decided = work.table(table.name).columns?.[column.name]?.serial
   if (decided) return decided

@@ -86,7 +86,7 @@ function mapping({ name, schema, kind, extension }: TypeName): Mapping {
   return EXTENSIONS[name] ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
 }
 
-/** The target's type for a column, a field or a domain's base; the domain itself is the caller's. */
+/** The target's type for a column, a field or a domain's base. The caller handles the domain itself. */
 export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoice {
   const decided = work.decisions.types?.[type.text] ?? work.decisions.types?.[type.name]
   const found = decided ? { type: decided, rule: 'override' } : scalar(work, type)

@@ -32,7 +32,7 @@ export interface TargetTransactions {
   count: number
   totalMs: number
   squaresMs: number
-  /** Most retries of one transaction. */
+  /** Highest number of retries of one transaction. */
   maxRetries: number
 }
 

@@ -18,9 +18,9 @@ import { readSchema } from '../sql/schema.ts'
 import { unlockTables } from './schema-lock.ts'
 
 /*
- * What slows the load, or could stop the stream, is dropped on the target before it and rebuilt afterwards. Nothing is
- * dropped that was not captured: its DDL is in the ledger before the drop, and the drop is recorded afterwards. The
- * catalog always decides whether an object exists, so that every step can be repeated.
+ * Objects that slow the load or could stop the stream are dropped on the target before the load and rebuilt later.
+ * Each object's DDL is in the ledger before the drop, and the drop is recorded afterwards. The catalog always decides
+ * whether an object exists, so every step can be repeated.
  */
 
 /** In the order of dropping; they are rebuilt in reverse. */
@@ -427,7 +427,7 @@ async function buildUnit(
   for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
 }
 
-/** How often a non-unique index is retried on 23505, which CREATE INDEX can raise spuriously (cockroachdb/cockroach#142861). */
+/** Retries of a non-unique index on 23505, which CREATE INDEX can raise spuriously (cockroachdb/cockroach#142861). */
 const INDEX_ATTEMPTS = 3
 
 /** @param absent known to be missing, so the catalog need not be read */
@@ -489,7 +489,7 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   return create
 }
 
-/** What blocks a stream: it applies rows one by one, in an order that these objects do not allow. */
+/** Objects that block a stream, which applies rows one by one in an order that they do not allow. */
 const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
 
 /**

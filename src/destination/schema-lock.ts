@@ -1,10 +1,10 @@
 import { type Database, isMissingTable, literal, qualified, rowsIfAny } from '../runtime/database.ts'
 
 /*
- * A table of CockroachDB with `schema_locked = true`, as every new one has from 26.1 on, refuses to have a constraint added
- * or dropped, and every change where `sql.schema.auto_unlock.enabled` is off (SQLSTATE 57000). It is unlocked for the
- * migration: a schema change in the write pause must not be refused, nor take longer than it needs.
- * Source: cockroachdb/docs, `alter-table.md` and `online-schema-changes.md` of v26.2.
+ * From CockroachDB 26.1 on, new tables have `schema_locked = true`. Such a table refuses ADD and DROP CONSTRAINT, and
+ * every schema change where `sql.schema.auto_unlock.enabled` is off (SQLSTATE 57000). Tables are unlocked for the migration,
+ * so that schema changes in the write pause are neither refused nor slowed down.
+ * Source: cockroachdb/docs v26.2, `alter-table.md` and `online-schema-changes.md`.
  */
 
 const UNLOCKED = 'molt_actions.unlocked'

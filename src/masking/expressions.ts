@@ -310,7 +310,7 @@ function maskJson(value: string, node: JsonNode, place: Place): string {
       : `${literal(label)} || ${maskJson(member, child, place)}`
   })
   const groups: string[] = []
-  // 90 at a time: a function takes 100 arguments.
+  // 90 at a time: a function takes at most 100 arguments.
   for (let at = 0; at < members.length; at += 90)
     groups.push(`concat_ws(',', ${members.slice(at, at + 90).join(', ')})`)
   const all =

@@ -1,4 +1,4 @@
-/** What SQL consists of, as far as it can contain texts. Words are read too: in `a$b$c` no dollar begins a quote. */
+/** The parts of SQL that can contain text. Words are read too: in `a$b$c` no dollar begins a quote. */
 const TOKEN = new RegExp(
   [
     String.raw`--(?<line>[^\n]*)`,

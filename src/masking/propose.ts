@@ -12,7 +12,7 @@ import type { Rule } from './rules.ts'
 /** Number of rows of a table to sample, inside the database. */
 const SAMPLE = 2000
 
-/** How often a JSON member's name must occur in the sample to be reported: a name that occurs once could be a value. */
+/** Occurrences of a JSON member's name in the sample before it is reported: a name that occurs once could be a value. */
 const COMMON = 10
 
 /**
@@ -88,7 +88,7 @@ function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]):
   return by ? rule.replace('TODO', () => key(by)) : rule
 }
 
-/** What the plan would refuse on this column is not proposed. */
+/** Replaces a rule that the plan would refuse on this column. */
 function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
   const refused = (text: string) => {
     const rule = parse(text) as Rule
@@ -200,7 +200,7 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
 }
 
-/** For a list without sampled elements, the rule is about its elements. */
+/** A list without sampled elements gets a rule for its elements. */
 function pathOf({ path, kinds }: Member): string {
   return kinds.join() === 'array' ? `${path}[]` : path
 }

@@ -143,7 +143,7 @@ export class SourceChecks {
     const rule = this.#inheritance.ruleOf(table.name, column.name)
     const { family, array } = column
     if (what === 'kept' && TEXTS.has(family)) {
-      // A name may be a member's; as a text the document has those, too.
+      // A person's name can be a member's key; only the document as text includes keys.
       const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
       return [...textsOf('s.made', column), ...members]
     }

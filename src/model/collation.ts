@@ -1,4 +1,4 @@
-/** A collation of PostgreSQL's, as its catalog tells it. */
+/** A PostgreSQL collation, as its catalog reports it. */
 export interface CollationFacts {
   provider: 'icu' | 'libc' | 'builtin' | 'default'
   locale: string

@@ -13,7 +13,7 @@ export interface Column {
   labels: string[] | null
 }
 
-/** A table, as far as both sides are compared. */
+/** The parts of a table that are compared on both sides. */
 export interface Table {
   schema: string
   name: string

@@ -8,7 +8,7 @@ import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 const WAIVED_BY = 'tool.version'
 
 /**
- * What was rehearsed and approved is a plan with its programs; others can move data differently. A program missing from the
+ * Rehearsals and approvals cover a plan with its programs; others can move data differently. A program missing from the
  * PATH is reported by the step that starts it, and nothing is known of one that `prepare` has not seen.
  * @throws VerdictError for the first program that differs from the one `prepare` saw; UserError without a lasting password
  */

@@ -282,7 +282,7 @@ export const CODES = {
   },
 
   'connect.certificate-expired': {
-    meaning: "The server's certificate is not valid now.",
+    meaning: "The server's certificate is outside its validity period.",
     cause: 'It has expired or is not valid yet, or the clock of the runner is wrong.',
     fix: "Renew the certificate, or set the runner's clock.",
   },
@@ -527,7 +527,7 @@ export const CODES = {
   'fence.cannot-probe': {
     meaning: 'The fence of a table cannot be tested.',
     cause: 'A right is missing, or triggers or rules of the table refuse or replace every write before the fence does.',
-    fix: 'Grant DELETE to the migration user, or let a DELETE, UPDATE or INSERT of no row through for it.',
+    fix: 'Grant DELETE to the migration user, or let it run a DELETE, UPDATE or INSERT that affects no rows.',
   },
   'fence.changed-by-other': {
     meaning: 'Another session lifted or re-armed the fence while this run held it.',
@@ -773,7 +773,7 @@ export const CODES = {
   'load.cancel-refused': {
     meaning: 'The migration role cannot cancel imports of its own load.',
     cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
-    fix: 'Cancel the jobs that the message names as an administrator. Grant the migration role SYSTEM CONTROLJOB.',
+    fix: 'As an administrator, cancel the jobs that the message names. Then grant the migration role SYSTEM CONTROLJOB.',
   },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
@@ -1255,7 +1255,7 @@ export const CODES = {
   },
   'stream.not-continuous': {
     meaning: 'The stream would not continue where the last one ended.',
-    cause: 'The slot, its position or the publication was changed in between. Changes would be lost silently.',
+    cause: 'The slot, its position or the publication has changed since then. Changes would be lost silently.',
     fix: 'Load again.',
   },
   'stream.stuck.check': {
@@ -1310,7 +1310,7 @@ export const CODES = {
     fix: 'Create the table.',
   },
   'stream.stuck.name-collision': {
-    meaning: 'The stream is stuck: two columns differ only in upper and lower case.',
+    meaning: 'The stream is stuck: two column names differ only in case.',
     cause: 'The replicator cannot distinguish them.',
     fix: 'Rename one of them.',
   },

@@ -165,13 +165,13 @@ export async function withDatabase<T>(
   }
 }
 
-/** A connection that opens when needed, and reopens after it was lost. */
+/** A connection that opens on demand, and reopens when it is lost. */
 export class Link {
   readonly url: string
   readonly side: Side
   readonly #signal: AbortSignal | undefined
   #db: Database | undefined
-  /** How often the connection was lost. */
+  /** Number of times the connection was lost. */
   losses = 0
 
   constructor(url: string, side: Side, signal?: AbortSignal) {

@@ -69,7 +69,7 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
   void sent.then(() => pending.delete(sent))
 }
 
-/** Waits until everything was sent or given up, within 5 s. */
+/** Waits until everything has been sent or given up, for at most 5 s. */
 export async function notified(): Promise<void> {
   await Promise.all(pending)
 }

@@ -30,7 +30,7 @@ const DEFAULTS = {
   walWindow: 2_000,
   /** Sampling rows, in total. */
   sampleLimit: 10_000,
-  /** Searching all tables for the column that a tool could not load. The failure is reported without it, too. */
+  /** Searching all tables for the column that a tool could not load. The failure is reported even without it. */
   columnLook: 60_000,
   /** Between two counts of the rows of a load. */
   loadSample: 1_000,
@@ -49,7 +49,7 @@ const DEFAULTS = {
   toolLook: 20,
   /** For output that a descendant of an ended tool may still write. */
   pipeGrace: 1_000,
-  /** An answer of the replicator about its metrics. */
+  /** A reply from the replicator's metrics endpoint. */
   metricsTimeout: 2_000,
   /** A tool's stall: the first warning, the longest gap between two, and how often to check. */
   stallFirst: 5 * 60_000,

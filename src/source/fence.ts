@@ -469,7 +469,7 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
     }
   throw new UserError(
     'fence.cannot-probe',
-    `the fence on ${name} cannot be tested (${why}): a right is missing, or triggers or rules of the table refuse or replace a DELETE, UPDATE and INSERT of no row before the fence does. Grant DELETE to the migration user, or let one of these statements through for it`,
+    `the fence on ${name} cannot be tested (${why}): a right is missing, or the table's triggers or rules refuse or replace a DELETE, UPDATE and INSERT that affect no rows before the fence refuses them. Grant DELETE to the migration user, or let it run one of these statements`,
   )
 }
 

@@ -322,7 +322,7 @@ function extrasOf(rows: readonly Row[]): Extras {
   return found
 }
 
-/** Interns texts: a hundred thousand columns have only a few dozen types. */
+/** Interns strings: a hundred thousand columns have only a few dozen types. */
 function interner(): (text: string) => string {
   const seen = new Map<string, string>()
   return (text) => {
@@ -429,7 +429,7 @@ function targetKeys(
         )
       return keyed.get(`${table}\n${name}`) ?? unnamed(key)
     },
-    // The referenced key may have another order, and only the definition shows which column is meant.
+    // The referenced key may have a different order, and only the definition shows which column is meant.
     referred({ refOid, refKey, definition }) {
       const columns = referredColumns(definition ?? '')
       const known = new Set(nameOf.get(refOid))

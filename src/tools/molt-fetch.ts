@@ -35,7 +35,7 @@ export interface FetchRequest {
   rowBatchSize?: number
   metricsAddr: string
   pprofAddr: string
-  /** Whether a connection may lack TLS. */
+  /** Whether connections without TLS are allowed. */
   insecure: boolean
   /** Resumes an interrupted load; its slot and publication are kept. */
   resume?: { fetchId: string; continuationToken?: string; continuationFileName?: string }
@@ -237,7 +237,7 @@ export interface FetchAccount {
   fetchId: string | undefined
   complete: boolean
   /**
-   * Tables in the completion record, which also lists a table with different keys although none of its rows was
+   * Tables in the completion record. It also lists tables whose keys differ, even though none of their rows were
    * moved.
    */
   claimed: string[]

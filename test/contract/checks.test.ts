@@ -993,8 +993,8 @@ it('runs at most 20 catalog queries per side, changes nothing, and cannot change
   expect(catalog('source')).toHaveLength(18)
   // CockroachDB needs more: admin rights, jobs, settings and the zone.
   expect(catalog('target')).toHaveLength(15)
-  // The functions in CockroachDB's documentation. pg_get_expr and similar ones exist in the server, but are not
-  // listed there.
+  // The functions in CockroachDB's documentation. The server also has pg_get_expr and similar functions, which
+  // are not listed there.
   const target = catalog('target').join(' ')
   // Our keywords are upper case; a single letter names the columns of a VALUES list.
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))

@@ -254,7 +254,7 @@ describe('detects changes made on the target by hand', () => {
     await expectWritable()
   })
 
-  test('a row deleted before the cutover; repeating this half is refused', {
+  test('a row deleted before the cutover; refuses to repeat this half', {
     timeout: 2 * TIMEOUT,
   }, async () => {
     const remove = () => sql('target', 'DELETE FROM addresses WHERE id = (SELECT min(id) FROM addresses)')

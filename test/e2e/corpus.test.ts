@@ -53,7 +53,7 @@ async function databases({ schema, ...each }: Case) {
   return { source, target, behind: pair.behind.urlOf(name) }
 }
 
-/** Runs the statements of the case one after the other, until the fence refuses one. */
+/** Runs the case's statements one after another until the fence refuses one. */
 async function write(url: string, { schema, load }: Case, signal: AbortSignal): Promise<number> {
   const db = new pg.Client(url)
   await db.connect()

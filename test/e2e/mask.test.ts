@@ -1073,7 +1073,7 @@ describe('npm run rehearse -- --mask', () => {
 })
 
 describe('propose', () => {
-  it('writes rules with a reason each, and no value; completed, they work', { timeout: 120_000 }, async () => {
+  it('writes a reason for each rule and no values; the completed rules work', { timeout: 120_000 }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
     const rules = join(folder, 'proposed.yml')

@@ -85,7 +85,7 @@ async function dump(url: string): Promise<unknown> {
 }
 
 describe('two migrations on one server', () => {
-  test('go their ways, each under writes, and end one after the other', { timeout: 600_000 }, async () => {
+  test('run independently under writes, and end one after another', { timeout: 600_000 }, async () => {
     const [one, two] = [await migration('shop_one'), await migration('shop_two')]
     const writing = new AbortController()
     const write = async ({ source }: Side, until: AbortSignal) => {

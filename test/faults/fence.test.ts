@@ -292,7 +292,7 @@ test('permanent: nothing lifts, renews or shortens it', async () => {
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('after a crash following the commit, counts no write that never happened', async () => {
+test('counts only real writes after a crash that follows the commit', async () => {
   await db.query("UPDATE parent SET v = 'counted'")
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)

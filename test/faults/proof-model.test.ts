@@ -309,7 +309,7 @@ class World {
     return ground.decide(this.#proof)
   }
 
-  /** Waits until every row was compared once, if the replicator allows; otherwise the tables are compared in full. */
+  /** Waits until every row has been compared once, if the replicator allows; otherwise compares the tables in full. */
   async prove(): Promise<void> {
     await ground.complete(this.#proof, 10_000).catch(() => {})
   }

@@ -229,7 +229,7 @@ describe('a replicator that restarts', () => {
 })
 
 describe('transactions of the source', () => {
-  /** Both sides must be equal after each, and the verdict red when the replicator drops it. */
+  /** After each change, both sides must be equal. If the replicator drops the change, the verdict must be red. */
   const CHANGES: [string, string[]][] = [
     [
       'key changes in a chain',

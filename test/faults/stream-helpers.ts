@@ -130,7 +130,7 @@ function replicatorProgram(bench: Bench): string {
   return path
 }
 
-/** Small transactions one after the other, with pauses: inserts, updates, deletes, and several rows at once. */
+/** Small transactions one after another, with pauses: inserts, updates, deletes, and several rows at once. */
 class Writer {
   readonly #url: string
   readonly #done: Promise<void>

@@ -44,7 +44,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
 
   it('TRUNCATE that the publication sends', async () => {
     const { stream, source } = await streaming({ truncate: true })
-    // The watch sees the same, but the replicator's output must be enough.
+    // The watch detects this too, but the replicator's output alone must be enough.
     await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
     expect((await red(stream, SOON)).code).toBe('source.truncated')
     await until(() =>
@@ -254,7 +254,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
     const holder = await bench.client(scene.db.source)
     // Only a transaction that has written holds WAL back. Without one, the slot advances in a test on a busy machine.
     await holder.query(`BEGIN; SELECT pg_logical_emit_message(true, 'holder', 'x')`)
-    // A new segment costs nothing and counts 16 MiB. Each is awaited until it was measured, however busy the machine
+    // A new segment costs nothing and counts 16 MiB. Each is awaited until it has been measured, however busy the machine
     // is.
     const fill = async () => {
       const before = stream.status.walBytes

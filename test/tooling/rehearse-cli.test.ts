@@ -210,7 +210,7 @@ describe('your own databases', () => {
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
 
-  test('are rehearsed on and never committed; nothing of ours is left', { timeout: TIMEOUT }, async () => {
+  test('are rehearsed, never committed, and keep none of our objects', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })

@@ -35,7 +35,7 @@ test('reads what it needs', () => {
   })
 })
 
-describe('refuses, with the position', () => {
+describe('refuses and reports the position', () => {
   test.each<[what: string, text: string, message: RegExp]>([
     ['not YAML', `${NODE}\n  a: [`, /it\/action.yml: .* at line 7, column 1/],
     ['an unknown key', `${NODE}\nruntime: x`, /action.yml \(Line: 6, Col: 1\): Unexpected value 'runtime'/],

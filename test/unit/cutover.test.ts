@@ -32,7 +32,7 @@ describe('the estimate of the pause', () => {
     expect(unknown).toEqual([])
   })
 
-  test.each(['rehearse', 'commit'] as const)('has the parts of the pause by their names (%s)', (decision) => {
+  test.each(['rehearse', 'commit'] as const)('lists the parts of the pause by name (%s)', (decision) => {
     const done = operationsOf(decision, { smokeTest: ['true'] }).map(({ name }) => name)
     expect(Object.keys(estimatePause({ ...now, decision, smokeMs: 5 }).parts)).toEqual(done)
   })

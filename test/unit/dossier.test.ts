@@ -247,7 +247,7 @@ describe('the dossier of a rehearsal', () => {
     )
   })
 
-  test('follows a counter to its end', async () => {
+  test('samples a counter until it is stopped', async () => {
     const timeline = new Timeline()
     const over = new AbortController()
     const following = timeline.follow(() => timeline.samples.length, over.signal)

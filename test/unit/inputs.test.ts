@@ -77,7 +77,7 @@ describe('loadInputs', () => {
     expect(load({ wall: WALL, 'dry-for': '3s' }, config)).toMatchObject({ colour: 'red', coats: 4, dryFor: 3000 })
   })
 
-  test('accepts lists, numbers and booleans of YAML', () => {
+  test('accepts YAML lists, numbers and booleans', () => {
     expect(load({ wall: WALL }, 'paint:\n  tools: [a, 7]\n  coats: 5\n')).toMatchObject({ tools: ['a', '7'], coats: 5 })
   })
 

@@ -66,7 +66,7 @@ molt_actions_updated_timestamp_seconds{migration="main"} 1700000000.5
 })
 
 describe('writeMetrics', () => {
-  it('replaces the file atomically, readable for other users', () => {
+  it('replaces the file atomically and keeps it readable by other users', () => {
     const path = join(folder, 'molt.prom')
     writeMetrics(path, { migration: 'main', phase: 'loaded' })
     writeMetrics(path, { migration: 'main', phase: 'caught-up' })

@@ -169,7 +169,7 @@ test('progress shows what is left, and nothing unknown', () => {
   )
   const read = progressLine({ tablesRead: 4, tablesImported: 1, rows: 1000 }, 4, size, 5_000)
   expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
-  // An estimate that is too high leaves no time to show once every table is read.
+  // When the row estimate was too high, no remaining time is shown once every table is read.
   expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
   const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
   expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')

@@ -223,12 +223,12 @@ describe('judge', () => {
 })
 
 describe('counters', () => {
-  it('return mean and deviation', () => {
+  it('return the mean and deviation', () => {
     const counters = countersOf(10, 20, 12, 3)
     expect([meanMs(counters), deviationMs(counters)]).toEqual([12, expect.closeTo(3)])
   })
 
-  it('return mean and deviation of the calls between two snapshots', () => {
+  it('return the mean and deviation of the calls between two snapshots', () => {
     // 1, 3 and then 10, 20, 30.
     const before = { a: countersOf(2, 2, 2, 1) }
     const all = [1, 3, 10, 20, 30]

@@ -77,7 +77,7 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<Es
   context.output('estimated-parts', JSON.stringify(estimate.parts))
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)
-    warning(`the final verify was never measured; \`max-pause\` (${seconds(inputs.maxPause)}) limits it`)
+    warning(`the final verify has never been measured; \`max-pause\` (${seconds(inputs.maxPause)}) limits it`)
   if (total > inputs.maxPause)
     throw new VerdictError(
       'pause.estimate-too-long',
@@ -150,10 +150,10 @@ export interface Measured {
   decision: 'rehearse' | 'commit'
   /** The current end-to-end lag. */
   lagMs: number
-  /** How long the same verify took just now, or takes for the open keys. */
+  /** How long the same verify just took, or would take for the open keys. */
   verifyMs: number | undefined
   smokeMs: number | undefined
-  /** Rebuilding, by the tables' rows, and dropping again; 0 when nothing is to be rebuilt. */
+  /** Rebuilding, by the tables' rows, and dropping again; 0 when there is nothing to rebuild. */
   rebuildMs: number
   takeOffMs: number
   /** One statement on the target and on the source. */

@@ -39,7 +39,7 @@ export const action: Action<typeof spec> = {
     if (!lease || context.inputs.keep) return
     if (context.saved('source') !== digest(context.inputs.source)) {
       warning(
-        'the post step got another source URL than the one the fence was raised on, so it leaves the fence to its lease',
+        'the post step got a different source URL from the one the fence was raised on, so the fence stays until its lease expires',
       )
       return
     }

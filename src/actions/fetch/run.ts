@@ -159,7 +159,7 @@ function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): stri
   return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
 }
 
-/** The ledger's record of a running load; changes are made one after the other. */
+/** The ledger's record of a running load; changes are made one at a time. */
 class LoadNote {
   readonly #target: Database
   #entry: Entry

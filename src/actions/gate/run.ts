@@ -172,7 +172,7 @@ async function requireRehearsals(context: Gate): Promise<void> {
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
       'approval.not-rehearsed',
-      `${text}, but ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it leaves the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
+      `${text}, but ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it produces the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
 }
@@ -216,7 +216,7 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
   return undefined
 }
 
-/** A leg also starts after a declined or expired approval: the stream then fails, and treats the slot as configured. */
+/** A leg also starts after a declined or expired approval. Its stream then fails and handles the slot as configured. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined

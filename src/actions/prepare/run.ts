@@ -72,7 +72,7 @@ function requireLoadSettings(): void {
   if (problem) throw new InputError('input.conflict', problem)
 }
 
-/** What the checks need to know of the load. Settings that `fetch` would refuse are ignored, unless they are to be checked. */
+/** What the checks need to know about the load. Settings that `fetch` would refuse are ignored unless they are checked. */
 function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implicitAccess'> {
   try {
     const inputs = loadInputs(fetch, specs)
@@ -128,7 +128,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
-/** What is left of such a migration blocks the load. */
+/** Leftovers of a migration in such a phase block the load. */
 const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
 
 function isOpenWarning({ severity, waivedBy }: Finding): boolean {
@@ -388,7 +388,7 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
   )
 }
 
-/** What was loaded stays as planned, and is compared accordingly: a new input must not look as if it counted. */
+/** Refuses inputs that would have no effect: loaded tables stay as planned, and are compared that way. */
 function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
     ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],

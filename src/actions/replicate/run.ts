@@ -228,7 +228,7 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
   await withBoth({ inputs, signal }, build)
 }
 
-/** Compares every row once, and what changes meanwhile again; in full where that cannot be done. */
+/** Compares every row once, and rows that change meanwhile again. Where that is not possible, compares in full. */
 async function proveRolling(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
   const proof = startProof(context.inputs, entry, stream, signal)
   try {

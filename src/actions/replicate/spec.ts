@@ -104,9 +104,9 @@ export const spec = defineAction({
     'ended-by':
       'With `handover`: `request` (the slot was requested), `approved` (the cutover waits for a runner), `over` (the cutover has ended), `declined`, `expired` or `leg-limit`. Otherwise the same as `until`.',
     'marker-ms': 'With `drained`: how long the marker took to reach the target, in milliseconds.',
-    retries: 'How often the replicator retried.',
-    restarts: 'How often the replicator was restarted.',
-    interruptions: "How often one of the action's own connections was lost and reopened.",
+    retries: 'Number of times the replicator retried.',
+    restarts: 'Number of times the replicator was restarted.',
+    interruptions: "Number of times one of the action's own connections was lost and reopened.",
     evidence: 'Path of a JSON file with what was checked and seen.',
   },
 })

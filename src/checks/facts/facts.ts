@@ -12,7 +12,7 @@ export interface Facts {
   machine: Machine
 }
 
-/** The inputs and the ledger's state, as far as checks depend on them. */
+/** The inputs and the ledger's state that checks depend on. */
 export interface Settings {
   migration: string
   /** Of this migration's ledger entry; undefined when there is none yet. */

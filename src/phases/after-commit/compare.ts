@@ -56,7 +56,7 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
     if (isConnectionLost(error)) throw error
     found.gaps.push({ code: isPastGone(error) ? 'past-gone' : 'failed', what: scrubText(messageOf(error)) })
   }
-  // For example after a rollback meanwhile, which voids what was read. This can be hours later, so on a new connection.
+  // A rollback in the meantime voids what was read. This can be hours later, so use a new connection.
   await withDatabase(options.sourceUrl, 'source', (source) => requireStillFenced(source, entry))
   found.verdict = found.differences.length ? 'different' : found.gaps.length ? 'inconclusive' : 'equal'
   found.durationMs = Math.round(performance.now() - began)

@@ -62,7 +62,7 @@ const artifacts = z.object({
     }),
   ),
 })
-/** What `gh attestation verify --format json` prints for accepted attestations, as far as it is read here. */
+/** The parts of `gh attestation verify --format json` for accepted attestations that are read here. */
 const verified = z.array(
   z.object({
     verificationResult: z.object({
@@ -195,7 +195,7 @@ function invocationProblem(json: string, artifact: Artifact, run: Run): string |
       if (subjects.includes(wanted)) invocations.push(signature.certificate.runInvocationURI)
     }
   } catch (error) {
-    return `the answer of gh attestation verify cannot be read: ${messageOf(error).split('\n')[0]}`
+    return `the output of gh attestation verify cannot be parsed: ${messageOf(error).split('\n')[0]}`
   }
   if (!invocations.length) return 'the attestation is for something else'
   if (invocations.some((uri) => uri.startsWith(runUrl))) return undefined

@@ -58,7 +58,7 @@ export async function leftoversOnSource(
   return found.map(orTold)
 }
 
-/** What another user has built on ours, or put beside it, is not dropped; the error names it. */
+/** Keeps objects that another user has built on ours or put beside them; the error names them. */
 function orTold({ drop, ...leftover }: Leftover): Leftover {
   const { name } = leftover
   const told = (error: unknown) => {

@@ -58,7 +58,7 @@ const GAPS: Record<GapCode, (gap: Gap) => string> = {
     `Sessions on the source are hidden. ${run('GRANT pg_read_all_stats', role)}`,
 }
 
-/** An evidence of an older version does not name the role. */
+/** Evidence from an older version does not name the role. */
 function run(grant: string, role = 'molt_migration'): string {
   return `Run \`${grant} TO ${ident(role)};\` there.`
 }

@@ -5,7 +5,7 @@ const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
 export type Verdict = (typeof VERDICTS)[number]
 
 export interface Limits {
-  /** Mean on the target by mean on the source. */
+  /** Mean on the target divided by the mean on the source. */
   latencyRatio: number
   /** Milliseconds: a mean below it is never too slow, whatever it was on the source. */
   latencyFloorMs: number
@@ -33,7 +33,7 @@ export interface Straggler {
   application: string
   /** Empty for a local socket. */
   address: string
-  /** Most sessions at the same time. */
+  /** Highest number of sessions at the same time. */
   sessions: number
   /** Its last statement was a write. */
   writes: boolean
@@ -116,7 +116,7 @@ export interface Pair {
   statement: string
   source: { calls: number; meanMs: number; deviationMs: number }
   target: { calls: number; meanMs: number; deviationMs: number }
-  /** Mean on the target by mean on the source. */
+  /** Mean on the target divided by the mean on the source. */
   ratio: number
   failures: number
   retries: number

@@ -22,7 +22,7 @@ export interface DrainEvidence {
   markerSeenMs: number
   positionConfirmedMs: number
   doneMs: number
-  /** All of these must be zero: what the replicator repeated during the drain. */
+  /** What the replicator repeated during the drain. These three must be zero. */
   retriesDuring: number
   dialsDuring: number
   restartsDuring: number

@@ -55,7 +55,7 @@ export class Heartbeats {
     return this.#underway[0]
   }
 
-  /** Milliseconds since the source accepted one; 0 while none is to be written. */
+  /** Milliseconds since the source accepted one; 0 while none is due. */
   get unwrittenMs(): number {
     return this.#beating ? this.sinceWrittenMs : 0
   }

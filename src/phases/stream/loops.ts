@@ -15,7 +15,7 @@ export class Loops {
     this.#onLost = onLost
   }
 
-  /** Aborted once the loops are to stop. */
+  /** Aborts when the loops must stop. */
   get signal(): AbortSignal {
     return this.#stopped.signal
   }

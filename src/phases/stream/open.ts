@@ -261,12 +261,12 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
   return mark
 }
 
-/** How often a returning reader is disconnected. */
+/** Maximum number of times a returning reader is disconnected. */
 const MOST_CUTS = 5
 
 /**
  * Disconnects a replicator left behind by an earlier run. Only this run may stream, because it holds the migration,
- * and the reader has our replicator's name and user. Its process ends with its run; one that returns lives elsewhere.
+ * and the reader has our replicator's name and user. A replicator ends with its run: one that returns runs elsewhere.
  * @throws VerdictError when another client reads the slot, or the reader keeps coming back
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {

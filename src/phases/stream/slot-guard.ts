@@ -80,7 +80,7 @@ export class SlotGuard {
   /**
    * A full disk stops the source for everyone, so this is never silent.
    * @param stopReading ends the stream, before its slot is dropped
-   * @throws VerdictError when the slot keeps more than the budget; with `on-wal-budget: drop-slot` it is dropped by then
+   * @throws VerdictError when the slot keeps more than the budget; `on-wal-budget: drop-slot` drops the slot first
    */
   async keepToBudget({ walBytes }: SlotFacts, stopReading: () => Promise<void>): Promise<void> {
     const { walBudget, onWalBudget } = this.#limits

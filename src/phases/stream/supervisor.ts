@@ -62,13 +62,13 @@ export interface StreamStatus {
   restarts: number
   /** How the last replicator that ended unasked did so: `was ended by SIGKILL`. */
   lastEnd: string
-  /** How often one of our own connections was lost and reopened. */
+  /** Number of times one of our own connections was lost and reopened. */
   interruptions: number
 }
 
 /** Number of retries since a heartbeat was written at which the stream counts as stuck in a loop. */
 const CIRCLING = 3
-/** How often in a row a replicator may die without having applied anything. */
+/** Number of times in a row a replicator may die without applying anything. */
 const MAX_VAIN_LIVES = 5
 
 /**

@@ -171,7 +171,7 @@ function comparison(
 /** @param pair tables with the same columns and key */
 export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
-  // Generated ones too: each side computes its own, by an expression that nothing else compares.
+  // Generated ones too: each side computes its own values, and nothing else compares the expressions.
   const columns = here.columns.filter(({ name }) => other.has(name))
   // A number keeps the trailing zeros of its own column's scale.
   const alike = columns.filter(
