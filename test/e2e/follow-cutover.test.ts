@@ -14,9 +14,11 @@ beforeAll(async () => {
 }, 120_000)
 afterAll(() => night?.stop())
 
-async function refused(result: Promise<JobResult | undefined>, text: RegExp): Promise<JobResult> {
+/** @param said an error's code, or what its message must name */
+async function refused(result: Promise<JobResult | undefined>, said: string | RegExp): Promise<JobResult> {
   const ended = (await result) as JobResult
-  expect(words(ended)).toMatch(text)
+  if (typeof said === 'string') expect(words(ended)).toContain(`[${said}]`)
+  else expect(words(ended)).toMatch(said)
   expect(ended.conclusion).toBe('failure')
   return ended
 }
@@ -35,14 +37,14 @@ describe('the gate must exist', () => {
   const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
 
   test('refuses a missing environment, which GitHub would create without rules', async () => {
-    const red = await refused(prepare(), /environment `cutover` does not exist/)
+    const red = await refused(prepare(), 'approval.environment-missing')
     expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
   test('refuses one without reviewers', async () => {
     night.github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
-    await refused(prepare(), /no required reviewers/)
+    await refused(prepare(), 'approval.no-reviewers')
     night.github.environment = reviewed(0)
-    await refused(prepare(), /no required reviewers/)
+    await refused(prepare(), 'approval.no-reviewers')
   })
   test('names the right that a token lacks', async () => {
     night.github.status = 403
@@ -62,7 +64,7 @@ describe('the gate must exist', () => {
   test('accepts reviewers, and no gate only for a rehearsal', async () => {
     night.github.environment = undefined
     requireGreen('prepare', await prepare({ phase: 'load', gate: 'none' }))
-    await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), /needs an approval/)
+    await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), 'approval.required')
     night.github.environment = reviewed(2)
     const passed = requireGreen('prepare', await prepare({ phase: 'load', 'max-approval-wait': '48h' }))
     expect(passed.outputs.gate).toBe('environment')
@@ -92,10 +94,10 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await night.streaming()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
-    await refused(following, /the cutover was declined; the slot molt_slot is kept/)
+    await refused(following, 'approval.declined')
     expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
     run.github.approvals.push(review('bea'))
-    await refused(run.job('cutover'), /declined already/)
+    await refused(run.job('cutover'), 'approval.over')
     expect(await run.job('finalize')).toBeUndefined()
   })
 
@@ -103,14 +105,14 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const run = await waiting()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
-    await refused(run.job('follow', { leg: 1 }), /the cutover was declined/)
+    await refused(run.job('follow', { leg: 1 }), 'approval.declined')
   })
 
   test('expired at the end of the last leg', async () => {
     const run = await waiting({ 'max-approval-wait': '3s' })
-    await refused(run.job('follow'), /the cutover was expired; the slot molt_slot is kept/)
+    await refused(run.job('follow'), 'approval.declined')
     run.github.approvals = [review('bea')]
-    await refused(run.job('cutover'), /expired already/)
+    await refused(run.job('cutover'), 'approval.over')
   })
 
   test('approved without a second runner: the follower yields, and so does its next leg', async () => {
@@ -130,9 +132,9 @@ describe('under live writes', { timeout: 300_000 }, () => {
 
   test('requires approval by another person', async () => {
     const run = await waiting()
-    await refused(run.job('cutover'), /passed without an approval/)
+    await refused(run.job('cutover'), 'approval.missing')
     run.github.approvals = [review('Anna')]
-    await refused(run.job('cutover'), /Anna both started and approved this run/)
+    await refused(run.job('cutover'), 'approval.same-person')
   })
 
   test('only reports it where the policy says so', async () => {
@@ -158,7 +160,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
         { do: 'approve', gate: 'none', target: target.url, ...inputs },
         { github: { run_id: run.id } },
       )
-    await refused(gate({ 'plan-hash': 'a'.repeat(64) }), /not the one that was approved/)
+    await refused(gate({ 'plan-hash': 'a'.repeat(64) }), 'approval.plan-changed')
     const [entry] = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
     const other = { 'plan-hash': String(entry?.hash), tools: `molt=${'b'.repeat(64)}` }
     await refused(gate(other), /is not the program of the plan/)
@@ -181,7 +183,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
       await night.rehearsal.query('target', 'ALTER TABLE reviews ADD COLUMN surprise integer')
       await refused(following, /reviews/)
       run.github.approvals = [review('bea')]
-      await refused(run.job('cutover'), /follow \(1\)` is red/)
+      await refused(run.job('cutover'), 'approval.follower-failed')
     } finally {
       await night.rehearsal.query('target', 'ALTER TABLE reviews DROP COLUMN surprise')
     }
@@ -215,10 +217,10 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await night.streaming()
     const brief = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
     const typed = { gate: 'plan-hash', 'approved-hash': String(brief[0]?.hash) }
-    await refused((await waiting(typed, 'Anna')).job('cutover'), /Have another person do one of the two/)
+    await refused((await waiting(typed, 'Anna')).job('cutover'), 'approval.same-person')
     await refused(
       (await waiting({ ...typed, 'approved-hash': 'c'.repeat(64) }, 'bea')).job('cutover'),
-      /is not the hash/,
+      'approval.wrong-hash',
     )
     const approved = await waiting(typed, 'bea')
     requireGreen('cutover', await approved.job('cutover'))
@@ -233,11 +235,12 @@ describe('under live writes', { timeout: 300_000 }, () => {
   test('expired and the slot dropped as configured: only a new load helps', async () => {
     const run = await waiting({ 'on-declined': 'drop-slot' })
     jobOf(run.github, 'cutover').created_at = new Date(Date.now() - 25 * 3600_000).toISOString()
-    await refused(run.job('follow'), /expired; the slot molt_slot is dropped/)
+    await refused(run.job('follow'), 'approval.declined')
     expect(await slots()).toEqual([])
+    expect(requireGreen('status', await night.operate('status')).summary).toContain('-f operation=abort')
     const later = night.start({ phase: 'cutover' })
     await later.jobs('prepare')
-    await refused(later.job('brief'), /the slot molt_slot is gone from the source; the load must be repeated/)
+    await refused(later.job('brief'), 'slot.missing')
     requireGreen('abort', await night.operate('abort'))
     const again = night.start({ config: 'again.yml' })
     await again.jobs('prepare', 'load', 'brief')
@@ -278,7 +281,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
   test('status shows the phase; abort and cleanup refuse after the commit', async () => {
     const status = requireGreen('status', await night.operate('status'))
     expect(status.summary).toMatch(/finalized/)
-    await refused(night.operate('abort'), /the source is permanently fenced/)
+    await refused(night.operate('abort'), 'abort.committed')
     await refused(night.operate('cleanup'), /environment `cutover-cleanup` does not exist/)
     night.github.cleanup = reviewed(0)
     await refused(night.operate('cleanup'), /environment `cutover-cleanup` has no required reviewers/)

@@ -143,7 +143,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
     /for something else/,
   ],
-  ['that gh describes in an unknown format', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
+  ['that gh describes in an unknown format', { ...rehearsal(), verified: '[{}]' }, /cannot be parsed/],
 ])('one %s does not count', async (_, other, why) => {
   const { green, rejected } = await find([rehearsal(), other])
   expect(green).toHaveLength(1)

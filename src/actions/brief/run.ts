@@ -54,15 +54,21 @@ export const action: Action<typeof spec> = {
         notify('approval-wanted', { decision: context.inputs.decision ?? '', planHash: entry.plan.hash ?? '' })
       if (problems.length)
         refuse(
-          'brief.not-ready',
+          codeFor(facts),
           'this migration is not ready for its cutover',
           problems,
-          !facts.slot || facts.slot.walStatus === 'lost'
-            ? 'Run `abort` to remove what is left, then start again with `phase: prepare`.'
-            : 'Start again with `phase: stream`.',
+          codeFor(facts) === 'brief.not-ready'
+            ? 'Start again with `phase: stream`.'
+            : 'Run `abort` to remove what is left, then start again with `phase: prepare`.',
           { summarized: true },
         )
     }),
+}
+
+/** Without its slot a migration can only be loaded again. */
+function codeFor({ slot }: Facts): 'slot.missing' | 'slot.wal-lost' | 'brief.not-ready' {
+  if (!slot) return 'slot.missing'
+  return slot.walStatus === 'lost' ? 'slot.wal-lost' : 'brief.not-ready'
 }
 
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {

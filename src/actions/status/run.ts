@@ -1,7 +1,7 @@
 import { info, warning } from '@actions/core'
 import { jobText } from '../../destination/jobs.ts'
 import { holdTexts } from '../../ledger/hold.ts'
-import { type Entry, readEntryIfAny, readEvidence, readLastSteps, type Trace } from '../../ledger/ledger.ts'
+import { type Entry, readEntryIfAny, readEvidence, readLastSteps, STREAMING, type Trace } from '../../ledger/ledger.ts'
 import { nextOf } from '../../ledger/phases.ts'
 import { readProof } from '../../ledger/proof.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
@@ -36,6 +36,7 @@ export const action: Action<typeof spec> = {
     const known = seenBy(ledger)
     const facts = await look(source, 'source', (db) => lookAtSource(db, known?.entry))
     output(context, known, seenBy(facts))
+    if (known?.entry && facts && 'seen' in facts && needsReload(known.entry, facts.seen)) noteNext({ action: 'abort' })
     tell(
       context,
       [...standingLines(migration, ledger), ...slotLines(facts)],
@@ -50,6 +51,11 @@ export const action: Action<typeof spec> = {
       )
     requireSound(context, seenBy(facts))
   },
+}
+
+/** Without its slot, a migration that has not committed can only be loaded again. */
+function needsReload({ phase }: Entry, { slot }: SourceFacts): boolean {
+  return STREAMING.includes(phase) && (!slot || slot.walStatus === 'lost')
 }
 
 /**
