@@ -121,7 +121,7 @@ export function accountText(account: Account): string {
     `  rows loaded        ${number(account.rowsLoaded)}`,
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,
-    `  lag before pause ${ms(account.lagMs)}`,
+    `  write pause        ${ms(account.pauseMs)}${parts(account.pauseParts)}`,
     `  was expected       ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
     ...(account.applicationPauseMs === null
       ? []

@@ -248,13 +248,14 @@ export class Connection {
   }
 
   /** A query text of several statements: all are done, or none. */
-  #batch(statements: readonly Statement[], plans: readonly Plan[]): void {
+  async #batch(statements: readonly Statement[], plans: readonly Plan[]): Promise<void> {
     const begins = CONTROL.test(opening(statements[0] as Statement, 1))
     const fault = this.#host.fault(plans, this.inTransaction || begins)
     let sent = [...plans]
     if (fault?.code === '40001') {
       const failing = { sql: raising(new SqlError('40001', RETRY)) }
       // A COMMIT that fails ends the transaction, too: nothing before it is sent.
+      if (fault.plan.commits && this.inTransaction) await this.#silently('ROLLBACK')
       sent = fault.plan.commits ? [failing] : [...plans.slice(0, plans.indexOf(fault.plan)), failing]
     }
     this.#send(wire.query(sent.map(({ sql }) => sql).join(';\n')), {

@@ -135,6 +135,7 @@ const LOST_CONNECTIONS = 10
 /** A file that is read on where its connection was lost. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`. */
 async function content(open: (headers: Record<string, string>) => Promise<Response>): Promise<Readable> {
   const first = await open({})
+  const size = Number(first.headers.get('content-length') ?? Number.NaN)
   async function* pieces() {
     let response = first
     for (let lost = 0, read = 0; ; ) {
@@ -149,6 +150,7 @@ async function content(open: (headers: Record<string, string>) => Promise<Respon
         }
         return
       } catch (error) {
+        if (read === size) return
         if (++lost > LOST_CONNECTIONS) throw error
       }
       response = await open({ range: `bytes=${read}-` })

@@ -188,7 +188,7 @@ export const CATALOG_ITEMS: Item[] = [
       const found = actions.filter(({ kind }) => kind === 'trigger').map(({ table, name }) => ({ table, name }))
       await db.query(`DROP TRIGGER kept ON ${bench.at(CHILDREN)}`)
       return [
-        { what: 'write rights after', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
+        { what: 'rows of pg_trigger', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
         { what: 'triggers as the suite reads them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
       ]
     },

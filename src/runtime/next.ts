@@ -4,6 +4,7 @@ import { getInput } from '@actions/core'
 import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
 import { holdsSecret } from './secrets.ts'
 import type { ActionSpec } from './spec.ts'
+import { argumentList } from './types.ts'
 
 /*
  * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
@@ -44,6 +45,9 @@ export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
+/** A program with its arguments, which may hold a password. */
+const PROGRAM = /-command$|^smoke-test$/
+
 /** The action that runs, and its inputs that may be shown. */
 let current: { action: string; inputs: readonly string[] } = { action: '', inputs: [] }
 
@@ -51,7 +55,9 @@ let current: { action: string; inputs: readonly string[] } = { action: '', input
 export function resetNext({ name, inputs }: ActionSpec): void {
   standing = undefined
   told = false
-  const shown = Object.entries(inputs).filter(([, { type }]) => !type.secret)
+  const shown = Object.entries(inputs).filter(
+    ([input, { type }]) => !(type.secret || type === argumentList || PROGRAM.test(input)),
+  )
   current = { action: name, inputs: shown.map(([input]) => input) }
 }
 
@@ -146,8 +152,8 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** Of `prepare`: what was printed need not be printed again. */
-const ONCE = 'grants'
+/** For one run: what was printed or tried, and what an earlier run left. */
+const ONCE = new Set(['grants', 'dry-run', 'fetch-id', 'continuation-token', 'continuation-file-name', 'approved-hash'])
 
 /** What every action takes. */
 const COMMON = ['migration', 'config', 'allow-insecure']
@@ -156,7 +162,7 @@ const COMMON = ['migration', 'config', 'allow-insecure']
 function localCommand({ action, inputs = {} }: NextStep): string {
   const repeated = new Set([
     ...COMMON,
-    ...(action === current.action ? current.inputs.filter((name) => name !== ONCE) : []),
+    ...(action === current.action ? current.inputs.filter((name) => !ONCE.has(name)) : []),
   ])
   const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
   const given = Object.fromEntries(same.filter(([, value]) => value && !isPrivate(value)))

@@ -38,10 +38,12 @@ export function someOf(names: readonly string[], shown: number): string {
   return `${names.slice(0, shown).join(', ')}${more}`
 }
 
-/** Milliseconds as `12 s`, from two minutes on as `5 min`, and from two hours on as `24 h`. */
+/** Milliseconds as `12 s`, from two minutes on as `5 min`, and from two hours on as `24 h` or `2 h 29 min`. */
 export function minutes(ms: number): string {
   if (ms < 120_000) return seconds(ms)
-  return ms < 7_200_000 ? `${number(ms / 60_000)} min` : `${number(ms / 3_600_000)} h`
+  const whole = Math.round(ms / 60_000)
+  if (whole < 120) return `${number(whole)} min`
+  return `${number(Math.floor(whole / 60))} h${whole % 60 ? ` ${whole % 60} min` : ''}`
 }
 
 /** Milliseconds as `1.2 s`. */

@@ -99,8 +99,11 @@ const OBJECTS = [
   `SELECT 'setting' AS kind, CASE d.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(d.setrole) || ' ' END || split_part(c, '=', 1) AS name, NULL AS table,
           CASE d.setrole WHEN 0 THEN 'ALTER DATABASE ' || quote_ident(current_database()) ELSE 'ALTER ROLE ' || quote_ident(pg_catalog.pg_get_userbyid(d.setrole))
             || CASE d.setdatabase WHEN 0 THEN '' ELSE ' IN DATABASE ' || quote_ident(current_database()) END END
-          || ' SET ' || split_part(c, '=', 1) || ' = ' || CASE WHEN c LIKE 'search_path=%' THEN substr(c, 13) ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END AS definition
+          || ' SET ' || split_part(c, '=', 1) || ' = ' || CASE WHEN c LIKE 'search_path=%' THEN substr(c, 13)
+             WHEN s.name IS NULL THEN '-- value left out' ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END AS definition
      FROM pg_catalog.pg_db_role_setting d CROSS JOIN LATERAL unnest(d.setconfig) c
+     -- An application keeps secrets in parameters of its own.
+     LEFT JOIN pg_catalog.pg_settings s ON lower(s.name) = lower(split_part(c, '=', 1)) AND strpos(s.name, '.') = 0
     WHERE $1::oid IS NOT NULL AND d.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`,
   `SELECT 'security label' AS kind, l.objtype || ' ' || l.objname AS name, NULL AS table,
           'SECURITY LABEL FOR ' || quote_ident(l.provider) || ' ON ' || l.objtype || ' ' || l.objname || ' IS ' || quote_literal(l.label) AS definition

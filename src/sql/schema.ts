@@ -276,7 +276,8 @@ async function readTypes(
       {
         type,
         labels: labels.get(Number(key.split(' ')[0])) ?? null,
-        collation: (locale && localeOf(locale)) ?? null,
+        // The target's catalog has none for arrays.
+        collation: locale && !detail.array ? (localeOf(locale) ?? null) : null,
         ...(side === 'source' && { detail }),
       },
     ]),

@@ -53,17 +53,19 @@ function partsOf({ default: text, generated, identity, notNull, collation }: Sch
   else if (text !== null) parts.push({ part: 'default', form: defaultForm(text), text })
   else if (identity) parts.push({ part: 'default', form: NUMBERED, text: 'GENERATED AS IDENTITY' })
   if (notNull) parts.push({ part: 'NOT NULL', form: '', text: 'NOT NULL' })
-  if (collation) parts.push({ part: 'collation', form: collation.toLowerCase(), text: collation })
+  if (collation) parts.push({ part: 'collation', form: collation.toLowerCase().replaceAll('_', '-'), text: collation })
   return parts
 }
 
 /** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
-function constraintForm({ kind, condition, definition, references }: SchemaConstraint): string {
+function constraintForm({ kind, columns, condition, definition, references }: SchemaConstraint): string {
   if (kind !== 'f' || !references)
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
-  return `(${references.columns.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
+  // In any order, but each column with its own.
+  const pairs = columns.map((column, at) => `${column} to ${references.columns[at]}`).toSorted()
+  return `(${pairs.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
 }
 
 const NUMBERED = '(numbered)'

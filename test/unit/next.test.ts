@@ -73,6 +73,9 @@ test('repeats all that the same action was given', () => {
   vi.stubEnv('INPUT_TARGET', 'postgresql://mover:secret@db/shop')
   vi.stubEnv('INPUT_DECISION', 'commit')
   vi.stubEnv('INPUT_SWITCH', 'manual')
+  // The first may hold a password, the second has been done.
+  vi.stubEnv('INPUT_SWITCH-COMMAND', '["./switch.sh", "password=hunter2"]')
+  vi.stubEnv('INPUT_DRY-RUN', 'true')
   expect(nextCommand({ action: 'cutover' })).toBe(
     'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision commit --switch manual',
   )
