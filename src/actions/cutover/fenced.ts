@@ -80,8 +80,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         requireClean(verify, true)
         return verify
       } catch (error) {
-        // Rows that differ because a write passed a damaged fence are not lost by the stream.
-        if (error instanceof VerdictError) await limit.race(requireHeld(section))
+        // Rows that differ because a write passed a damaged fence are not lost by the stream. Definitions are being rebuilt now.
+        if (error instanceof VerdictError) await limit.race(requireRefusing(section))
         throw error
       }
     })
@@ -147,9 +147,14 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 }
 
 /** @throws VerdictError unless the fence has held since it was armed, and both sides are still what was compared */
-async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
-  stream.check()
-  await requireUnchanged(source, target, entry)
+async function requireHeld(section: Section): Promise<void> {
+  section.stream.check()
+  await requireUnchanged(section.source, section.target, section.entry)
+  await requireRefusing(section)
+}
+
+/** @throws VerdictError unless both sides have refused the application's writes since the fence was armed */
+async function requireRefusing({ source, target, stream, entry, held }: Section): Promise<void> {
   await requireClosed(target, entry.plan, entry.facts, stream.options.login?.role)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
