@@ -64,9 +64,9 @@ export async function dropSlot(db: Database, name: string): Promise<void> {
 }
 
 /**
- * Drops a slot that may have a reader. A replicator reconnects within 0.1 s after its session is ended, so each
- * attempt ends the reader and drops the slot at once. @throws the database's error when the reader was faster every
- * time
+ * Drops a slot that may have a reader. A replicator reconnects within 0.1 s after its session is ended, so each attempt
+ * ends the reader and drops the slot at once.
+ * @throws the database's error when the reader was faster every time
  */
 export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   for (let attempt = 0; ; attempt++) {
@@ -165,6 +165,12 @@ export async function readSlotFacts(
     [slot, publication],
   )
   return rows[0]
+}
+
+/** Why a migration can only be loaded again; undefined while its slot can stream. */
+export function slotLoss(slot: Pick<Slot, 'walStatus'> | undefined): 'slot.missing' | 'slot.wal-lost' | undefined {
+  if (!slot) return 'slot.missing'
+  return slot.walStatus === 'lost' ? 'slot.wal-lost' : undefined
 }
 
 /** Compares LSNs; `0/A` is before `1/0`. */

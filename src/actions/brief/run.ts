@@ -18,7 +18,7 @@ import { refuse } from '../../runtime/errors.ts'
 import { runUrl } from '../../runtime/github.ts'
 import { notify } from '../../runtime/notify.ts'
 import { readServer } from '../../source/server.ts'
-import { readSlot } from '../../source/slot.ts'
+import { readSlot, slotLoss } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { type Facts, page, type Verified } from './page.ts'
 import { spec } from './spec.ts'
@@ -52,23 +52,18 @@ export const action: Action<typeof spec> = {
       context.summary(page(context, entry, facts, problems))
       if (!problems.length && STREAMING.includes(entry.phase))
         notify('approval-wanted', { decision: context.inputs.decision ?? '', planHash: entry.plan.hash ?? '' })
+      const loss = slotLoss(facts.slot)
       if (problems.length)
         refuse(
-          codeFor(facts),
+          loss ?? 'brief.not-ready',
           'this migration is not ready for its cutover',
           problems,
-          codeFor(facts) === 'brief.not-ready'
-            ? 'Start again with `phase: stream`.'
-            : 'Run `abort` to remove what is left, then start again with `phase: prepare`.',
+          loss
+            ? 'Run `abort` to remove what is left, then start again with `phase: prepare`.'
+            : 'Start again with `phase: stream`.',
           { summarized: true },
         )
     }),
-}
-
-/** Without its slot a migration can only be loaded again. */
-function codeFor({ slot }: Facts): 'slot.missing' | 'slot.wal-lost' | 'brief.not-ready' {
-  if (!slot) return 'slot.missing'
-  return slot.walStatus === 'lost' ? 'slot.wal-lost' : 'brief.not-ready'
 }
 
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {

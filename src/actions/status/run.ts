@@ -16,7 +16,7 @@ import { nextByLedger, nextMarkdown, nextText, nextTold, noteNext } from '../../
 import { clock, number, plural } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { logSlotOf, readSlot } from '../../source/slot.ts'
+import { logSlotOf, readSlot, slotLoss } from '../../source/slot.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -35,8 +35,10 @@ export const action: Action<typeof spec> = {
     const ledger = await look(target, 'target', (db) => lookAtLedger(db, context.inputs))
     const known = seenBy(ledger)
     const facts = await look(source, 'source', (db) => lookAtSource(db, known?.entry))
-    output(context, known, seenBy(facts))
-    if (known?.entry && facts && 'seen' in facts && needsReload(known.entry, facts.seen)) noteNext({ action: 'abort' })
+    const seen = seenBy(facts)
+    output(context, known, seen)
+    if (known?.entry && STREAMING.includes(known.entry.phase) && seen && slotLoss(seen.slot))
+      noteNext({ action: 'abort' })
     tell(
       context,
       [...standingLines(migration, ledger), ...slotLines(facts)],
@@ -49,13 +51,8 @@ export const action: Action<typeof spec> = {
         'ledger.no-migration',
         `the target's ledger has no migration \`${migration}\`. Run \`prepare\` first`,
       )
-    requireSound(context, seenBy(facts))
+    requireSound(context, seen)
   },
-}
-
-/** Without its slot, a migration that has not committed can only be loaded again. */
-function needsReload({ phase }: Entry, { slot }: SourceFacts): boolean {
-  return STREAMING.includes(phase) && (!slot || slot.walStatus === 'lost')
 }
 
 /**
