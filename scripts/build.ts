@@ -60,7 +60,7 @@ function entry(name: string, phase: Phase): string {
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
-/** Minifies dependencies: nobody reads their stack frames, and `dist` has a size limit. */
+/** Minifies dependencies: their stack frames are of no use, and `dist` has a size limit. */
 const shortenDependencies: Plugin = {
   name: 'shorten-dependencies',
   setup(build) {

@@ -91,8 +91,9 @@ export interface Options {
 export type Files = 'bucket' | 'folder' | { bucketPath: string }
 
 /**
- * Parses the options of `npm run rehearse`. @returns undefined if only help was requested @throws InputError with a
- * one-line reason
+ * Parses the options of `npm run rehearse`.
+ * @returns undefined if only help was requested
+ * @throws InputError with a one-line reason
  */
 export function readOptions(argv: string[]): Options | undefined {
   try {

@@ -28,7 +28,8 @@ export class Timeline {
 }
 
 /**
- * @param found undefined if nothing was reached @param summary the job's summary, with names already escaped
+ * @param found undefined if nothing was reached
+ * @param summary the job's summary, with names already escaped
  */
 export function rehearsalPage(
   account: Account,

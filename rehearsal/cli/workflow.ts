@@ -30,7 +30,7 @@ branch main, and those that approve have a reviewer: you are asked on the termin
   --embedded          moves the rows by the embedded stand-in and through files of its own, and accepts connections
                       without TLS; the config file counts for everything else
   --actor NAME        who starts the workflow (default: starter)
-  --approve-as NAME   who approves every job that waits, without being asked; \`nobody\` rejects
+  --approve-as NAME   approve every waiting job as NAME, without a prompt; \`nobody\` rejects
 
 Secrets are read from variables of the same names: export MOLT_SOURCE and MOLT_TARGET.
 Summaries, such as the approver's brief, and the dossier are left in .rehearsal/workflow/.
@@ -191,7 +191,10 @@ class Run {
     this.#say(id, `waits for an approval of the environment ${environment}; the brief is ${join(OUT, 'brief.md')}`)
     if (approveAs !== undefined) return approveAs === 'nobody' ? undefined : approveAs
     if (!process.stdin.isTTY)
-      throw new InputError('cli.invalid-option', 'nobody can be asked here. Set --approve-as to the name of a reviewer')
+      throw new InputError(
+        'cli.invalid-option',
+        'there is no terminal for a prompt. Set --approve-as to the name of a reviewer',
+      )
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
     try {
       return await terminal.question('Who approves? (a name; empty rejects) ', { signal: this.#signal })

@@ -31,7 +31,8 @@ export function split(sql: string): Statement[] {
 }
 
 /**
- * The tokens of a text in order. @throws SyntaxError for an unterminated literal, quoted name or comment
+ * The tokens of a text in order.
+ * @throws SyntaxError for an unterminated literal, quoted name or comment
  */
 export function* tokenize(sql: string): Generator<Token> {
   let at = 0

@@ -42,8 +42,9 @@ export class Past {
   }
 
   /**
-   * Keeps the current state, and the one half a second later: a commit on a node whose clock is ahead can have a
-   * later time, by the maximum offset at most. @returns the time that names it, and the snapshot
+   * Keeps the current state, and the one half a second later: a commit on a node whose clock is ahead can have a later
+   * time, by the maximum offset at most.
+   * @returns the time that names it, and the snapshot
    */
   async keep(): Promise<{ time: Moment; snapshot: string }> {
     const { to, id } = await this.#hold()
@@ -53,8 +54,9 @@ export class Past {
   }
 
   /**
-   * The snapshot for a time. @param names of everything in the statement, including tables @throws SqlError when no
-   * state was kept for it
+   * The snapshot for a time.
+   * @param names of everything in the statement, including tables
+   * @throws SqlError when no state was kept for it
    */
   async at(time: Moment, names: ReadonlySet<string>): Promise<string> {
     const found = this.#snapshots.find(({ from, to }) => compare(from, time) <= 0 && compare(time, to) <= 0)

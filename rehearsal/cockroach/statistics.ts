@@ -125,8 +125,8 @@ export class Statistics {
   }
 
   /**
-   * Writes the statistics to where `crdb_internal` of this database reads them. @param explain returns a statement's
-   * plan as JSON; undefined without one
+   * Writes the statistics to where `crdb_internal` of this database reads them.
+   * @param explain returns a statement's plan as JSON; undefined without one
    */
   publish(admin: pg.Pool, database: string, explain?: Explain): Promise<void> {
     const next = this.#publishing.then(() => this.#publish(admin, database, explain))

@@ -100,8 +100,8 @@ export interface JobRegistry {
   get(id: string): Job | undefined
   list(): Job[]
   /**
-   * CANCEL JOB: `cancel-requested`, then `onCancel`. The job's runner reverts it and sets `canceled`. @throws
-   * SqlError for a job that does not exist or has ended
+   * CANCEL JOB: `cancel-requested`, then `onCancel`. The job's runner reverts it and sets `canceled`.
+   * @throws SqlError for a job that does not exist or has ended
    */
   cancel(id: string): void
 }
@@ -134,7 +134,8 @@ export interface ImportResult {
 
 /**
  * Runs `IMPORT INTO …`: parses the statement, checks rights, creates the job, takes the table offline, loads the
- * rows, leaves foreign keys and checks unvalidated, brings the table online. @returns when the job has ended, or with
- * `WITH DETACHED` right after its creation @throws SqlError for the client
+ * rows, leaves foreign keys and checks unvalidated, brings the table online.
+ * @returns when the job has ended, or with `WITH DETACHED` right after its creation
+ * @throws SqlError for the client
  */
 export type ImportEngine = (statement: Statement, context: ImportContext) => Promise<ImportResult>

@@ -34,7 +34,8 @@ Use "molt [command] --help" for more information about a command.
 
 /**
  * The embedded stand-in for `molt`.
- * @param argv arguments after the program's name. @returns the exit code; JSON lines go to standard output.
+ * @param argv arguments after the program's name.
+ * @returns the exit code; JSON lines go to standard output.
  */
 export async function moltMain(argv: string[]): Promise<number> {
   const [name, ...rest] = argv

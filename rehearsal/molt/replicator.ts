@@ -109,7 +109,8 @@ The embedded stand-in for rehearsals: PostgreSQL to PostgreSQL.
 
 /**
  * The embedded stand-in for `replicator`. Runs until SIGTERM or SIGINT.
- * @param argv arguments after the program's name. @returns the exit code; the log goes to standard error.
+ * @param argv arguments after the program's name.
+ * @returns the exit code; the log goes to standard error.
  */
 export async function replicatorMain(argv: string[]): Promise<number> {
   const at = argv.findIndex((arg) => !arg.startsWith('-'))

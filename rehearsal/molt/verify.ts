@@ -262,8 +262,8 @@ export class LineReader {
   }
 
   /**
-   * Reads until another line is available. @returns false at the end of the stream. Joins a line of 80 MiB once, not
-   * per chunk
+   * Reads until another line is available.
+   * @returns false at the end of the stream. Joins a line of 80 MiB once, not per chunk
    */
   async more(): Promise<boolean> {
     const parts = this.at < this.buffer.length ? [this.buffer.subarray(this.at)] : []

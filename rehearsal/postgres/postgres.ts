@@ -430,8 +430,9 @@ function embeddedBinDir() {
 }
 
 /**
- * The server's user cannot read a clone below a private home (/root), so the binaries are copied. Folders change
- * owner before they are filled, so that the supervisor can always remove them. @returns the copy's bin folder
+ * The server's user cannot read a clone below a private home (/root), so the binaries are copied. Folders change owner
+ * before they are filled, so that the supervisor can always remove them.
+ * @returns the copy's bin folder
  */
 function copyBinaries(binDir: string, to: string, account: Account) {
   const copy = (from: string, target: string) => {

@@ -23,7 +23,8 @@ const STREAM_GRACE = 5000
 
 /**
  * Runs one step's process to its end. Like the runner, signals only the process, never its descendants; {@link
- * killOrphans} finds those at the end of the job. @returns the exit code, 128 + n for a process ended by signal n
+ * killOrphans} finds those at the end of the job.
+ * @returns the exit code, 128 + n for a process ended by signal n
  * @throws when the process cannot be started, or when `onLine` throws (the process is then killed)
  */
 export async function runProcess(options: ProcessOptions): Promise<number> {

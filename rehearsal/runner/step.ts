@@ -31,8 +31,8 @@ import {
 import { annotate, debug, fail, infoOf, printHeader, runChild, withFiles } from './step-io.ts'
 
 /**
- * Runs one phase of a step, or skips it. @returns false when the condition itself is faulty, so that no later step
- * runs
+ * Runs one phase of a step, or skips it.
+ * @returns false when the condition itself is faulty, so that no later step runs
  */
 export async function runStep(job: Job, frame: Frame, step: Step, phase: Phase): Promise<[Outcome, goOn: boolean]> {
   const run = openRun(job, frame, step, phase)

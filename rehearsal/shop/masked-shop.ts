@@ -225,8 +225,8 @@ export async function createGrownShop(url: string, rows: number = GROWN_ROWS): P
 }
 
 /**
- * The target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop. @param
- * whole with the source's indexes and constraints, which are then deferred for the load
+ * The target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop.
+ * @param whole with the source's indexes and constraints, which are then deferred for the load
  */
 export async function createGrownTarget(url: string, whole = false): Promise<void> {
   await createShop(url, { schemaOnly: true, whole })
@@ -256,8 +256,8 @@ export interface MaskedShop {
 }
 
 /**
- * Masks the grown shop at `from` into the empty database at `to`, with the committed action. @param folder for
- * `mask.json`
+ * Masks the grown shop at `from` into the empty database at `to`, with the committed action.
+ * @param folder for `mask.json`
  */
 export async function maskShop(
   { from, to, folder, signal }: { from: string; to: string; folder: string; signal?: AbortSignal },

@@ -151,7 +151,7 @@ const schema = z.strictObject({
         .lte(1)
         .optional()
         .describe('Share of the originals to search for, of at least 10,000 rows of each table. Default 1: all.'),
-      'min-length': z.int().min(1).max(32).optional().describe('Shorter values identify nobody. Default 4.'),
+      'min-length': z.int().min(1).max(32).optional().describe('Shorter values cannot identify a person. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason

@@ -31,8 +31,8 @@ function unescaped(data: string): string {
 }
 
 /**
- * Filters standard output: nothing foreign can act as a command or an escape sequence. @returns a function that ends
- * the filter
+ * Filters standard output: nothing foreign can act as a command or an escape sequence.
+ * @returns a function that ends the filter
  */
 export function guardOutput(): () => void {
   const { write } = process.stdout

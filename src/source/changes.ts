@@ -186,8 +186,9 @@ const EMPTIED = -1
 const isReset = ({ tuples }: TableState) => tuples <= 0
 
 /**
- * The files to compare a later reading with. @param known the files before this reading @param before the previous
- * reading, which shows DDL
+ * The files to compare a later reading with.
+ * @param known the files before this reading
+ * @param before the previous reading, which shows DDL
  */
 export function filesAfter({ tables }: SourceState, known: TableFiles = {}, before?: SourceState): TableFiles {
   const digests = new Map(before?.tables.map(({ oid, digest }) => [oid, digest]))

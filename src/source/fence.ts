@@ -182,8 +182,8 @@ async function installTrigger(db: Database, table: { schema: string; name: strin
 
 /**
  * Drops the triggers and the function.
- * @param decided whether a permanent fence may be dropped: only for the cleanup long after a cutover @throws
- * VerdictError when it is permanent and must stay
+ * @param decided whether a permanent fence may be dropped: only for the cleanup long after a cutover
+ * @throws VerdictError when it is permanent and must stay
  */
 export async function removeFence(
   db: Database,
@@ -242,7 +242,8 @@ async function withPartitions(db: Database, tables: readonly Pick<Table, 'oid'>[
 }
 
 /**
- * The fence's current state, by the source's clock. @param there whether its lease exists, if the caller knows
+ * The fence's current state, by the source's clock.
+ * @param there whether its lease exists, if the caller knows
  */
 export async function readFence(db: Database, there?: boolean): Promise<{ state: FenceState; remainingMs: number }> {
   if (!(there ?? (await relationExists(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
@@ -266,9 +267,9 @@ export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
 }
 
 /**
- * Refuses writes from now until `lease`, without a lock on any table. Also renews. @param own the lease to renew: a
- * fence lifted since then is not rearmed @returns false when nothing was changed: the fence is permanent, or has
- * another lease than `own`
+ * Refuses writes from now until `lease`, without a lock on any table. Also renews.
+ * @param own the lease to renew: a fence lifted since then is not rearmed
+ * @returns false when nothing was changed: the fence is permanent, or has another lease than `own`
  */
 export async function setLease(db: Database, lease: string, own?: string): Promise<boolean> {
   return (
@@ -277,8 +278,8 @@ export async function setLease(db: Database, lease: string, own?: string): Promi
 }
 
 /**
- * Allows writes again at once; never lifts a permanent fence. @param lease lifts only this lease, because another
- * run's fence is not ours
+ * Allows writes again at once; never lifts a permanent fence.
+ * @param lease lifts only this lease, because another run's fence is not ours
  * @returns false when nothing was changed
  */
 export async function liftFence(db: Database, lease?: string): Promise<boolean> {
@@ -289,7 +290,8 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
 /**
  * Makes the fence permanent: the decision for the target, durable on the source before this returns. Only if `lease`,
  * the value that was checked for gaps, is still set and has not lapsed. One statement, so that no write can pass
- * between check and decision. @returns false, with nothing changed, when the lease was lost
+ * between check and decision.
+ * @returns false, with nothing changed, when the lease was lost
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
@@ -396,10 +398,11 @@ export async function writeHolders(db: Database, fence: Fence): Promise<WriteHol
 }
 
 /**
- * Tests a write to every fenced table that hits no row. Only an error with this fence's id counts as refused: a
- * missing grant or a read-only session fails too. @returns the tables that refused, and those that let the write
- * through @throws UserError for a table that cannot be tested, because something else refuses or replaces every
- * write; VerdictError for one that is gone
+ * Tests a write to every fenced table that hits no row. Only an error with this fence's id counts as refused: a missing
+ * grant or a read-only session fails too.
+ * @returns the tables that refused, and those that let the write through
+ * @throws UserError for a table that cannot be tested, because something else refuses or replaces every write;
+ * VerdictError for one that is gone
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []

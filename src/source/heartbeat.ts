@@ -35,8 +35,8 @@ export async function createHeartbeat(
 }
 
 /**
- * The migration that this source database belongs to; undefined when none has begun. @param there whether the
- * heartbeat exists, if the caller knows
+ * The migration that this source database belongs to; undefined when none has begun.
+ * @param there whether the heartbeat exists, if the caller knows
  */
 export async function readHeartbeatOwner(
   db: Database,

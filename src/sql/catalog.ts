@@ -165,8 +165,9 @@ const COMMENTS = `
    ORDER BY 1, 2, 3`
 
 /**
- * Reads one schema. The transaction is read-only and sees a single state of the catalog. @returns undefined when
- * `schema` does not exist @throws the database's error
+ * Reads one schema. The transaction is read-only and sees a single state of the catalog.
+ * @returns undefined when `schema` does not exist
+ * @throws the database's error
  */
 export async function readCatalog(db: Database, schema: string): Promise<Catalog | undefined> {
   await db.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY')

@@ -101,11 +101,12 @@ export interface SequenceSet {
 }
 
 /**
- * Sets the target's sequences of `tables`, and standalone ones, beyond the source's value and the highest value in
- * the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers
- * handed out meanwhile. @param live the application already uses them: a sequence past all values is not touched,
- * because setting it could move it back behind numbers just handed out @returns sequences that were set or are past
- * all values, and what could not be set, in words
+ * Sets the target's sequences of `tables`, and standalone ones, beyond the source's value and the highest value in the
+ * column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed
+ * out meanwhile.
+ * @param live the application already uses them: a sequence past all values is not touched, because setting it could
+ * move it back behind numbers just handed out
+ * @returns sequences that were set or are past all values, and what could not be set, in words
  */
 export function setSequences(
   source: Side,
@@ -208,8 +209,8 @@ export const unfitText = ({ what, fix }: Unfit) => `${what}. ${fix}`
 
 /**
  * Why the target's sequence cannot continue where the source's ends; undefined when it can. Otherwise the next INSERT
- * on the target would fail, or get a number that a row already has. @param used the last used value; `value` is the
- * target sequence's new one
+ * on the target would fail, or get a number that a row already has.
+ * @param used the last used value; `value` is the target sequence's new one
  */
 export function unfitSequence(
   sequence: Sequence,

@@ -5,8 +5,8 @@ const LINE_LIMIT = 256 * 1024
 
 /**
  * Calls back for every line, including an unterminated last one. A line ends with LF, CR or CR LF. Lines over {@link
- * LINE_LIMIT} are truncated. @returns when the stream closes, not when it ends, because an abandoned stream never
- * ends
+ * LINE_LIMIT} are truncated.
+ * @returns when the stream closes, not when it ends, because an abandoned stream never ends
  */
 export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): Promise<void> {
   const decoder = new StringDecoder('utf8')

@@ -420,8 +420,8 @@ export function strayTables(account: FetchAccount, expected: readonly string[]):
 }
 
 /**
- * Everything that keeps the load from being proved complete; only empty is green. @param resumed whether this run
- * resumed a load, so that its row counts cover only the rest
+ * Everything that keeps the load from being proved complete; only empty is green.
+ * @param resumed whether this run resumed a load, so that its row counts cover only the rest
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
   // Unexpected tables that exist only on the target do not concern this load.

@@ -58,7 +58,8 @@ const row = (a: number, n = 1) => [a, 'b:"x', n, { z: 1, a: [2] }, '2026-01-01T0
 const key = (a: number) => [String(a), 'b:"x']
 
 /**
- * A stream of heartbeats only, after `before` has run once on the target. @returns a function that ends it
+ * A stream of heartbeats only, after `before` has run once on the target.
+ * @returns a function that ends it
  */
 function stream(before: () => Promise<unknown> = async () => {}): () => Promise<void> {
   let running = true

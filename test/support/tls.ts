@@ -5,8 +5,9 @@ import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { query } from './migration.ts'
 
 /**
- * A key and a self-signed certificate. @param host for which it is issued; `localhost` also covers 127.0.0.1 @param
- * days until it expires
+ * A key and a self-signed certificate.
+ * @param host for which it is issued; `localhost` also covers 127.0.0.1
+ * @param days until it expires
  */
 export async function certificateFor(host = 'localhost', days = 1): Promise<{ cert: string; key: string }> {
   const end = new Date(Date.now() + days * 86_400_000)
@@ -21,9 +22,10 @@ export async function certificateFor(host = 'localhost', days = 1): Promise<{ ce
 }
 
 /**
- * Makes the server accept only TLS connections, from localhost and 127.0.0.1. @param host for which its certificate
- * is issued @param days until it expires @returns the path of its self-signed certificate, which is the root for
- * clients
+ * Makes the server accept only TLS connections, from localhost and 127.0.0.1.
+ * @param host for which its certificate is issued
+ * @param days until it expires
+ * @returns the path of its self-signed certificate, which is the root for clients
  */
 export async function requireTlsOf(
   server: Pick<EmbeddedServer, 'name' | 'url' | 'dataDir'>,

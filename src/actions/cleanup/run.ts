@@ -118,7 +118,7 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** The fence counts writes. Once it is gone, nobody can know whether there were any. */
+/** The fence counts writes. Once it is gone, their number is unknown. */
 async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const { problems } = await lookAtFence(source, entry)
