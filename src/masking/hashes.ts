@@ -4,7 +4,7 @@ import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
  * Collects the domain keys that one masked SELECT needs, and the expressions that it computes once per row.
  *
  * There are two hashes:
- * - For values made *from* the hash (e-mail, name, uuid …), sha256(domain key ‖ value), of which at most 128 bits are
+ * - For values made *from* the hash (e-mail, name, uuid …), sha256(domain key ‖ value). At most 128 of its bits are
  *   visible. The domain key is HMAC-SHA256(key, domain), computed once by the runner. With a truncated digest, a keyed
  *   prefix is as strong as HMAC, because length extension is impossible, and costs half as much.
  * - For offsets (how far a value moves, where filler text begins), `hashtextextended` with a secret seed. It reveals no

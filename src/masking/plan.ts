@@ -185,7 +185,7 @@ class Planner {
     plain: Decision,
   ): Decision {
     const { rule, domain, why } = found
-    const problem = misfit(rule, column) ?? this.#inheritProblem(found, table, column)
+    const problem = misfit(rule, column) ?? this.#inheritProblem(found, column)
     if (problem) {
       this.#problem(`${table.name}.${column.name}: ${problem}`)
       return plain
@@ -228,7 +228,7 @@ class Planner {
     return textsOf(value, column)
   }
 
-  #inheritProblem(found: Resolved & { rule: UseRule }, table: MaskTable, column: MaskColumn): string | undefined {
+  #inheritProblem(found: Resolved & { rule: UseRule }, column: MaskColumn): string | undefined {
     const parent = found.column
     if (parent === column) return undefined
     const name = `${found.table.name}.${parent.name}`
@@ -244,9 +244,7 @@ class Planner {
     const label = table.columns.find(({ name }) => name === by)
     const kept = label && this.#inheritance.resolve(table, label)
     if (kept && !('keep' in kept))
-      this.#problem(
-        `${table.name}.${by} decides which table ${column.name} refers to. Keep it, with that reason`,
-      )
+      this.#problem(`${table.name}.${by} decides which table ${column.name} refers to. Keep it, with that reason`)
     const cases: string[] = []
     const masked: { is: string; strict: boolean }[] = []
     for (const edge of edges) {

@@ -220,7 +220,8 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
   })
   // `close` removes rows of a subset on purpose. Their references are proved separately.
   const planned2 = rules.subset ? copied.get(table.name) : before.rows
-  if (after.rows !== planned2) proof.problems.push(`${table.name} has ${plural(after.rows, 'row')}, but ${planned2} were planned`)
+  if (after.rows !== planned2)
+    proof.problems.push(`${table.name} has ${plural(after.rows, 'row')}, but ${planned2} were planned`)
   if (!rules.subset)
     for (const [at, { column, what, use }] of planned.decisions.entries())
       if (what !== 'generated' && !['null', 'sql'].includes(use) && before.filled[at] !== after.filled[at])
@@ -256,7 +257,9 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
       !rules.subset &&
       !rules.proof?.sample
     )
-      proof.problems.push(`${id} has ${counts.after.distinct} different values, but ${counts.before.distinct} on the source`)
+      proof.problems.push(
+        `${id} has ${counts.after.distinct} different values, but ${counts.before.distinct} on the source`,
+      )
   })
 }
 

@@ -40,7 +40,10 @@ export async function proposeRules(
     open.forEach((column) => {
       const labelled = labels.get(`${table.name}.${column.name}`)
       const { rule, why } = labelled
-        ? { rule: `{ keep: true, reason: ${JSON.stringify(`decides which table ${labelled} refers to`)} }`, why: 'a table name' }
+        ? {
+            rule: `{ keep: true, reason: ${JSON.stringify(`decides which table ${labelled} refers to`)} }`,
+            why: 'a table name',
+          }
         : fitting(column, refine(column, found.get(column.name)))
       lines.push(`    ${key(column.name)}: ${entityOf(rule, table, tables)} # ${oneLine(column.type)}: ${why}`)
     })

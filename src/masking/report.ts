@@ -16,8 +16,14 @@ export function maskSummary(
         .join('\n')}`
     : `### ✅ Masked and proved: ${plural(evidence.rows, 'row')} in ${plural(tables.length, 'table')}`
   const checks = [
-    `- ${plural(masked.length, 'masked column')}, with ${plural(columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0), 'original')} among the masked values`,
-    `- ${plural(evidence.scannedColumns, 'free-text column')} scanned, ${plural(hits.reduce((sum, each) => sum + each.hits, 0), 'hit')}`,
+    `- ${plural(masked.length, 'masked column')}, with ${plural(
+      columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0),
+      'original',
+    )} among the masked values`,
+    `- ${plural(evidence.scannedColumns, 'free-text column')} scanned, ${plural(
+      hits.reduce((sum, each) => sum + each.hits, 0),
+      'hit',
+    )}`,
     canaries.planted
       ? `- ${plural(canaries.planted, 'canary', 'canaries')}: in ${plural(canaries.rowsBefore, 'row')} before, in ${number(canaries.rowsAfter)} after`
       : '- no canaries were planted',

@@ -5,7 +5,9 @@ import { InputError, messageOf } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 
 const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
-const fold = z.boolean().describe('Ignores case and surrounding spaces, as in `A@x.org ` and `a@x.org`. Masked values are then not unique.')
+const fold = z
+  .boolean()
+  .describe('Ignores case and surrounding spaces, as in `A@x.org ` and `a@x.org`. Masked values are then not unique.')
 const reason = z.string().min(3)
 const envName = z.string().regex(/^env:[A-Za-z_]\w*$/)
 const column = z.string().regex(/^[^.]+\.[^.]+$/, 'write table.column')
@@ -66,7 +68,9 @@ const rule = z.union([
     z.strictObject({
       use: z.literal('date'),
       days: z.int().min(1).max(3650).describe('Maximum number of days by which a date moves, either way.'),
-      by: z.string().describe('Column of the same table that identifies the entity. All dates of an entity move together.'),
+      by: z
+        .string()
+        .describe('Column of the same table that identifies the entity. All dates of an entity move together.'),
     }),
     z.strictObject({
       use: z.literal('choice'),
@@ -151,7 +155,12 @@ const schema = z.strictObject({
         .lte(1)
         .optional()
         .describe('Share of the originals to search for, at least 10,000 rows of each table. Default 1: all.'),
-      'min-length': z.int().min(1).max(32).optional().describe('Bytes. Shorter values cannot identify a person. Default 4.'),
+      'min-length': z
+        .int()
+        .min(1)
+        .max(32)
+        .optional()
+        .describe('Bytes. Shorter values cannot identify a person. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason

@@ -98,7 +98,8 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
     })
   }
   if (own?.percent !== undefined) {
-    if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key, which \`percent\` needs. Use \`where\``)
+    if (!table.key.length)
+      plan.problems.push(`subset: ${table.name} has no primary key, which \`percent\` needs. Use \`where\``)
     else {
       const hash = hashes.lightRow(`${table.name} subset`, table)
       parts.push(`abs(${hash} % 1000000) < ${Math.round(own.percent * 10_000)}`)

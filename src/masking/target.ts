@@ -34,7 +34,10 @@ export async function requireRehearsal(source: Database, target: Database, allow
       `\`to\` is the database ${name}, but \`allow-target\` ${allowed ? `allows ${allowed}` : 'is not set'}. Set \`allow-target\` to the exact name of a rehearsal database`,
     )
   if (replica)
-    throw new VerdictError('mask.target-replica', '`to` is a replica, whose rows come unmasked from its primary. Set `to` to a separate primary')
+    throw new VerdictError(
+      'mask.target-replica',
+      '`to` is a replica, whose rows come unmasked from its primary. Set `to` to a separate primary',
+    )
   await requireUnfed(target)
   await requireNothingElse(target)
 }

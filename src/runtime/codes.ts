@@ -184,8 +184,7 @@ export const CODES = {
   },
   'cleanup.not-compared': {
     meaning: 'Rows have not been compared since the commit.',
-    cause:
-      '`finalize` has not run, or ended before the comparison. After the cleanup, rows can no longer be compared.',
+    cause: '`finalize` has not run, or ended before the comparison. After the cleanup, rows can no longer be compared.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
     next: { action: 'finalize' },
   },
@@ -353,8 +352,7 @@ export const CODES = {
 
   'convert.decisions': {
     meaning: 'The file that `decisions` names cannot be used.',
-    cause:
-      'It does not exist, is not valid YAML, or names an unknown key, table, column, index or constraint.',
+    cause: 'It does not exist, is not valid YAML, or names an unknown key, table, column, index or constraint.',
     fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
   },
   'convert.object-exists': {
@@ -987,8 +985,7 @@ export const CODES = {
 
   'observe.degraded': {
     meaning: 'The application is degraded on the target.',
-    cause:
-      'Latency, failures, retries or another measure exceeds its threshold. The message lists each.',
+    cause: 'Latency, failures, retries or another measure exceeds its threshold. The message lists each.',
     fix: 'Fix the causes and run `observe` again, or roll back while the rollback window is open.',
   },
   'observe.inconclusive': {
@@ -1233,8 +1230,7 @@ export const CODES = {
   },
   'source.taken': {
     meaning: 'The source belongs to another migration.',
-    cause:
-      "A source database can have only one migration at a time, because the name of MOLT's publication is fixed.",
+    cause: "A source database can have only one migration at a time, because the name of MOLT's publication is fixed.",
     fix: 'Run `cleanup` for that migration first.',
   },
   'source.truncated': {

@@ -101,7 +101,10 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
       if (!answer) return undefined
       const parsed = schema.safeParse(answer.data)
       if (!parsed.success)
-        throw new GithubError('github.unexpected-answer', `GitHub's response for ${subject(path)} has an unknown format`)
+        throw new GithubError(
+          'github.unexpected-answer',
+          `GitHub's response for ${subject(path)} has an unknown format`,
+        )
       return { body: parsed.data, at: Date.parse(answer.headers.date ?? '') || Date.now() }
     },
     async download(path) {

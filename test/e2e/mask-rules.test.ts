@@ -460,9 +460,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
       return `tables: { t: { id: { keep: true, reason: a number }, ${rules.join(', ')} } }`
     }
     expect(await objections(yaml(column, expression))).toMatch(
-      new RegExp(
-        `^t\\.${column}: in 1 row, the expression reveals an original text of the row. Give it another rule`,
-      ),
+      new RegExp(`^t\\.${column}: in 1 row, the expression reveals an original text of the row. Give it another rule`),
     )
     const type: Record<string, string> = { a: "'{nothing}'", d: "'{}'", j: "'{}'", z: "'{}'" }
     expect(await objections(yaml(column, type[column] ?? "'nothing'"))).toBe('')
@@ -765,7 +763,9 @@ describe('proposing', () => {
     await fresh('')
     await createGrownShop(server.url, 4000)
     const { yaml } = await proposeRules(db, 'public')
-    expect(yaml).toMatch(/^ {4}subject_type: \{ keep: true, reason: "decides which table comments\.subject_id refers to" \}/m)
+    expect(yaml).toMatch(
+      /^ {4}subject_type: \{ keep: true, reason: "decides which table comments\.subject_id refers to" \}/m,
+    )
     expect(yaml).not.toMatch(/from: subscribers\.email/)
     expect(yaml).toMatch(/from: tickets\.customer_email, to: customers\.email/)
     const { problems, unlisted } = await planOf(decided(yaml))

@@ -650,9 +650,7 @@ proof: { ${proof} }`)
     const keep = '{ keep: true, reason: an oversight }'
     const doc = (title: string) =>
       `doc: { use: json, paths: { name: { use: name }, title: ${title} } }, who: ${keep}, u: ${keep}`
-    expect((await run(at, rules(doc(keep)))).log).toMatch(
-      /a\.doc: in 1 row, the kept value reveals an original text/,
-    )
+    expect((await run(at, rules(doc(keep)))).log).toMatch(/a\.doc: in 1 row, the kept value reveals an original text/)
     const { log } = await run(at, rules(doc('{ use: text }')))
     expect(log).toMatch(/a\.who is kept, but contains 7 original values of masked columns of t/)
     expect(log).toMatch(/a\.u is kept, but contains 7 original values of masked columns of t/)
