@@ -315,7 +315,7 @@ export const CODES = {
   'connect.no-free-slot': {
     meaning: 'The server has no free connection.',
     cause:
-      '`max_connections`, or the CONNECTION LIMIT of the role or the database, is reached. The server names the limit.',
+      'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. The server names it.',
     fix: 'Close idle connections, or raise that limit.',
   },
   'connect.no-tls': {
@@ -463,13 +463,13 @@ export const CODES = {
   'database.session-timeout': {
     meaning: 'The server ended a session because of a timeout.',
     cause:
-      '`idle_in_transaction_session_timeout`, `idle_session_timeout` or `transaction_timeout` is set for the role, the database or the server.',
+      'The timeout `idle_in_transaction_session_timeout`, `idle_session_timeout` or `transaction_timeout` is set for the role, the database or the server.',
     fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET idle_session_timeout = 0;`, and run the step again.',
   },
   'database.statement-ended': {
     meaning: 'A database cancelled a statement.',
     cause:
-      '`statement_timeout` is set for the role, the database or the server, an operator cancelled the statement, or the server is shutting down.',
+      'The timeout `statement_timeout` is set for the role, the database or the server, an operator cancelled the statement, or the server is shutting down.',
     fix: 'If `statement_timeout` is set, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` as the migration user. Then run the step again.',
   },
   'database.uncategorized': {
@@ -1008,7 +1008,7 @@ export const CODES = {
   },
   'password.not-for-tools': {
     meaning: 'The password from `password-command` is short-lived, and this step starts MOLT.',
-    cause: 'molt and replicator open new connections until they end. By then, a short-lived password has expired.',
+    cause: 'MOLT opens new connections until the step ends. By then, a short-lived password has expired.',
     fix: 'Use a login with a password in the URL for this step. If the password lasts as long as the job, set `password-lasts: job`: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
   },
 
@@ -1278,7 +1278,7 @@ export const CODES = {
   'stream.stuck.connection-limit': {
     meaning: 'The stream is stuck: a server has no free connection for the replicator.',
     cause:
-      '`max_connections`, or the CONNECTION LIMIT of the role or the database, is reached. It may have been set since `prepare`.',
+      'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. It may have been set since `prepare`.',
     fix: 'Close idle connections, or raise that limit. The stream then continues automatically.',
   },
   'stream.stuck.contention': {

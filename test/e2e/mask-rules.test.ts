@@ -331,7 +331,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     )
     const yaml = (use: string) => `tables: { t: { id: { keep: true, reason: a number }, v: ${use}, a: { use: hash } } }`
     expect(await objections(yaml('{ use: choice }'))).toMatch(
-      /^t\.v: no value is seen 10 times.*NULLs of all 50.*`min-count`/,
+      /^t\.v: no value occurs 10 times.*replace 50 values with NULL.*`min-count`/,
     )
     expect(await objections(yaml('{ use: choice, min-count: 2 }'))).toBe('')
     expect(await problemsOf('tables: { t: { a: { use: choice } } }')).toMatch(/`choice` does not work on text\[\]/)
