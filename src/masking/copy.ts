@@ -141,7 +141,7 @@ export function discreet(error: unknown): string {
   return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the message can quote a value, so it is only in the server's log`
 }
 
-/** Closes a connection even in the middle of a COPY, for whose end `end` would wait. */
+/** Closes a connection even in the middle of a COPY. `end` alone would wait for the COPY. */
 export async function hangUp(db: Database): Promise<void> {
   const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
   const timer = setTimeout(() => raw.stream.destroy(), TIMING.hangUp)

@@ -20,7 +20,7 @@ export function verifyTable(report: VerifyReport): string {
   return parts.join('\n\n')
 }
 
-/** Levels below rows skip no table. */
+/** Whether a table was compared completely at the report's level. Levels that compare no rows skip no tables. */
 export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
   return level === 'counts' || level === 'tables' || isFinished(table)
 }

@@ -12,7 +12,7 @@ const table = z.strictObject({
   missing: count.describe('Rows missing on the target.'),
   mismatch: count.describe('Rows with a different value on the target.'),
   extraneous: count.describe('Rows that exist only on the target.'),
-  columnMismatch: count.describe('Rows with other columns on the target.'),
+  columnMismatch: count.describe('Rows whose columns differ on the target.'),
   unseen: count.optional().describe('Differing rows that molt missed, but the row hashes of both databases showed.'),
   shards: count.describe('Shards fully compared; 0 when rows were only counted.'),
   columns: z.array(z.string()).optional().describe('Differing columns, most frequent first.'),

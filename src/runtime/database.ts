@@ -120,7 +120,7 @@ export async function connect(
   }
 }
 
-/** SQLSTATEs of poolers and gateways that reject `options` before they ask a server. */
+/** SQLSTATEs with which poolers and gateways reject `options`. */
 const OPTIONS_REFUSED = /^(08P01|0A000)$/
 
 function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {

@@ -382,7 +382,7 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
     /column type mismatch on (\S+): (.*)$/,
     'column-type',
     ([, column, types]) =>
-      `the column ${column} has another type on the target (${types}) and was skipped. Give both sides the same type and load again`,
+      `the column ${column} has a different type on the target (${types}) and was skipped. Give both sides the same type and load again`,
   ],
 ]
 /** Harmless differences: all rows and columns are still moved. */

@@ -207,11 +207,11 @@ const DEFINITIONS: [RegExp, string][] = [
   [/^extraneous table/, 'the table exists only on the target'],
   [/missing column (\S+)/, 'the target lacks the column $1, so molt verify compared only the other columns'],
   [/extraneous column (\S+) found/, 'the column $1 exists only on the target'],
-  [/column type mismatch on (\S+): (.*)/, 'the column $1 has another type on the target ($2) and was not compared'],
+  [/column type mismatch on (\S+): (.*)/, 'the column $1 has a different type on the target ($2) and was not compared'],
   [/column (\S+) NOT NULL mismatch: false vs true/, 'the column $1 allows NULL on the source but not on the target'],
   [/missing a PRIMARY KEY/, 'it has no primary key, so molt verify cannot compare its rows'],
   [/PRIMARY KEY does not match/, 'its primary keys differ, so molt verify cannot compare its rows'],
-  [/different collation \((.*)\)/, 'its key has another collation on the target ($1), so rows cannot be compared'],
+  [/different collation \((.*)\)/, 'its key has a different collation on the target ($1), so rows cannot be compared'],
   [/^skipping unverifiable table/, 'molt verify skipped it'],
 ]
 
@@ -312,7 +312,7 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const where = column && !others.length ? ` in the column ${column}` : ''
   if (words) return `${words}${where}`
   if (column && !others.length && mismatch >= verdict.rows * 0.9 && verdict.rows > 1)
-    return `almost every row differs, only${where}: its type, collation or default differs between source and target`
+    return `almost every row differs, and only${where}: its type, collation or default differs between source and target`
   return undefined
 }
 

@@ -21,7 +21,7 @@ export interface DossierSide {
   version: string
 }
 
-/** The contents of a dossier. Holds no row value. */
+/** The contents of a dossier. Contains no row values. */
 export interface DossierFacts {
   migration: string
   /** From the ledger; undefined after the cleanup. */
@@ -428,7 +428,7 @@ function pauseSection(story: Story): string {
       typeof application?.pauseMs === 'number'
         ? ['Measured in the application', `${number(application.pauseMs)} ms without writes`]
         : undefined,
-      !unwatchedMs ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
+      !unwatchedMs ? undefined : ['Between verify and commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so the pause can be shorter than their sum.</p>',
     bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),
