@@ -9,7 +9,7 @@ function refusal(args: string[]): Error {
   } catch (error) {
     return error as Error
   }
-  throw new Error('nothing was refused')
+  throw new Error('the options were accepted')
 }
 
 const SOURCE = ['--source', 'postgresql://h/d', '--allow-source', 'd']

@@ -52,7 +52,7 @@ test('--json prints only one object on standard output, and --post continues the
   expect(JSON.parse(again.stdout)).toMatchObject({ conclusion: 'success', exitCode: 0, outputs: { seen: '7' } })
 })
 
-test('unknown names are an error with a suggestion, and nothing runs', async () => {
+test('refuses unknown names with a suggestion, and runs nothing', async () => {
   const repo = repository({})
   const [input, action, none] = await Promise.all([
     cli(repo, 'plain', '--txet', 'x'),
@@ -78,7 +78,7 @@ test('--env passes a variable of the caller to the action, and no other', async 
   expect(unset).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/--env MOLT_TEST_C: .*not set/) })
 })
 
-test('what one action adds to PATH is available to the next; a run without a summary removes an older one', async () => {
+test('passes PATH entries of one action to the next, and removes an older summary if a run writes none', async () => {
   const repo = repository({})
   const added = mkdtempSync(join(tmpdir(), 'added-'))
   const first = await cli(
