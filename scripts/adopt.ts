@@ -95,8 +95,7 @@ export function adopt(args: string[]): void {
   const { out, caller, runner, bucket } = values
   const files = adoptedFiles({ repository, commit, caller, planHash: values['plan-hash'], runner, bucket, ...images })
   const taken = [...files.keys()].filter((path) => existsSync(join(out, path)))
-  if (taken.length)
-    throw new Error(`these files already exist: ${taken.join(', ')}. Move them, or set another --out`)
+  if (taken.length) throw new Error(`these files already exist: ${taken.join(', ')}. Move them, or set another --out`)
   for (const [path, content] of files) {
     mkdirSync(dirname(join(out, path)), { recursive: true })
     writeFileSync(join(out, path), content)

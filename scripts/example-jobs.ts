@@ -45,7 +45,7 @@ export function exampleRehearsal(rehearse: string): string {
   return [
     '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
     '# Copy it to .github/workflows/rehearse.yml in your repository, with the folder rehearsal/ beside it. Replace OWNER/REPO,',
-    '# the commit and the digests. It rehearses the plan in `molt-actions.yml`, your migration\'s config file.',
+    "# the commit and the digests. It rehearses the plan in `molt-actions.yml`, your migration's config file.",
     OURS(real),
   ].join('\n')
 }

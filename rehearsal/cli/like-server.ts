@@ -23,7 +23,8 @@ async function main(): Promise<void> {
     },
   })
   if (values.help) return console.log(HELP)
-  if (!values.behind) throw new InputError('rehearse.invalid-option', '--behind is missing. Set it to the URL of a PostgreSQL server')
+  if (!values.behind)
+    throw new InputError('rehearse.invalid-option', '--behind is missing. Set it to the URL of a PostgreSQL server')
   const behind = new URL(values.behind)
   await requireFit(values.behind)
   const server = await startCockroach(

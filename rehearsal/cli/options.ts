@@ -101,7 +101,7 @@ export function readOptions(argv: string[]): Options | undefined {
   } catch (error) {
     // `parseArgs` can return messages of several lines.
     throw new InputError(
-      'rehearse.invalid-option',
+      error instanceof InputError ? error.code : 'rehearse.invalid-option',
       `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`,
     )
   }
@@ -143,7 +143,10 @@ function soundOptions(argv: string[]): Options | undefined {
       '--rows works only with the sample shop: your own databases are not seeded',
     )
   if (source && values.mask)
-    throw new InputError('rehearse.invalid-option', '--mask works only with the sample shop. Mask your own data with the action `mask`')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--mask works only with the sample shop. Mask your own data with the action `mask`',
+    )
   const { mask, 'printed-grants': printedGrants } = values
   if (printedGrants && (source || mask))
     throw new InputError('rehearse.invalid-option', '--printed-grants works only with the sample shop, without --mask')
@@ -218,7 +221,10 @@ function loadOf(
   if (files !== undefined && files !== 'bucket' && files !== 'folder')
     throw new InputError('rehearse.invalid-option', '--files must be bucket or folder')
   if (mode === 'direct-copy' && (files || bucketPath))
-    throw new InputError('rehearse.invalid-option', '--files does not work with --mode direct-copy, which writes no files')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--files does not work with --mode direct-copy, which writes no files',
+    )
   if (mode === 'direct-copy') return { mode, files: undefined }
   if (!target && bucketPath)
     throw new InputError('rehearse.invalid-option', '--bucket-path needs --source and --target')

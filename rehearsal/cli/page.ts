@@ -28,7 +28,7 @@ export class Timeline {
 }
 
 /**
-  * @param found undefined if neither side was reached
+ * @param found undefined if neither side was reached
  * @param summary the job's summary, with names already escaped
  */
 export function rehearsalPage(

@@ -164,9 +164,7 @@ async function without<T>(faults: CockroachServer['options'], work: () => Promis
 
 async function keepServers(servers: EmbeddedServer[], folder: string, screen: Screen): Promise<void> {
   await Promise.all(servers.map((server) => server.keep()))
-  screen.say(
-    `still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`,
-  )
+  screen.say(`still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`)
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
   screen.say(`to make the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)

@@ -218,7 +218,10 @@ export class Connection {
       if (fault === '40001') throw new SqlError('40001', RETRY)
       await plan.before?.()
       if (plan.past && !this.#looksBack && !this.inTransaction)
-        throw new SqlError('0A000', 'this server can read the past only in statements that are prepared and executed at once')
+        throw new SqlError(
+          '0A000',
+          'this server can read the past only in statements that are prepared and executed at once',
+        )
     } catch (thrown) {
       error = asSqlError(thrown)
     }

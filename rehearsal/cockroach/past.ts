@@ -74,7 +74,10 @@ export class Past {
     const files = new Map(rows.map(({ name, file }) => [name, file]))
     for (const [name, file] of found.files)
       if (names.has(name) && files.get(name) !== file)
-        throw new SqlError('0A000', `this server has no past state of "${name}": the table was rewritten or dropped since`)
+        throw new SqlError(
+          '0A000',
+          `this server has no past state of "${name}": the table was rewritten or dropped since`,
+        )
     return found.id
   }
 

@@ -87,7 +87,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.constraints',
-    says: 'Foreign keys, checks and indexes read back with every column's name, without the hidden columns of hash-sharded indexes.',
+    says: "Foreign keys, checks and indexes read back with every column's name, without the hidden columns of hash-sharded indexes.",
     source: 'docs: foreign-key.md, check.md, create-index.md, hash-sharded-indexes.md',
     async look({ db, name }) {
       const { constraints, indexes } = await readSchema(db, 'target', name)
@@ -145,7 +145,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.conkey',
-    says: 'Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The suite still finds the column's name.',
+    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The suite still finds the column's name.",
     source: 'cockroachdb/cockroach#174715',
     async look(bench) {
       const { db } = bench

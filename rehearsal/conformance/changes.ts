@@ -133,7 +133,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DROP INDEX ${bench.at(PARENTS)}@${long}`)
       return [
         { what: 'characters in SHOW JOBS', expected: 100, seen: Number(rows[0]?.length) },
-        { what: 'the description's end in SHOW JOB', expected: /z{80}/, seen: whole.rows[0]?.description },
+        { what: "the description's end in SHOW JOB", expected: /z{80}/, seen: whole.rows[0]?.description },
       ]
     },
   },

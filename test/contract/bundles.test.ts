@@ -222,7 +222,7 @@ describe('on any Node version', () => {
     ['fetch: { mode: direct-copy }', '', /its sslmode is disable/],
     ['fetch: { mode: direct-copy }', 'use-copy', /`use-copy` moves rows through files/],
     ['fetch: { local-path: /tmp }', '', /its sslmode is disable/],
-  ])('prepare checks the load's settings before it changes anything: %s %s', async (text, mode, message) => {
+  ])("prepare checks the load's settings before it changes anything: %s %s", async (text, mode, message) => {
     const inputs = { ...sound(), 'allow-insecure': '', config: file('load.yml', text), 'check-load': 'true', mode }
     const run = await runBundle('prepare', { node, inputs })
     expect(run.errors[0]).toMatch(message)

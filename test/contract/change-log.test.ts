@@ -106,7 +106,7 @@ test("reports the xid of the change's transaction", async () => {
   expect(reader.changes.map(({ xid }) => String(xid))).toEqual([rows[0].xid])
 })
 
-test('writes keys in the form in which they are read back, regardless of the role's settings', async () => {
+test("writes keys in the form in which they are read back, regardless of the role's settings", async () => {
   const reader = await attach()
   await db.query(
     "INSERT INTO typed VALUES (0.30000000000000004, '2024-02-29', '2026-01-01 02:00+02', '\\x00ff', '1 day 02:00', 'x')",

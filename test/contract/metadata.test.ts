@@ -130,7 +130,7 @@ describe('the composite action in the root', () => {
       }
   })
 
-  test("states the same defaults as the actions", () => {
+  test('states the same defaults as the actions', () => {
     for (const [name, { description }] of Object.entries(root.inputs)) {
       const said = /Default: `([^`]+)`/.exec(description)?.[1]
       const fallbacks = steps.flatMap((step) => specOf(step).inputs[name]?.fallback ?? [])

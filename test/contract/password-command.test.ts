@@ -75,7 +75,7 @@ describe('a password for one connection', () => {
   })
 })
 
-test('runs once for a password that lasts the job, and puts it into the tools' URL', async () => {
+test("runs once for a password that lasts the job, and puts it into the tools' URL", async () => {
   setPasswordCommand(program(), 'job')
   const full = await withJobPassword(url, new AbortController().signal)
   expect(full).toBe(url.replace('iam@', `iam:${encodeURIComponent(TOKEN)}@`))

@@ -475,7 +475,7 @@ it('cleans up the source first, because building an index can outlast a cancelle
   expect(cleaned.conclusion, cleaned.log).toBe('success')
 })
 
-it('abort and cleanup keep and name foreign objects in the suite's schema, and continue once they are removed', async () => {
+it("abort and cleanup keep and name foreign objects in the suite's schema, and continue once they are removed", async () => {
   const urls = await world(pair, SHOP, SHOP)
   expect((await prepare(urls)).conclusion).toBe('success')
   await query(

@@ -38,7 +38,7 @@ it('is red without one grant of each kind, and names the missing grant', async (
   expect(found).toEqual(expected)
 })
 
-it('reads a check's condition without owning its table', async () => {
+it("reads a check's condition without owning its table", async () => {
   const { target } = await factsOf(bench.granted.user, SETTINGS)
   const checks = target.schema.constraints.filter(({ kind }) => kind === 'c')
   expect(checks.map(({ table, condition }) => [table, condition])).toEqual([

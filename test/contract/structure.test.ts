@@ -67,13 +67,13 @@ it('finds no difference in a schema that `convert` wrote', async () => {
 /** A change made directly on PostgreSQL, and the statement that reverts it. */
 it.each([
   [
-    'an index's condition',
+    "an index's condition",
     'DROP INDEX by_state; CREATE INDEX by_state ON orders (state, total DESC)',
     "DROP INDEX by_state; CREATE INDEX by_state ON orders (state, total DESC) WHERE state = 'open'",
     'different orders: the index by_state (state, total)',
   ],
   [
-    'an index's expression',
+    "an index's expression",
     'DROP INDEX live_email; CREATE UNIQUE INDEX live_email ON customers (upper(email)) WHERE deleted_at IS NULL',
     'DROP INDEX live_email; CREATE UNIQUE INDEX live_email ON customers (lower(email)) WHERE deleted_at IS NULL',
     'different customers: the unique index live_email ((expression))',

@@ -81,7 +81,7 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
           expect(outputs.get(step), `${step}.${output}`).toContain(output)
       })
 
-      test(`${id}: lists the jobs that it refers to in `needs`, and all of them exist`, () => {
+      test(`${id}: lists the jobs that it refers to in needs, and all of them exist`, () => {
         for (const [, needed = '', kind, output = ''] of text.matchAll(
           /needs\.([\w-]+)\.(result|outputs\.([\w-]+))/g,
         )) {

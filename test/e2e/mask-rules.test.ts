@@ -676,7 +676,7 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
     expect(await problemsOf(shared('email', 'x', leaf('email, domain: n, fold: true')))).toBe('')
   })
 
-  it('does not mask a column that decides a row's partition', async () => {
+  it("does not mask a column that decides a row's partition", async () => {
     await fresh(`CREATE TABLE t (id int, at timestamptz, v text, w text) PARTITION BY RANGE (at);
       CREATE TABLE t1 PARTITION OF t FOR VALUES FROM ('2020-01-01') TO ('2021-01-01') PARTITION BY LIST (lower(v));
       CREATE TABLE t2 PARTITION OF t1 FOR VALUES IN ('x');

@@ -423,7 +423,7 @@ describe('a proof that fails', () => {
       /t\.v: 50 original values of t are found among the masked ones/,
     ],
     [
-      "a field of a composite value that an expression does not change",
+      'a field of a composite value that an expression does not change',
       '{ use: name }',
       `CREATE TYPE place AS (street text, nr int); ${TINY} ALTER TABLE t ADD p place, ADD i inet; UPDATE t SET p = row('Oak Lane ' || id, id)`,
       /t\.p: \d+ original values are found/,
@@ -626,7 +626,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(allowed))).conclusion).toBe('success')
   })
 
-  it('finds originals of one column in another column, and of one table in another table's `sql` column', {
+  it("finds originals of one column in another column, and of one table in another table's `sql` column", {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY}

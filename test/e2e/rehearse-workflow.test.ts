@@ -31,7 +31,7 @@ function withDatabase(url: string, name: string): string {
   return other.href
 }
 
-test("real: masks rows, runs the whole chain between servers in docker under live writes, and names evidence by the plan", async () => {
+test('real: masks rows, runs the whole chain between servers in docker under live writes, and names evidence by the plan', async () => {
   const bin = join(folder, 'bin')
   const state = join(folder, 'containers')
   for (const each of [bin, state]) mkdirSync(each)

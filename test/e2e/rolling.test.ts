@@ -94,26 +94,30 @@ test('`auto` uses the proof for a small database if comparing every row took lon
   expect(await level()).toBe('changed')
 })
 
-test('finds a write that bypasses the fence in the log, and a renamed enum label by the fingerprint', TIMEOUT, async () => {
-  const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
-  const passed = inThePause(
-    'source',
-    `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
-  )
-  const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
-  expect(first.conclusion).toBe('failure')
-  // The row differs too, but the fence is checked first.
-  expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
-  const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
-  const second = await rehearsal.run('cutover', {
-    ...CUTOVER,
-    'smoke-test': inThePause('source', relabel('paid', 'settled')),
-  })
-  await rehearsal.query('source', relabel('settled', 'paid'))
-  expect(second.conclusion).toBe('failure')
-  // A recently changed row with that label differs too, and may be read first.
-  expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
-})
+test(
+  'finds a write that bypasses the fence in the log, and a renamed enum label by the fingerprint',
+  TIMEOUT,
+  async () => {
+    const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
+    const passed = inThePause(
+      'source',
+      `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
+    )
+    const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
+    expect(first.conclusion).toBe('failure')
+    // The row differs too, but the fence is checked first.
+    expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
+    const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
+    const second = await rehearsal.run('cutover', {
+      ...CUTOVER,
+      'smoke-test': inThePause('source', relabel('paid', 'settled')),
+    })
+    await rehearsal.query('source', relabel('settled', 'paid'))
+    expect(second.conclusion).toBe('failure')
+    // A recently changed row with that label differs too, and may be read first.
+    expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
+  },
+)
 
 test('is red before the pause for a lost row', TIMEOUT, async () => {
   await rehearsal.query(

@@ -67,7 +67,7 @@ async function alter(side: 'source' | 'target', { source }: World, ...settings: 
 }
 
 describe('session settings of a role, a database or a server', () => {
-  it('do not affect the suite's own sessions', async () => {
+  it("do not affect the suite's own sessions", async () => {
     const urls = await migration()
     await alter(
       'source',
@@ -300,7 +300,7 @@ describe('deferred definitions', () => {
       FROM pg_index JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'public'::regnamespace ORDER BY 1, 2`
   const EVERYTHING = { indexes: true, constraints: true }
 
-  it('are rebuilt with the server's definition, with comments, and NOT VALID if they were', async () => {
+  it("are rebuilt with the server's definition, with comments, and NOT VALID if they were", async () => {
     const { target: url } = await world(pair, 'SELECT 1', [TABLES, ...DEFINITIONS])
     const before = await query(url, DUMP)
     const db = await connect(url, 'target')
@@ -412,7 +412,7 @@ it('does not count a session with only a row lock as a writer', async () => {
   }
 })
 
-it('reports a role's connection limit with its own code and the role's name', async () => {
+it("reports a role's connection limit with its own code and the role's name", async () => {
   const { source } = await migration()
   await query(source, "CREATE ROLE limited LOGIN PASSWORD 'limited' CONNECTION LIMIT 1")
   const url = source.replace('postgres:postgres@', 'limited:limited@')

@@ -67,7 +67,7 @@ afterEach(async () => {
 
 const REFUSED = { code: '25006', detail: expect.stringContaining('molt-actions fence') }
 
-test('disarmed, it lets every role write, including a role without rights on the fence's schema', async () => {
+test("disarmed, it lets every role write, including a role without rights on the fence's schema", async () => {
   const app = await client('app')
   await app.query("UPDATE parent SET v = 'c'")
   await app.query("INSERT INTO parts VALUES (2, 'x')")
@@ -304,7 +304,7 @@ test('counts only real writes after a crash that follows the commit', async () =
   expect(await writesPassed(after)).toBe(held.passed)
 })
 
-test('lapsed or lifted, it lets a role without rights on the fence's schema write again', async () => {
+test("lapsed or lifted, it lets a role without rights on the fence's schema write again", async () => {
   const app = await client('app')
   await setLease(db, await leaseFor(db, 200))
   await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)

@@ -129,7 +129,9 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   expect(await ours()).toEqual(NOTHING)
 })
 
-test('cleanup after the rollback window removes everything that the suite created on both sides', { timeout: 120_000 }, async () => {
+test('cleanup after the rollback window removes everything that the suite created on both sides', {
+  timeout: 120_000,
+}, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))

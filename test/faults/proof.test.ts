@@ -298,7 +298,9 @@ describe('transactions of the source', () => {
     },
   )
 
-  test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows right before the fence`, { timeout: 600_000 }, async () => {
+  test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows right before the fence`, {
+    timeout: 600_000,
+  }, async () => {
     const count = NIGHT ? 500_000 : 5_000
     await ground.begin(`${ROWS} INSERT INTO items SELECT g, 'more' FROM generate_series(1000, ${999 + count}) g`)
     const proof = await proved({})

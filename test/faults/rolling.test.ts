@@ -210,7 +210,7 @@ test('a planned restart of the source does not wait for the reader of the change
   await complete(again)
 })
 
-test('finds keys of many types again, regardless of the role's settings', async () => {
+test("finds keys of many types again, regardless of the role's settings", async () => {
   const tables = ['typed', 'texts', 'parts', 'floats', 'bare', 'c_keys', 'icu_keys', 'loose_keys']
   await begin({
     tables,

@@ -111,7 +111,7 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('is free after a dead run's hold has expired', async () => {
+  it("is free after a dead run's hold has expired", async () => {
     await takeHold(a, id, first, 1_500)
     const began = performance.now()
     await obtainSlot(b, id, second, 10_000, 60_000)

@@ -191,7 +191,7 @@ describe('values in what the tools write', () => {
     (value: string) => `ERROR: could not parse "${value}" as type int (SQLSTATE 22P02)`,
     (value: string) => `Failing row contains (7, ${value}, 2).`,
     (value: string) => `ERROR: foreign key violation: "orders" row name='${value}', id=7 has no match in "customers"`,
-  ])('removes values from either server's wording: %s', (wording) => {
+  ])("removes values from either server's wording: %s", (wording) => {
     holds(line, (more) => {
       const value = `Zaphod${more.replaceAll('"', '').replaceAll('\\', '')}Beeblebrox`
       const scrubbed = [
@@ -239,7 +239,7 @@ describe('what people write', () => {
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test('keeps a URL's password for the program, and does not show it', () => {
+  test("keeps a URL's password for the program, and does not show it", () => {
     // Each password is masked from then on, which prints it to the runner.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {

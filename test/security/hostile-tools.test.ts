@@ -83,7 +83,9 @@ describe('what molt writes', () => {
   }, 300_000)
   afterAll(() => ground?.stop())
 
-  test('inside a value does not count as a completion, a command or an escape sequence', { timeout: 180_000 }, async () => {
+  test('inside a value does not count as a completion, a command or an escape sequence', {
+    timeout: 180_000,
+  }, async () => {
     await ground.restore('prepared')
     const tools = trickedFolder({ says: LINES, drop: '"message":"fetch complete"' })
     const { red, result, log } = await ground.run('fetch', { tools })

@@ -86,7 +86,7 @@ describe('the protocol', () => {
   })
 
   test('refuses and records a statement without a rule', async () => {
-    expect((await refused('FROBNICATE everything')).message).toMatch(/no rule covers this statement/)
+    expect((await refused('FROBNICATE everything')).code).toBe('0A000')
     expect(server.unknown).toContain('FROBNICATE everything')
   })
 
@@ -139,7 +139,7 @@ describe('catalogs', () => {
     expect(found?.conkey).toEqual([102])
   })
 
-  test('a check's text has typed literals', async () => {
+  test("a check's text has typed literals", async () => {
     const [found] = await rows(
       `SELECT pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conrelid = 'children'::regclass AND contype = 'c'`,
     )

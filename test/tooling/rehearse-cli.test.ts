@@ -210,7 +210,9 @@ describe('your own databases', () => {
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
 
-  test('are rehearsed without a commit, and keep nothing that the rehearsal created', { timeout: TIMEOUT }, async () => {
+  test('are rehearsed without a commit, and keep nothing that the rehearsal created', {
+    timeout: TIMEOUT,
+  }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })

@@ -61,7 +61,7 @@ test('refuses unknown names with a suggestion, and runs nothing', async () => {
   ])
   expect(input).toMatchObject({ exitCode: 2, stderr: 'Error: the action has no input `txet`; did you mean --text?' })
   expect(action.stderr).toMatch(/no action `plian`; did you mean `plain`\?/)
-  expect(none.stderr).toMatch(/--post follows a run of `js`, and there is none/)
+  expect(none.stderr).toMatch(/`js` has not run yet/)
 })
 
 test('--env passes a variable of the caller to the action, and no other', async () => {

@@ -20,7 +20,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'first', 'post').log).toBe('Post job cleanup.\npost of first\n')
   })
 
-  test('continue-on-error turns a failed step's conclusion into success, but not its outcome', async () => {
+  test("continue-on-error turns a failed step's conclusion into success, but not its outcome", async () => {
     const result = await chain({ fail: 'true' })
     expect(result).toMatchObject({ conclusion: 'success', outputs: { outcome: 'failure/success' } })
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
@@ -66,7 +66,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'next').outcome).toBe('skipped')
   })
 
-  test('provides inputs, every level's env, runner and github, and lets an outer env override GITHUB_ENV', async () => {
+  test("provides inputs, every level's env, runner and github, and lets an outer env override GITHUB_ENV", async () => {
     const header = 'inputs:\n  Name:\n    description: n\n    default: dflt'
     const result = await runSteps(
       `
@@ -132,7 +132,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'folder').log).toMatch(/\/workspace\n$/)
   })
 
-  test('evaluates post-if and pre-if against the job's status', async () => {
+  test("evaluates post-if and pre-if against the job's status", async () => {
     const repo = repository({
       'actions/careful/action.yml':
         'name: c\ndescription: c\nruns:\n  using: node24\n  pre: ../js/pre.cjs\n  pre-if: false\n  main: ../js/main.cjs\n  post: ../js/post.cjs\n  post-if: failure()\n',

@@ -195,7 +195,7 @@ describe('masks', () => {
     expect(JSON.stringify(result.steps.map(({ log }) => log))).not.toContain('p%40ss')
   })
 
-  test('drop an output with a secret from the job's outputs with a warning, but not from the step's', async () => {
+  test("drop an output with a secret from the job's outputs with a warning, but not from the step's", async () => {
     const result = await runJs({
       main: 'say("::add-mask::s3cret"); output("url", "x/s3cret"); output("ok", 1); output("none", "")',
     })

@@ -379,7 +379,7 @@ describe('replicator pglogical', () => {
   })
 })
 
-describe('the replicator's faults: it never gives up, and looks calm', () => {
+describe("the replicator's faults: it never gives up, and looks calm", () => {
   it('TRUNCATE', async () => {
     const db = await stream(T)
     await db.s.query(`INSERT INTO t VALUES (1, 'x')`)

@@ -62,7 +62,7 @@ test('accepts the example once it names a bucket', () => {
   expect(problems(example.replace('BUCKET', 'acme'))).toEqual([])
 })
 
-test('npm run check-config prints them with the file's name, and fails', () => {
+test("npm run check-config prints them with the file's name, and fails", () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-config-'))
   try {
     const file = join(folder, 'c.yml')

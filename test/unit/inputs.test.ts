@@ -123,7 +123,7 @@ describe('loadInputs', () => {
 })
 
 describe.each(specs.map((each) => [each.name, each] as const))('every input of %s', (_, each) => {
-  test('refuses an invalid value in one line with the input's name and the fix, and without a secret', () => {
+  test("refuses an invalid value in one line with the input's name and the fix, and without a secret", () => {
     for (const [name, input] of Object.entries(each.inputs)) {
       const wrong = ['! no: such [thing', 'postgresql://u:hidden@tail@h'].find(
         (value) => !input.type.schema.safeParse(value).success,

@@ -94,7 +94,8 @@ describe('filters', () => {
     { schema: 'public', name: 'orders_archive' },
     { schema: 'other', name: 'orders' },
   ]
-  test('accepts exactly the expected tables', () => expect(filterProblems('source', names, expected, anchored)).toEqual([]))
+  test('accepts exactly the expected tables', () =>
+    expect(filterProblems('source', names, expected, anchored)).toEqual([]))
   test('reports other tables that match, in any schema, and a table that does not match', () => {
     expect(filterProblems('source', names, expected, { schema: 'public', table: 'orders' })).toEqual([
       'the filter also matches public.orders_archive on the source, which is not an expected table',
@@ -225,7 +226,7 @@ describe('import jobs', () => {
 
   const cancel = (db: Database, timeout?: number) => cancelImports(db, 'public', ['orders'], [FOLDER], timeout)
 
-  test('cancels only unfinished jobs of this migration's loads, each by its id, and waits for them', async () => {
+  test("cancels only unfinished jobs of this migration's loads, each by its id, and waits for them", async () => {
     const { db, cancelled } = cluster([
       { id: '900000000000000001', description: into('public.orders'), status: 'running' },
       { id: '2', description: into('public.others'), status: 'running' },

@@ -154,7 +154,7 @@ describe('judge', () => {
     expect(judged.gaps.map((gap) => gap.code)).toEqual([code])
   })
 
-  it('requires enough of the baseline's statements on the target', () => {
+  it("requires enough of the baseline's statements on the target", () => {
     const partly: Seen = { ...calm(), statements: { [CARTS]: countersOf(400, 400, 6, 1) } }
     expect(judge(BASELINE, partly, LIMITS)).toMatchObject({
       verdict: 'inconclusive',

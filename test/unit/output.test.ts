@@ -36,7 +36,7 @@ test.each([
   expect(commands()).toEqual([])
 })
 
-test('the action's own commands still work', () => {
+test("the action's own commands still work", () => {
   warning('two\nlines')
   addSecret('hidden-1\nhidden-2')
   expect(commands()).toEqual([

@@ -6,7 +6,7 @@ import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/too
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
-  test('masks the action's passwords in every form that a program may print', () => {
+  test("masks the action's passwords in every form that a program may print", () => {
     addSecretUrl('postgresql://mover:Zq7%2Fs3cr3t@h/d')
     const said = 'cannot dial postgresql://mover:Zq7%2Fs3cr3t@h/d with h:5432:d:mover:Zq7/s3cr3t and Zq7%2Fs3cr3t'
     expect(scrubText(said)).toBe('cannot dial postgresql://mover:***@h/d with h:5432:d:mover:*** and ***')

@@ -29,7 +29,7 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: 'CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but collects no garbage.',
+    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but collects no garbage.",
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },

@@ -6,7 +6,7 @@ import { OWN_VARIABLES } from './settings.ts'
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: 'Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. The check comes before the role's lookup, so IF EXISTS does not spare a missing role from it.',
+    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. The check comes before the role's lookup, so IF EXISTS does not spare a missing role from it.",
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
   },

@@ -27,7 +27,7 @@ export const SHOW_RULES: StatementRule[] = [
   },
   {
     id: 'show.tables',
-    says: 'SHOW TABLES lists a schema's tables, views and sequences with their types and owners.',
+    says: "SHOW TABLES lists a schema's tables, views and sequences with their types and owners.",
     source: 'docs: show-tables.md',
     plan: () => undefined,
   },

@@ -351,7 +351,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
   {
     id: 'catalogs.indexdef',
-    says: 'pg_indexes.indexdef puts the database's name before schema and table.',
+    says: "pg_indexes.indexdef puts the database's name before schema and table.",
     source: 'pkg/sql/pg_catalog.go',
     until: [26, 3],
   },
