@@ -54,7 +54,7 @@ export function adoptedFiles(adoption: Adoption): Map<string, string> {
 function fill(text: string, adoption: Adoption): string {
   const { repository, commit, planHash, runner, bucket, postgresImage, cockroachImage } = adoption
   const filled = text
-    .replace(/^# (Copy to|Generated from)[^\n]*\n(# [^\n]*\n)*/, `# From ${repository} at ${commit}.\n`)
+    .replace(/^# (Copy|Generated from)[^\n]*\n(# [^\n]*\n)*/, `# From ${repository} at ${commit}.\n`)
     .replaceAll('OWNER/REPO', repository)
     .replaceAll(/(?<![0-9a-f])0{40}(?![0-9a-f])/g, commit)
     .replace('s3://BUCKET/molt', bucket ?? 's3://BUCKET/molt')

@@ -363,7 +363,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // A build that was run also names a table of which it moved no row.
+      // A build that was run also names a table without any moved rows.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }

@@ -173,7 +173,7 @@ function exited(log: ReplicatorLog, error: unknown): number {
   return 1
 }
 
-/** Pause between retries, which go on without end. */
+/** Pause between retries. Their number is unlimited. */
 const RETRY_MS = 100
 class Replicator {
   private readonly flags: Flags

@@ -73,7 +73,7 @@ function environmentOf(run: Run, variables: Record<string, string>): Record<stri
     if (GITHUB_VARIABLES.has(key)) env[`GITHUB_${key.toUpperCase()}`] = String(value)
   for (const [key, value] of Object.entries(job.runner)) env[`RUNNER_${key.toUpperCase()}`] = value
   env.GITHUB_ACTIONS = 'true'
-  // Tells actions that there is neither a page on GitHub nor a workflow to start. Tests that set `github` want both.
+  // Tells actions not to link to GitHub or propose a workflow. Tests that set `github` want both.
   if (!job.options.github) env.MOLT_ACTIONS_RUNNER = 'local'
   env.CI ??= 'true'
   env.RUNNER_TRACKING_ID = job.trackingId

@@ -118,7 +118,7 @@ test.each(AFTER)(
   },
 )
 
-test('a second cutover reports that there is nothing to do', { timeout: 400_000 }, async () => {
+test('a second cutover has nothing to do, and reports that', { timeout: 400_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))

@@ -54,7 +54,7 @@ const run = (name: string): Holder => ({
 const [first, second, third] = [run('1'), run('2'), run('3')]
 
 describe('the hold of a migration', () => {
-  it('belongs to one run only, and the second run is told who holds it', async () => {
+  it('belongs to one run only, and names that run to the second one', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(
       /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\). Only one run can act/,

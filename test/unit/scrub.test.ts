@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
-/** Values of which none may be left anywhere. */
+/** Values that may not be left anywhere. */
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
