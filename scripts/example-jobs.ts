@@ -26,8 +26,8 @@ export function exampleJobs(migrate: string, caller: string): string {
   )
   return [
     '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`; edit those.',
-    '# Copy this file to .github/workflows/migrate.yml in your repository, and replace OWNER/REPO and the commit. It is for',
-    '# repositories outside the organization of OWNER/REPO, for GitHub Enterprise Server, and for runners before 2.336.',
+    '# Copy to .github/workflows/migrate.yml in your repository, and replace OWNER/REPO and the commit. Use this file outside',
+    '# the organization of OWNER/REPO, on GitHub Enterprise Server, and on runners before 2.336.',
     form + OURS(text),
   ].join('\n')
 }
@@ -44,8 +44,8 @@ export function exampleRehearsal(rehearse: string): string {
     .replaceAll('examples/', '')
   return [
     '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
-    '# Copy this file to .github/workflows/rehearse.yml in your repository, with the folder rehearsal/ beside it. Replace',
-    "# OWNER/REPO, the commit and the digests. It rehearses the plan in `molt-actions.yml`, your migration's config file.",
+    '# Copy to .github/workflows/rehearse.yml in your repository, copy the folder rehearsal/ to its root, and replace',
+    '# OWNER/REPO, the commit and the digests. It rehearses the plan of molt-actions.yml, the config file of your migration.',
     OURS(real),
   ].join('\n')
 }

@@ -1,7 +1,5 @@
 import { info } from '@actions/core'
-import { Octokit } from '@octokit/core'
-import { retry } from '@octokit/plugin-retry'
-import { throttling } from '@octokit/plugin-throttling'
+import type { Octokit } from '@octokit/core'
 import { RequestError } from '@octokit/request-error'
 import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
@@ -61,16 +59,21 @@ export interface Github {
   download(path: string): Promise<Buffer>
 }
 
-const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
-
-export function connectGithub(token: string, patience: Patience = PATIENT): Github {
+/** Loads Octokit only now: most actions never ask GitHub. */
+async function openClient(token: string, patience: Patience): Promise<Octokit> {
+  const [{ Octokit }, { retry }, { throttling }] = await Promise.all([
+    import('@octokit/core'),
+    import('@octokit/plugin-retry'),
+    import('@octokit/plugin-throttling'),
+  ])
   const { GITHUB_API_URL = 'https://api.github.com' } = process.env
   const wait = (retryAfter: number, _: unknown, __: unknown, retries: number) => {
     const waits = retries < 3 && retryAfter * 1_000 <= patience.rateLimit
     if (waits) info(`GitHub's rate limit is used up; asking again in ${seconds(retryAfter * 1_000)}`)
     return waits
   }
-  const client = new RestClient({
+  const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
+  return new RestClient({
     auth: token,
     baseUrl: GITHUB_API_URL,
     userAgent: 'molt-actions',
@@ -83,10 +86,16 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
     throttle: { onRateLimit: wait, onSecondaryRateLimit: wait, retryAfterBaseValue: TIMING.githubBackoff },
     log: { debug() {}, info() {}, warn: info, error() {} },
   })
+}
+
+export function connectGithub(token: string, patience: Patience = PATIENT): Github {
+  let opened: Promise<Octokit> | undefined
   const ask = async (path: string) => {
     try {
       // The client takes `:name` for a parameter.
       const escaped = `${process.env.GITHUB_REPOSITORY}${path && `/${path}`}`.replaceAll(':', '%3A')
+      opened ??= openClient(token, patience)
+      const client = await opened
       return await client.request(`GET /repos/${escaped}`, {
         headers: { 'x-github-api-version': '2022-11-28' },
       })

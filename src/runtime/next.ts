@@ -130,7 +130,7 @@ function workflowCommand({ action, inputs = {} }: NextStep): string {
   // Set where `npm run workflow` runs the copied files on this machine: its options and their folder.
   const { MOLT_ACTIONS_WORKFLOWS: here } = process.env
   const flag = here ? '--field' : '-f'
-  const given = Object.entries(fields).map(([name, value]) => `${flag} ${quoted(`${name}=${value}`)}`)
+  const given = Object.entries(fields).map(([name, value]) => `${flag} ${shellWord(`${name}=${value}`)}`)
   const start = here ? `npm run workflow -- ${here}/${file}` : `gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`
   return [start, ...given].join(' ')
 }
@@ -166,7 +166,7 @@ function localCommand({ action, inputs = {} }: NextStep): string {
   ])
   const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
   const given = Object.fromEntries(same.filter(([, value]) => value && !isPrivate(value)))
-  const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
+  const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${shellWord(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
 }
@@ -185,6 +185,6 @@ const CONNECTIONS: Readonly<Record<string, string>> = {
 }
 
 /** As one word of a shell. */
-function quoted(text: string): string {
+export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }
