@@ -139,8 +139,8 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 
 /**
  * Whether this replicator stops on an unchanged TOASTed value. A build from source has no version, so its help text
- * decides: 1.0 lists the flag below [seen]. Builds that read unchanged values from the target hide it as deprecated (since
- * commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
+ * decides: 1.0 lists the flag below [seen], and newer builds, which read the value from the target, hide it as
+ * deprecated (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
  */
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {
   if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)

@@ -406,8 +406,8 @@ const ODD_DATES = `
    ORDER BY 1`
 
 /**
- * Checks that two connections reach the same server, each in its own session. `molt fetch` needs to read a snapshot of one
- * on the other. A pooler must support replication connections.
+ * Checks that two connections reach the same server, each in its own session. `molt fetch` needs to read a snapshot of
+ * one on the other. A pooler must support replication connections.
  */
 export async function readConnection(db: Database, second: Database, url: string): Promise<ConnectionFacts> {
   const doubts: string[] = []
@@ -452,8 +452,8 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
 }
 
 /**
- * Reads the moved sequences and their highest used numbers. Without the right to read a column, this is the sequence's own
- * value; a rights check reports the missing right.
+ * Reads the moved sequences and their highest used numbers. Without the right to read a column, this is the sequence's
+ * own value; a rights check reports the missing right.
  */
 export async function readSequenceFacts(
   db: Database,

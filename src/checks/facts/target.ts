@@ -83,7 +83,7 @@ interface TargetRole {
   lockedSequences: string[]
   /** CockroachDB: member of admin. */
   admin: boolean
-  /** CockroachDB: expected tables that it cannot alter, because it is not the owner and has no CREATE. */
+  /** Expected tables that it cannot alter: it is not the owner and, on CockroachDB, has no CREATE. */
   withoutCreate: string[]
   /** Write rights of other roles on expected tables that this role could not grant back once they are revoked. */
   ungrantable: WriteGrant[]
