@@ -157,8 +157,8 @@ export async function recordDeferred(db: Database, migration: string, objects: r
 
 /**
  * Plans what to capture, without doing it.
- * @returns `kept`: checks that stay because no catalog shows their condition; `unwritable`: messages about objects that could
- * not be rebuilt. Unless it is empty, nothing may be dropped
+ * @returns `kept`: checks that stay because no catalog shows their condition. `unwritable`: messages about objects that
+ * could not be rebuilt; unless it is empty, nothing may be dropped
  */
 export function plannedDeferral(
   schema: Schema,

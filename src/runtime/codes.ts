@@ -157,7 +157,7 @@ export const CODES = {
   },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while its changes were logged.',
-    cause: 'A TRUNCATE lists no keys.',
+    cause: 'The change log has no keys for a TRUNCATE.',
     fix: 'Compare the table in full.',
   },
 
@@ -392,14 +392,15 @@ export const CODES = {
     fix: 'Run the step again. It resumes from the ledger.',
   },
   'database.contention': {
-    meaning: 'The target refused the same statement again and again, because of other transactions.',
+    meaning: 'The target kept refusing a statement because of other transactions.',
     cause:
       'Long or many transactions work on the same rows or definitions (40001), or the result of a statement is unknown (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
   'database.dependent-objects': {
     meaning: 'A database object cannot be dropped because others depend on it.',
-    cause: 'A view, a key or code was built on an object of this suite or of the deferral.',
+    cause:
+      'A view, a foreign key or a function depends on an object of this suite, or on a deferred index or constraint.',
     fix: 'Move or drop what the message names, and run the step again.',
   },
   'database.lock-timeout': {
@@ -410,7 +411,7 @@ export const CODES = {
   'database.missing-right': {
     meaning: 'The migration user lacks a right.',
     cause: 'The right was never granted, or was revoked after `prepare`.',
-    fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
+    fix: 'Grant it. `prepare` with `grants: print` prints every required right.',
   },
   'database.object-busy': {
     meaning: 'A database object cannot be used now.',
@@ -435,10 +436,10 @@ export const CODES = {
   'database.read-only': {
     meaning: 'A database is read-only.',
     cause: 'The server is a standby, its owner or a full disk made it read-only, or a setting of the role did.',
-    fix: 'Write the primary into the URL, or make the database writable, and run the step again.',
+    fix: 'Set the URL to the primary, or make the database writable, and run the step again.',
   },
   'database.refused-by-code': {
-    meaning: 'Code of the database refused a statement.',
+    meaning: 'Code in the database refused a statement.',
     cause:
       'A trigger, an event trigger, a rule or an extension raised an exception. An event trigger may forbid schema changes.',
     fix: 'Exempt the migration user in that code, or disable the event trigger for the migration, and run the step again.',
@@ -451,7 +452,7 @@ export const CODES = {
   'database.schema-locked': {
     meaning: 'A table of the target is locked against schema changes.',
     cause:
-      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
+      'Since 26.1, CockroachDB creates tables with `schema_locked = true`. `prepare` unlocks the tables whose indexes and constraints it defers. Another user has locked this one since, or it is not part of the migration.',
     fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
   },
   'database.server-fault': {
@@ -469,13 +470,12 @@ export const CODES = {
     meaning: 'A database ended a statement.',
     cause:
       'A statement_timeout is set for the role, the database or the server, an operator cancelled it, or the server is shutting down.',
-    fix: 'As the migration user, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` where one is set, and run the step again.',
+    fix: 'If a timeout is set, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` as the migration user. Run the step again.',
   },
-
   'database.uncategorized': {
-    meaning: 'CockroachDB refused a statement with an error of no known kind.',
+    meaning: 'CockroachDB refused a statement without a specific error code.',
     cause:
-      'It uses SQLSTATE XXUUU for errors without a code of their own: a file or bucket that it cannot read, a row that an import refuses, a schema change that fails.',
+      'It uses XXUUU for errors without a specific SQLSTATE, such as an unreadable file or bucket, a row that an import refuses, or a failed schema change.',
     fix: 'Read the message: it names what failed. Correct that, and run the step again.',
   },
   'database.unsupported': {
@@ -497,7 +497,7 @@ export const CODES = {
   },
   'deferral.rows-break-definition': {
     meaning: 'An index or constraint cannot be built because rows violate its definition.',
-    cause: 'The source has such rows, or its own object is not validated.',
+    cause: 'The source has such rows, because its own constraint is not validated or is less strict.',
     fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
   },
   'deferral.trial-failed': {
@@ -588,7 +588,7 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.removed-after-commit': {
-    meaning: 'The ledger says committed, but the source is not fenced.',
+    meaning: 'The ledger records a commit, but the source is not fenced.',
     cause: 'Someone removed the fence after the decision, or restored the source.',
     fix: 'Look for rows written on the source since the commit before you do anything else.',
   },
@@ -674,7 +674,7 @@ export const CODES = {
   },
 
   'hold.handover-pending': {
-    meaning: 'Another run has asked for the slot of this migration.',
+    meaning: 'Another run has requested the slot of this migration.',
     cause: 'The slot is being handed over, and only one run can have it.',
     fix: 'Wait for that run, or cancel it.',
   },
@@ -743,7 +743,7 @@ export const CODES = {
     fix: 'Prepare a new migration.',
   },
   'ledger.moved': {
-    meaning: 'Another run moved this migration meanwhile, so this run stopped.',
+    meaning: 'Another run has changed the phase of this migration, so this run stopped.',
     cause: 'Two runs acted at the same time.',
     fix: 'Run `status`, then the step that it names.',
     next: { action: 'status' },
@@ -1052,7 +1052,7 @@ export const CODES = {
   },
   'publication.dropped': {
     meaning: 'The publication was dropped.',
-    cause: 'Someone dropped it. A new one of the same name does not heal a stream on a live slot.',
+    cause: 'Someone dropped it. A new publication of the same name does not repair the stream.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
@@ -1063,8 +1063,8 @@ export const CODES = {
   },
   'publication.unfit': {
     meaning: 'The publication does not send exactly what the stream needs.',
-    cause: 'A table is missing or too many are in it, or it filters rows, columns or operations.',
-    fix: 'Correct the publication. Rows written before may be lost to the stream, so load again.',
+    cause: 'It lacks a table, sends too many, or filters rows, columns or operations.',
+    fix: 'Correct the publication. The stream may have missed earlier changes, so load again.',
   },
 
   'rehearse.invalid-option': {
@@ -1170,7 +1170,7 @@ export const CODES = {
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot of that name already exists on the source and belongs to something else.',
+    meaning: 'A slot of that name already exists on the source, but does not belong to this database.',
     cause:
       'Another database of the server, a standby or another tool uses the name of `slot`, or that name followed by `_verify`.',
     fix: 'Run `abort`, then `prepare` with another `slot`.',
@@ -1178,7 +1178,7 @@ export const CODES = {
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
-    fix: 'End that process. Changes that it took are lost to the stream, so run `status` and verify.',
+    fix: 'End that process. The stream has lost the changes that it read, so run `status`, then `verify`.',
   },
   'slot.missing': {
     meaning: 'The slot does not exist.',
@@ -1233,7 +1233,7 @@ export const CODES = {
   },
   'source.truncated': {
     meaning: 'A table was emptied by TRUNCATE on the source.',
-    cause: 'No stream moves a TRUNCATE, not even one between two streams.',
+    cause: 'The stream does not move a TRUNCATE, even if it ran while nothing was streaming.',
     fix: 'Load again. Empty tables with DELETE until the cutover is over.',
   },
   'source.version-unsupported': {
@@ -1397,7 +1397,7 @@ export const CODES = {
 
   'target.table-offline': {
     meaning: 'An expected table of the target is offline.',
-    cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',
+    cause: 'An import is using it. Meanwhile, the catalogs hide the table, and every statement on it fails.',
     fix: 'Wait until the job that the message names has ended, or cancel it: `CANCEL JOB id`. Then run the step again.',
   },
 
