@@ -51,8 +51,7 @@ export const networkChecks: readonly Check[] = [
     id: 'net.password',
     severity: 'block',
     title: 'Every program decodes the passwords the same way',
-    protects:
-      'Some programs cut or change a password with unencoded characters, so one connects and another fails.',
+    protects: 'Some programs cut or change a password with unencoded characters, so one connects and another fails.',
     fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
     *find(facts) {
       for (const side of SIDES)

@@ -185,7 +185,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.long-transaction',
     severity: 'warn',
     title: 'No transaction is open for long',
-    protects: 'The slot is created only after every older transaction has ended; the fence waits for those that have written.',
+    protects:
+      'The slot is created only after every older transaction has ended; the fence waits for those that have written.',
     fix: 'End it, or: SELECT pg_terminate_backend({pid});',
     *find({ source: { transactions }, settings }) {
       for (const each of transactions)
@@ -201,7 +202,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.prepared-transaction',
     severity: 'block',
     title: 'No prepared transaction is left over',
-    protects: 'A prepared transaction has no session that could end, so the slot and the fence would wait indefinitely.',
+    protects:
+      'A prepared transaction has no session that could end, so the slot and the fence would wait indefinitely.',
     fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED; ask its owner',
     *find({ source: { transactions } }) {
       for (const each of transactions)
@@ -219,7 +221,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.connections',
     severity: 'block',
     title: 'There are enough connections for the load',
-    protects: 'The load opens a connection for each table and reader. If they reach the limit, the application is refused.',
+    protects:
+      'The load opens a connection for each table and reader. If they reach the limit, the application is refused.',
     fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
     *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings
@@ -299,8 +302,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.publication-exists',
     severity: 'block',
     title: 'The publication belongs to this migration',
-    protects:
-      'MOLT drops and recreates a publication with a fixed name, which breaks any other stream that reads it.',
+    protects: 'MOLT drops and recreates a publication with a fixed name, which breaks any other stream that reads it.',
     fix: 'DROP PUBLICATION {publication}; -- if nothing uses it; otherwise move that stream to a publication with another name first',
     *find(facts) {
       const { publication } = facts.source

@@ -73,11 +73,15 @@ export const tableChecks: readonly Check[] = [
     title: 'Foreign tables are not moved',
     protects:
       "A foreign table shows another server's data. It is not moved, and CockroachDB has no foreign data wrappers.",
-    fix: 'Move the data from the server that holds it, or copy it into an ordinary table: CREATE TABLE … AS SELECT * FROM {table};',
+    fix: 'Move the data from the server that holds it, or copy it into an ordinary table: CREATE TABLE {copy} AS SELECT * FROM {table};',
     *find(facts) {
       for (const each of ofSchema(facts))
         if (each.kind === 'f')
-          yield { object: nameOf(each), what: `${nameOf(each)} is a foreign table`, names: table(each) }
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} is a foreign table`,
+            names: { ...table(each), copy: qualified(each.schema, `${each.name}_copy`) },
+          }
     },
   },
   {

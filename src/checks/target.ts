@@ -37,7 +37,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.version',
     severity: 'warn',
     title: 'The target runs a maintained CockroachDB version',
-    protects: 'Versions before 24.1 get no fixes, and this suite follows the documentation of 24.1 and newer.',
+    protects: 'Versions before 23.1 get no fixes, and this suite follows the documentation of 23.1 and newer.',
     fix: 'Upgrade the cluster to CockroachDB 24.3 or newer.',
     *find({ target: { server } }) {
       if (server.isCockroach && server.major < 24)
@@ -177,8 +177,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.trigger',
     severity: 'block',
     title: 'No triggers on the target during load and stream',
-    protects:
-      'The stream carries what a trigger writes on the source. A trigger on the target would write it again.',
+    protects: 'The stream carries what a trigger writes on the source. A trigger on the target would write it again.',
     fix: 'DROP TRIGGER {name} ON {table}; -- `finalize` lists it until it is created again',
     *find(facts) {
       if (!beforeLoad(facts)) return

@@ -130,7 +130,9 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
     const unknown = (['columns', 'indexes', 'constraints'] as const).flatMap((part) =>
       Object.keys(decision[part] ?? {})
         .filter((each) => !known[part].includes(each))
-        .map((each) => `tables.${name}.${part}.${each}: the table has no such ${PARTS[part]}${suggest(each, known[part])}`),
+        .map(
+          (each) => `tables.${name}.${part}.${each}: the table has no such ${PARTS[part]}${suggest(each, known[part])}`,
+        ),
     )
     const key = (decision.key ?? []).filter((each) => !known.columns.includes(each))
     return [

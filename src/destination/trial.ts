@@ -53,7 +53,9 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
       'Change these definitions on the target, or set `defer: none` or `trial: none`, then run `prepare` again.',
     )
   if (tried < forms.length)
-    warning(`only ${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried, because 60 s were over`)
+    warning(
+      `only ${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried, because 60 s were over`,
+    )
 }
 
 /** Runs a statement, and repeats it if its outcome is unknown (40003). Its object may then already exist. */

@@ -57,7 +57,7 @@ export interface Facts {
   writesPassed?: string
   /** Number of the heartbeat that proved the drain before the commit. */
   drainBeat?: number
-  /** The target's time of the commit, as of which `finalize` compares rows. Only on CockroachDB. */
+  /** The target's time of the commit, for the comparison in `finalize`. Only on CockroachDB. */
   commitTime?: { asOf: string; drained: boolean }
   /** Names of what was dropped on the target for the load. They reveal it if a stored definition is lost. */
   deferred?: DeferredName[]

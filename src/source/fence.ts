@@ -508,8 +508,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
       ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
-    if (!trigger.whole)
-      return [`the fence trigger of ${name} was recreated differently, and may let writes through`]
+    if (!trigger.whole) return [`the fence trigger of ${name} was recreated differently, and may let writes through`]
     if (trigger.body !== body || !trigger.ours) return ['the fence function was changed']
     return []
   })
