@@ -241,22 +241,27 @@ export interface Trace {
   origin: Origin | null
 }
 
-/** Reads the last step that recorded evidence, and the last failure. */
+/**
+ * Reads the last step that recorded evidence, and the last failure.
+ * @returns `overcome`: whether the action that failed has recorded evidence since
+ */
 export async function readLastSteps(
   db: Database,
   id: string,
-): Promise<{ last: Trace | undefined; failed: (Trace & Failure) | undefined }> {
+): Promise<{ last: Trace | undefined; failed: (Trace & Failure & { overcome: boolean }) | undefined }> {
   const { rows } = await db.query<Trace>(
     `SELECT action, at, body -> 'origin' AS origin FROM ${EVIDENCE}
       WHERE migration = $1 AND action <> 'error' ORDER BY at DESC LIMIT 1`,
     [id],
   )
   const { rows: errors } = await db.query(
-    `SELECT at, body FROM ${EVIDENCE} WHERE migration = $1 AND action = 'error' ORDER BY at DESC LIMIT 1`,
+    `SELECT e.at, e.body, EXISTS (SELECT 1 FROM ${EVIDENCE} s
+        WHERE s.migration = $1 AND s.action = e.body ->> 'action' AND s.at > e.at) AS overcome
+       FROM ${EVIDENCE} e WHERE e.migration = $1 AND e.action = 'error' ORDER BY e.at DESC LIMIT 1`,
     [id],
   )
   const [error] = errors
-  return { last: rows[0], failed: error && { ...error.body, at: error.at } }
+  return { last: rows[0], failed: error && { ...error.body, at: error.at, overcome: error.overcome } }
 }
 
 /** Evidence of a phase. */

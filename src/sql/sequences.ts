@@ -3,7 +3,10 @@ import { type Database, ident, literal, qualified, queryAll, unhurried } from '.
 /** A sequence of the schema, and the column that it feeds, if any. Values can exceed 2^53. */
 export interface Sequence {
   name: string
-  /** The last generated value; null before the first. */
+  /**
+   * The last generated value; null before the first. On a source, a sequence that was restarted, or starts past its
+   * bound, has the value before its next one.
+   */
   lastValue: bigint | null
   increment: bigint
   min: bigint
@@ -56,6 +59,30 @@ export async function readSequences(db: Database, schema: string): Promise<Seque
   }))
 }
 
+/**
+ * Reads the sequences of a source. For an unused sequence, for example after `RESTART WITH`, pg_sequences shows no
+ * value, so all numbers before its next one count as used.
+ */
+export async function readSourceSequences(db: Database, schema: string): Promise<Sequence[]> {
+  const sequences = await readSequences(db, schema)
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relkind = 'S' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')`,
+    [schema],
+  )
+  const readable = new Set(rows.map(({ name }) => name))
+  const unused = sequences.filter(({ name, lastValue }) => lastValue === null && readable.has(name))
+  const firstOf = await readLast(
+    { db, schema },
+    unused.map(({ name }) => name),
+  )
+  return sequences.map((sequence) => {
+    const { name, increment, min, max } = sequence
+    const before = (firstOf.get(name) ?? (increment > 0n ? min : max)) - increment
+    return sequence.lastValue === null && before >= min && before <= max ? { ...sequence, lastValue: before } : sequence
+  })
+}
+
 /** One side of a migration, and the schema that is moved. */
 export interface Side {
   db: Database
@@ -73,7 +100,7 @@ export async function wantedSequences(
 ): Promise<{ sequence: Sequence; there: Sequence | undefined }[]> {
   const byName = new Map((await readSequences(target.db, target.schema)).map((sequence) => [sequence.name, sequence]))
   const found = []
-  for (const sequence of await readSequences(source.db, source.schema)) {
+  for (const sequence of await readSourceSequences(source.db, source.schema)) {
     const { name, table, column } = sequence
     const there = byName.get(name)
     if (table && !tables.includes(table)) continue

@@ -8,7 +8,7 @@ import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import type { ServerFacts } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
-import { lastUsed, readSequences, type Sequence } from '../../sql/sequences.ts'
+import { lastUsed, readSourceSequences, type Sequence } from '../../sql/sequences.ts'
 import type { ToolSession } from './session.ts'
 
 /** Everything that the checks read about the source, from at most 20 catalog queries. */
@@ -460,7 +460,7 @@ export async function readSequenceFacts(
   schema: string,
   tables: readonly string[],
 ): Promise<SourceFacts['sequences']> {
-  const sequences = await readSequences(db, schema)
+  const sequences = await readSourceSequences(db, schema)
   const moved = sequences.filter(({ table }) => !table || tables.includes(table))
   const used = await lastUsed(moved, { db, schema }).catch((error) => {
     if (sqlState(error) !== '42501') throw error
