@@ -32,11 +32,13 @@ export interface CockroachOptions {
   retryRate?: number
   /**
    * Makes each distinct statement of this application fail once: with 40001, or, if it writes, with 40003 after it was
-   * executed.
+   * executed. With `only`, only the statement with this number fails, counted from 1 in the order of first use.
    */
-  failEach?: { code: '40001' | '40003'; application: string } | undefined
+  failEach?: { code: '40001' | '40003'; application: string; only?: number } | undefined
   /** Share of writes, schema changes and commits that are executed but answered with 40003. Default: 0. */
   ambiguousRate?: number
+  /** Simulates a full disk: every write and schema change fails with 53100. Default: false. */
+  diskFull?: boolean
   /** Seed of the faults. The same seed gives the same faults for the same statements. */
   seed?: number
   /** Called before an import reads each file. Can delay its job. */
@@ -84,6 +86,8 @@ interface Shared {
   sent: Map<string, Set<string>>
   /** Keys of `sent`: application name and statement without literals. */
   shapes: Set<string>
+  /** Members of `shapes` that `failEach` has counted. */
+  counted: Set<string>
   /** Members of `shapes` that `failEach` has made fail once. */
   failed: Set<string>
   tls: CockroachOptions['tls']
@@ -110,6 +114,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       retryRate: options.retryRate ?? 0,
       failEach: options.failEach,
       ambiguousRate: options.ambiguousRate ?? 0,
+      diskFull: options.diskFull ?? false,
     },
     random: seeded(options.seed ?? 1),
     jobs: new Jobs(),
@@ -122,6 +127,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     unknown: [],
     sent: new Map(),
     shapes: new Set(),
+    counted: new Set(),
     failed: new Set(),
     tls: options.tls,
   }
@@ -398,6 +404,8 @@ function ownOptions(text: string): string[] {
     })
 }
 
+const CHANGES_ROWS = /^\s*(insert|update|delete|with\b.*\b(insert|update|delete)\b)/is
+
 /** Application names of molt and the replicator. */
 const OF_TOOLS = /^molt[ _-](fetch|verify)|^molt$|replicator/
 
@@ -435,14 +443,15 @@ class Client implements ConnectionHost {
 
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined {
     const { options, random } = this.#shared
+    const full = options.diskFull && plans.find(({ writes, sql }) => writes || CHANGES_ROWS.test(sql))
+    if (full) return { code: '53100', plan: full }
     const retryable = plans.filter(({ retryable }) => retryable)
     const writing = retryable.filter(
-      ({ commits, writes, sql }) =>
-        commits || writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(sql)),
+      ({ commits, writes, sql }) => commits || writes || (!inTransaction && CHANGES_ROWS.test(sql)),
     )
     const each = options.failEach
     if (each?.application === this.#application) {
-      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan))
+      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan, each.only))
       if (plan) return { code: each.code, plan }
     }
     // See the rule `retries.single`.
@@ -491,11 +500,13 @@ class Client implements ConnectionHost {
     }
   }
 
-  /** Whether this is the first statement of its shape. */
-  #failsNow(plan: Plan): boolean {
-    const { failed } = this.#shared
+  /** Whether this is the first statement of its shape and, with `only`, the shape with that number. */
+  #failsNow(plan: Plan, only: number | undefined): boolean {
+    const { counted, failed } = this.#shared
     const shape = this.#shapes.get(plan) ?? ''
-    if (failed.has(shape)) return false
+    if (counted.has(shape)) return false
+    counted.add(shape)
+    if (only !== undefined && counted.size !== only) return false
     failed.add(shape)
     return true
   }

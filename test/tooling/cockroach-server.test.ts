@@ -379,6 +379,44 @@ describe('faults of schema changes', () => {
     }
   })
 
+  test('fails only the statement with the given number', async () => {
+    const other = await startCockroach(behind, { failEach: { code: '40001', application: 'one', only: 2 } })
+    const client = await open(undefined, `${other.urlOf('shop')}&application_name=one`)
+    try {
+      await client.query('SELECT 1 AS one')
+      expect((await refused('SELECT 1 AS two', client)).code).toBe('40001')
+      for (const again of ['SELECT 1 AS two', 'SELECT 1 AS three', 'SELECT 1 AS one']) await client.query(again)
+      expect([...other.failed]).toEqual([expect.stringContaining('two')])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+
+  test('with a full disk, fails every write but no read', async () => {
+    const other = await startCockroach(behind, { diskFull: true })
+    const client = await open(undefined, other.urlOf('shop'))
+    const writes = [
+      'CREATE TABLE more (id INT PRIMARY KEY)',
+      "INSERT INTO parents VALUES (60, 'a')",
+      "WITH a AS (SELECT 60 AS id) INSERT INTO parents SELECT id, 'a' FROM a",
+      "UPDATE parents SET name = 'b'",
+      'DELETE FROM children',
+    ]
+    try {
+      for (const sql of writes) expect((await refused(sql, client)).code, sql).toBe('53100')
+      await client.query('BEGIN')
+      expect((await refused("INSERT INTO parents VALUES (60, 'a')", client)).code).toBe('53100')
+      await client.query('ROLLBACK')
+      expect(
+        await rows('WITH a AS (SELECT count(*) AS n FROM parents WHERE id = 60) SELECT n FROM a', [], client),
+      ).toEqual([{ n: '0' }])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+
   test('executes a schema change that returns 40003', async () => {
     const other = await startCockroach(behind, { ambiguousRate: 1 })
     const client = await open(undefined, other.urlOf('shop'))
