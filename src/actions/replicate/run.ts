@@ -277,7 +277,7 @@ async function markCaughtUp(id: string, target: Database): Promise<void> {
   if (entry?.phase === 'loaded') await advance(target, entry, 'caught-up')
 }
 
-/** Streams until the slot is requested, the approval ends, or the leg is over. Records when the target has caught up. */
+/** Streams until the slot is requested, the approval ends or the leg is over. Records when the target has caught up. */
 async function untilHandover(
   context: Replicate,
   entry: Entry,
