@@ -10,7 +10,7 @@ const WAIVED_BY = 'tool.version'
 /**
  * Requires the programs that were rehearsed and approved, because others can move data differently. Ignores a program
  * that is not on the PATH, which the step that starts it reports, and one that `prepare` has not seen.
- * @throws VerdictError for the first program that differs from the plan's; UserError when a password may expire too soon
+ * @throws VerdictError for the first program that differs from the plan's; UserError for a password that may expire
  */
 export async function requirePlannedTools(
   plan: Plan,

@@ -213,7 +213,7 @@ export class HeldFence {
     )
   }
 
-  /** A transaction that held a write lock when the lease was set may have read the old lease. Later ones are refused. */
+  /** A transaction that held a write lock when the lease was set may have read the old one. Later ones are refused. */
   #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
     return awaitHolders(this.#db, this.fence, deadline, signal)
   }

@@ -11,8 +11,8 @@ import { sourceLsn } from './vantage.ts'
 const CHUNK = 10_000
 const FETCHED = 100_000
 /**
- * A table whose keys both servers sort differently is split by the first hexadecimal digits of its keys' hashes: at most
- * this many digits, and about this many rows in a part.
+ * A table whose keys both servers sort differently is split by the first hexadecimal digits of its keys' hashes: at
+ * most this many digits, and about this many rows in a part.
  */
 const MOST_DIGITS = 4
 const ROWS_A_PART = 500

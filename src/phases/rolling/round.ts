@@ -109,14 +109,14 @@ export interface Surroundings {
   readLog(): Promise<void>
   /** Called with the number of compared keys, and the milliseconds it took. */
   onCompared(keys: number, ms: number): void
-  /** Called for a table that turns out to be unprovable. */
+  /** Called for a table whose rows cannot be proved. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
   signal: AbortSignal
 }
 
 /**
- * Compares some open keys again, behind a marker.
- * @returns lost keys, and whether the stream's reader changed before or after
+ * Compares open keys again, after a marker has passed the stream.
+ * @returns lost keys; with `spoilt`, the result is void, because the stream had no reader or its reader changed
  */
 export async function recheck(
   around: Surroundings,
@@ -133,7 +133,7 @@ export async function recheck(
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
   const rest = judged.filter(({ verdict }) => verdict !== 'equal')
   if (!rest.length) return { lost: [], spoilt }
-  // The target may show a change that the log has not reported yet.
+  // The target may have a change that the log has not reported yet.
   await around.readLog()
   const lost = rest.filter(({ key, verdict }) => {
     if (verdict === 'differs') return dirty.differs(key)
