@@ -16,7 +16,7 @@ describe('the folder of a load', () => {
     expect(withFolder({ mode: 'import', bucketPath }, 'F')).toEqual({ mode: 'import', bucketPath: expected }),
   )
 
-  test('a direct copy has none, nor has a load from before there were folders', () => {
+  test('a direct copy has none, nor has a load by an older version', () => {
     expect(withFolder({ mode: 'direct-copy', bucketPath: 's3://b' }, 'F').bucketPath).toBe('s3://b')
     expect(withFolder({ mode: 'import', bucketPath: 's3://b' }, undefined).bucketPath).toBe('s3://b')
   })

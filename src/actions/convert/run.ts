@@ -25,7 +25,10 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     requireTls(inputs)
     if (inputs.apply && !inputs.target)
-      throw new InputError('input.conflict', 'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on')
+      throw new InputError(
+        'input.conflict',
+        'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on',
+      )
     const decisions = decisionsOf(inputs.decisions)
     const started = Date.now()
     const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)

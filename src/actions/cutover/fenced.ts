@@ -168,7 +168,7 @@ async function requireRefusing({ source, target, stream, entry, held }: Section)
 }
 
 /**
- * Commits. The decision lives on the source, beside the fence. The ledger says `committing` before, so that a later run
+ * Commits. The decision lives on the source, beside the fence. The ledger has `committing` before, so that a later run
  * looks at the source, and `committed` after.
  */
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {

@@ -71,8 +71,7 @@ export const spec = defineAction({
   },
   outputs: {
     verdict: '`go` when everything is proved.',
-    'pause-ms':
-      'From the first refused write until writes were possible again on either side, in milliseconds.',
+    'pause-ms': 'From the first refused write until writes were possible again on either side, in milliseconds.',
     'pause-parts': 'JSON: milliseconds of the pause by part.',
     'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
     changes: 'Rows applied to the target by the stream.',

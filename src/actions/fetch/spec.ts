@@ -56,10 +56,7 @@ export const spec = defineAction({
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),
     'export-concurrency': optional(integer(1, 64), "Readers per table. Default: molt's."),
     'row-batch-size': optional(integer(1, 10_000_000), "Rows per read. Default: molt's."),
-    'extra-args': optional(
-      argumentList,
-      'Further flags of `molt fetch`. Flags that have their own input are refused.',
-    ),
+    'extra-args': optional(argumentList, 'Further flags of `molt fetch`. Flags that have their own input are refused.'),
     'stall-after': optional(
       duration,
       'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can run for a long time without output. A stall is reported after 5 minutes, then less and less often.',

@@ -37,7 +37,11 @@ export const spec = defineAction({
       '50',
       'A statement with fewer calls on either side is not judged by its latency; with fewer on the target, it is not judged at all.',
     ),
-    'max-failures': defaulted(percent, '1', "Degraded when more than this percentage of a statement's executions fail."),
+    'max-failures': defaulted(
+      percent,
+      '1',
+      "Degraded when more than this percentage of a statement's executions fail.",
+    ),
     'max-retries': defaulted(
       percent,
       '5',

@@ -393,7 +393,9 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
     ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],
     ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
-  ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in the plan, but \`${is}\` in the inputs`))
+  ].flatMap(([name, was, is]) =>
+    was === is ? [] : `\`${name}\` is \`${was}\` in the plan, but \`${is}\` in the inputs`,
+  )
   if (changed.length)
     throw new UserError(
       'prepare.plan-fixed',

@@ -88,7 +88,7 @@ export const spec = defineAction({
     'check-load': defaulted(
       boolean,
       'false',
-      "Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes the section `fetch` of the config file. For workflows that run `fetch` next.",
+      'Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes the section `fetch` of the config file. For workflows that run `fetch` next.',
     ),
     'table-concurrency': defaulted(integer(1, 64), '4', 'Tables that the load will read at once.'),
     'export-concurrency': defaulted(integer(1, 64), '4', 'Readers per table of the load.'),

@@ -66,7 +66,12 @@ export const action: Action<typeof spec> = {
       )
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length)
-        refuse('publication.unfit', 'the stream cannot start', problems, 'Fix these. If the stream has missed rows, load again.')
+        refuse(
+          'publication.unfit',
+          'the stream cannot start',
+          problems,
+          'Fix these. If the stream has missed rows, load again.',
+        )
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, TIMING.hold)
       return entry

@@ -5,7 +5,11 @@ import { metrics, migration, notifying } from '../shared.ts'
 /** Inputs of every action that runs the replicator. */
 export const streaming = {
   'max-lag': defaulted(duration, '2s', 'End-to-end lag of the heartbeat up to which the target counts as caught up.'),
-  'quiet-period': defaulted(duration, '3s', 'How long the lag must stay within `max-lag` before the target counts as caught up.'),
+  'quiet-period': defaulted(
+    duration,
+    '3s',
+    'How long the lag must stay within `max-lag` before the target counts as caught up.',
+  ),
   'catch-up-timeout': defaulted(duration, '1h', 'How long catching up may take.'),
   'drain-timeout': defaulted(duration, '30s', 'How long the drain may take once writes have stopped.'),
   'stuck-after': defaulted(

@@ -26,8 +26,7 @@ export const spec = defineAction({
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty without one.',
     compared: "Result of `finalize`'s comparison of all rows as of the commit; empty before that.",
-    fence:
-      'State of the fence on the source, by its lease. The step fails when the fence is raised but damaged.',
+    fence: 'State of the fence on the source, by its lease. The step fails when the fence is raised but damaged.',
     'slot-active': '`true` when a replicator reads the slot.',
     'wal-bytes': 'WAL that the slot keeps on the source, in bytes.',
   },

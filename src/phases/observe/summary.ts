@@ -16,7 +16,8 @@ const HINTS: Record<HintCode, string> = {
     'Transactions collide. Retry on 40001 with an increasing delay, shorten the transactions, lock rows with `SELECT FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
   failure: 'Look up the SQLSTATE in the logs of the application, and fix the statement for CockroachDB.',
   pool: 'Limit the pool of this application, or raise `server.max_connections_per_gateway`.',
-  straggler: 'Point this client at the target, or end it. Its writes since the commit were refused, and are on neither side.',
+  straggler:
+    'Point this client at the target, or end it. Its writes since the commit were refused, and are on neither side.',
   job: 'Run `SHOW JOB <id>` on the target for the cause.',
 }
 

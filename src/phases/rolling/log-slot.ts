@@ -30,7 +30,8 @@ export async function openLogSlot(
 ): Promise<OpenedLog> {
   const name = logSlotOf(entry.plan.slot)
   const server = await readServer(source)
-  if (server.inRecovery) throw new UserError('source.other-database', 'the source is a replica. Set `source` to the primary')
+  if (server.inRecovery)
+    throw new UserError('source.other-database', 'the source is a replica. Set `source` to the primary')
   const { rows } = await source.query(
     "SELECT ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline",
   )
@@ -43,7 +44,10 @@ export async function openLogSlot(
   if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
   if (slot) {
     if (slot.plugin !== 'pgoutput')
-      throw new UserError('slot.foreign', `the slot ${name} already exists and does not belong to this migration. Drop it if nothing uses it`)
+      throw new UserError(
+        'slot.foreign',
+        `the slot ${name} already exists and does not belong to this migration. Drop it if nothing uses it`,
+      )
     await seizeAndDrop(source, name)
   }
   const own = await connect(sourceUrl, 'source', 0, signal)

@@ -93,7 +93,8 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       if (status.restarts > restarts)
         throw new VerdictError('drain.replicator-ended', unproved(`${status.lastEnd}, and was started again,`))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
-      if (performance.now() - began > deadline) throw stream.stuck(`the drain waited for ${step}, longer than ${seconds(deadline)}`)
+      if (performance.now() - began > deadline)
+        throw stream.stuck(`the drain waited for ${step}, longer than ${seconds(deadline)}`)
       await sleep(TIMING.drainLook)
     }
   }

@@ -260,7 +260,12 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
   const mark = await readPublicationMark(source, plan.publication)
   const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
   if (!mark || problems.length)
-    refuse('publication.unfit', 'the stream cannot start', problems, 'Fix these. If the stream has missed rows, load again.')
+    refuse(
+      'publication.unfit',
+      'the stream cannot start',
+      problems,
+      'Fix these. If the stream has missed rows, load again.',
+    )
   return mark
 }
 

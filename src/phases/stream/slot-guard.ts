@@ -53,7 +53,10 @@ export class SlotGuard {
       return readSlotFacts(db, name, publication, this.#since14)
     })
     if (!slot)
-      throw new VerdictError('slot.missing', `the slot ${name} is gone, and changes since then are lost. Repeat the load`)
+      throw new VerdictError(
+        'slot.missing',
+        `the slot ${name} is gone, and changes since then are lost. Repeat the load`,
+      )
     const before = this.#slot
     this.#startLsn ??= slot.confirmedFlushLsn
     if (before && before.confirmedFlushLsn !== slot.confirmedFlushLsn) this.#confirmedAt = performance.now()

@@ -23,9 +23,7 @@ export class SourceAway {
     } catch (error) {
       if (errorCode(error) === 'connect.not-ready' && !this.#away) {
         this.#away = true
-        info(
-          'the source is shutting down or starting; ended the replicator, which restarts when the source is back',
-        )
+        info('the source is shutting down or starting; ended the replicator, which restarts when the source is back')
         void this.#stop()
       }
       throw error

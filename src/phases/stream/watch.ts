@@ -84,7 +84,7 @@ export async function writersOnPostgres(db: Database): Promise<string[]> {
   return rows.map(({ application, user }) => `${application || 'an application without a name'} (user ${user})`)
 }
 
-/** Other sessions that write to CockroachDB, by SHOW CLUSTER SESSIONS [doc]; needs VIEWACTIVITY. Never run on a cluster. */
+/** The same on CockroachDB, by SHOW CLUSTER SESSIONS [doc], which needs VIEWACTIVITY. Never run on a cluster. */
 async function writersOnCockroach(db: Database): Promise<string[]> {
   const { rows } = await db.query('SELECT application_name, user_name, active_queries FROM [SHOW CLUSTER SESSIONS]')
   return rows
@@ -94,7 +94,7 @@ async function writersOnCockroach(db: Database): Promise<string[]> {
     .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
 }
 
-/** What blocks the stream's session on CockroachDB; null also when this role cannot see locks. `busy` is unknown there. */
+/** What blocks the stream's session on CockroachDB; null also when this role cannot see locks. Never reports `busy`. */
 export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   try {
     return { busy: false, blocked: (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null }

@@ -185,8 +185,8 @@ export async function passMarker(
 }
 
 /**
- * The keys that the database writes exactly as molt did. With a different text, a row would be found on neither side, and
- * would seem equal.
+ * The keys that the database writes exactly as molt did. With a different text, a row would be found on neither side,
+ * and would seem equal.
  */
 async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {
   const types = table.key.map((name) => table.columns.find((column) => column.name === name)?.type ?? 'text')

@@ -27,8 +27,8 @@ export interface DigestOptions {
   sourceSchema: string
   targetSchema: string
   /**
-   * Set while changes stream: waits until everything committed so far is on the target. A part of a table that was equal
-   * once then counts as proved.
+   * Set while changes stream: waits until everything committed so far is on the target. A part of a table that was
+   * equal once then counts as proved.
    */
   catchUp?: () => Promise<void>
   /** Reads the target as of this time, `<nanoseconds>.<logical>` of its clock. Default: now. */
@@ -48,9 +48,9 @@ const FEW = { buckets: 64, rows: 1_000 }
 const SHOWN = 100
 
 /**
- * Checks every row a second time, independently of molt: a value that `molt fetch` misreads, `molt verify` misreads too,
- * and finds equal. Each database adds up the hashes of its own rows. If the sums differ, they are computed again for 4096
- * parts of the table, by the hash of the key, and the rows of the differing parts are fetched and compared.
+ * Checks every row a second time, independently of molt: a value that `molt fetch` misreads, `molt verify` misreads
+ * too, and finds equal. Each database adds up the hashes of its own rows. If the sums differ, they are computed again
+ * for 4096 parts of the table, by the hash of the key, and the rows of the differing parts are fetched and compared.
  * @param tables pairs of tables with the same columns and key, according to both catalogs
  */
 export async function digestTables(
@@ -243,7 +243,7 @@ function known({ type, labels }: Column): boolean {
   return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
 }
 
-/** Records differing sums of a table whose rows cannot be matched, because the servers may write its key differently. */
+/** Records differing sums of a table whose rows cannot be matched: the servers may write its key differently. */
 function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
@@ -263,7 +263,9 @@ async function withoutKeysMoving(
     parts = (await compareSums(table, parts)).apart
   }
   if (parts.some(({ alike }) => alike))
-    found.unproved.push('its changing rows are compared only by molt verify, because the servers write its key differently')
+    found.unproved.push(
+      'its changing rows are compared only by molt verify, because the servers write its key differently',
+    )
   withoutKeys(
     table,
     parts.filter(({ alike }) => !alike),

@@ -56,7 +56,7 @@ export interface VerifyOptions {
   while?: 'streaming' | 'drained'
   /** Default: `exact`. While changes stream, rows are not counted. */
   count?: 'exact' | 'estimated'
-  /** Whether a missing or different index, constraint or sequence is a problem or only a note. Default: not compared. */
+  /** Whether a different index, constraint or sequence is a problem or only a note. Default: not compared. */
   structure?: 'require' | 'report'
   /** Definitions that the cutover or `finalize` builds later, so that they may be missing on the target now. */
   deferred?: readonly { table: string; name: string }[]
@@ -210,7 +210,7 @@ async function rowDigests(
   } catch (error) {
     signal.throwIfAborted()
     found.unsettled.push({
-      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them. Set \`level: molt\` to accept that`,
+      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them. The level \`molt\` accepts that`,
     })
     return undefined
   }
@@ -291,7 +291,7 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
 }
 
 /**
- * Compares what the load leaves for later: indexes, constraints, sequences. A sequence that can never be set is always a
+ * Compares what the load leaves for later: indexes, constraints, sequences. A sequence that cannot be set is always a
  * problem, because it would otherwise show only in the write pause.
  */
 async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
