@@ -56,14 +56,14 @@ const DIAGNOSES: [RegExp, Find, (columns: string) => string][] = [
     (db, plan) =>
       columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
     (columns) =>
-      `${columns} on the source contain infinity, which this molt cannot move. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
+      `This molt cannot move the infinity in ${columns} on the source. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
   ],
   [
     /Cannot create a Decimal from/,
     (db, plan) =>
       columnsWith(db, plan, /^(double precision|real)$/, (column) => `${column}::text ~ '^(NaN|-?Infinity)$'`),
     (columns) =>
-      `${columns} on the source contain NaN or infinity, which this molt cannot move. Write NULL or a number there, or use a newer molt.`,
+      `This molt cannot move the NaN or infinity in ${columns} on the source. Write NULL or a number there, or use a newer molt.`,
   ],
   [/type OID (\d+)/, (db, plan, oid) => columnsOfType(db, plan, 't.oid = $3::oid', oid), ofType],
   [

@@ -496,7 +496,7 @@ const INCONCLUSIVE = {
   unlike:
     'the values are equal by the hashes of both databases, so either the rows have changed since, or molt compares these types differently. Give the columns the same type on both sides',
   moving: 'verify again with less load, or after the drain',
-  cut: 'molt did not finish this table, and no difference is known. Verify again',
+  cut: 'molt did not finish, and no difference is known. Verify again',
 }
 
 /** Limits of {@link arrivedSnapshot}. Short, so that a lagging stream does not delay the verify for long. */
