@@ -9,7 +9,7 @@ import * as wire from './wire.ts'
 
 /** A failure that a client must expect from CockroachDB at any time. */
 export interface Fault {
-  code: '40001' | '40003'
+  code: '40001' | '40003' | '53100'
   plan: Plan
 }
 
@@ -68,9 +68,18 @@ interface Pending {
 /** Statements that begin or end a transaction have no statistics. */
 const CONTROL = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const EMPTY: Plan = { sql: '' }
-const RETRY =
-  'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)'
 const AMBIGUOUS = 'result is ambiguous: error=rpc error: code = Unavailable desc = connection closed [propagate]'
+/** By the code of a fault. After 40003, the statement may have been executed. */
+const REFUSALS = {
+  '40001':
+    'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)',
+  '53100': 'disk full',
+} as const
+
+/** @throws SqlError for a fault that keeps the statement from being executed */
+function refuse(code: Fault['code'] | undefined): void {
+  if (code && code !== '40003') throw new SqlError(code, REFUSALS[code])
+}
 
 export class Connection {
   readonly #client: Duplex
@@ -215,7 +224,7 @@ export class Connection {
     const fault = this.#host.fault([plan], this.inTransaction)?.code
     try {
       if (statement) this.#host.requireOnline(statement)
-      if (fault === '40001') throw new SqlError('40001', RETRY)
+      refuse(fault)
       await plan.before?.()
       if (plan.past && !this.#looksBack && !this.inTransaction)
         throw new SqlError('0A000', 'this server reads the past in statements that are prepared and executed at once')
@@ -252,8 +261,8 @@ export class Connection {
     const begins = CONTROL.test(opening(statements[0] as Statement, 1))
     const fault = this.#host.fault(plans, this.inTransaction || begins)
     let sent = [...plans]
-    if (fault?.code === '40001') {
-      const failing = { sql: raising(new SqlError('40001', RETRY)) }
+    if (fault && fault.code !== '40003') {
+      const failing = { sql: raising(new SqlError(fault.code, REFUSALS[fault.code])) }
       // A COMMIT that fails ends the transaction, too: nothing before it is sent.
       if (fault.plan.commits && this.inTransaction) await this.#silently('ROLLBACK')
       sent = fault.plan.commits ? [failing] : [...plans.slice(0, plans.indexOf(fault.plan)), failing]
@@ -272,7 +281,7 @@ export class Connection {
     let sql = await this.#sqlOf(plan)
     try {
       this.#host.requireOnline(statement)
-      if (fault === '40001') throw new SqlError('40001', RETRY)
+      refuse(fault)
       await plan.before?.()
     } catch (thrown) {
       // A failing COMMIT ends the transaction too.

@@ -32,11 +32,13 @@ export interface CockroachOptions {
   retryRate?: number
   /**
    * Makes each distinct statement of this application fail once: with 40001, or executed and answered with 40003 if
-   * it writes.
+   * it writes. With `only`, just that one, counted from 1 in the order in which they first come.
    */
-  failEach?: { code: '40001' | '40003'; application: string } | undefined
+  failEach?: { code: '40001' | '40003'; application: string; only?: number } | undefined
   /** Share of writes, schema changes and commits that are executed and answered with 40003. Default: 0. */
   ambiguousRate?: number
+  /** Out of disk: every write and schema change fails with 53100. Default: false. */
+  diskFull?: boolean
   /** Seed of the faults: equal seeds give equal faults for equal statements. */
   seed?: number
   /** Called before an import reads each file; can make its job wait. */
@@ -84,7 +86,8 @@ interface Shared {
   sent: Map<string, Set<string>>
   /** Keys of `sent`: application and statement without literals. */
   shapes: Set<string>
-  /** Those of `shapes` that `failEach` has made fail once. */
+  /** Those of `shapes` that `failEach` has counted, and those that it has made fail once. */
+  counted: Set<string>
   failed: Set<string>
   tls: CockroachOptions['tls']
 }
@@ -110,6 +113,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       retryRate: options.retryRate ?? 0,
       failEach: options.failEach,
       ambiguousRate: options.ambiguousRate ?? 0,
+      diskFull: options.diskFull ?? false,
     },
     random: seeded(options.seed ?? 1),
     jobs: new Jobs(),
@@ -122,6 +126,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     unknown: [],
     sent: new Map(),
     shapes: new Set(),
+    counted: new Set(),
     failed: new Set(),
     tls: options.tls,
   }
@@ -398,6 +403,8 @@ function ownOptions(text: string): string[] {
     })
 }
 
+const CHANGES_ROWS = /^\s*(insert|update|delete|with\b.*\b(insert|update|delete)\b)/is
+
 /** Application names of molt and the replicator. */
 const OF_TOOLS = /^molt[ _-](fetch|verify)|^molt$|replicator/
 
@@ -435,14 +442,15 @@ class Client implements ConnectionHost {
 
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined {
     const { options, random } = this.#shared
+    const full = options.diskFull && plans.find(({ writes, sql }) => writes || CHANGES_ROWS.test(sql))
+    if (full) return { code: '53100', plan: full }
     const retryable = plans.filter(({ retryable }) => retryable)
     const writing = retryable.filter(
-      ({ commits, writes, sql }) =>
-        commits || writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(sql)),
+      ({ commits, writes, sql }) => commits || writes || (!inTransaction && CHANGES_ROWS.test(sql)),
     )
     const each = options.failEach
     if (each?.application === this.#application) {
-      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan))
+      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan, each.only))
       if (plan) return { code: each.code, plan }
     }
     // The server retries most single statements itself, and the tools' stand-in retries none; the suite gets all.
@@ -491,11 +499,13 @@ class Client implements ConnectionHost {
     }
   }
 
-  /** True for the first statement of its shape. */
-  #failsNow(plan: Plan): boolean {
-    const { failed } = this.#shared
+  /** True for the first statement of its shape, or only if it is the one of this number. */
+  #failsNow(plan: Plan, only: number | undefined): boolean {
+    const { counted, failed } = this.#shared
     const shape = this.#shapes.get(plan) ?? ''
-    if (failed.has(shape)) return false
+    if (counted.has(shape)) return false
+    counted.add(shape)
+    if (only !== undefined && counted.size !== only) return false
     failed.add(shape)
     return true
   }

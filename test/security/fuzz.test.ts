@@ -7,15 +7,23 @@ import fc from 'fast-check'
 import pgConnectionString from 'pg-connection-string'
 import { describe, expect, test, vi } from 'vitest'
 import { specs } from '../../src/actions/specs.ts'
+import { literalsOf, partsOf } from '../../src/masking/literals.ts'
 import { parseRules } from '../../src/masking/rules.ts'
+import { expressionForm, indexForm } from '../../src/model/expression.ts'
 import { parseSnapshot } from '../../src/model/snapshot.ts'
+import { tokens } from '../../src/model/tokens.ts'
 import { markdownCode, markdownText } from '../../src/report/markdown.ts'
+import { parseConfig } from '../../src/runtime/config.ts'
 import { errorCode } from '../../src/runtime/errors.ts'
+import { explainWords } from '../../src/runtime/refusals.ts'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
 import { decodeMessage, formatLsn, parseLsn } from '../../src/source/pgoutput.ts'
+import { explainDiagnosis } from '../../src/tools/diagnoses.ts'
 import { parseEvent } from '../../src/tools/events.ts'
 import { readLines } from '../../src/tools/lines.ts'
+import { accountFor, emptyAccount } from '../../src/tools/molt-fetch.ts'
+import { accountForVerify, emptyVerifyAccount } from '../../src/tools/molt-verify.ts'
 import { splitPassword } from '../../src/tools/passwords.ts'
 import { parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
@@ -139,6 +147,54 @@ describe('what the tools write', () => {
     })
   })
 
+  test('only a completion record completes a load or a comparison', () => {
+    const fields = fc.dictionary(
+      fc.constantFrom(
+        'table',
+        'table_name',
+        'num_rows',
+        'num_truth_rows',
+        'num_missing',
+        'cdc_cursor',
+        'reason',
+        'error',
+      ),
+      fc.oneof(line, fc.integer(), fc.constant(null), fc.constantFrom('__proto__', 'constructor', 'toString')),
+    )
+    const message = fc.oneof(
+      line,
+      line.map((each) => `fetch complete ${each}`),
+      fc.constantFrom(
+        'data extraction from source complete',
+        'data import on target for table complete',
+        'finished row verification on public.a (shard 1/1)',
+        'mismatching row value',
+        'missing table detected',
+        'table public.a do not have matching primary keys',
+      ),
+    )
+    holds(fc.array(fc.tuple(message, fields), { maxLength: 8 }), (events) => {
+      const [load, comparison] = [emptyAccount(), emptyVerifyAccount()]
+      for (const [said, more] of events) {
+        accountFor(load, { ...more, message: said })
+        accountForVerify(comparison, { ...more, message: said })
+      }
+      expect(load.complete).toBe(events.some(([said]) => said.startsWith('fetch complete')))
+      expect(comparison.complete).toBe(events.some(([said]) => said === 'verification complete'))
+      const counts = [load.exportedRows, load.importedRows, ...Object.values(load.tables).flatMap(Object.values)]
+      for (const count of [...counts, ...Object.values(load.unknown.messages)])
+        expect(count).toEqual(expect.any(Number))
+      for (const { rows, missing } of comparison.tables.values()) expect(Number.isFinite(rows + missing)).toBe(true)
+    })
+  })
+
+  test('what a tool says has a diagnosis of one line', () => {
+    holds(text, (each) => {
+      expect(explainDiagnosis(each) ?? '').not.toMatch(/[\r\n]/)
+      expect(typeof explainWords(each)).toMatch(/undefined|object/)
+    })
+  })
+
   test('splits into the same lines, however the chunks arrive', async () => {
     const parts = fc.array(text, { maxLength: 6 })
     await fc.assert(
@@ -235,6 +291,18 @@ describe('what people write', () => {
     )
   })
 
+  test('a config file has its problems at places of the file', () => {
+    const section = fc.constantFrom('common', 'cutover', 'prepare', '__proto__', 'constructor')
+    const given = fc.tuple(section, text).map(([name, each]) => `${name}:\n  ${JSON.stringify(each)}: ${each}`)
+    holds(fc.oneof(text, fc.json(), given), (each) => {
+      const lines = each.split(/\r\n|\n|\r/).length
+      for (const { line: at, column } of parseConfig(each, specs).problems) {
+        expect(at).toBeLessThanOrEqual(lines + 1)
+        expect(Math.min(at, column)).toBeGreaterThanOrEqual(1)
+      }
+    })
+  })
+
   const password = fc
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
@@ -265,6 +333,43 @@ describe('what people write', () => {
       const url = `postgresql://mover:${each}@db/shop`
       const problem = urlProblem(url)
       if (problem) expect(problem).not.toContain(each)
+    })
+  })
+})
+
+describe('what the catalogs hold', () => {
+  const sql = fc
+    .array(
+      fc.oneof(
+        fc.constantFrom('(', ')', "'", '"', '::', ' ', 'a', '1', 'CASE WHEN', '$$', '--', '/*', "e'", '||'),
+        text,
+      ),
+      {
+        maxLength: 30,
+      },
+    )
+    .map((parts) => parts.join(''))
+
+  test('the tokens of SQL are its text', () => {
+    holds(sql, (each) => {
+      expect(
+        tokens(each)
+          .map((token) => token.text)
+          .join(''),
+      ).toBe(each)
+    })
+  })
+
+  test('an expression has a form, or none', () => {
+    holds(sql, (each) => {
+      for (const form of [expressionForm(each), indexForm(`CREATE INDEX i ON t USING btree (${each})`)])
+        expect(typeof form).toMatch(/undefined|string/)
+    })
+  })
+
+  test('the texts of a schema are found in a bounded time', () => {
+    holds(sql, (each) => {
+      for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
     })
   })
 })

@@ -252,6 +252,29 @@ describe('rights', () => {
     }
   })
 
+  test('REVOKE takes neither CASCADE nor RESTRICT', async () => {
+    for (const word of ['CASCADE', 'RESTRICT'])
+      expect(await refused(`REVOKE SELECT ON TABLE parents FROM app ${word}`)).toEqual({
+        code: '42601',
+        message: `at or near "${word.toLowerCase()}": syntax error`,
+      })
+  })
+
+  test('a member of admin may do everything, until it is revoked', async () => {
+    await db.query(`CREATE ROLE operator LOGIN PASSWORD 'operator'; GRANT admin TO operator`)
+    const operator = await open('operator')
+    try {
+      await operator.query('CREATE SCHEMA of_operator')
+      await operator.query('GRANT INSERT ON TABLE parents TO operator')
+      await db.query('REVOKE admin FROM operator')
+      expect((await refused('CREATE DATABASE IF NOT EXISTS shop', operator)).code).toBe('42501')
+      expect((await refused('ALTER TABLE parents ADD COLUMN x INT', operator)).code).toBe('42501')
+    } finally {
+      await operator.end()
+      await db.query('DROP SCHEMA of_operator')
+    }
+  })
+
   test('ALL is a separate privilege, and is expanded when a part is revoked', async () => {
     await db.query('GRANT ALL ON TABLE children TO app')
     const held = () =>
@@ -350,6 +373,44 @@ describe('faults of schema changes', () => {
       await refused('INSERT INTO once VALUES (1)', client)
       await client.query('INSERT INTO once VALUES (2)')
       expect(await rows('SELECT id FROM once', [], db)).toEqual([{ id: '2' }])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+
+  test('only the statement of that number fails', async () => {
+    const other = await startCockroach(behind, { failEach: { code: '40001', application: 'one', only: 2 } })
+    const client = await open(undefined, `${other.urlOf('shop')}&application_name=one`)
+    try {
+      await client.query('SELECT 1 AS one')
+      expect((await refused('SELECT 1 AS two', client)).code).toBe('40001')
+      for (const again of ['SELECT 1 AS two', 'SELECT 1 AS three', 'SELECT 1 AS one']) await client.query(again)
+      expect([...other.failed]).toEqual([expect.stringContaining('two')])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+
+  test('without disk, every write fails, and reads do not', async () => {
+    const other = await startCockroach(behind, { diskFull: true })
+    const client = await open(undefined, other.urlOf('shop'))
+    const writes = [
+      'CREATE TABLE more (id INT PRIMARY KEY)',
+      "INSERT INTO parents VALUES (60, 'a')",
+      "WITH a AS (SELECT 60 AS id) INSERT INTO parents SELECT id, 'a' FROM a",
+      "UPDATE parents SET name = 'b'",
+      'DELETE FROM children',
+    ]
+    try {
+      for (const sql of writes) expect((await refused(sql, client)).code, sql).toBe('53100')
+      await client.query('BEGIN')
+      expect((await refused("INSERT INTO parents VALUES (60, 'a')", client)).code).toBe('53100')
+      await client.query('ROLLBACK')
+      expect(
+        await rows('WITH a AS (SELECT count(*) AS n FROM parents WHERE id = 60) SELECT n FROM a', [], client),
+      ).toEqual([{ n: '0' }])
     } finally {
       await client.end()
       await other.stop()

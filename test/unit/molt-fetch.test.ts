@@ -32,6 +32,16 @@ test.each(['ERROR', 'critical', 50])('treats a record of the level %s as an erro
   expect(fetchProblems(account, [])).toContain('lost the connection')
 })
 
+test.each(['constructor', '__proto__', 'toString'])('counts the rows of a table called %s', (table) => {
+  const account = emptyAccount()
+  const told = { table: `public.${table}`, num_rows: 7 }
+  accountFor(account, { message: 'data extraction from source complete', ...told })
+  accountFor(account, { message: 'data extraction from source complete', ...told })
+  expect(Object.entries(account.tables)).toEqual([[table, { exported: 14 }]])
+  accountFor(account, { message: table })
+  expect(Object.entries(account.unknown.messages)).toEqual([[table, 1]])
+})
+
 describe('extra-args', () => {
   test.each([
     [['--flush-rows', '1000']],

@@ -1,5 +1,6 @@
 import type { Exported } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { number } from '../../runtime/progress.ts'
 import { holdsStandingRow } from '../../source/standing.ts'
@@ -26,7 +27,7 @@ export function everythingRead(account: FetchAccount, plan: Plan): Exported | un
 
 /** Counts the rows on the target, because molt's own numbers prove nothing. */
 export async function countArrived(target: Database, plan: Plan): Promise<Arrived> {
-  const arrived: Arrived = {}
+  const arrived: Arrived = byName()
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
   await unhurried(target, async () => {
     for (const table of plan.tables)

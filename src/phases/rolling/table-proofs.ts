@@ -1,4 +1,5 @@
 import type { ProofState, TableProof } from '../../ledger/proof.ts'
+import { byName, own } from '../../model/records.ts'
 import { writtenOtherwise } from '../verify/row-digests.ts'
 import { DirtyKeys } from './dirty-keys.ts'
 import { TablePass } from './pass.ts'
@@ -30,7 +31,7 @@ export class TableProofs {
   constructor({ tables, others }: Provable, state: ProofState | undefined, budget = BUDGET) {
     this.dirty = new DirtyKeys(budget, (table) => this.restart(table))
     for (const [name, reason] of Object.entries(others)) this.others.set(name, reason)
-    for (const table of tables) this.#begin(table, state?.tables[table.name])
+    for (const table of tables) this.#begin(table, own(state?.tables, table.name))
   }
 
   #begin(table: ProvableTable, before: TableProof | undefined): void {
@@ -126,7 +127,7 @@ export class TableProofs {
   }
 
   get state(): Pick<ProofState, 'tables' | 'others' | 'open'> {
-    const tables: Record<string, TableProof> = {}
+    const tables = byName<TableProof>()
     for (const [name, { files }] of this.tables) {
       const [proved, pass] = [this.proved.get(name), this.passes.get(name)]
       if (proved || pass) tables[name] = { files, ...(proved && { proved }), ...(pass && { pass: pass.progress }) }

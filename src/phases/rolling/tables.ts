@@ -1,4 +1,5 @@
 import type { Plan } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
 import { type Database, qualified } from '../../runtime/database.ts'
 import { readTables } from '../../sql/tables.ts'
@@ -47,7 +48,7 @@ export async function readProvable(source: Database, target: Database, plan: Pla
     (async () => [await readTables(target, plan.targetSchema), await readHazards(target, plan)] as const)(),
   ])
   const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
-  const found: Provable = { tables: [], others: {} }
+  const found: Provable = { tables: [], others: byName() }
   for (const name of plan.tables) {
     const pair = [here, there].map((tables) => tables.find((table) => table.name === name))
     const [a, b] = pair

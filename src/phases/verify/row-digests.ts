@@ -1,4 +1,5 @@
 import { readTarget } from '../../destination/server.ts'
+import { byName } from '../../model/records.ts'
 import type { Column, Table } from '../../model/tables.ts'
 import { plainForm, writtenAlike } from '../../model/values.ts'
 import { connect, type Database, ident, literal, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
@@ -213,7 +214,7 @@ async function digestTable(table: Comparison, options: DigestOptions): Promise<T
     missing: 0,
     mismatch: 0,
     extraneous: 0,
-    columns: {},
+    columns: byName(),
     classes: {},
     rows: [],
     unproved: [],

@@ -1,6 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
@@ -231,7 +232,7 @@ function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings)
   verdict.unseen = unseen
   const columns = Object.entries(digest.columns).sort(([, a], [, b]) => b - a)
   if (columns.length) verdict.columns = [...new Set([...(verdict.columns ?? []), ...columns.map(([column]) => column)])]
-  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: byName(), classes: {} }
   const told = new Set(known.rows.map(({ key }) => JSON.stringify(key)))
   known.rows.push(...digest.rows.filter(({ key }) => !told.has(JSON.stringify(key))))
   account.rows.set(digest.name, known)
