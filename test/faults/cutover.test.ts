@@ -352,7 +352,7 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, but no longer by this step, so it stays')
+  expect(words(left)).toContain('the fence is armed, but another run has set it, so it stays')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -468,7 +468,7 @@ nightly(
     expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
     const next = await cutover()
     requireSuccess('cutover', next)
-    expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
+    expect(words(next)).toContain('which a cutover without a commit had rebuilt')
   },
 )
 
@@ -560,7 +560,7 @@ test('finally the decision: cancelled right after the commit, and completed by t
   )
   requireSuccess('cutover', switched)
   expect(words(switched)).toMatch(/seen main committed public \*\*\* *$/m)
-  expect(words(switched)).toContain('1 session of app on the source ended')
+  expect(words(switched)).toContain('ended 1 session of app on the source')
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
@@ -569,7 +569,7 @@ test('finally the decision: cancelled right after the commit, and completed by t
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])
-    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, not permanent as after the commit/)
+    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, but must be permanent after the commit/)
   expect(await write()).toBe(true)
   await leased('9223372036854775807')
   for (const action of ['status', 'finalize']) {

@@ -141,7 +141,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
   [
     'with an attestation of another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
-    /for something else/,
+    /for another artifact/,
   ],
   ['that gh describes in an unknown format', { ...rehearsal(), verified: '[{}]' }, /cannot be parsed/],
 ])('does not count a rehearsal %s', async (_, other, why) => {
