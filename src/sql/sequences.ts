@@ -67,7 +67,7 @@ async function readRows(db: Database, schema: string): Promise<{ sequence: Seque
     `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
             s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column,
             pg_catalog.format_type(a.atttypid, NULL) AS type,
-            pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable
+            has_table_privilege(c.oid, 'SELECT') AS readable
        ${SEQUENCES_OF_SCHEMA}`,
     [schema],
   )
