@@ -333,7 +333,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can drop foreign keys and add them again',
     protects:
-      'A foreign key that is dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
+      'A foreign key that is dropped for the load could not be added again, which requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
     fix: '{sql}{instead}',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {

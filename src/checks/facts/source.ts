@@ -537,7 +537,7 @@ export async function readSamples(
   return samples
 }
 
-/** Bytes of TOAST from which a table may have large rows. Low, because values can be compressed to a fraction. */
+/** Bytes of TOAST above which a table may have large rows. The limit is low, because values can be compressed. */
 const LONG_VALUES = 2 ** 20
 
 function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], expected: Set<string>) {
