@@ -179,7 +179,7 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
       seen: await codeOf(asApp.query(`SELECT 1 FROM ${bench.at(CHILDREN)}`)),
     },
   ]
-  const missing = await openWriteAccess(db, name, taken)
+  const { missing } = await openWriteAccess(db, name, taken)
   const expected = [
     ...['DELETE', 'DROP', 'INSERT', 'UPDATE'].flatMap((right) => tables.map((table) => `app ${right} ${table}`)),
     `batch ALL ${CHILDREN}`,

@@ -1,5 +1,5 @@
-import { type Database, ident, literal, qualified, queryAll, sqlState } from '../runtime/database.ts'
-import { VerdictError } from '../runtime/errors.ts'
+import { type Database, ident, literal, qualified, queryAll, sqlState, unhurried } from '../runtime/database.ts'
+import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 
 /*
  * Write access: until the cutover commits, only the tools write to the target's tables. The application's roles lose their
@@ -55,6 +55,8 @@ export interface Access {
   open: WriteGrant[]
   /** Of these and the revoked ones, those that this session could not grant back. */
   ungrantable: WriteGrant[]
+  /** Revoked ones of roles that no longer exist. */
+  gone: WriteGrant[]
   /** The user that this session runs as. */
   user: string
 }
@@ -71,7 +73,7 @@ export async function readAccess(
   taken: readonly WriteGrant[] = [],
 ): Promise<Access> {
   const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
-  if (!all.length) return { open: [], ungrantable: [], user: '' }
+  if (!all.length) return { open: [], ungrantable: [], gone: [], user: '' }
   const [open = [], options = [], roles = []] = await queryAll(db, [
     grantsSql(schema, all),
     optionsSql(schema, all),
@@ -79,19 +81,21 @@ export async function readAccess(
   ])
   const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
   const known = new Set(roles.map(({ name }) => name))
-  const canGive = ({ table, role, privilege }: WriteGrant) =>
-    (isPublic(role) || known.has(role)) &&
+  const isThere = ({ role }: WriteGrant) => isPublic(role) || known.has(role)
+  const canGive = ({ table, privilege }: WriteGrant) =>
     ['ANY', 'ALL', privilege].some((each) => may.has(JSON.stringify([table, each])))
   const found = open as WriteGrant[]
   return {
     open: found,
-    ungrantable: mergeWriteGrants(taken, found).filter((grant) => !canGive(grant)),
+    ungrantable: mergeWriteGrants(taken, found).filter((grant) => isThere(grant) && !canGive(grant)),
+    gone: taken.filter((grant) => !isThere(grant)),
     user: roles.find(({ me }) => me)?.name ?? '',
   }
 }
 
 /**
- * Revokes these rights, in one statement for many tables, because each is a schema change on CockroachDB. Repeatable.
+ * Revokes these rights, in one statement for many tables, because each is a schema change on CockroachDB. Repeatable, and
+ * without a time limit.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
   const each = grants.flatMap((grant) =>
@@ -99,10 +103,13 @@ export async function closeWriteAccess(db: Database, schema: string, grants: rea
       ? ['INSERT', 'UPDATE', 'DELETE', 'DROP'].map((privilege) => ({ ...grant, privilege }))
       : [grant],
   )
-  for (const { privileges, tables, roles } of bundles(each.map((grant) => ({ ...grant, grantable: false }))))
-    await db.query(
-      `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
-    )
+  if (!each.length) return
+  await unhurried(db, async () => {
+    for (const { privileges, tables, roles } of bundles(each.map((grant) => ({ ...grant, grantable: false }))))
+      await db.query(
+        `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
+      )
+  })
 }
 
 /** The statements that give these rights back, as few as possible. */
@@ -114,36 +121,71 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
   return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
 }
 
-/** @returns whether the server accepted it. What is then missing is reported by name */
-async function give(db: Database, statement: string): Promise<boolean> {
+/** The result of giving rights back. */
+export interface Given {
+  /** Those still missing; only empty is green. When the target cannot be read, every one of them. */
+  missing: WriteGrant[]
+  /** Missing ones whose role or table no longer exists, so that no statement can give them back. */
+  gone: WriteGrant[]
+  /** Why, from the server: one text for each different refusal. */
+  causes: string[]
+}
+
+/** Refused for a missing right, or because a role or table is gone: the other parts of the statement may work. */
+const REFUSES_PART = /^(0100[67]|42|0LP|3F000|55)/
+/** The role, the table or the schema does not exist. A table that an import keeps offline is another error. */
+const GONE = /^(42704|42P01|3F000)$/
+
+/**
+ * Gives exactly these rights back, without a time limit, because each statement is a schema change. No refusal stops the
+ * others, and no error of the target is thrown: the caller must name what is missing.
+ */
+export async function openWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<Given> {
+  if (!grants.length) return { missing: [], gone: [], causes: [] }
+  const causes = new Set<string>()
+  const gone = new Set<string>()
+  const give = async (bundle: Bundle): Promise<string | undefined> => {
+    try {
+      await db.query(grantStatement(schema, bundle))
+      return undefined
+    } catch (error) {
+      const state = sqlState(error)
+      if (!state) throw error
+      causes.add(causeOf(error))
+      return state
+    }
+  }
+  const giveSingly = async (bundle: Bundle) => {
+    for (const role of bundle.roles)
+      for (const table of bundle.tables)
+        if (GONE.test((await give({ ...bundle, tables: [table], roles: [role] })) ?? ''))
+          gone.add(pairOf({ role, table }))
+  }
   try {
-    await db.query(statement)
-    return true
+    await unhurried(db, async () => {
+      for (const bundle of bundles(grants)) if (REFUSES_PART.test((await give(bundle)) ?? '')) await giveSingly(bundle)
+    })
+    const missing = await missingGrants(db, schema, grants)
+    return { missing, gone: missing.filter((grant) => gone.has(pairOf(grant))), causes: [...causes] }
   } catch (error) {
-    // Refused for a missing right, or because a role or table is gone.
-    if (/^(0100[67]|42|0LP)/.test(sqlState(error) ?? '')) return false
-    throw error
+    return { missing: [...grants], gone: [], causes: [...causes, causeOf(error)] }
   }
 }
 
-/**
- * Gives exactly these rights back. A refusal of one does not stop the others.
- * @returns those still missing afterwards; only empty is green
- */
-export async function openWriteAccess(
-  db: Database,
+function causeOf(error: unknown): string {
+  const state = sqlState(error)
+  return state ? `SQLSTATE ${state}: ${messageOf(error)}` : messageOf(error)
+}
+
+/** @throws VerdictError that names the statements for rights that could not be given back */
+export function requireGiven(
+  { missing, causes }: Given,
   schema: string,
-  grants: readonly WriteGrant[],
-): Promise<WriteGrant[]> {
-  if (!grants.length) return []
-  // A missing role or table fails only its own part of a statement.
-  const giveSingly = async ({ privileges, tables, roles, grantable }: Bundle) => {
-    for (const role of roles)
-      for (const table of tables)
-        await give(db, grantStatement(schema, { privileges, tables: [table], roles: [role], grantable }))
-  }
-  for (const bundle of bundles(grants)) if (!(await give(db, grantStatement(schema, bundle)))) await giveSingly(bundle)
-  return missingGrants(db, schema, grants)
+  { code, what, next }: { code: 'write-access.missing' | 'write-access.not-restored'; what: string; next: string },
+): void {
+  if (!missing.length) return
+  const statements = grantStatements(schema, missing).map((statement) => `${statement};`)
+  refuse(code, [what, ...causes.slice(0, 3)].join('. '), statements, next)
 }
 
 /** Those of these rights that are missing now. */
@@ -182,6 +224,12 @@ export async function requireClosed(
     throw new VerdictError(
       'write-access.granted-early',
       `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then verify again`,
+    )
+  const gone = [...new Set(access.gone.map(({ role }) => role))]
+  if (gone.length)
+    throw new VerdictError(
+      'write-access.role-gone',
+      `roles that had write access to the target no longer exist, so it cannot be given back: ${grantsText(access.gone, 'had')}. Create them again: ${gone.map((role) => `CREATE ROLE ${ident(role)} LOGIN`).join('; ')}. Before the load, you can also run \`prepare\` again, which forgets them`,
     )
   if (ungrantable.length)
     throw new VerdictError(
@@ -254,6 +302,14 @@ function named(schema: string, tables: readonly string[]): string {
 
 function listed(texts: readonly string[]): string {
   return texts.map(literal).join(', ')
+}
+
+export function isSameGrant(one: WriteGrant, other: WriteGrant): boolean {
+  return nameOf(one) === nameOf(other)
+}
+
+function pairOf({ table, role }: Pick<WriteGrant, 'table' | 'role'>): string {
+  return JSON.stringify([table, role])
 }
 
 function nameOf({ table, role, privilege }: WriteGrant): string {

@@ -1498,7 +1498,8 @@ export const CODES = {
   },
   'write-access.missing': {
     meaning: 'The migration is committed, and write access to the target could not be given back.',
-    cause: 'The migration user lost the right to grant since the last check before the commit, or a role was dropped.',
+    cause:
+      'The target refused or ended a GRANT, or could not be reached. For example, the migration user has lost the right to grant, or a role was dropped.',
     fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
@@ -1514,10 +1515,20 @@ export const CODES = {
       'The migration user lacks the grant option, ownership or admin for a right that the application has. ALL needs ALL WITH GRANT OPTION.',
     fix: 'Have an administrator run the statements of the message on the target, then run the step again.',
   },
+  'write-access.not-restored': {
+    meaning: 'Write access to the target could not be given back when the migration ended.',
+    cause: 'The target refused a GRANT, or could not be reached. The ledger keeps the list of missing rights.',
+    fix: 'Run the statements of the message on the target as an administrator, then run the step again.',
+  },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
     cause: 'Another role granted it.',
     fix: 'Revoke the rights that the message lists, or set `write-access: waive`.',
+  },
+  'write-access.role-gone': {
+    meaning: 'A role that had write access to the target no longer exists.',
+    cause: 'Someone dropped the role after `prepare` had revoked its write access. It would be missing after the commit.',
+    fix: 'Create the role again. Before the load, you can also run `prepare` again, which forgets it.',
   },
 } as const satisfies Record<string, Explanation>
 

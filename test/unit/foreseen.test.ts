@@ -219,7 +219,9 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'write-access.missing': ['right.write-access'],
   'write-access.not-closed': 'people',
   'write-access.not-grantable': ['right.write-access'],
+  'write-access.not-restored': ['right.write-access'],
   'write-access.not-revoked': 'tried by prepare',
+  'write-access.role-gone': 'changed later',
 }
 
 const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))

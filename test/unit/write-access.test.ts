@@ -48,7 +48,7 @@ function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig'
     }))
     return results.length > 1 ? results : results[0]
   }
-  return { asked, db: { query } as unknown as Database }
+  return { asked, db: { query, connectionParameters: {} } as unknown as Database }
 }
 const refusal = (code: string) => Object.assign(new pg.DatabaseError('refused', 1, 'error'), { code })
 
@@ -59,7 +59,7 @@ it('revokes and grants fifteen rights on five tables in one statement each', asy
   )
   await closeWriteAccess(db, 's', FIFTEEN)
   expect(asked).toEqual([`REVOKE DELETE, INSERT, UPDATE ON TABLE ${TABLES} FROM "app"`])
-  expect(await openWriteAccess(db, 's', FIFTEEN)).toEqual([])
+  expect(await openWriteAccess(db, 's', FIFTEEN)).toEqual({ missing: [], gone: [], causes: [] })
   expect(asked.filter((sql) => sql.startsWith('GRANT'))).toEqual([
     `GRANT DELETE, INSERT, UPDATE ON TABLE ${TABLES} TO "app"`,
   ])
@@ -89,8 +89,8 @@ it('reports what could not be given back: ALL with the grant option on three rig
   const all = target([grant('app', 'ALL')], three)
   expect((await readAccess(all.db, 's', ['orders'])).ungrantable).toEqual([grant('app', 'ALL')])
   const taken = [grant('app', 'INSERT'), grant('gone', 'INSERT')]
-  const { ungrantable } = await readAccess(target([], three).db, 's', ['orders'], taken)
-  expect(ungrantable).toEqual([grant('gone', 'INSERT')])
+  const { ungrantable, gone } = await readAccess(target([], three).db, 's', ['orders'], taken)
+  expect({ ungrantable, gone }).toEqual({ ungrantable: [], gone: [grant('gone', 'INSERT')] })
   expect((await readAccess(target([grant('app', 'ALL')], ['orders ALL']).db, 's', ['orders'])).ungrantable).toEqual([])
 })
 
@@ -102,17 +102,19 @@ it('gives back what it can when one right is refused, and names the others', asy
     grant('gone', 'INSERT'),
     grant('app', 'INSERT', 'notes'),
   ]
-  expect(await openWriteAccess(db, 's', grants)).toEqual([grant('gone', 'INSERT'), grant('app', 'INSERT', 'notes')])
+  const { missing, gone } = await openWriteAccess(db, 's', grants)
+  expect(missing).toEqual([grant('gone', 'INSERT'), grant('app', 'INSERT', 'notes')])
+  expect(gone).toEqual([grant('gone', 'INSERT')])
 })
 
 it.each([
-  ['that was never closed', [], {}],
-  ['that another user has granted', [grant('app', 'INSERT')], { writeAccess: [] }],
-  ['that could not be given back', [], { writeAccess: [grant('app', 'ALL')] }],
-])('refuses write access %s', async (_, has, facts) => {
-  await expect(requireClosed(target(has).db, { targetSchema: 's', tables: ['orders'] }, facts)).rejects.toMatchObject({
-    kind: 'verdict',
-  })
+  ['that was never closed', 'write-access.not-closed', [], {}],
+  ['that another user has granted', 'write-access.granted-early', [grant('app', 'INSERT')], { writeAccess: [] }],
+  ['that could not be given back', 'write-access.not-grantable', [], { writeAccess: [grant('app', 'ALL')] }],
+  ['of a role that was dropped', 'write-access.role-gone', [], { writeAccess: [grant('gone', 'ALL')] }],
+])('refuses write access %s', async (_, code, has, facts) => {
+  const closed = requireClosed(target(has).db, { targetSchema: 's', tables: ['orders'] }, facts)
+  await expect(closed).rejects.toMatchObject({ kind: 'verdict', code })
 })
 
 it('accepts write access that was waived, or was revoked and can be given back', async () => {

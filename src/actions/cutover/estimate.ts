@@ -182,7 +182,7 @@ export const REBUILD_TRIPS = 5
 const TAKE_OFF_TRIPS = 3
 const DECISION_TRIPS = 12
 const STREAM_OFF_TRIPS = 6
-const ACCESS_TRIPS = 4
+const ACCESS_TRIPS = 6
 
 /**
  * How long each part of the pause will take: the longest that a rehearsal of this plan has seen, and at least what this
