@@ -1,5 +1,6 @@
 import { type Database, ident, literal, qualified, queryAll, sqlState, unhurried } from '../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
+import { ownershipStatements, type Unrevocable, unrevocableOf, unrevocableSql, unrevocableText } from './unrevocable.ts'
 
 /*
  * Write access: until the cutover commits, only the tools write to the target's tables. The application's roles lose their
@@ -26,7 +27,7 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
      AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
    ORDER BY 1, 2, 3`
 
-/** Every write right on these tables of any role except ours, the owner and administrators. */
+/** Every write right on these tables of any role except ours, the owner and administrators: see {@link Unrevocable}. */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
@@ -57,6 +58,8 @@ export interface Access {
   ungrantable: WriteGrant[]
   /** Revoked ones of roles that no longer exist. */
   gone: WriteGrant[]
+  /** Logins that can write whatever is revoked. */
+  unrevocable: Unrevocable[]
   /** The user that this session runs as. */
   user: string
 }
@@ -73,11 +76,12 @@ export async function readAccess(
   taken: readonly WriteGrant[] = [],
 ): Promise<Access> {
   const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
-  if (!all.length) return { open: [], ungrantable: [], gone: [], user: '' }
-  const [open = [], options = [], roles = []] = await queryAll(db, [
+  if (!all.length) return { open: [], ungrantable: [], gone: [], unrevocable: [], user: '' }
+  const [open = [], options = [], roles = [], owners = [], holders = []] = await queryAll(db, [
     grantsSql(schema, all),
     optionsSql(schema, all),
     ROLES,
+    ...unrevocableSql(schema, all),
   ])
   const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
   const known = new Set(roles.map(({ name }) => name))
@@ -89,6 +93,7 @@ export async function readAccess(
     open: found,
     ungrantable: mergeWriteGrants(taken, found).filter((grant) => isThere(grant) && !canGive(grant)),
     gone: taken.filter((grant) => !isThere(grant)),
+    unrevocable: unrevocableOf(owners as never, holders as never),
     user: roles.find(({ me }) => me)?.name ?? '',
   }
 }
@@ -98,18 +103,24 @@ export async function readAccess(
  * without a time limit.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
+  const statements = revokeStatements(schema, grants)
+  if (!statements.length) return
+  await unhurried(db, async () => {
+    for (const statement of statements) await db.query(statement)
+  })
+}
+
+/** The statements that revoke these rights, as few as possible. */
+export function revokeStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   const each = grants.flatMap((grant) =>
     grant.privilege === 'ALL'
       ? ['INSERT', 'UPDATE', 'DELETE', 'DROP'].map((privilege) => ({ ...grant, privilege }))
       : [grant],
   )
-  if (!each.length) return
-  await unhurried(db, async () => {
-    for (const { privileges, tables, roles } of bundles(each.map((grant) => ({ ...grant, grantable: false }))))
-      await db.query(
-        `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
-      )
-  })
+  return bundles(each.map((grant) => ({ ...grant, grantable: false }))).map(
+    ({ privileges, tables, roles }) =>
+      `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
+  )
 }
 
 /** The statements that give these rights back, as few as possible. */
@@ -224,6 +235,12 @@ export async function requireClosed(
     throw new VerdictError(
       'write-access.granted-early',
       `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then verify again`,
+    )
+  const owners = access.unrevocable.filter(({ administrator }) => !administrator)
+  if (owners.length)
+    throw new VerdictError(
+      'write-access.not-revocable',
+      `these roles can write to the target, which must stay read-only until the commit, and revoking rights does not change that: ${unrevocableText(owners, access.user)}. Run on the target as an administrator: ${ownershipStatements(targetSchema, owners, access.user).join('; ')}. Then verify again`,
     )
   const gone = [...new Set(access.gone.map(({ role }) => role))]
   if (gone.length)

@@ -49,6 +49,8 @@ export interface Facts {
   goingBack?: string[]
   /** Write rights revoked from roles on the target until the commit. */
   writeAccess?: WriteGrant[]
+  /** Write rights that a rollback has revoked, until it is complete or has given them back. */
+  revokedAgain?: WriteGrant[] | null
   /** `write-access: waive`: roles can write to the target all the time. */
   writeAccessWaived?: boolean
   /** How many writes had passed the fence at the commit, by the source's count; none may pass later. */

@@ -843,6 +843,11 @@ export const CODES = {
     cause: 'MOLT halves a batch of files that fails, and the good half stays imported.',
     fix: 'Empty the tables that the message names, then resume again.',
   },
+  'load.recreate-loses-rights': {
+    meaning: 'Dropping and creating the tables would take rights away from other roles.',
+    cause: '`table-handling` is `drop-on-target-and-recreate`, and MOLT does not give rights back.',
+    fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
+  },
   'load.still-running': {
     meaning: 'A run still loads a migration that was aborted.',
     cause: 'The run did not see that it was aborted, or did not end.',
@@ -1092,6 +1097,13 @@ export const CODES = {
     meaning: 'The target was written to since the commit.',
     cause: 'The application uses it. Nothing copies these writes to the source.',
     fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
+  },
+  'rollback.writers': {
+    meaning: 'Roles could still write to the target after the rollback.',
+    cause:
+      'A role owns a table, or got its rights from someone whose grants the migration user cannot revoke. Its writes would be lost.',
+    fix: 'Run the statements of the message on the target as an administrator, then run `rollback` again.',
+    next: { action: 'rollback' },
   },
 
   'runner.action-missing': {
@@ -1520,6 +1532,11 @@ export const CODES = {
     cause: 'The target refused a GRANT, or could not be reached. The ledger keeps the list of missing rights.',
     fix: 'Run the statements of the message on the target as an administrator, then run the step again.',
   },
+  'write-access.not-revocable': {
+    meaning: 'Roles can write to the target until the commit, and no REVOKE changes that.',
+    cause: 'Since `prepare`, a role became the owner of a table, or a member of its owner or of the migration user.',
+    fix: 'Run the statements of the message on the target as an administrator, and verify again.',
+  },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
     cause: 'Another role granted it.',
@@ -1527,7 +1544,8 @@ export const CODES = {
   },
   'write-access.role-gone': {
     meaning: 'A role that had write access to the target no longer exists.',
-    cause: 'Someone dropped the role after `prepare` had revoked its write access. It would be missing after the commit.',
+    cause:
+      'Someone dropped the role after `prepare` had revoked its write access. It would be missing after the commit.',
     fix: 'Create the role again. Before the load, you can also run `prepare` again, which forgets it.',
   },
 } as const satisfies Record<string, Explanation>

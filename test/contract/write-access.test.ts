@@ -1,20 +1,27 @@
 // Write access to the target: revoked by `prepare`, given back after the commit or when a migration ends.
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
+import { Preflight } from '../../src/checks/preflight.ts'
 import { type Entry, readEntry } from '../../src/ledger/ledger.ts'
 import { openTarget } from '../../src/phases/after-commit/open-target.ts'
 import { connect, type Database } from '../../src/runtime/database.ts'
 import type { ListedError } from '../../src/runtime/errors.ts'
+import { leaseFor, makePermanent, setLease } from '../../src/source/fence.ts'
 import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { standInFolder } from '../support/stand-in.ts'
 import { query, type World, world } from './checks-helpers.ts'
 
 const SHOP = `CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL);
   CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint NOT NULL, total numeric(10,2) NOT NULL)`
+const INPUTS: Record<string, Record<string, string>> = {
+  prepare: { decision: 'rehearse' },
+  fetch: { mode: 'direct-copy' },
+}
 const WRITES = ['DELETE', 'INSERT', 'UPDATE']
 
 let servers: Servers
@@ -58,7 +65,8 @@ async function shop(): Promise<Shop> {
         repo: REPO,
         workDir: folder,
         start: inProcess,
-        inputs: { source: urls.source, target: urls.target, 'allow-insecure': 'true', ...inputs },
+        inputs: { source: urls.source, target: urls.target, 'allow-insecure': 'true', ...INPUTS[action], ...inputs },
+        env: { PATH: `${standInFolder()}:${process.env.PATH}` },
       }),
     async onTarget(work, statementTimeout) {
       const db = await connect(urls.target, 'target', statementTimeout)
@@ -77,13 +85,20 @@ async function shop(): Promise<Shop> {
   return made
 }
 
-async function prepared(): Promise<Shop> {
+async function prepared(inputs: Record<string, string> = {}): Promise<Shop> {
   const made = await shop()
-  const result = await made.run('prepare', { decision: 'rehearse' })
+  const result = await made.run('prepare', inputs)
   expect(result.outputs['error-code'], words(result)).toBeUndefined()
   expect(await made.rights()).toEqual(['SELECT'])
   return made
 }
+
+/** The statements of a fix, without the remark behind them. */
+const inFix = (fix: string) =>
+  fix
+    .replace(/ --.*/, '')
+    .split(';')
+    .filter((sql) => sql.trim())
 
 /** Makes the server end every GRANT to the application's role. */
 async function refuseGrants({ admin, app }: Shop, state: string): Promise<() => Promise<unknown>> {
@@ -103,7 +118,7 @@ it.each(['57014', '53200', '25006', '42501'])(
     const allow = await refuseGrants(made, state)
     const entry = (await made.entry()) as Entry
     const open = () => made.onTarget((db) => openTarget(db, entry))
-    const refused: ListedError = await open().then(expect.unreachable, (error) => error)
+    const refused: ListedError = await open().catch((error) => error)
     expect(refused).toMatchObject({ code: 'write-access.missing', problems: [statementOf(made)] })
     expect(refused.what).toContain(`SQLSTATE ${state}`)
     expect(refused.next).toMatch(/`cutover` again.*`rollback`/)
@@ -180,16 +195,120 @@ it('`prepare` refuses when a revoked right is granted again at once', async () =
   await made.admin(`
     CREATE FUNCTION again() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN GRANT INSERT ON orders TO ${made.app}; END';
     CREATE EVENT TRIGGER again ON ddl_command_end WHEN TAG IN ('REVOKE') EXECUTE FUNCTION again()`)
-  const refused = await made.run('prepare', { decision: 'rehearse' })
+  const refused = await made.run('prepare')
   expect(refused.outputs['error-code'], words(refused)).toBe('write-access.not-revoked')
 })
 
 it('`prepare` forgets a role that was dropped since its last run', async () => {
   const made = await prepared()
   await made.admin(`DROP OWNED BY ${made.app}; DROP ROLE ${made.app}`)
-  const codeOf = async (action: string, inputs?: Record<string, string>) =>
-    (await made.run(action, inputs)).outputs['error-code']
+  const codeOf = async (action: string) => (await made.run(action)).outputs['error-code']
   expect(await codeOf('fetch')).toBe('write-access.role-gone')
-  expect(await codeOf('prepare', { decision: 'rehearse' })).toBeUndefined()
+  expect(await codeOf('prepare')).toBeUndefined()
   expect((await made.entry())?.facts.writeAccess).toEqual([])
+})
+
+it('finds logins that no REVOKE keeps from writing, and their printed statements do', async () => {
+  const made = await shop()
+  const { admin, app } = made
+  const [team, batch, ops] = [`${app}_team`, `${app}_batch`, `${app}_ops`]
+  await admin(`ALTER ROLE ${app} LOGIN; ALTER TABLE orders OWNER TO ${app};
+    CREATE ROLE ${team}; CREATE ROLE ${batch} LOGIN IN ROLE ${team}; ALTER TABLE customers OWNER TO ${team};
+    CREATE ROLE ${ops} LOGIN IN ROLE admin`)
+  const find = async () => {
+    const { outputs } = await made.run('prepare')
+    const { findings } = Preflight.parse(JSON.parse(readFileSync(outputs.preflight as string, 'utf8')))
+    return findings.filter(({ check }) => /^tgt\.(table-owner|administrator)$/.test(check))
+  }
+  const found = await find()
+  expect(found.map(({ check, severity, object }) => [check, severity, object])).toEqual([
+    ['tgt.table-owner', 'block', app],
+    ['tgt.table-owner', 'block', batch],
+    ['tgt.administrator', 'warn', ops],
+  ])
+  for (const { check, fix } of found) if (check === 'tgt.table-owner') for (const sql of inFix(fix)) await admin(sql)
+  expect((await find()).map(({ object }) => object)).toEqual([ops])
+  for (const [role, table] of [
+    [app, 'orders'],
+    [batch, 'customers'],
+  ])
+    await expect(admin(`SET ROLE ${role}; UPDATE ${table} SET id = id`), role).rejects.toMatchObject({ code: '42501' })
+})
+
+it('`fetch` and `prepare` refuse to recreate tables on which other roles have rights', async () => {
+  const recreate = { 'table-handling': 'drop-on-target-and-recreate' }
+  const made = await prepared()
+  const refused = await made.run('fetch', recreate)
+  expect(refused.outputs['error-code'], words(refused)).toBe('load.recreate-loses-rights')
+  expect(words(refused)).toContain(`${made.app} would lose DELETE, INSERT, SELECT, UPDATE on orders`)
+  const again = await made.run('prepare', recreate)
+  expect(again.outputs['error-code']).toBe('preflight.blocked')
+  expect(again.annotations.filter(({ level }) => level === 'error').map(({ title }) => title)).toContain(
+    'load.recreate',
+  )
+})
+
+it('`fetch` refuses a role that became the owner of a table after `prepare`', async () => {
+  const made = await prepared()
+  await made.admin(`ALTER ROLE ${made.app} LOGIN; ALTER TABLE customers OWNER TO ${made.app}`)
+  const refused = await made.run('fetch')
+  expect(refused.outputs['error-code'], words(refused)).toBe('write-access.not-revocable')
+  expect(words(refused)).toContain('ALTER TABLE "public"."customers" OWNER TO "postgres"')
+})
+
+/** A migration whose cutover has committed, with the same row on both sides. */
+async function switched(inputs: Record<string, string> = {}): Promise<Shop> {
+  const made = await prepared(inputs)
+  for (const url of [made.source, made.target]) await query(url, "INSERT INTO customers VALUES (1, 'a')")
+  const db = await connect(made.source, 'source')
+  const lease = await leaseFor(db, 60_000)
+  expect([await setLease(db, lease), await makePermanent(db, lease)]).toEqual([true, true])
+  await db.end()
+  await query(made.target, "UPDATE molt_actions.migrations SET phase = 'switched'")
+  await made.onTarget(async (target) => openTarget(target, (await readEntry(target, 'main')) as Entry))
+  return made
+}
+
+it('`rollback` also revokes rights that a role got after the commit', async () => {
+  const made = await switched()
+  const etl = `${made.app}_etl`
+  await query(made.target, `CREATE ROLE ${etl}`)
+  await query(made.target, `GRANT SELECT, INSERT ON TABLE orders TO ${etl}`)
+  const rolled = await made.run('rollback')
+  expect(rolled.conclusion, words(rolled)).toBe('success')
+  const may = await made.admin(
+    `SELECT rolname AS name FROM pg_roles WHERE rolname LIKE '${made.app}%' AND has_table_privilege(oid, 'orders', 'INSERT, UPDATE, DELETE')`,
+  )
+  expect(may).toEqual([])
+  // `cleanup` gives them back.
+  const { writeAccess = [], revokedAgain } = (await made.entry())?.facts ?? {}
+  expect(writeAccess.filter(({ role }) => role === etl).map(({ privilege }) => privilege)).toEqual(['INSERT'])
+  expect(revokedAgain).toBeNull()
+})
+
+it('`rollback` names a role that it cannot keep from writing, and changes nothing', async () => {
+  const made = await switched()
+  await made.admin(`ALTER ROLE ${made.app} LOGIN; ALTER TABLE customers OWNER TO ${made.app}`)
+  const refused = await made.run('rollback')
+  expect(refused.outputs['error-code'], words(refused)).toBe('rollback.writers')
+  expect(words(refused)).toContain('ALTER TABLE "public"."customers" OWNER TO "postgres";')
+  expect(await made.rights()).toEqual(expect.arrayContaining(WRITES))
+})
+
+it('a refused `rollback` names the rights that it cannot give back, and the next one gives them back', async () => {
+  const made = await switched()
+  // A write that arrives before its right is revoked.
+  await made.admin(`
+    CREATE FUNCTION late() RETURNS event_trigger LANGUAGE plpgsql AS
+      'BEGIN UPDATE public.customers SET email = email || ''!''; END';
+    CREATE EVENT TRIGGER late ON ddl_command_end WHEN TAG IN ('REVOKE') EXECUTE FUNCTION late()`)
+  const allow = await refuseGrants(made, '53200')
+  const refused = await made.run('rollback')
+  expect(refused.outputs['error-code'], words(refused)).toBe('write-access.not-restored')
+  expect(words(refused)).toContain(statementOf(made))
+  expect(words(refused)).toContain('rollback.target-written')
+  expect(await made.rights()).toEqual(['SELECT'])
+  await allow()
+  expect((await made.run('rollback')).outputs['error-code']).toBe('rollback.target-written')
+  expect(await made.rights()).toEqual([...WRITES, 'SELECT'].sort())
 })

@@ -280,7 +280,7 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   if (COMMITTED.includes(entry.phase))
     info(
-      `${unwatchedMs(clock.parts)} ms from the final verification to the commit, in which an administrator could write to the target; \`finalize\` compares every row as of the commit`,
+      `${unwatchedMs(clock.parts)} ms from the final verification to the commit, in which ${entry.facts.writeAccessWaived ? 'every role with a right to write' : 'an administrator'} could write to the target; \`finalize\` compares every row as of the commit`,
     )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))

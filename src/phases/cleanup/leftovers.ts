@@ -6,6 +6,7 @@ import { dropTrial } from '../../destination/trial.ts'
 import {
   grantsText,
   isSameGrant,
+  mergeWriteGrants,
   missingGrants,
   openWriteAccess,
   requireGiven,
@@ -145,9 +146,9 @@ export async function leftoversOnTarget(
   return found.map(orTold)
 }
 
-/** What roles had before this migration. After the commit they have it, and later changes are the owner's. */
+/** After the commit roles have what they had before, and later changes are the owner's, except a rollback's own. */
 function owedGrants({ phase, facts }: Entry): WriteGrant[] {
-  return COMMITTED.includes(phase) ? [] : (facts.writeAccess ?? [])
+  return mergeWriteGrants(COMMITTED.includes(phase) ? [] : (facts.writeAccess ?? []), facts.revokedAgain ?? [])
 }
 
 /**
@@ -162,8 +163,11 @@ async function giveBack(target: Database, migration: string, taken: readonly Wri
   const given = await openWriteAccess(target, targetSchema, taken)
   if (given.gone.length) {
     warning(`not given back, because the role or table no longer exists: ${grantsText(given.gone, 'had')}`)
-    const writeAccess = entry.facts.writeAccess?.filter((each) => !given.gone.some((gone) => isSameGrant(each, gone)))
-    await advance(target, entry, entry.phase, { facts: { writeAccess } })
+    const withoutGone = (all: WriteGrant[] | null | undefined) =>
+      all?.filter((each) => !given.gone.some((gone) => isSameGrant(each, gone)))
+    const { writeAccess, revokedAgain } = entry.facts
+    const facts = { writeAccess: withoutGone(writeAccess), revokedAgain: withoutGone(revokedAgain) }
+    await advance(target, entry, entry.phase, { facts })
   }
   const missing = given.missing.filter((each) => !given.gone.includes(each))
   requireGiven({ ...given, missing }, targetSchema, {
