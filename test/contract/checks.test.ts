@@ -1035,6 +1035,7 @@ it('runs at most 20 catalog queries per side, changes nothing, and cannot change
       'key_column_usage',
       'pg_am',
       'pg_attribute',
+      'pg_auth_members',
       'pg_class',
       'pg_constraint',
     ],
