@@ -122,6 +122,8 @@ async function bundle(): Promise<string> {
     // pg can load its native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
+    // As in newer Nodes. Without it, pg asks `Response` whether it is Cloudflare's, for which Node 20 loads its fetch.
+    define: { navigator: '{ "userAgent": "Node.js" }' },
     logOverride: { 'empty-import-meta': 'silent' },
   })
   return result.outputFiles[0]?.text as string

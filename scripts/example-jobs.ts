@@ -26,8 +26,8 @@ export function exampleJobs(migrate: string, caller: string): string {
   )
   return [
     '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`; edit those.',
-    '# Copy to .github/workflows/migrate.yml of your repository, and replace OWNER/REPO and the commit. For repositories',
-    '# outside of the organization of OWNER/REPO, for GitHub Enterprise Server, and for runners before 2.336.',
+    '# Copy to .github/workflows/migrate.yml in your repository, and replace OWNER/REPO and the commit. Use this file outside',
+    '# the organization of OWNER/REPO, on GitHub Enterprise Server, and on runners before 2.336.',
     form + OURS(text),
   ].join('\n')
 }
@@ -44,8 +44,8 @@ export function exampleRehearsal(rehearse: string): string {
     .replaceAll('examples/', '')
   return [
     '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
-    '# Copy to .github/workflows/rehearse.yml of your repository, with the folder rehearsal/ beside it, and replace OWNER/REPO,',
-    '# the commit and the digests. `molt-actions.yml` is the config file of your migration: its plan is what is rehearsed.',
+    '# Copy to .github/workflows/rehearse.yml in your repository, copy the folder rehearsal/ to its root, and replace',
+    '# OWNER/REPO, the commit and the digests. It rehearses the plan of molt-actions.yml, the config file of your migration.',
     OURS(real),
   ].join('\n')
 }
@@ -55,7 +55,7 @@ export function exampleComposite(root: string): string {
   return [
     '# Generated from action.yml by `npm run build`; edit that.',
     '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
-    '# .github/actions/molt/action.yml of your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
+    '# .github/actions/molt/action.yml in your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
     '# in place of OWNER/REPO.',
     OURS(root),
   ].join('\n')

@@ -32,12 +32,15 @@ const Release = z.object({
   assets: z.array(z.object({ name: z.string(), digest: z.string().nullable() })),
 })
 
-/** The section of one version in a changelog in Keep-a-Changelog form, without its heading; throws if there is none. */
+/**
+ * The section of one version in a changelog in Keep-a-Changelog form, without its heading and the links of headings.
+ * @throws Error when there is none
+ */
 export function notesOf(changelog: string, version: string): string {
   const [, section] = changelog.split(
     new RegExp(`^## \\[${version.replaceAll('.', '\\.')}\\] - \\d{4}-\\d\\d-\\d\\d$`, 'm'),
   )
-  const notes = section?.split(/^## /m)[0]?.trim()
+  const notes = section?.split(/^## |^\[[^\]]+\]: /m)[0]?.trim()
   if (!notes) throw new Error(`CHANGELOG.md has no section \`## [${version}] - YYYY-MM-DD\`. Rename \`Unreleased\``)
   return notes
 }
@@ -58,8 +61,11 @@ export function writeFiles(version: string, adoption: Adoption, out: string): vo
     )
   const notes = notesOf(readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8'), version)
   mkdirSync(out)
-  const pin = `${adoption.repository}@${adoption.commit}`
-  writeFileSync(join(out, NOTES), `${notes}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
+  const { repository, commit } = adoption
+  // A release's page resolves no paths of the repository.
+  const linked = notes.replaceAll(/\]\((?!https?:)/g, `](https://github.com/${repository}/blob/${commit}/`)
+  const pin = `${repository}@${commit}`
+  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
   for (const [name, files] of Object.entries(archives(adoption))) pack(files, join(out, name))
   const bundle = readFileSync(join(ROOT, 'dist/molt-actions.cjs'))
   const sums = assetsIn(out).map(([name, digest]) => `${digest.slice('sha256:'.length)}  ${name}`)

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 import { parse, stringify } from 'yaml'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
+import { shellWord } from '../../src/runtime/next.ts'
 import { freeAddress } from '../../src/tools/ports.ts'
 import {
   type FakeGithub,
@@ -81,7 +82,7 @@ function readOptions(args: string[]): Options | undefined {
     embedded: values.embedded,
     actor: values.actor,
     approveAs: values['approve-as'],
-    again: [...(values.embedded ? ['--embedded'] : []), dirname(file)].join(' '),
+    again: [...(values.embedded ? ['--embedded'] : []), shellWord(dirname(file))].join(' '),
   }
 }
 

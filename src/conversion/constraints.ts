@@ -5,7 +5,7 @@ import { checkName, reportChanges } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** CHECK and foreign keys: 3-constraints.sql. */
+/** Converts checks and foreign keys, for 3-constraints.sql. */
 export function convertConstraints(work: Work, tables: ReadonlySet<string>): void {
   for (const constraint of work.catalog.constraints) {
     const object = work.name('constraint', constraint.table, constraint.name)
@@ -75,7 +75,7 @@ function convertCheck(work: Work, constraint: Constraint, object: string): void 
 
 function convertForeignKey(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { references } = constraint
-  // A partition's share of its table's key: the single table has it once.
+  // PostgreSQL repeats a key that references a partitioned table for each of its partitions.
   if (!references || (constraint.inherited && !tables.has(references.table))) return
   if (references.schema !== work.schema) {
     work.leave('foreign-key.other-schema', object, original(work, constraint))

@@ -52,7 +52,7 @@ export const decisions = z.strictObject({
     .describe('CockroachDB types by the source’s type name, as in money: DECIMAL(19,4).'),
   rules: z
     .strictObject({
-      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every ever-increasing key.'),
+      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every sequential key.'),
       'key.serial': z
         .enum(['sequence', 'unique-rowid'])
         .optional()
@@ -70,6 +70,8 @@ export type TableDecision = z.infer<typeof table>
 export function tableDecision({ tables }: Decisions, name: string): TableDecision {
   return tables?.[name] ?? {}
 }
+
+const PARTS = { columns: 'column', indexes: 'index', constraints: 'constraint' }
 
 /** Mistakes in convert.yml, one per line. */
 export type Problems = string[]
@@ -91,10 +93,10 @@ function explain(issue: z.core.$ZodIssue, suggest: Suggest): Problems {
   const at = issue.path.join('.')
   if (issue.code !== 'unrecognized_keys') return [`${at || 'the file'}: ${issue.message}`]
   const known = keysAt(issue.path)
-  return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not known${suggest(key, known)}`)
+  return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not a known key${suggest(key, known)}`)
 }
 
-/** The keys that the schema has at a path: a number or a free name stands for the value of a record. */
+/** The keys that the schema allows at a path. Any name selects the value of a record. */
 function keysAt(path: readonly PropertyKey[]): string[] {
   let schema: unknown = decisions
   for (const key of path) {
@@ -114,7 +116,7 @@ function unwrap(schema: unknown): unknown {
   return schema instanceof z.ZodOptional ? unwrap(schema.unwrap()) : schema
 }
 
-/** Names of the file that the schema does not have. */
+/** Lists names in convert.yml that do not exist in the database's schema. */
 export function unknownNames(found: Decisions, catalog: Catalog, suggest: Suggest): Problems {
   const tables = new Map(catalog.tables.map((each) => [each.name, each]))
   return Object.entries(found.tables ?? {}).flatMap(([name, decision]) => {
@@ -128,7 +130,9 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
     const unknown = (['columns', 'indexes', 'constraints'] as const).flatMap((part) =>
       Object.keys(decision[part] ?? {})
         .filter((each) => !known[part].includes(each))
-        .map((each) => `tables.${name}.${part}.${each}: the table has none of that name${suggest(each, known[part])}`),
+        .map(
+          (each) => `tables.${name}.${part}.${each}: the table has no such ${PARTS[part]}${suggest(each, known[part])}`,
+        ),
     )
     const key = (decision.key ?? []).filter((each) => !known.columns.includes(each))
     return [

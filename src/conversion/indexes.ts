@@ -5,7 +5,7 @@ import { checkName, hashOf } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** Every index except those of primary keys: 2-indexes.sql. UNIQUE constraints belong to their indexes. */
+/** Converts indexes, except those of primary keys, for 2-indexes.sql. Includes UNIQUE constraints. */
 export function convertIndexes(work: Work, tables: ReadonlySet<string>): void {
   const constraints = new Map(
     work.catalog.constraints
@@ -69,7 +69,7 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
 }
 
-/** Reports each rule that applies to an index. Returns undefined when the index needs manual work. */
+/** Builds the target's index and reports the rules that apply; undefined if the index needs manual work. */
 function define(work: Work, index: Index, object: string): IndexDefinition | undefined {
   const method = methodOf(work, index, object)
   if (!method) return undefined
@@ -140,7 +140,7 @@ function reported(work: Work, rule: string, object: string, index: Index): Metho
   return 'inverted'
 }
 
-/** CockroachDB inverts only the last column, and stores none beside it. */
+/** Whether an inverted index fits: CockroachDB inverts only the last column, and cannot store others. */
 function isInverted({ columns, include }: Index): boolean {
   const inverted = columns.map((each) => GIN_PARTS.test(each.opclass ?? ''))
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)
@@ -160,7 +160,7 @@ function columnOf(work: Work, column: IndexColumn, method: Method) {
   }
 }
 
-/** The parentheses around a whole expression add nothing to those of the index. */
+/** Removes parentheses around the whole expression, because the index adds its own. */
 function stripped(expression: string): string {
   if (!expression.startsWith('(')) return expression
   let depth = 0
@@ -172,7 +172,7 @@ function stripped(expression: string): string {
   return expression
 }
 
-/** Whether an index on the target lacks a class that the source names; BRIN has other classes for the same types. */
+/** Whether the target's index loses the operator class. Not for BRIN, whose default classes have other names. */
 function losesOpclass(method: string, opclass: string): boolean {
   if (method === 'btree' || method === 'hash') return true
   return /^g/.test(method) && !/^((jsonb|array|tsvector|gin_trgm|gist_trgm)_ops|gist_geo\w+)$/.test(opclass)
@@ -186,7 +186,7 @@ function reportParts(work: Work, index: Index, object: string, method: Method): 
   if (index.predicate !== null) found('index.partial')
   if (index.include.length) found('index.include')
   if (index.nullsNotDistinct) found('unique.nulls-not-distinct')
-  // PostgreSQL's own order is NULLS LAST for ASC, and NULLS FIRST for DESC.
+  // PostgreSQL's default is NULLS LAST for ASC, and NULLS FIRST for DESC.
   if (method === 'btree' && index.columns.some((each) => each.descending || each.nullsFirst)) found('index.null-order')
   if (index.columns.some(({ opclass }) => opclass && losesOpclass(index.method, opclass))) found('index.opclass')
   if (index.columns.some((each) => each.collation && each.column !== null)) found('index.collation')

@@ -17,7 +17,7 @@ import type { Work } from './work.ts'
 
 const add = (work: Work, sql: string) => work.result.tables.push({ sql, deferred: null })
 
-/** Types, sequences and tables: 1-tables.sql. */
+/** Converts types, sequences and tables, for 1-tables.sql. */
 export function convertTables(work: Work): void {
   const tables = work.catalog.tables.filter((table) => isCreated(work, table))
   if (work.schema !== 'public') add(work, `CREATE SCHEMA IF NOT EXISTS ${ident(work.schema)}`)
@@ -31,7 +31,9 @@ export function convertTables(work: Work): void {
     if (!identity && table && column && names.has(table)) add(work, ownSequence(work.schema, name, table, column))
 }
 
-/** Partitions become rows of their table, and foreign tables are not converted. */
+/**
+ * Whether the target gets this table. Partitions become rows of their table; foreign tables are left for manual work.
+ */
 function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
     work.leave('table.foreign', work.name('table', table.name), `CREATE FOREIGN TABLE ${work.qualified(table.name)}`)
@@ -67,7 +69,7 @@ function leaveType(work: Work, type: Type): void {
   else work.leave('type.user-defined', object, type.definition)
 }
 
-/** Without those of identity columns, which create their own, and of columns with another numbering in `convert.yml`. */
+/** Leaves out sequences of identity columns, which create their own, and of columns that are numbered differently. */
 function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
   const byName = new Map(tables.map((each) => [each.name, each]))
   return work.catalog.sequences.filter((sequence) => {
@@ -159,7 +161,7 @@ function convertColumn(
   }
 }
 
-/** A domain and the domains that it is made of, outermost first. */
+/** The column's domain and the domains that it is based on, outermost first. */
 function domainsOf(work: Work, column: Column): Type[] {
   const found: Type[] = []
   if (column.type.array) return found
@@ -200,7 +202,7 @@ function collationOf(work: Work, object: string, column: Column, decided: string
 
 type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
-/** How a column fed by a sequence is numbered on the target; also `sequence` for every other column. */
+/** How a column fed by a sequence gets its numbers on the target. Returns `sequence` for all other columns too. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
   const decided = work.table(table.name).columns?.[column.name]?.serial
   if (decided) return decided
@@ -260,7 +262,7 @@ function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering
   return translated.sql
 }
 
-/** What the translation of an expression changed. */
+/** Reports what the translation of an expression changed. */
 export function reportChanges(
   work: Work,
   object: string,
@@ -323,7 +325,7 @@ export function hashOf(decided: boolean | number | undefined): HashSharding | nu
   return decided ? { buckets: decided === true ? null : decided } : null
 }
 
-/** A key's first column if its values only grow: numbered by a sequence, or a time. */
+/** Whether the values of a key's first column only grow: a sequence feeds it, or it defaults to the current time. */
 function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
   if (!column) return false
   if (
@@ -345,10 +347,10 @@ function commentsOf(work: Work, table: Table): string[] {
   })
 }
 
-/** Reserved in CockroachDB but allowed as a column name in PostgreSQL, by CockroachDB's grammar (reserved_keyword). */
+/** Column names that CockroachDB's grammar reserves (reserved_keyword), but PostgreSQL allows. */
 const RESERVED = new Set(['family', 'none'])
 
-/** What a name requires of the application: it is kept in any case. */
+/** Reports names that the application must treat with care. The name itself is always kept. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {
   const name = parts.at(-1) as string
   const object = work.name(kind, ...parts)

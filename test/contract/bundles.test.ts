@@ -286,7 +286,7 @@ describe('independent of the Node version', () => {
       const run = await runBundle('fence', { node, inputs: { ...sound(), source } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
-      expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check host and port/)
+      expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check the host and the port/)
       expect(run.outputs).toEqual({ 'error-kind': 'user', 'error-code': 'connect.failed' })
     })
 
@@ -307,12 +307,13 @@ describe('independent of the Node version', () => {
     })
   })
 
-  test('names an output that would hold a masked value', async () => {
+  test('rejects an output that would contain a secret', async () => {
     const inputs = { 'bin-dir': programs(`molt version ${PASSWORD}`), target: url() }
     const run = await runBundle('setup', { node, inputs })
     expect(run.code).toBe(1)
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toContain('output `molt-version` would hold a masked value')
+    expect(run.errors[0]).toContain('`molt-version`')
+    expect(run.outputs).toMatchObject({ 'error-code': 'output.secret' })
     expect(Object.values(run.outputs).join()).not.toContain(PASSWORD)
   })
 })

@@ -156,7 +156,7 @@ describe('the source server', () => {
     try {
       expect((await readConnection(one, two, pair.source.url)).doubts).toEqual([])
       const { doubts } = await readConnection(one, elsewhere, pair.source.url)
-      expect(doubts).toEqual(['two connections reached two servers'])
+      expect(doubts).toEqual(['two connections reached two different servers'])
       expectFires(
         changed(clean, (copy) => {
           copy.source.connection.doubts = doubts

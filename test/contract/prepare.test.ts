@@ -596,7 +596,7 @@ it('names a target sequence that cannot continue, and does not set it', async ()
     expect(problems).toEqual([
       'the sequence public.a_id_seq ends at 100 on the target, but 200 is already used and 211 would be next. Run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target.',
       expect.stringMatching(
-        /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source\. Run `ALTER/,
+        /^the sequence public.b_id_seq counts by -1 on the target, but by 1 on the source\. Run `ALTER/,
       ),
       expect.stringMatching(/^the sequence public.c_id_seq ends at 205 on the target, but 200 is already used and 211/),
     ])

@@ -59,7 +59,7 @@ test('one person starts it, another approves, and the target takes over', async 
   for (const { steps } of [cutover, finalize])
     expect(steps.filter(({ name, depth }) => depth === 1 && name.endsWith(' the dossier'))).toMatchObject([
       { name: 'Write the dossier', outcome: 'success' },
-      { name: 'Keep the dossier', outcome: 'success' },
+      { name: 'Upload the dossier', outcome: 'success' },
     ])
   expect(await night.phase()).toBe('finalized')
   // Each later leg ends at once, without a stream.

@@ -399,7 +399,7 @@ test('refuses a second cutover at once, and names the first and its run', TIMEOU
     /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\). Only one run can act/,
   )
   const status = await rehearsal.run('status')
-  expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) acts on it/)
+  expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) holds it until /)
   requireSuccess('cutover', await first)
 })
 

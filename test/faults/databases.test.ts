@@ -220,6 +220,18 @@ describe('sequences', () => {
   })
 
   it.each([
+    ['set to its next value', 'CREATE SEQUENCE no', "SELECT setval('no', 5001, false)", 5001],
+    ['restarted', 'CREATE SEQUENCE no', 'ALTER SEQUENCE no RESTART WITH 5001', 5001],
+    ['unused, and starts later', 'CREATE SEQUENCE no START 5001', 'SELECT 1', 5001],
+    ['restarted, and counts down', 'CREATE SEQUENCE no INCREMENT -1', 'ALTER SEQUENCE no RESTART WITH -5001', -5001],
+  ])('a sequence that is %s continues there', async (_, create, change, first) => {
+    const ddl = `${create}; CREATE TABLE invoices (no bigint PRIMARY KEY DEFAULT nextval('no'))`
+    const urls = await migration([ddl, `INSERT INTO invoices VALUES (${first - Math.sign(first)})`, change], ddl)
+    expect(await carried(urls, ['invoices'])).toMatchObject({ problems: [] })
+    expect(Math.abs(await next(urls, 'no'))).toBeGreaterThanOrEqual(Math.abs(first))
+  })
+
+  it.each([
     ['smallint', 32_766],
     ['smallint', 32_000],
   ])('an identity of %s at %d keeps its last numbers', async (type, used) => {

@@ -189,7 +189,7 @@ test('abort disconnects a live replicator, keeps foreign objects, and rebuilds w
   const ended = await following
   expect(ended.conclusion).toBe('failure')
   expect(words(ended)).toMatch(
-    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is gone: `abort` or `cleanup` has run/,
+    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is missing: `abort` or `cleanup` has run/,
   )
   expect(ended.steps[0]?.outputs['error-kind']).not.toBe('bug')
   requireSuccess('abort', await rehearsal.run('abort', { restore: 'true' }))

@@ -252,6 +252,29 @@ describe('rights', () => {
     }
   })
 
+  test('REVOKE takes neither CASCADE nor RESTRICT', async () => {
+    for (const word of ['CASCADE', 'RESTRICT'])
+      expect(await refused(`REVOKE SELECT ON TABLE parents FROM app ${word}`)).toEqual({
+        code: '42601',
+        message: `at or near "${word.toLowerCase()}": syntax error`,
+      })
+  })
+
+  test('a member of admin may do everything, until it is revoked', async () => {
+    await db.query(`CREATE ROLE operator LOGIN PASSWORD 'operator'; GRANT admin TO operator`)
+    const operator = await open('operator')
+    try {
+      await operator.query('CREATE SCHEMA of_operator')
+      await operator.query('GRANT INSERT ON TABLE parents TO operator')
+      await db.query('REVOKE admin FROM operator')
+      expect((await refused('CREATE DATABASE IF NOT EXISTS shop', operator)).code).toBe('42501')
+      expect((await refused('ALTER TABLE parents ADD COLUMN x INT', operator)).code).toBe('42501')
+    } finally {
+      await operator.end()
+      await db.query('DROP SCHEMA of_operator')
+    }
+  })
+
   test('ALL is a separate privilege, and is expanded when a part is revoked', async () => {
     await db.query('GRANT ALL ON TABLE children TO app')
     const held = () =>

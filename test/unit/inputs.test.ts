@@ -95,7 +95,7 @@ describe('loadInputs', () => {
 
   test('suggests nothing for a name that resembles none', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
-      /`paint.bucket` is not known. docs\/config.schema.json/,
+      /`paint.bucket` is unknown. docs\/config.schema.json/,
     )
   })
 

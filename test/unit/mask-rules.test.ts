@@ -52,7 +52,7 @@ describe('rules file', () => {
         return (error as Error).message
       }
     })()
-    expect(found?.match(/- .*(?=: is still TODO)/g)).toEqual([
+    expect(found?.match(/- .*(?=: still has a TODO)/g)).toEqual([
       '- tables.a.b.reason',
       '- tables.a.c.by',
       '- tables.a.d.paths.TODO',
@@ -73,17 +73,17 @@ describe('key', () => {
   it.each([
     [undefined, /not set/],
     ['short', /has 5 characters/],
-    ['ab'.repeat(20), /repeats itself/],
+    ['ab'.repeat(20), /repeats/],
     ['change-me-0192837465xyzwvutsrqponm', /guessable words/],
     ['correct horse battery staple correct horse', /spaces/],
     ['correct-horse-battery-staple-correct', /words/],
     ['MyCompanyMaskingKeyForRehearsals', /words/],
     ['molt-actions-rehearsal-2026-november-key', /words/],
-    ['qwertyuiopasdfghjklzxcvbnm012345', /runs/],
-    ['aabbccddeeffgghhiijjkkllmmnnooppqq', /runs/],
-    ['987654321098765432109876543210ab', /runs/],
+    ['qwertyuiopasdfghjklzxcvbnm012345', /sequences/],
+    ['aabbccddeeffgghhiijjkkllmmnnooppqq', /sequences/],
+    ['987654321098765432109876543210ab', /sequences/],
     ['00000000-0000-4000-8000-00000bcdefgh', /repeats/],
-    ['01234567-89ab-cdef-ghij-klmnopqrstuv', /runs/],
+    ['01234567-89ab-cdef-ghij-klmnopqrstuv', /sequences/],
   ])('refuses %s without repeating it', (key, problem) => {
     expect(keyProblem(key)).toMatch(problem)
     if (key) expect(keyProblem(key)).not.toContain(key)

@@ -49,6 +49,15 @@ test('notes are the section of that version only', () => {
   expect(() => notesOf(changelog, '0.2')).toThrow()
 })
 
+test("the notes link to the commit's documents, and have no placeholder", () => {
+  const notes = readFileSync(join(out, 'notes.md'), 'utf8')
+  const links = [...notes.matchAll(/\]\(([^)]+)\)/g)].map(([, link = '']) => link)
+  const page = `https://github.com/acme/molt-actions/blob/${COMMIT}/`
+  expect(links.filter((link) => link.startsWith(page)).length).toBeGreaterThan(5)
+  expect(links.filter((link) => !link.startsWith('https://'))).toEqual([])
+  expect(notes).not.toContain('OWNER/REPO')
+})
+
 test("refuses a version other than package.json's", () => {
   expect(() => writeFiles('9.9.9', adoption, join(folder, 'other'))).toThrow()
 })

@@ -59,6 +59,18 @@ export const GRANT_RULES: StatementRule[] = [
     },
   },
   {
+    id: 'grants.no-cascade',
+    says: 'REVOKE takes neither CASCADE nor RESTRICT: both are syntax errors.',
+    source: 'pkg/sql/parser/sql.y: revoke_stmt',
+    plan: (statement) => {
+      const [before, last] = statement.tokens.slice(-2)
+      if (!opensWith(statement, 'revoke') || last?.kind !== 'word' || !/^(cascade|restrict)$/.test(last.value))
+        return undefined
+      if (before?.kind === 'symbol' || before?.value === 'from') return undefined
+      return { sql: raising(new SqlError('42601', `at or near "${last.value}": syntax error`)) }
+    },
+  },
+  {
     id: 'grants.option',
     says: 'GRANT and REVOKE require the privilege WITH GRANT OPTION, admin or ownership; the refusal is an error with 01007 or 01006. One statement is one job.',
     source: 'pkg/sql/grant_revoke.go; cockroachdb/cockroach#41930',

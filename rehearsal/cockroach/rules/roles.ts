@@ -1,6 +1,6 @@
 // Roles and their options. CockroachDB has an option that PostgreSQL lacks, CREATELOGIN, which is kept in
 // _crdb.role_options.
-import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { CHANGE, type Plan, quoteName, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { OWN_VARIABLES } from './settings.ts'
 
@@ -10,6 +10,12 @@ export const ROLE_RULES: StatementRule[] = [
     says: 'Passwords and LOGIN of roles require CREATELOGIN besides CREATEROLE. This is checked before the role is looked up; IF EXISTS then accepts a missing role.',
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
+  },
+  {
+    id: 'roles.admin',
+    says: 'A member of `admin` may do everything that `root` may.',
+    source: 'docs: security-reference/authorization.md#admin-role',
+    plan: changeAdmins,
   },
 ]
 
@@ -46,6 +52,25 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
         )
     },
     tag,
+    ...CHANGE,
+  }
+}
+
+/** PostgreSQL does not inherit SUPERUSER from a role, so each new member gets it, and each former one loses it. */
+function changeAdmins({ tokens, sql }: Statement): Plan | undefined {
+  const grants = isWord(tokens[0], 'grant')
+  const ends = tokens.findIndex((token) => isWord(token, grants ? 'to' : 'from'))
+  if (!(grants || isWord(tokens[0], 'revoke')) || ends < 0 || tokens.some((token) => isWord(token, 'on')))
+    return undefined
+  if (!tokens.slice(1, ends).some((token) => token.value === 'admin')) return undefined
+  const members = tokens.slice(ends + 1).filter(({ kind }) => kind !== 'symbol')
+  const option = members.findIndex((token) => isWord(token, 'with'))
+  const changes = members
+    .slice(0, option < 0 ? undefined : option)
+    .map(({ value }) => `ALTER ROLE ${quoteName(value)} ${grants ? '' : 'NO'}SUPERUSER`)
+  return {
+    sql: `DO ${quoteText(`BEGIN ${[sql, ...changes].join('; ')}; END`)}`,
+    tag: grants ? 'GRANT' : 'REVOKE',
     ...CHANGE,
   }
 }

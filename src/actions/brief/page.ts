@@ -92,9 +92,12 @@ function approveText({ plan, phase }: Entry, problems: readonly string[]): strin
   if (!onGithub() || problems.length || DECIDED.includes(phase)) return []
   nextTold()
   const command = nextCommand({ action: 'cutover', inputs: { 'approved-hash': plan.hash ?? '' } })
+  const approve = process.env.MOLT_ACTIONS_WORKFLOWS
+    ? 'answer `npm run workflow`, which asks who approves `cutover`'
+    : `open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\``
   return [
     '',
-    `**Next:** open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\`. With \`gate: plan-hash\`, another person starts instead:`,
+    `**Next:** ${approve}. With \`gate: plan-hash\`, another person starts instead:`,
     '',
     `\`\`\`sh\n${command}\n\`\`\``,
   ]

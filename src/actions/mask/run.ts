@@ -21,7 +21,7 @@ import { InputError, messageOf, refuse, throwIfCancelled, UserError, VerdictErro
 import { number, plural, seconds, someOf } from '../../runtime/progress.ts'
 import { addSecret } from '../../runtime/secrets.ts'
 import { tlsProblem } from '../../runtime/url.ts'
-import { readSequences } from '../../sql/sequences.ts'
+import { readSequences, readSourceSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
 
 type Mask = Context<typeof spec>
@@ -281,7 +281,7 @@ async function finish(
   await runAll(target, sql.after, 'a constraint or index')
   await runAll(target, sql.foreignKeys, 'a foreign key')
   const there = new Set((await readSequences(target, plan.schema)).map(({ name }) => name))
-  for (const { name, lastValue } of await readSequences(source, plan.schema))
+  for (const { name, lastValue } of await readSourceSequences(source, plan.schema))
     if (lastValue !== null && there.has(name))
       await target.query('SELECT setval(format($1, $2::text, $3::text)::regclass, $4)', [
         '%I.%I',

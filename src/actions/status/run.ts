@@ -196,11 +196,16 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
   return [
     `phase: **${entry.phase}** since ${clock(entry.updatedAt)}`,
     ...(steps?.last ? [`last step: ${traceText(steps.last)}`] : []),
-    steps?.failed
-      ? `last error: ${traceText(steps.failed)}: ${markdownText(steps.failed.message)} [${steps.failed.code}]`
-      : 'last error: none',
+    errorLine(steps?.failed),
     holds.length ? `held by: ${holds.join('; ')}` : 'not held',
   ]
+}
+
+function errorLine(failed: NonNullable<LedgerFacts['steps']>['failed']): string {
+  if (!failed) return 'last error: none'
+  const { action, message, code, overcome } = failed
+  const since = overcome ? `. \`${action}\` has got further since` : ''
+  return `last error: ${traceText(failed)}: ${markdownText(message)} [${code}]${since}`
 }
 
 function traceText({ action, at, origin }: Trace): string {
