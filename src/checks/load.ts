@@ -30,9 +30,9 @@ export const loadChecks: readonly Check[] = [
     id: 'load.recreate',
     severity: 'block',
     waivable: false,
-    title: 'Recreating the tables takes no rights away',
+    title: 'Recreating the tables removes no rights',
     protects:
-      '`table-handling: drop-on-target-and-recreate` drops the tables, and with them the rights of other roles. MOLT does not give them back, so after the switch the application could not even read.',
+      '`table-handling: drop-on-target-and-recreate` drops the tables, and with them the rights of other roles. MOLT does not restore them, so after the switch the application could not even read.',
     fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
     *find({ settings, target }) {
       const loads = [undefined, 'planned', 'prepared'].includes(settings.phase)

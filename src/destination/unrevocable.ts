@@ -1,7 +1,7 @@
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * Write access that no REVOKE takes away: an owner's, an administrator's, and that of the members of either, or of the
+ * Write access that no REVOKE removes: an owner's, an administrator's, and that of the members of either, or of the
  * migration user.
  */
 
@@ -67,8 +67,8 @@ export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly Hol
 }
 
 /**
- * What takes this access away until the migration is over: tables get the migration user as their owner, and their old owner
- * gets its rights by name, which can be revoked and given back.
+ * What removes this access until the migration is over: the migration user becomes the owner of the tables, and the old owner
+ * gets its rights by name, which can be revoked and restored.
  * @param user the migration user
  */
 export function ownershipStatements(schema: string, found: readonly Unrevocable[], user: string): string[] {

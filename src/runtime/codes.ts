@@ -845,8 +845,8 @@ export const CODES = {
     fix: 'Empty the tables that the message names, then resume the load again.',
   },
   'load.recreate-loses-rights': {
-    meaning: 'Dropping and creating the tables would take rights away from other roles.',
-    cause: '`table-handling` is `drop-on-target-and-recreate`, and MOLT does not give rights back.',
+    meaning: 'Dropping and recreating the tables would remove rights of other roles.',
+    cause: '`table-handling` is `drop-on-target-and-recreate`, and MOLT does not restore rights.',
     fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
   },
   'load.still-running': {
