@@ -66,7 +66,7 @@ export const CHANGE_ITEMS: Item[] = [
     source: 'docs: security-reference/authorization.md, alter-table.md (OWNER TO), pg-catalog.md (pg_auth_members)',
     async look(bench) {
       const { db, name } = bench
-      const owner = await bench.role('owner')
+      const owner = await bench.role('table_owner')
       const member = await bench.role('member')
       const owned = bench.at('owned')
       const [{ me } = { me: '' }] = (await db.query('SELECT current_user AS me')).rows
