@@ -1,4 +1,5 @@
 import type { Constraint } from '../model/catalog.ts'
+import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
 import { addCheck, addForeignKey, comment, validateConstraint } from '../sql/ddl.ts'
 import { checkName, reportChanges } from './tables.ts'
@@ -29,7 +30,7 @@ function original(work: Work, { schema, table, name, definition }: Constraint): 
 
 /** Applies the decision of `convert.yml` on a constraint; returns its name, or undefined when it is dropped. */
 function decidedName(work: Work, { table, name, definition }: Constraint, object: string): string | undefined {
-  const decided = work.table(table).constraints?.[name]
+  const decided = own(work.table(table).constraints, name)
   if (decided?.drop !== undefined) {
     work.decided(object, definition, `dropped: ${decided.drop}`)
     return undefined
@@ -57,7 +58,7 @@ function write(work: Work, constraint: Constraint, name: string, kind: 'check' |
 function convertCheck(work: Work, constraint: Constraint, object: string): void {
   const name = decidedName(work, constraint, object)
   if (name === undefined || constraint.expression === null) return
-  const decided = work.table(constraint.table).constraints?.[constraint.name]?.check
+  const decided = own(work.table(constraint.table).constraints, constraint.name)?.check
   const translated = translateIn(work, constraint.expression)
   if (decided) work.decided(object, constraint.expression, decided)
   else if (translated.unsupported.length) {

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
 import type { Catalog } from '../model/catalog.ts'
+import { own } from '../model/records.ts'
 
 const sql = z.string().min(1)
 const reason = z.string().min(3).describe('Why; shown in the report.')
@@ -68,7 +69,7 @@ export type Decisions = z.infer<typeof decisions>
 export type TableDecision = z.infer<typeof table>
 
 export function tableDecision({ tables }: Decisions, name: string): TableDecision {
-  return tables?.[name] ?? {}
+  return own(tables, name) ?? {}
 }
 
 const PARTS = { columns: 'column', indexes: 'index', constraints: 'constraint' }

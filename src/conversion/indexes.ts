@@ -1,4 +1,5 @@
 import type { Constraint, Index, IndexColumn } from '../model/catalog.ts'
+import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
 import { addUnique, comment, createIndex, type IndexDefinition } from '../sql/ddl.ts'
 import { checkName, hashOf } from './tables.ts'
@@ -33,8 +34,8 @@ function alter(work: Work, table: string, { name, definition }: Constraint): str
 function convertIndex(work: Work, index: Index, constraint: Constraint | undefined): void {
   const object = work.name(constraint ? 'constraint' : 'index', index.table, index.name)
   const decided = {
-    ...work.table(index.table).indexes?.[index.name],
-    ...(constraint && work.table(index.table).constraints?.[index.name]),
+    ...own(work.table(index.table).indexes, index.name),
+    ...(constraint && own(work.table(index.table).constraints, index.name)),
   }
   if (decided.drop !== undefined) {
     work.found('index.dropped', object, index.definition, `dropped: ${decided.drop}`)

@@ -1,5 +1,6 @@
 import type { Column, Sequence, Table, Type } from '../model/catalog.ts'
 import { localeOf } from '../model/collation.ts'
+import { own } from '../model/records.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import {
   type ColumnDefinition,
@@ -141,7 +142,7 @@ function convertColumn(
   checks: { name: string; condition: string }[],
 ): ColumnDefinition {
   const object = work.name('column', table.name, column.name)
-  const decided = work.table(table.name).columns?.[column.name] ?? {}
+  const decided = own(work.table(table.name).columns, column.name) ?? {}
   const chosen = decided.type
     ? { type: decided.type, rule: 'override' }
     : chooseType(work, column.type, column.dimensions)
@@ -204,7 +205,7 @@ type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
 /** How a column fed by a sequence gets its numbers on the target. Returns `sequence` for all other columns too. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
-  const decided = work.table(table.name).columns?.[column.name]?.serial
+  const decided = own(work.table(table.name).columns, column.name)?.serial
   if (decided) return decided
   const isFed = sequenceOf(work, table, column) !== undefined
   return isFed && column.type.name === 'int8' && work.decisions.rules?.['key.serial'] === 'unique-rowid'
@@ -237,28 +238,28 @@ const NUMBERED: Record<Exclude<Numbering, 'sequence'>, string> = {
 
 function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering): string | null {
   const object = work.name('column', table.name, column.name)
-  const decided = work.table(table.name).columns?.[column.name]?.default
-  const own = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
+  const decided = own(work.table(table.name).columns, column.name)?.default
+  const given = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
   if (decided !== undefined) {
-    work.decided(object, own, decided)
+    work.decided(object, given, decided)
     return decided
   }
   if (numbered !== 'sequence') {
-    work.decided(object, own ?? 'IDENTITY', NUMBERED[numbered])
+    work.decided(object, given ?? 'IDENTITY', NUMBERED[numbered])
     return NUMBERED[numbered]
   }
-  if (own === null) return null
-  if (/^nextval\(/.test(own) && sequenceOf(work, table, column)) work.found('key.serial', object, own)
-  const translated = translateIn(work, own)
+  if (given === null) return null
+  if (/^nextval\(/.test(given) && sequenceOf(work, table, column)) work.found('key.serial', object, given)
+  const translated = translateIn(work, given)
   if (translated.unsupported.length) {
     work.leave(
       'default.unsupported',
       object,
-      `ALTER TABLE ${work.qualified(table.name)} ALTER COLUMN ${ident(column.name)} SET DEFAULT ${own}; -- ${translated.unsupported.join(', ')}`,
+      `ALTER TABLE ${work.qualified(table.name)} ALTER COLUMN ${ident(column.name)} SET DEFAULT ${given}; -- ${translated.unsupported.join(', ')}`,
     )
     return null
   }
-  reportChanges(work, object, own, translated)
+  reportChanges(work, object, given, translated)
   return translated.sql
 }
 

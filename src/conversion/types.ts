@@ -1,4 +1,5 @@
 import type { TypeName } from '../model/catalog.ts'
+import { own } from '../model/records.ts'
 import { qualified } from '../runtime/database.ts'
 import { type Translation, translate } from './expressions.ts'
 import type { Version } from './rules.ts'
@@ -78,13 +79,13 @@ function mapping({ name, schema, kind, extension }: TypeName): Mapping {
   if (kind === 'r' || kind === 'm') return plain('STRING', 'type.range')
   if (kind === 'c') return plain('JSONB', 'type.composite')
   if (schema === 'pg_catalog') {
-    const found = BUILT_IN[name]
+    const found = own(BUILT_IN, name)
     if (found) return found
     if (GEOMETRIC.test(name)) return plain('STRING', 'type.geometric')
     if (INTERNAL.test(name)) return plain('STRING', 'type.internal')
     return plain('STRING', 'type.unknown')
   }
-  return EXTENSIONS[name] ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
+  return own(EXTENSIONS, name) ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
 }
 
 /** The target's type for a column, a field or a domain's base. The caller handles the domain itself. */

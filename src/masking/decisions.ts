@@ -87,11 +87,6 @@ export function meets(column: MaskColumn, parent: MaskColumn): boolean {
   return column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)
 }
 
-/** Looks up an entry of the rules file by name. Not by `record[name]`, because a table can be called `constructor`. */
-export function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
-  return record && Object.hasOwn(record, name) ? record[name] : undefined
-}
-
 export const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
 
 /** Type families that can contain a person's name. `other` includes composite types, ranges, tsvector and inet. */

@@ -1,5 +1,6 @@
+import { own } from '../model/records.ts'
 import type { MaskColumn, MaskTable } from './catalog.ts'
-import { type Edge, own, type Resolved } from './decisions.ts'
+import type { Edge, Resolved } from './decisions.ts'
 import { cutTo } from './expressions.ts'
 import type { LeafRule, Rule, Rules } from './rules.ts'
 

@@ -1,19 +1,11 @@
 import { closest } from 'fastest-levenshtein'
 import { stringify } from 'yaml'
+import { own } from '../model/records.ts'
 import { literal } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
-import {
-  type Decision,
-  type Edge,
-  meets,
-  own,
-  type Plan,
-  type PlannedTable,
-  type Resolved,
-  textsOf,
-} from './decisions.ts'
+import { type Decision, type Edge, meets, type Plan, type PlannedTable, type Resolved, textsOf } from './decisions.ts'
 import { bringsBack, jitter, MIN_COUNT, maskColumn, misfit, type Place } from './expressions.ts'
 import { Hashes } from './hashes.ts'
 import { Inheritance } from './inheritance.ts'

@@ -1,3 +1,4 @@
+import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
 import { number, plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
@@ -7,7 +8,6 @@ import {
   type Decision,
   maskedSelect,
   NUMBERS,
-  own,
   type PlannedTable,
   TEXTS,
   textsOf,

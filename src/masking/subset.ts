@@ -1,7 +1,8 @@
+import { own } from '../model/records.ts'
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { compared, type Edge, own, type Plan } from './decisions.ts'
+import { compared, type Edge, type Plan } from './decisions.ts'
 import { Hashes } from './hashes.ts'
 import type { Rules } from './rules.ts'
 

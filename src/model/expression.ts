@@ -1,3 +1,4 @@
+import { own } from './records.ts'
 import { tokens } from './tokens.ts'
 
 /**
@@ -336,8 +337,8 @@ class Reader extends Tokens {
     let name = this.name()
     while (this.take('.')) name = this.name()
     const called = this.take('(')
-    if (!called) return BARE_FUNCTIONS.has(name) ? `(${SAME_FUNCTION[name] ?? name})` : JSON.stringify(name)
-    const same = SAME_FUNCTION[name] ?? name
+    if (!called) return BARE_FUNCTIONS.has(name) ? `(${own(SAME_FUNCTION, name) ?? name})` : JSON.stringify(name)
+    const same = own(SAME_FUNCTION, name) ?? name
     if (same === 'extract' && this.peek(1).text.toLowerCase() === 'from') {
       const part = this.peek().text.toLowerCase()
       this.at += 2
@@ -360,7 +361,7 @@ class Reader extends Tokens {
     else type = this.qualifiedName()
     if (this.take('(')) this.#items(')')
     while (this.take('[', ']')) type = 'anyarray'
-    return SAME_TYPE[type as string] ?? (type as string)
+    return own(SAME_TYPE, type as string) ?? (type as string)
   }
 }
 

@@ -1,3 +1,4 @@
+import { own } from '../model/records.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
@@ -75,9 +76,9 @@ export function publicationChanges(before: PublicationMark, after: PublicationMa
   if (before.oid !== after.oid) return ['it was dropped and recreated']
   const found = before.itself === after.itself ? [] : ['its published operations were set']
   for (const [table, mark] of Object.entries(before.tables))
-    if (!after.tables[table]) found.push(`${table} was removed`)
+    if (!own(after.tables, table)) found.push(`${table} was removed`)
     else if (after.tables[table] !== mark) found.push(`${table} was removed and added again`)
-  for (const table of Object.keys(after.tables)) if (!before.tables[table]) found.push(`${table} was added`)
+  for (const table of Object.keys(after.tables)) if (!own(before.tables, table)) found.push(`${table} was added`)
   return found
 }
 

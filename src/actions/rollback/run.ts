@@ -41,7 +41,7 @@ export const action: Action<typeof spec> = {
       requireDecided(entry)
       if (entry.phase === 'rolled-back')
         return info(`nothing to do: migration ${entry.id} was rolled back on ${entry.updatedAt.toISOString()}`)
-      // A cutover that is switching the application right now would send it to the target anyway.
+      // Without the hold, a cutover that is still switching would send the application to the target anyway.
       const holder = thisRun('rollback')
       await takeHold(target, entry.id, holder, TIMING.hold)
       const link = new Link(inputs.target, 'target', context.signal)
@@ -58,7 +58,7 @@ function requireDecided({ id, phase }: Entry): void {
   )
 }
 
-/** No other run takes a hold that is being renewed; an unreachable target stops the work anyway. */
+/** Ignores a lost hold: no other run takes one that is renewed, and an unreachable target stops the work anyway. */
 function ignore(): void {}
 
 async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {
@@ -66,7 +66,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   if (state !== 'permanent' && !found.facts.goingBack)
     throw new VerdictError(
       'rollback.not-fenced',
-      'the source is not permanently fenced, so both sides may have been written to, and a safe rollback is impossible',
+      'the source is not permanently fenced, so both sides may have been written to, and a safe rollback is impossible. Find out which database the application uses',
     )
   let entry = found
   let lost = entry.facts.goingBack ?? []
@@ -75,7 +75,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     entry = await closeTarget(target, entry)
     lost = await acceptedLoss(context, source, target, entry)
     const { writeAccess = [], revokedAgain } = entry.facts
-    // A run that dies after the next step is resumed by another, which could no longer know what was lost.
+    // Recorded now: after the next step, a run that resumes this one could no longer find out what was lost.
     const facts = {
       goingBack: lost,
       writeAccess: mergeWriteGrants(writeAccess, revokedAgain ?? []),
@@ -88,15 +88,15 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
-    warning('Rows were not compared since the commit, and cannot be once the source takes writes.')
+    warning('Rows have not been compared since the commit, and can no longer be: the source accepts writes again.')
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
-  info('the fence is lifted permanently: the source takes writes again')
+  info('the permanent fence is lifted: the source accepts writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
   context.output('lost', JSON.stringify(lost))
   context.summary(
-    `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were discarded in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
+    `### Rolled back\n\nThe source accepts writes again. Point the application back to it. ${lost.length ? `Writes on the target were discarded in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
   )
 }
 
@@ -190,7 +190,7 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
   return lost
 }
 
-/** The source has not changed since the commit, so every difference was written on the target. */
+/** Tables that differ. The source has not changed since the commit, so every difference was written on the target. */
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {
