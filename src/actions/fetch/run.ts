@@ -206,7 +206,7 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
     )
 }
 
-/** Checks, before a slot is created or a row is moved, for everything that is known to fail. */
+/** Finds everything that is known to fail, before a slot is created or a row is moved. */
 async function requireLoadable(
   source: Database,
   target: Database,
