@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
@@ -71,12 +71,25 @@ export interface Trick {
   flood?: number
   /** It compares like a tool that misreads both sides alike: no row differs. */
   blind?: boolean
+  /** The replicator beside it is another build, which writes these lines before all others. */
+  replicatorSays?: string[]
 }
 
-/** A folder with a `molt` that plays a trick, and the normal replicator. */
+function otherReplicator(folder: string, says: readonly string[]): void {
+  const said = join(folder, 'said')
+  writeFileSync(said, says.map((line) => `${line}\n`).join(''))
+  const script = readFileSync(join(standInFolder(), 'replicator'), 'utf8').replace(
+    /^exec /m,
+    `cat '${said}' >&2\nexec `,
+  )
+  writeFileSync(join(folder, 'replicator'), script, { mode: 0o755 })
+}
+
+/** A folder with a `molt` that plays a trick, and a replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
-  symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
+  if (trick.replicatorSays) otherReplicator(folder, trick.replicatorSays)
+  else symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
   const program = `
 const trick = ${JSON.stringify(trick)}
 const bundle = ${JSON.stringify(STAND_IN_MOLT)}
