@@ -1,4 +1,4 @@
-// The action as a workflow runs it: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
+// `mask` as a workflow runs it: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -53,7 +53,7 @@ async function query(url: string, sql: string, values: unknown[] = []) {
   }
 }
 
-/** An empty database on each side. */
+/** Creates an empty database on each side. */
 async function databases(ddl = ''): Promise<{ from: string; to: string; name: string }> {
   const name = `mask${++made}`
   const urls = [pair.source, pair.target].map((server) => server.urlOf(name))
@@ -104,10 +104,10 @@ function filesBelow(path: string): string[] {
 }
 
 describe('the grown shop', () => {
-  it('is masked and proved, and no canary is anywhere', { timeout: 180_000 }, async () => {
+  it('is masked and proved, with no canary left anywhere', { timeout: 180_000 }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
-    // From here on, the rehearsal server logs every statement.
+    // From now on, the rehearsal server logs every statement.
     await query(pair.target.url, `ALTER SYSTEM SET log_statement = 'all'`)
     await query(pair.target.url, 'SELECT pg_reload_conf()')
     const result = await run(at, MASK_RULES, { env: { MOLT_MASK_CANARIES: CANARIES.join('\n') } })
@@ -130,8 +130,8 @@ describe('the grown shop', () => {
       expect(column.after.nullShare, `${column.table}.${column.column}`).toBeCloseTo(column.before.nullShare, 10)
     expect(evidence.tables.map(({ table }: { table: string }) => table).sort()).toEqual([...GROWN_TABLES].sort())
 
-    // The same person has the same mask: in the unique key, in an undeclared reference, in a document, and under
-    // another name.
+    // The same person has the same mask in the unique key, in an undeclared reference, in a document, and under another
+    // name.
     const [same] = await query(
       at.to,
       `SELECT count(*)::int AS tickets, count(c.id)::int AS met FROM tickets t LEFT JOIN customers c ON c.email = t.customer_email`,
@@ -171,7 +171,7 @@ describe('the grown shop', () => {
         expect(text.includes(needle), `${needle} in ${place}`).toBe(false)
     expect(readFileSync(pair.source.logFile, 'latin1')).not.toContain(KEY)
 
-    // The search works: it finds them in the source's own files.
+    // The search finds the canaries in the source's own files, so finding none elsewhere means something.
     const there = filesBelow(pair.source.dataDir).map((file) => readFileSync(file, 'latin1'))
     for (const needle of CANARIES)
       expect(
@@ -180,7 +180,7 @@ describe('the grown shop', () => {
       ).toBe(true)
   })
 
-  it('replaces itself, with equal results for an equal key', { timeout: 120_000 }, async () => {
+  it('replaces its earlier copy, with equal results for an equal key', { timeout: 120_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const read = () => query(at.to, 'SELECT v FROM t ORDER BY id')
@@ -216,7 +216,7 @@ describe('the grown shop', () => {
 })
 
 describe('refusals', () => {
-  it('comes before anything is written', { timeout: 180_000 }, async () => {
+  it('come before anything is written', { timeout: 180_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const cases: [string, RegExp, Parameters<typeof run>[2], Partial<typeof at>?][] = [
@@ -239,7 +239,7 @@ describe('refusals', () => {
     expect(await query(at.from, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('holds for a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
+  it('protect a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     await query(at.to, 'CREATE TABLE mine (id int)')
@@ -256,7 +256,7 @@ describe('refusals', () => {
     expect((await run(at, rules)).log).toMatch(/migration main.*\[mask\.target-fed\]/)
   })
 
-  it('stops an expression that reveals the row, an unchanged number, and one that reads the key', {
+  it('stop an expression that reveals the row, a number left unchanged, and an expression that reads the key', {
     timeout: 120_000,
   }, async () => {
     const at = await databases(
@@ -317,7 +317,7 @@ describe('refusals', () => {
   })
 })
 
-/** The proof's output after a change on the rehearsal source, which is undone afterwards. */
+/** The proof's output after a change on the rehearsal source, which is then undone. */
 async function proofAfter(at: { from: string; to: string }, path: string, harm: string): Promise<string> {
   const [source, target] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
   try {
@@ -376,7 +376,7 @@ describe('a proof that fails', () => {
       'canaries: [CANARY-7f3a91c2]',
     ],
     [
-      'a canary that was never planted',
+      'a canary that is not on the source',
       '{ use: name }',
       TINY,
       /canary 1 is nowhere on the source/,
@@ -423,7 +423,7 @@ describe('a proof that fails', () => {
       /t\.v: found 50 original values of t among the masked values/,
     ],
     [
-      "a row's field that an expression does not change",
+      'a field of a composite value that an expression does not change',
       '{ use: name }',
       `CREATE TYPE place AS (street text, nr int); ${TINY} ALTER TABLE t ADD p place, ADD i inet; UPDATE t SET p = row('Oak Lane ' || id, id)`,
       /t\.p: found \d+ original values?/,
@@ -431,7 +431,7 @@ describe('a proof that fails', () => {
       `p: { use: sql, expression: '(SELECT row((u.p).street, 0)::public.place FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody }, i: { use: 'null' }`,
     ],
     [
-      'an e-mail address in a non-text value made by an expression',
+      'an e-mail address that an expression puts into a non-text value',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD b bytea; UPDATE t SET b = 'x'`,
       /t\.b: possible e-mail in 50 rows/,
@@ -455,7 +455,7 @@ describe('a proof that fails', () => {
       's: { keep: true, reason: an oversight }, b: { keep: true, reason: an oversight }',
     ],
     [
-      'a canary in other case, escaped, or as a number',
+      'a canary in another case, escaped, or as a number',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET n = 9024007103939509 WHERE id = 4`,
       /planted canaries in 2 rows/,
@@ -469,7 +469,7 @@ describe('a proof that fails', () => {
       /t\.v: 50 of 50 short values are as frequent as before, so they look unmasked/,
     ],
   ]
-  it.each(cases)('%s: reports it, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
+  it.each(cases)('reports %s, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
     const at = await databases(ddl)
     const tables = `tables: { t: { v: ${rule}${others && `, ${others}`} } }`
     const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\n${tables}\n${more}`))
@@ -483,7 +483,7 @@ describe('a proof that fails', () => {
     expect(await query(at.to, `SELECT tablename FROM pg_stats WHERE schemaname = 'public'`)).toEqual([])
   })
 
-  it('reports rows that remain because they cannot be removed', async () => {
+  it('reports rows that it could not remove', async () => {
     const at = await databases()
     await query(at.to, 'CREATE TABLE t (id int); CREATE TABLE u (id int)')
     const reader = new pg.Client({ connectionString: at.to })
@@ -512,7 +512,7 @@ describe('a proof that fails', () => {
     expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('creates the folders for its files, and fails first when it cannot', async () => {
+  it('creates the folders for its files, and fails at once if it cannot', async () => {
     const at = await databases(TINY)
     writeFileSync(join(folder, 'file'), '')
     const inside = join(folder, 'file', 'mask.json')
@@ -615,7 +615,7 @@ references: [{ from: c.mail, to: p.mail }]`
     const rules = (proof: string) =>
       rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody } } }
 proof: { ${proof} }`)
-    // Such a small share of such a small table would be empty.
+    // So small a share of so small a table would contain no row.
     const sampled = await run(at, rules('sample: 0.000001, max-hits: 2'))
     expect(sampled.log).toMatch(/t\.v: found \d+ original values?/)
     expect(sampled.log).not.toMatch(/possible phone in/)
@@ -626,7 +626,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(allowed))).conclusion).toBe('success')
   })
 
-  it('finds originals of one column in another, and of one table in what a `sql` rule made in another', {
+  it("finds originals of one column in another column, and of one table in another table's `sql` column", {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY}
@@ -639,7 +639,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(beside))).log).toMatch(/a\.y: found 9 original values/)
   })
 
-  it('finds originals in kept values elsewhere, through an unlisted reference or in a document', {
+  it('finds originals in values kept elsewhere, through an unlisted reference or in a document', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY} CREATE TABLE a (id bigserial PRIMARY KEY, who text, doc jsonb, u uuid);
@@ -656,7 +656,7 @@ proof: { ${proof} }`)
     expect(log).toMatch(/a\.u is kept, but contains 7 original values of masked columns of t/)
   })
 
-  it('does not take a number of sixteen digits for a card, nor a masked value for a person', async () => {
+  it('does not mistake a number of sixteen digits for a card, or a masked value for a person', async () => {
     const at = await databases(
       `${TINY} UPDATE t SET v = 'parcel 4111111111111112, mail u1@example.com, +999123456789' WHERE id = 3`,
     )
@@ -717,14 +717,14 @@ describe('copy', () => {
     await locker.query('COMMIT')
     expect([...(await copying)]).toEqual([['t', 100_000]])
     clearInterval(look)
-    // Of 200 MiB in transit.
+    // 200 MiB are in transit.
     expect(peak).toBeLessThan(64)
     await Promise.all([source.end(), locker.end()])
   })
 })
 
 describe('schema', () => {
-  it('copies partitions, domains, expressions and generated columns, and nothing that runs code', {
+  it('copies partitions, domains, expressions and generated columns, but nothing that runs code', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
@@ -744,7 +744,7 @@ describe('schema', () => {
     const keep = '{ keep: true, reason: a number }'
     const rules = rulesFile(`safe: { surrogate-keys: true }\nexclude: { left_out: not needed }
 tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${keep}, v: { use: text }, m: ${keep}, w: { use: 'null' } }, left_out_2: {} }`)
-    // The second run removes what the first has created, also in the other schema.
+    // The second run removes what the first created, in the other schema too.
     for (let again = 0; again < 2; again++) expect((await run(at, rules)).log).not.toMatch(/##\[error\]/)
     const collations = `SELECT a.attname::text, l.collname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_collation l ON l.oid = a.attcollation WHERE attrelid IN ('noise'::regclass, 'ev'::regclass) ORDER BY 1`
@@ -780,7 +780,7 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
 })
 
 describe('what a schema calls', () => {
-  it('copies the functions that are called, by signature, with those that they call', async () => {
+  it('copies each function that is called, by signature, with the functions that it calls', async () => {
     const at =
       await databases(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
       CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
@@ -821,12 +821,12 @@ describe('what a schema calls', () => {
       /public\.t needs the extension dblink.*\[mask\.reaches-out\]/,
     ],
     [
-      'what a function calls',
+      'a function that another one calls',
       `CREATE FUNCTION far() RETURNS text LANGUAGE plpgsql AS 'BEGIN COPY t TO PROGRAM ''cat''; RETURN NULL; END';
       CREATE FUNCTION near() RETURNS text LANGUAGE sql AS 'SELECT public.far()'; ${table('text DEFAULT near()')}`,
       /function far\b.*\[mask\.reaches-out\]/,
     ],
-  ])('does not call out by %s', async (_, ddl, message) => {
+  ])('does not reach outside through %s', async (_, ddl, message) => {
     const at = await databases(ddl)
     expect((await run(at, rulesFile(TINY_RULES))).log).toMatch(message)
     expect(await query(at.to, `SELECT extname FROM pg_extension WHERE extname = 'dblink'`)).toEqual([])
@@ -834,7 +834,7 @@ describe('what a schema calls', () => {
 })
 
 describe('subset', () => {
-  it('takes a share without dangling references, through cycles, self-references and undeclared ones', {
+  it('takes a share without dangling references, despite cycles, self-references and undeclared references', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
@@ -859,7 +859,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     const count = async (sql: string) => Number((await query(at.to, `SELECT count(*) AS n FROM ${sql}`))[0].n)
     const people = await count('people')
     expect(people).toBeGreaterThan(50)
-    // Team 50 goes with its lead, and its people go with the team.
+    // Team 50 is removed with its lead, and its people are removed with the team.
     expect(people).toBeLessThan(980)
     const visits = await count('visits')
     expect(visits).toBeGreaterThan(200)
@@ -875,8 +875,8 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
   })
 
   /**
-   * Puts the rows of a subset's predicates into the same tables on the other side, and returns what closing them
-   * removes.
+   * Copies the rows of a subset's predicates into the same tables on the other side. @returns what closing the subset
+   * removes
    */
   async function subsetOf(ddl: string, yaml: string) {
     const at = await databases(ddl)
@@ -886,7 +886,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
       const plan = makePlan(await readMaskTables(source, 'public'), rules, 'public')
       expect([plan.problems, plan.unlisted]).toEqual([[], []])
       const where = subsetPredicates(plan, rules.subset ?? {})
-      // Without constraints, as when rows are closed.
+      // Without constraints, as at the time when a subset is closed.
       await query(at.to, ddl.replaceAll(/ REFERENCES \w+|INSERT INTO [^;]*;|ALTER [^;]*;/g, ''))
       const taken = new Map<string, number>()
       for (const planned of plan.tables) {
@@ -911,7 +911,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
 
   const kept = '{ keep: true, reason: a number }'
 
-  it('keeps rows that inherit from a table, and treats none of them as a parent', async () => {
+  it('keeps rows of tables that inherit, but does not count them as parents', async () => {
     const { taken, left } = await subsetOf(
       `CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (w int) INHERITS (p);
        CREATE TABLE t (id int PRIMARY KEY, p int, up int); CREATE TABLE child (w int) INHERITS (t);
@@ -922,11 +922,11 @@ references: [{ from: t.p, to: p.id }, { from: t.up, to: t.id }]
 subset: { p: { where: 't.id < 6' } }`,
     )
     expect(Object.fromEntries(taken)).toEqual({ p: 5, q: 1, t: 5, child: 10 })
-    // Row 1 refers to 0, which only the other table has, and each other row to the one before it.
+    // Row 1 refers to 0, which exists only in the other table, and each other row refers to the one before it.
     expect(left).toEqual({ p: 5, q: 1, t: 0, child: 10 })
   })
 
-  it('writes each table once, however many paths lead to it', { timeout: 60_000 }, async () => {
+  it('writes each table once, even if many paths lead to it', { timeout: 60_000 }, async () => {
     const names = Array.from({ length: 16 }, (_, n) => `d${n}`)
     const ddl = names.map((name, n) => {
       const columns = names.slice(0, n).map((to) => `, ${to} int REFERENCES ${to}`)
@@ -942,7 +942,7 @@ subset: { d0: { where: 't.id <= 20' }, d3: { where: 't.id > 10' } }`,
     expect(gone.size).toBe(0)
   })
 
-  it('closes chains without a constraint, and keeps a row that has a second parent', {
+  it('closes chains without a constraint, and keeps a row with another parent', {
     timeout: 60_000,
   }, async () => {
     const { left, gone } = await subsetOf(
@@ -958,7 +958,7 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
     expect(Object.fromEntries(gone)).toEqual({ c: 2999, d: 2 })
   })
 
-  it('closes a chain of rows at once, and reports a table with few rows left', { timeout: 60_000 }, async () => {
+  it('closes a chain of rows in one pass, and reports a table with few rows left', { timeout: 60_000 }, async () => {
     let deletes = 0
     const original = pg.Client.prototype.query
     pg.Client.prototype.query = function (this: pg.Client, ...given: unknown[]) {
@@ -982,7 +982,7 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
 })
 
 describe('the search for canaries', () => {
-  it('finds them in rows, documents and bytes, across parts of a file and in texts, and counts what it read', async () => {
+  it('finds them in rows, documents, bytes, files and texts, also across chunks of a file, and counts what it read', async () => {
     const at = await databases(`${TINY} CREATE SCHEMA other; CREATE TABLE other.t (j jsonb, b bytea);
       INSERT INTO other.t VALUES ('{"a": ["needle one"]}', convert_to('x needle two', 'UTF8'))`)
     const needles = ['needle one', 'needle two', 'needle three', 'Person number 50']
@@ -1040,7 +1040,7 @@ describe('npm run rehearse -- --mask', () => {
       'rows of the target',
       'WAL of the source, all of it',
       'WAL of the target, all of it',
-      'all other files of the two',
+      'all other files of both',
       'logs, summaries, outputs',
       'evidence, artifacts, work files',
     ])
@@ -1087,7 +1087,7 @@ describe('propose', () => {
     for (const needle of [...CANARIES, 'Janssens', '@mail.be', 'Belgium']) expect(yaml).not.toContain(needle)
     const again = await run(at, rules, { inputs: { propose: 'true' } })
     expect(again.outputs['error-code']).toBe('mask.file-exists')
-    // A person's TODOs are what stands between the proposal and a run; the plan itself has no other problem.
+    // Only a person's TODOs stand between the proposal and a run. The plan has no other problem.
     expect((await run(at, rules)).log).toMatch(/tables\.orders\.invoice\.reason: .*TODO/)
     writeFileSync(rules, yaml.replaceAll('TODO', 'decided'))
     const masked = await run(at, rules)

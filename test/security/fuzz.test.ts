@@ -1,6 +1,6 @@
 /**
- * Feeds unexpected input to every parser. `MOLT_ACTIONS_RUNS=<n>` sets how often; a failing run prints its seed, and
- * `MOLT_ACTIONS_SEED=<seed>` repeats it.
+ * Feeds unexpected input to every parser. `MOLT_ACTIONS_RUNS=<n>` sets the number of runs. A failing run prints its
+ * seed, and `MOLT_ACTIONS_SEED=<seed>` repeats it.
  */
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
@@ -92,8 +92,8 @@ const text = fc
 const line = text.map((each) => each.replace(/[\r\n]/g, ' '))
 
 /**
- * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a
- * few hundred characters.
+ * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a few
+ * hundred characters.
  */
 function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = HOW.numRuns): void {
   fc.assert(
@@ -113,14 +113,14 @@ describe('what the tools write', () => {
     fc.object().map((each) => JSON.stringify(each)),
   )
 
-  test('an event is an object with texts in its text fields, or undefined', () => {
+  test('parses an event into an object with texts in its text fields, or undefined', () => {
     holds(event, (each) => {
       const { level, message, type } = parseEvent(each) ?? {}
       for (const field of [level, message, type]) expect(['string', 'undefined']).toContain(typeof field)
     })
   })
 
-  test('a log line has a level and a message, or is undefined', () => {
+  test('parses a log line into a level and a message, or undefined', () => {
     holds(
       fc.oneof(
         event,
@@ -133,7 +133,7 @@ describe('what the tools write', () => {
     )
   })
 
-  test('metrics are numbers', () => {
+  test('parses metrics into numbers', () => {
     const sample = fc.tuple(
       fc.constantFrom('apply_upserts_total', 'apply_errors_total', 'x'),
       text,
@@ -217,13 +217,13 @@ describe('what the tools write', () => {
 })
 
 describe('values in what the tools write', () => {
-  /** Looks like none of the tools' own output. */
+  /** A value that no tool prints on its own. */
   const CANARY = 'canary.person@example.org'
   const around = fc
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('no value survives in a scrubbed line, whatever surrounds it', () => {
+  test('removes values from a scrubbed line, whatever surrounds them', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -238,7 +238,7 @@ describe('values in what the tools write', () => {
     })
   })
 
-  /** Values without a recognizable form: only their position shows that they are values. */
+  /** Values without a recognizable form: only their position marks them as values. */
   test.each([
     (value: string) =>
       `ERROR: duplicate key value violates unique constraint "k" (SQLSTATE 23505) Key (name)=(${value}) already exists.`,
@@ -247,7 +247,7 @@ describe('values in what the tools write', () => {
     (value: string) => `ERROR: could not parse "${value}" as type int (SQLSTATE 22P02)`,
     (value: string) => `Failing row contains (7, ${value}, 2).`,
     (value: string) => `ERROR: foreign key violation: "orders" row name='${value}', id=7 has no match in "customers"`,
-  ])('nor in the wording of either server: %s', (wording) => {
+  ])("removes values from either server's wording: %s", (wording) => {
     holds(line, (more) => {
       const value = `Zaphod${more.replaceAll('"', '').replaceAll('\\', '')}Beeblebrox`
       const scrubbed = [
@@ -263,7 +263,7 @@ describe('what people write', () => {
   const types = specs.flatMap(({ name, inputs }) =>
     Object.entries(inputs).map(([input, { type }]) => [`${name}: ${input}`, type] as const),
   )
-  test('every input accepts a text or refuses it', () => {
+  test('every input accepts or refuses any text', () => {
     const short = { ...HOW, numRuns: Math.ceil(HOW.numRuns / 20) }
     for (const [name, { schema }] of types)
       fc.assert(
@@ -307,8 +307,8 @@ describe('what people write', () => {
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test('a valid URL keeps its password for the program, and does not show it', () => {
-    // Each password is masked from then on, and printed to the runner for that purpose.
+  test("keeps a URL's password for the program, and does not show it", () => {
+    // Each password is masked from then on, which prints it to the runner.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {
       const url = `postgresql://mover:${encodeURIComponent(each)}@db.example.org:5432/shop?sslmode=verify-full`
@@ -375,7 +375,7 @@ describe('what the catalogs hold', () => {
 })
 
 describe('what the source sends', () => {
-  test('decodes or refuses a message, however it is truncated', () => {
+  test('decodes or refuses a message, wherever it is truncated', () => {
     const bytes = fc.uint8Array({ maxLength: 200 })
     const kind = fc.constantFrom(...'BCRIUDTOYM')
     holds(fc.tuple(kind, bytes), ([type, rest]) => {
@@ -387,12 +387,12 @@ describe('what the source sends', () => {
     })
   })
 
-  test('a position reads back as written', () => {
+  test('reads a position back as written', () => {
     holds(fc.bigInt(0n, 2n ** 64n - 1n), (lsn) => expect(parseLsn(formatLsn(lsn))).toBe(lsn))
     holds(text, (each) => expect(parseLsn(each)).toBeGreaterThanOrEqual(0n))
   })
 
-  test('a snapshot parses or is refused', () => {
+  test('parses or refuses a snapshot', () => {
     holds(text, (each) => {
       try {
         parseSnapshot(each)
@@ -404,7 +404,7 @@ describe('what the source sends', () => {
 })
 
 describe('what a summary shows', () => {
-  test('a name stays a name', () => {
+  test('shows a name as plain text', () => {
     holds(text, (each) => {
       for (const shown of [markdownText(each), markdownCode(each)]) {
         expect(shown).not.toMatch(/[\r\n]/)

@@ -17,14 +17,14 @@ import { requireRules } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
 import { killOnce, stoppedChild } from './stopped.ts'
 
-/** The stage of a migration: the name of its last completed step; `fresh` before the first. */
+/** How far a migration has come: its last completed step; `fresh` before the first step. */
 export type State = 'fresh' | 'prepared' | 'loaded' | 'caught-up'
 
 export type Side = 'source' | 'target'
 
-/** The outcome of one action. */
+/** The result of one action. */
 export interface Came {
-  /** The error's code; undefined when it is green. */
+  /** The error's code; undefined if the action is green. */
   red: string | undefined
   log: string
   result: JobResult
@@ -47,7 +47,7 @@ export interface ActionOptions {
 
 /** The actual state of both sides. */
 export interface Truth {
-  /** Table → rows that exist on one side only; both versions of a changed row count. */
+  /** Table → rows that exist on one side only. A changed row counts twice. */
   rows: Record<string, number>
   /** Tables of the source that are missing on the target. */
   absent: string[]
@@ -64,12 +64,12 @@ const FINISHED = `
 /** The application's role, and that of the migration, whose rights a fault can revoke. */
 const ROLES = `CREATE ROLE app LOGIN PASSWORD 'postgres'; CREATE ROLE mover LOGIN SUPERUSER PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
-/** On both sides. Its name begins like an expected table's, and it is not moved. */
+/** A table on both sides that is not moved, although its name starts like an expected table's. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
 
 /**
- * A pair of servers whose complete state can be restored, as often as needed, to a prepared, loaded or caught-up
- * migration. The data folders are copied, which also restores slots, logins and the ledger.
+ * A pair of servers that can be restored as often as needed to a prepared, loaded or caught-up migration. It copies the
+ * data folders, which also restores slots, logins and the ledger.
  */
 export class FaultGround {
   readonly #pair: EmbeddedPair
@@ -84,7 +84,7 @@ export class FaultGround {
     this.#cluster = cluster
   }
 
-  /** @param upTo the last state that is needed */
+  /** @param upTo the last state that the tests need */
   static async start(upTo: State = 'caught-up'): Promise<FaultGround> {
     const pair = await startPair({
       settings: { max_prepared_transactions: 5, shared_buffers: '32MB' },
@@ -142,7 +142,7 @@ export class FaultGround {
   }
 
   /**
-   * Restores both servers, and starts an application that writes.
+   * Restores both servers, and starts the writing application.
    * @param rate its transactions per second
    */
   async restore(state: State, rate = 30): Promise<void> {
@@ -179,7 +179,7 @@ export class FaultGround {
     return this.#pair.source
   }
 
-  /** The PostgreSQL behind the target, which an administrator uses to read and to sabotage. */
+  /** The PostgreSQL behind the target, where an administrator reads and sabotages. */
   get behind(): EmbeddedServer {
     return this.#pair.target
   }
@@ -208,17 +208,17 @@ export class FaultGround {
     return this.#network[side]
   }
 
-  /** As an administrator; on the target, behind the like-server. */
+  /** Runs SQL as an administrator; on the target, behind the like-server. */
   sql(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].url, text)
   }
 
-  /** The same in another database of the server, for changes to this one. */
+  /** Like `sql`, but connected to another database of the server, for changes to this one. */
   admin(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].urlOf('postgres'), text)
   }
 
-  /** A connection that stays open until the state is restored, or {@link endClients}. */
+  /** Opens a connection that stays open until the state is restored, or {@link endClients}. */
   async client(side: Side, user = 'postgres', parameters = ''): Promise<pg.Client> {
     const client = new pg.Client(this.#pair[side].url.replace('//postgres:', `//${user}:`) + parameters)
     client.on('error', () => {})
@@ -263,7 +263,7 @@ export class FaultGround {
     return path
   }
 
-  /** Stops the application, and reads the state. */
+  /** Stops the application and reads the state. */
   async look(): Promise<Truth> {
     await this.#quiet()
     const truth: Truth = { rows: {}, absent: [], behind: [], open: [] }
@@ -308,7 +308,7 @@ export class FaultGround {
     return [...here].filter(([name, value]) => (there.get(name) ?? 0n) < value).map(([name]) => name)
   }
 
-  /** A fence that is not lifted expires with its lease, so one side is writable in the end. */
+  /** The sides that are writable in the end. A fence that nobody lifts expires with its lease. */
   async #open(): Promise<Side[]> {
     for (const end = performance.now() + LEASE + 5_000; ; await sleep(200)) {
       const [source, target] = [await this.#mayWrite('source'), await this.#mayWrite('target')]
@@ -335,12 +335,12 @@ export class FaultGround {
 
 const SOURCE = ['source'] as const
 const TARGET = ['target'] as const
-/** Milliseconds. */
+/** Lease of the fence, in milliseconds. */
 const LEASE = 10_000
 const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
   prepare: {
-    // Rows may play tricks with molt, which makes it another program than the planned one.
+    // Some faults replace molt by a program that misbehaves and differs from the planned one.
     waive: 'tool.version=molt',
     'exclude-tables': 'orders_archive',
     defer: 'indexes,constraints',
@@ -364,7 +364,7 @@ const INPUTS: Record<string, Record<string, string>> = {
   },
 }
 
-/** With the owners and modes that the servers require. */
+/** Copies a data folder with the owners and modes that the servers require. */
 async function copyAll(from: string, to: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('cp', ['-a', from, to])
   else cpSync(from, to, { recursive: true, preserveTimestamps: true })

@@ -1,5 +1,4 @@
-// Roles and their options. CockroachDB has an option that PostgreSQL lacks, CREATELOGIN, which is kept in
-// _crdb.role_options.
+// Roles and their options. PostgreSQL lacks CockroachDB's option CREATELOGIN, so _crdb.role_options keeps it.
 import { CHANGE, type Plan, quoteName, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { OWN_VARIABLES } from './settings.ts'
@@ -7,7 +6,7 @@ import { OWN_VARIABLES } from './settings.ts'
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: 'Passwords and LOGIN of roles require CREATELOGIN besides CREATEROLE. This is checked before the role is looked up; IF EXISTS then accepts a missing role.',
+    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. The check comes before the role's lookup, so IF EXISTS does not spare a missing role from it.",
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
   },
@@ -94,7 +93,7 @@ async function refusal(
   return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
 }
 
-/** In PostgreSQL, CockroachDB's variables are `crdb.name`. */
+/** Renames CockroachDB's variables to `crdb.name`, as PostgreSQL keeps them. */
 function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {

@@ -25,7 +25,10 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     requireTls(inputs)
     if (inputs.apply && !inputs.target)
-      throw new InputError('input.conflict', 'input `apply` needs `target`: the CockroachDB to create the tables on')
+      throw new InputError(
+        'input.conflict',
+        'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on',
+      )
     const decisions = decisionsOf(inputs.decisions)
     const started = Date.now()
     const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)
@@ -91,7 +94,7 @@ function refuseProblems(path: string, problems: readonly string[]): void {
     )
 }
 
-/** Writes the files that differ; a second run touches none. */
+/** Writes the files whose text differs, and returns their names. */
 function write(folder: string, files: ReadonlyMap<string, string>): string[] {
   try {
     mkdirSync(folder, { recursive: true })

@@ -38,7 +38,14 @@ const still = (at: Point, ...codes: string[]): Fault => ({
   happens: () => sleep(4_000),
   expect: codes.length ? ['cutover', ...codes] : 'go',
 })
-const LAPSED = ['fence.lapsed', 'fence.probe-passed', 'fence.write-passed', 'fence.not-holding', 'fence.changed-by-other', 'hold.lost']
+const LAPSED = [
+  'fence.lapsed',
+  'fence.probe-passed',
+  'fence.write-passed',
+  'fence.not-holding',
+  'fence.changed-by-other',
+  'hold.lost',
+]
 
 const killed = (at: Point): Fault => ({
   topic: 'The runner is killed, and the step is run again',
