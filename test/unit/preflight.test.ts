@@ -73,7 +73,7 @@ describe('the plan hash', () => {
   it('is the same for the same plan in any notation', () => {
     expect(planHash({ ...plan, tables: ['b', 'a'] })).toBe(planHash(plan))
     expect(planHash({ ...plan, defer: 'none', waivers: [] })).toBe(planHash(plan))
-    // A rehearsal on the like-server counts for no plan of a real cluster.
+    // A rehearsal on the like-server does not count for a real cluster's plan.
     expect(planHash({ ...plan, likeServer: true })).not.toBe(planHash(plan))
     expect(canonicalJson({ b: [{ d: 1, c: undefined }], a: null })).toBe('{"a":null,"b":[{"d":1}]}')
   })
