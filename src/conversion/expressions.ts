@@ -62,7 +62,7 @@ const CONFIGURATIONS = new Set(
   ),
 )
 
-/** Types of several words, longest first. */
+/** Type names of several words, longest first. */
 const LONG_TYPES = [
   'timestamp without time zone',
   'timestamp with time zone',
@@ -139,7 +139,7 @@ class Translator {
     }
   }
 
-  /** Translates `OPERATOR(public.=)`, an extension's operator, to the same operator of CockroachDB's own type. */
+  /** Translates an extension's operator, such as `OPERATOR(public.=)`, to CockroachDB's operator of the same name. */
   #qualified(): void {
     let text = ''
     while (this.#peek() && this.#peek()?.text !== ')') text += this.#tokens[this.#at++]?.text

@@ -356,7 +356,7 @@ export interface Rebuild {
  * with {@link validateDeferred}. On CockroachDB, each statement waits for its schema change, so the constraints of a
  * table share a statement.
  * @returns the names of the objects that were built now
- * @throws VerdictError at the first object that rows violate, for example duplicates in a unique index. Built ones stay
+ * @throws VerdictError at the first object that rows violate; objects that are already built stay
  */
 export async function rebuildDeferred(
   db: Database,
