@@ -48,13 +48,16 @@ const optionsSql = (schema: string, tables: readonly string[]) => `
      AND (pg_has_role(c.relowner, 'USAGE') OR EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolsuper AND (
             r.rolname = current_user OR r.rolname IN (SELECT role_name FROM information_schema.applicable_roles))))`
 
+const tablesSql = (schema: string, tables: readonly string[]) =>
+  `SELECT table_name AS table FROM information_schema.tables WHERE table_schema = ${literal(schema)} AND table_name IN (${listed(tables)})`
+
 const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
 
 /** The current write access. */
 export interface Access {
   /** Write rights that roles have now. */
   open: WriteGrant[]
-  /** Open and revoked rights that this session could not restore. */
+  /** Open and revoked rights that this session could not restore, on tables that exist. */
   ungrantable: WriteGrant[]
   /** Revoked ones of roles that no longer exist. */
   gone: WriteGrant[]
@@ -77,12 +80,14 @@ export async function readAccess(
 ): Promise<Access> {
   const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
   if (!all.length) return { open: [], ungrantable: [], gone: [], unrevocable: [], user: '' }
-  const [open = [], options = [], roles = [], owners = [], holders = []] = await queryAll(db, [
+  const [open = [], options = [], roles = [], existing = [], owners = [], holders = []] = await queryAll(db, [
     grantsSql(schema, all),
     optionsSql(schema, all),
     ROLES,
+    tablesSql(schema, all),
     ...unrevocableSql(schema, all),
   ])
+  const exists = new Set(existing.map(({ table }) => table))
   const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
   const known = new Set(roles.map(({ name }) => name))
   const isThere = ({ role }: WriteGrant) => isPublic(role) || known.has(role)
@@ -91,7 +96,9 @@ export async function readAccess(
   const found = open as WriteGrant[]
   return {
     open: found,
-    ungrantable: mergeWriteGrants(taken, found).filter((grant) => isThere(grant) && !canGive(grant)),
+    ungrantable: mergeWriteGrants(taken, found).filter(
+      (grant) => isThere(grant) && exists.has(grant.table) && !canGive(grant),
+    ),
     gone: taken.filter((grant) => !isThere(grant)),
     unrevocable: unrevocableOf(owners as never, holders as never),
     user: roles.find(({ me }) => me)?.name ?? '',
