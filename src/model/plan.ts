@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { Decided } from './structure.ts'
 
 /** JSON with sorted keys and without undefined values: equal values give equal text. */
 export function canonicalJson(value: unknown): string {
@@ -42,6 +43,8 @@ export interface Plan {
   waivers?: string[]
   /** What is dropped on the target for the load, as in `prepare`: `none`, or a list such as `indexes,constraints`. */
   defer?: string
+  /** What `convert.yml` decides about definitions of the expected tables; absent without decisions. */
+  decided?: Decided[]
   /** What is compared while writes are paused; `auto` by default. */
   finalVerify?: FinalVerify
   /** The target only answers like CockroachDB. Its rehearsals have another hash, and count for no plan of a cluster. */
@@ -54,7 +57,7 @@ export interface Plan {
 
 /** sha256 in hex; the order of tables or waivers does not matter. */
 export function planHash(plan: Plan): string {
-  const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = plan
+  const { sourceSchema, targetSchema, slot, publication, defer = 'none', decided, tools = {} } = plan
   const hashed = {
     sourceSchema,
     targetSchema,
@@ -64,6 +67,7 @@ export function planHash(plan: Plan): string {
     publication,
     waivers: [...(plan.waivers ?? [])].sort(),
     defer,
+    decided,
     finalVerify: plan.finalVerify === 'auto' ? undefined : plan.finalVerify,
     likeServer: plan.likeServer || undefined,
     tools,

@@ -26,8 +26,7 @@ describe('the options of the rehearsal', () => {
     [['--source', 'postgresql://h/d'], /--allow-source must name the source's database/],
     [[...SOURCE, '--rows', '1000'], /--rows is for the sample shop/],
     [[...SOURCE, '--bucket-path', 's3://b'], /--bucket-path is for --source and --target/],
-    [['--decisions', 'convert.yml'], /--decisions is for --source without --target/],
-    [[...OWN, '--decisions', 'convert.yml'], /--decisions is for --source without --target/],
+    [['--decisions', 'convert.yml'], /--decisions is for --source/],
     [
       ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e'],
       /--allow-source must name the source's database/,
@@ -75,7 +74,7 @@ describe('the options of the rehearsal', () => {
       rate: undefined,
       mode: 'import',
       files: 'bucket',
-      decisions: resolve('convert.yml'),
+      chain: { decisions: resolve('convert.yml') },
       cluster: { version: '26.1' },
     })
     expect(options?.again).toContain('--source "$MOLT_SOURCE"')
