@@ -1,19 +1,19 @@
 import { appendFileSync } from 'node:fs'
 
-/** What one bench measured, each value with its reference from the same round. */
+/** What one bench measured. Each value has its reference from the same round. */
 export interface Figure {
   name: string
   unit: string
   values: readonly number[]
-  /** What it is compared with, measured in the same run; one value per round. */
+  /** What the figure is compared with, measured in the same run; one value per round. */
   reference?: { name: string; values: readonly number[] }
-  /** For the median or, with a reference, for the ratio to it. */
+  /** Limit for the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
-  /** Amount of work, such as rows; growth is fitted over the figures with the same name. */
+  /** Amount of work, such as rows. Growth is fitted over the figures of the same name. */
   work?: { of: string; amount: number }
 }
 
-/** Where `npm run bench` collects the figures; undefined when a bench runs alone. */
+/** File where `npm run bench` collects the figures; undefined when a bench runs alone. */
 const COLLECTED = process.env.MOLT_ACTIONS_BENCH
 export const isCollected = Boolean(COLLECTED)
 

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: length of the write pause by number of rows, when
- * every row is compared in the pause and with the rolling proof. The committed actions move each size from PostgreSQL
- * to the CockroachDB-like server under live load. Writes the table in docs/how-it-works.md.
+ * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: measures the write pause by number of rows, both with
+ * every row compared in the pause and with the rolling proof. The committed actions move each size from PostgreSQL to
+ * the CockroachDB-like server under live load. Writes the table in docs/how-it-works.md.
  */
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
@@ -9,11 +9,11 @@ import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/
 import { collect } from './figures.ts'
 import { medianOf, spreadOf, writeTable } from './table.ts'
 
-/** Milliseconds by part; overlapping parts are not added up in `total`. */
+/** Milliseconds by part. Overlapping parts do not add up to `total`. */
 interface Pause {
   total: number
   verify: number
-  /** The same without building unique indexes, which takes time in proportion to their tables. */
+  /** `total` without the build of unique indexes, which grows with their tables. */
   withoutIndexes: number
   estimated: number
 }
@@ -58,7 +58,7 @@ async function measure(rows: number): Promise<Figures> {
     const began = performance.now()
     requireSuccess('replicate', await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling' }))
     const figures: Figures = { rows, proofMs: performance.now() - began, full: [], changed: [] }
-    // They alternate, so that a busy machine slows both equally.
+    // The two ways alternate, so a busy machine slows both equally.
     for (let round = 0; round < rounds; round++) {
       figures.changed.push(await pauseOf(rehearsal, 'changed'))
       figures.full.push(await pauseOf(rehearsal, 'full'))
@@ -88,7 +88,7 @@ function tableOf(figures: readonly Figures[]): string {
   ].join('\n')
 }
 
-/** The pause with the rolling proof next to that of comparing every row, each with its estimate. */
+/** Collects the pause with the rolling proof and with every row compared, each with its estimate. */
 function collectPauses({ rows, full, changed }: Figures): void {
   const of = (pauses: readonly Pause[], field: keyof Pause) => pauses.map((each) => each[field])
   const work = { of: 'rows', amount: rows }

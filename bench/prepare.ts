@@ -1,7 +1,7 @@
 /**
- * Time and memory of the preflight for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`. Fills two
- * embedded servers, then measures a separate process, to leave out this one's memory; it is bundled like the actions,
- * to leave out a compiler's.
+ * Measures time and memory of the preflight for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`. Fills
+ * two embedded servers, then measures a separate process, to exclude this process's memory. That process runs a bundle,
+ * like the actions, to exclude a compiler's memory.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -33,7 +33,7 @@ async function fill(url: string, tables: number, columns: number): Promise<void>
   }
 }
 
-/** The longest statements, to see where the time goes. */
+/** Records the longest statements, to show where the time goes. */
 function timeQueries(): () => string {
   const slow: { ms: number; sql: string }[] = []
   const original = pg.Client.prototype.query
@@ -87,7 +87,7 @@ async function measure(source: string, target: string): Promise<void> {
       sessionLimit: undefined,
       longTransaction: 300_000,
     },
-    // Reading sample data has a time limit; here it would only measure that limit.
+    // Sampling data has a time limit, and would only measure that limit here.
     sampleMs: 0,
   })
   const gathered = performance.now()

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:proof -- [rows] [rounds]`: speed of the rolling proof compared with each database's own hash scan of
- * all rows, and the memory of a million changed keys. Both servers, and the CockroachDB-like server, run on this
- * machine. Writes the table in docs/how-it-works.md.
+ * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with each database's own hash scan of
+ * all rows, and measures the memory of a million changed keys. Both servers, and the CockroachDB-like server, run on
+ * this machine. Writes the table in docs/how-it-works.md.
  */
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -22,7 +22,7 @@ import { type Servers, startServers } from '../test/support/servers.ts'
 import { collect } from './figures.ts'
 import { medianOf, spreadOf, writeTable } from './table.ts'
 
-/** As in a leg of the stream. */
+/** The concurrency that a leg of the stream uses. */
 const CONCURRENCY = 2
 const KEYS = 100_000
 
@@ -51,7 +51,7 @@ const seconds = async (work: () => Promise<unknown>) => {
   return (performance.now() - began) / 1000
 }
 
-/** Each database sums the hashes of all its rows; the slower one counts. */
+/** Lets each database sum the hashes of all its rows. The slower one counts. */
 async function scanAll(sessions: Sessions, tables: readonly ProvableTable[]): Promise<void> {
   const scan = async (side: Sessions['source']) => {
     for (const table of tables) await readSums(side, table, { digits: 0 })
@@ -93,7 +93,7 @@ async function changedKeys(sessions: Sessions, table: ProvableTable): Promise<Op
   return rows.map((key: string[]) => ({ table: table.name, key, at: 1n, xid: undefined, present: undefined }))
 }
 
-/** MiB of heap for a million marked keys of the length of a bigint. */
+/** MiB of heap for a million changed keys as long as a bigint's. */
 function memoryOfKeys(): number {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void

@@ -1,5 +1,5 @@
-// How much output a tool can produce: feeds the reader of a child's lines, with scrubbing and the rotated log as in a
-// real run, and prints bytes per second and the memory of this process. `npx tsx bench/reader.ts [seconds]`
+// Measures how much output of a tool can be read: feeds the reader of a child's lines, with scrubbing and log rotation
+// as in a real run, and prints MiB per second and this process's memory. `npx tsx bench/reader.ts [seconds]`
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,7 +8,7 @@ import { boundedScrubber } from '../src/tools/replicator.ts'
 import { collect } from './figures.ts'
 
 const seconds = Number(process.argv[2] ?? 20)
-/** 10,000 lines of a replicator at `-v`, one of them a retry, written as fast as they are read. */
+/** Writes a replicator's log at `-v` as fast as it is read: 1 line in 10,000 is a retry. */
 const WRITER = `
 const line = 'time="Nov 22 19:08:30" level=debug msg="upserted rows" conflicts=0 duration=1.89233ms proposed=1 target="\\\\"shop\\\\".\\\\"public\\\\".\\\\"orders\\\\"" upserted=1\\n'
 const retry = 'time="Nov 22 19:08:30" level=warning msg="error while copying messages; will retry" error="ERROR: duplicate key value violates unique constraint \\\\"u\\\\" (SQLSTATE 23505)"\\n'

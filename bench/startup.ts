@@ -1,6 +1,6 @@
 /**
- * `npm run bench:startup`: time of every bundle to its first line, compared with a whole `node -e 0`. Runs alternate,
- * so that a busy machine slows both equally. Fails if a median is more than twice as long.
+ * `npm run bench:startup`: compares each bundle's time to its first line with a whole run of `node -e 0`. Runs
+ * alternate, so a busy machine slows both equally. Fails if a median is more than twice as long.
  */
 import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
@@ -12,7 +12,7 @@ import { collect } from './figures.ts'
 const REPO = resolve(import.meta.dirname, '..')
 export const LIMIT = 2
 
-/** Milliseconds to the first output, or to the end if there is none. Resolves after the process has ended. */
+/** Milliseconds to the first output, or to the end if there is no output. Resolves after the process has ended. */
 function timeOf(node: string, args: readonly string[]): Promise<number> {
   return new Promise((done, reject) => {
     const began = performance.now()
@@ -31,8 +31,8 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * Medians in milliseconds: for an empty Node, and to each action's first line.
- * @param node the Node to run
+ * Median milliseconds of an empty Node.js run, and to each action's first line.
+ * @param node the Node.js binary to run
  */
 export async function measureStartup(
   rounds: number,
@@ -72,7 +72,7 @@ async function main(): Promise<void> {
     )
     if (factor > LIMIT) process.exitCode = 1
   }
-  if (process.exitCode) console.error(`more than ${LIMIT} times as long: too much is loaded before the first line`)
+  if (process.exitCode) console.error(`more than ${LIMIT} times as long. Load less code before the first line`)
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main()

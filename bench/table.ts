@@ -12,14 +12,14 @@ export function medianOf(values: readonly number[]): number {
     : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2
 }
 
-/** `812 to 1,034` */
+/** Formats the range of values: `812 to 1,034`. */
 export function spreadOf(values: readonly number[]): string {
   return `${number(Math.min(...values))} to ${number(Math.max(...values))}`
 }
 
 /**
- * Writes a bench's table into docs/how-it-works.md, between two comments that name the bench, unless `npm run bench`
- * runs it.
+ * Writes a bench's table into docs/how-it-works.md, between the two comments that name the bench. Does nothing if
+ * `npm run bench` runs the bench.
  */
 export function writeTable(bench: string, table: string): void {
   if (isCollected) return

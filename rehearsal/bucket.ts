@@ -1,13 +1,13 @@
 import { AwsClient } from 'aws4fetch'
 
-/** A bucket's location and its reader's credentials, named as in the AWS tools. */
+/** A bucket's location and the credentials of its reader, named as in the AWS tools. */
 export interface BucketAccess {
   bucket: string
   accessKeyId: string
   secretAccessKey: string
   sessionToken?: string
   region?: string
-  /** Base URL of a server other than Amazon's, whose buckets are addressed by path. */
+  /** Base URL of a server other than Amazon's. Its buckets are addressed by path. */
   endpoint?: string
 }
 
@@ -52,7 +52,7 @@ export class Bucket {
     return this.#send(key, { method: 'GET', headers })
   }
 
-  /** Custom metadata of an object, by lower-case names. */
+  /** An object's custom metadata, keyed by lower-case name. */
   async metadata(key: string): Promise<Record<string, string>> {
     const { headers } = await this.#send(key, { method: 'HEAD' })
     return Object.fromEntries(
@@ -78,7 +78,7 @@ export class Bucket {
     return keys
   }
 
-  /** The object's URL on the server, for messages. Contains no credentials. */
+  /** The object's URL for messages, without credentials. */
   urlOf(key: string): string {
     const { bucket, endpoint, region = 'us-east-1' } = this.access
     const base = endpoint ? `${endpoint.replace(/\/$/, '')}/${bucket}` : `https://${bucket}.s3.${region}.amazonaws.com`
@@ -103,7 +103,7 @@ export class Bucket {
 
 const ENTITIES: Record<string, string> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'" }
 
-/** Texts of the XML elements with this name. S3's responses have no attributes and do not nest equal names. */
+/** Texts of the XML elements with this name. S3 responses have no attributes and never nest equal names. */
 function tags(xml: string, name: string): string[] {
   return [...xml.matchAll(new RegExp(`<${name}>([^<]*)</${name}>`, 'g'))].map(([, text]) =>
     (text as string).replace(/&(?:#(\d+)|#x([0-9a-f]+)|(\w+));/gi, (all, decimal, hex, named) =>

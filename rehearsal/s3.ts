@@ -6,20 +6,20 @@ import { join } from 'node:path'
 import S3rver from '@20minutes/s3rver'
 import { Bucket } from './bucket.ts'
 
-/** An S3-compatible server with one bucket, which refuses all other keys. */
+/** An S3-compatible server with one bucket. It accepts only its own keys. */
 export interface S3Server {
   readonly endpoint: string
   readonly bucket: Bucket
-  /** Credentials for a process, in the AWS tools' variables. */
+  /** Credentials for a process, in the variables of the AWS tools. */
   readonly env: Record<string, string>
-  /** URL of an object with keys and endpoint, as MOLT writes it into IMPORT INTO. */
+  /** An object's URL with keys and endpoint, as MOLT writes it into IMPORT INTO. */
   importUrl(key: string, access?: { accessKeyId?: string; secretAccessKey?: string }): string
   stop(): Promise<void>
 }
 
 const KEY = 'S3RVER'
 
-/** @param parent folder for the objects until {@link S3Server.stop} */
+/** @param parent folder that holds the objects until {@link S3Server.stop} */
 export async function startS3(name = 'loads', parent = tmpdir()): Promise<S3Server> {
   const directory = await mkdtemp(join(parent, 'molt-actions-s3-'))
   const server = new S3rver({

@@ -1,7 +1,4 @@
-/**
- * Writes the files to copy, with placeholders filled in: `npm run adopt -- OWNER/REPO@COMMIT --out DIR`. Overwrites
- * no file.
- */
+/** Writes the files to copy, with placeholders filled in, and overwrites none: see `npm run adopt -- --help`. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -10,14 +7,14 @@ import { parseArgs } from 'node:util'
 const EXAMPLES = resolve(import.meta.dirname, '../examples')
 const HELP = `npm run adopt -- [OWNER/REPO[@COMMIT]] --out DIR [options]
 
-Writes the workflows and the config file to copy into DIR, with repository and commit filled in.
+Writes the workflows and the config file into DIR, with repository and commit filled in.
 
-  OWNER/REPO@COMMIT        where these actions are, and the full commit (40 hex digits) to pin; by default those of
-                           this clone
-  --out DIR                root of your repository; no file in it is overwritten
-  --caller                 your repository belongs to the organization of OWNER/REPO: call its migrate.yml
+  OWNER/REPO@COMMIT        repository of these actions, and the full commit (40 hex digits) to pin (default: those of
+                           this clone)
+  --out DIR                root of your repository; existing files are never overwritten
+  --caller                 for a repository in the organization of OWNER/REPO: call its migrate.yml
                            instead of copying the jobs
-  --plan-hash              your plan has no required reviewers: a second person types the plan's hash
+  --plan-hash              for a GitHub plan without required reviewers: a second person types the hash
   --runner LABEL           label of a runner that reaches both databases (default: ubuntu-24.04)
   --bucket URL             bucket for the load, such as s3://acme-molt/shop
   --postgres-image IMAGE   such as postgres:16@sha256:…, for the rehearsal
@@ -27,9 +24,9 @@ const IMAGE = /^[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}$/
 const ZEROS = '0'.repeat(64)
 
 export interface Adoption {
-  /** `OWNER/REPO` of the actions. */
+  /** Repository of the actions: `OWNER/REPO`. */
   repository: string
-  /** 40 hex digits. */
+  /** Full commit, 40 hex digits. */
   commit: string
   caller?: boolean
   planHash?: boolean
@@ -39,7 +36,7 @@ export interface Adoption {
   cockroachImage?: string
 }
 
-/** Path in the adopting repository → content. */
+/** The files to write: path in the adopting repository → content. */
 export function adoptedFiles(adoption: Adoption): Map<string, string> {
   const { caller = false } = adoption
   const copied: Record<string, string> = {
@@ -57,20 +54,20 @@ export function adoptedFiles(adoption: Adoption): Map<string, string> {
 function fill(text: string, adoption: Adoption): string {
   const { repository, commit, planHash, runner, bucket, postgresImage, cockroachImage } = adoption
   const filled = text
-    .replace(/^# (Copy to|Generated from)[^\n]*\n(# [^\n]*\n)*/, `# From ${repository} at ${commit}.\n`)
+    .replace(/^# (Copy|Generated from)[^\n]*\n(# [^\n]*\n)*/, `# From ${repository} at ${commit}.\n`)
     .replaceAll('OWNER/REPO', repository)
     .replaceAll(/(?<![0-9a-f])0{40}(?![0-9a-f])/g, commit)
     .replace('s3://BUCKET/molt', bucket ?? 's3://BUCKET/molt')
     .replace(/POSTGRES_IMAGE: .*/, (line) => (postgresImage ? `POSTGRES_IMAGE: ${postgresImage}` : line))
     .replace(/COCKROACH_IMAGE: .*/, (line) => (cockroachImage ? `COCKROACH_IMAGE: ${cockroachImage}` : line))
   const labelled = runner ? filled.replaceAll(/(?<=^ +(?:runs-on|runner): )ubuntu-24\.04/gm, runner) : filled
-  // Both files have one line for the cutover's gate; the cleanup's has a different comment.
+  // The cutover's gate is one line in both files. The cleanup's line has a different comment.
   return planHash
     ? labelled.replace(/gate: environment(?= # plan-hash|\n +environment: cutover\n)/, 'gate: plan-hash')
     : labelled
 }
 
-/** @throws Error for invalid arguments, and if a file exists already */
+/** @throws Error for invalid arguments, or if a file already exists */
 export function adopt(args: string[]): void {
   const { values, positionals } = parseArgs({
     args,
@@ -91,15 +88,14 @@ export function adopt(args: string[]): void {
     return
   }
   const { repository, commit } = whereFrom(positionals[0])
-  if (!values.out) throw new Error('set --out to the root of your repository')
+  if (!values.out) throw new Error('--out is missing. Set it to the root of your repository')
   const images = { postgresImage: values['postgres-image'], cockroachImage: values['cockroach-image'] }
   for (const image of Object.values(images))
     if (image && !IMAGE.test(image)) throw new Error(`${image} is not pinned. Write NAME:TAG@sha256:DIGEST`)
   const { out, caller, runner, bucket } = values
   const files = adoptedFiles({ repository, commit, caller, planHash: values['plan-hash'], runner, bucket, ...images })
   const taken = [...files.keys()].filter((path) => existsSync(join(out, path)))
-  if (taken.length)
-    throw new Error(`these files exist already: ${taken.join(', ')}. Move them away, or write elsewhere`)
+  if (taken.length) throw new Error(`these files already exist: ${taken.join(', ')}. Move them, or set another --out`)
   for (const [path, content] of files) {
     mkdirSync(dirname(join(out, path)), { recursive: true })
     writeFileSync(join(out, path), content)
@@ -108,7 +104,7 @@ export function adopt(args: string[]): void {
   console.log(next([...files.values()].join('\n')))
 }
 
-/** @throws Error when repository or commit is neither given nor known from this clone */
+/** @throws Error if repository or commit is neither given nor known from this clone */
 function whereFrom(given = ''): { repository: string; commit: string } {
   const own = ownSource()
   const [name, at] = given.split('@')
@@ -118,14 +114,14 @@ function whereFrom(given = ''): { repository: string; commit: string } {
     throw new Error(
       name
         ? `${name} is not a repository. Write OWNER/REPO`
-        : 'the origin of this clone is not on GitHub. Write OWNER/REPO, where these actions are',
+        : 'the origin of this clone is not on GitHub. Write the OWNER/REPO of these actions',
     )
   if (!commit || !/^[0-9a-f]{40}$/.test(commit))
-    throw new Error(`${at ?? 'the commit'} is not a full commit. Write its 40 hex digits, as git rev-parse prints them`)
+    throw new Error(`${at ?? 'the commit'} is not a full commit. Write the 40 hex digits that git rev-parse prints`)
   return { repository, commit }
 }
 
-/** Origin and commit of this clone; neither is set without git, and no repository if the origin is a folder. */
+/** Origin and commit of this clone. Without git, both are missing; if the origin is a folder, the repository is. */
 export function ownSource(): { repository?: string; commit?: string } {
   const git = (...args: string[]) => {
     try {
@@ -144,19 +140,19 @@ export function ownSource(): { repository?: string; commit?: string } {
   return { repository, commit: git('rev-parse', 'HEAD').trim() || undefined }
 }
 
-/** Writes the workflows of the clone that was rehearsed. */
+/** The command that adopts this clone, which was just rehearsed. */
 export function adoptCommand(): string {
   const { repository, commit = 'COMMIT' } = ownSource()
   return `npm run adopt -- ${repository ? '' : `OWNER/REPO@${commit} `}--out ../my-repository`
 }
 
-/** What only the adopting team can fill in. */
+/** Lists what only the adopting team can fill in. */
 function next(text: string): string {
   const left = [
     text.includes('s3://BUCKET') && '- molt-actions.yml: the bucket (`--bucket`), or `mode: direct-copy`',
     text.includes(ZEROS) && '- rehearse.yml: the digests of the images (`--postgres-image`, `--cockroach-image`)',
     '- molt-actions.yml: npm run check-config -- FILE lists every mistake',
-    '- rehearsal/: schema, rows and masking rules of your own',
+    '- rehearsal/: your own schema, rows and masking rules',
     '- environments, reviewers and secrets: docs/environments.md',
   ]
   return `\nLeft to do:\n${left.filter(Boolean).join('\n')}`

@@ -1,12 +1,11 @@
 /**
- * Prints the arrows between the folders of `src/`, with the number of imports of each. Fails on an upward import, on
- * a cycle of folders, phases or files, and on an action that imports another action's `run.ts`. `--quiet` prints
- * problems only.
+ * Prints the imports between the folders of `src/` with their counts. Fails on an upward import, on a cycle of folders,
+ * phases or files, and on an action that imports another action's `run.ts`. `--quiet` prints only problems.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-/** From top to bottom. A folder imports from its own layer or a lower one. CONTRIBUTING.md has the same list. */
+/** From top to bottom. A folder imports only from its own layer or a lower one. CONTRIBUTING.md has the same list. */
 const FLOORS = [
   ['main', 'actions'],
   ['phases', 'checks', 'conversion'],
@@ -15,7 +14,7 @@ const FLOORS = [
   ['model', 'runtime'],
 ]
 
-/** The only import from outside `src/`: the stand-in for MOLT's programs is part of the bundle. */
+/** The only import from outside `src/`: the bundle contains the stand-in for MOLT's programs. */
 const OUTSIDE = new Set(['main → rehearsal'])
 
 interface Import {
@@ -41,7 +40,7 @@ function floorOf(folder: string): number {
   return FLOORS.findIndex((floor) => floor.includes(folder))
 }
 
-/** The first cycle in a graph, as a path that ends where it begins. */
+/** The first cycle in a graph, as a path that ends where it starts. */
 function circle(edges: Map<string, Set<string>>): string[] | undefined {
   const done = new Set<string>()
   const visit = (node: string, path: readonly string[]): string[] | undefined => {
@@ -91,17 +90,17 @@ for (const { file, target } of imports) {
   const [, , action] = file.split('/')
   const [, folder, other, name] = target.split('/')
   if (file.startsWith('src/actions/') && folder === 'actions' && name === 'run.ts' && other !== action)
-    problems.push(`${file} imports ${target}: no action imports the run.ts of another one`)
+    problems.push(`${file} imports ${target}: an action must not import another action's run.ts`)
 }
 const folders = circle(graph(imports, folderOf))
-if (folders) problems.push(`circle of folders: ${folders.join(' → ')}`)
-// Phases only, because an action and the list of all actions import each other.
+if (folders) problems.push(`cycle of folders: ${folders.join(' → ')}`)
+// Phases only: an action and the list of all actions import each other.
 const phases = imports.filter(({ file, target }) => [file, target].every((path) => path.startsWith('src/phases/')))
 const within = circle(graph(phases, dirname))
-if (within) problems.push(`circle of phases: ${within.join(' → ')}`)
+if (within) problems.push(`cycle of phases: ${within.join(' → ')}`)
 const modules = circle(graph(imports, (path) => path))
-if (modules) problems.push(`circle of files: ${modules.join(' → ')}`)
+if (modules) problems.push(`cycle of files: ${modules.join(' → ')}`)
 
-console.log(`${arrows.size} arrows, ${problems.length} against the rule`)
+console.log(`${arrows.size} imports between folders, ${problems.length} break the rule`)
 for (const problem of problems) console.error(problem)
 process.exitCode = problems.length ? 1 : 0

@@ -1,6 +1,6 @@
 /**
- * Builds dist/ and generates every actions/<name>/action.yml, its README's tables, and the config file's JSON Schema.
- * `--check` builds in memory and fails if the committed files differ.
+ * Builds dist/ and generates every actions/<name>/action.yml, the tables in the READMEs, and the config file's JSON
+ * Schema. `--check` builds in memory and fails if the committed files differ.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -22,7 +22,7 @@ import { exampleComposite, exampleJobs, exampleRehearsal } from './example-jobs.
 import { likeServerDocs } from './like-server-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
-/** Path → content of everything that is generated. */
+/** Path → content of every generated file. */
 async function generate(): Promise<Map<string, string>> {
   const files = new Map<string, string>()
   files.set('dist/molt-actions.cjs', await bundle())
@@ -54,13 +54,13 @@ async function generate(): Promise<Map<string, string>> {
   return files
 }
 
-/** Prints the version and action before a megabyte of code is read and compiled. */
+/** Entry point that prints version and action before it reads and compiles a megabyte of code. */
 function entry(name: string, phase: Phase): string {
   const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
-/** Minifies dependencies: their stack frames are of no use, and `dist` has a size limit. */
+/** Minifies dependencies: nobody needs their stack frames, and `dist` has a size limit. */
 const shortenDependencies: Plugin = {
   name: 'shorten-dependencies',
   setup(build) {
@@ -72,8 +72,8 @@ const shortenDependencies: Plugin = {
 }
 
 /**
- * Of the texts about codes, an action prints the next step and, for refusals by servers, everything. The rest is
- * documentation only.
+ * Keeps only the texts about codes that an action prints: the next step and, for errors from servers, everything. The
+ * rest is for the documentation.
  */
 const printedExplanations: Plugin = {
   name: 'printed-explanations',
@@ -90,7 +90,7 @@ const printedExplanations: Plugin = {
   },
 }
 
-/** uPlot is inlined in pages as text; the bundle has no package to read it from. */
+/** Packs uPlot as text, to inline it in pages: the bundle cannot read it from its package. */
 const inlineChartLibrary: Plugin = {
   name: 'inline-chart-library',
   setup(build) {
@@ -115,13 +115,15 @@ async function bundle(): Promise<string> {
     format: 'cjs',
     legalComments: 'none',
     minify: true,
-    // Functions and classes keep their names, so that stack traces in a user's log are readable.
+    // Functions and classes keep their names, for readable stack traces in a user's log.
     keepNames: true,
     plugins: [shortenDependencies, printedExplanations, inlineChartLibrary],
     logLevel: 'error',
-    // pg can load its native driver and Cloudflare's sockets, which are never used here.
+    // Leaves out pg's native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
+    // As in newer Nodes. Without it, pg asks `Response` whether it is Cloudflare's, for which Node 20 loads its fetch.
+    define: { navigator: '{ "userAgent": "Node.js" }' },
     logOverride: { 'empty-import-meta': 'silent' },
   })
   return result.outputFiles[0]?.text as string
@@ -139,7 +141,7 @@ const files = await generate()
 if (process.argv.includes('--check')) {
   const paths = stale(files)
   if (paths.length) {
-    console.error(`stale, run \`npm run build\` and commit: ${paths.join(', ')}`)
+    console.error(`stale: ${paths.join(', ')}. Run \`npm run build\` and commit the result`)
     process.exit(1)
   }
   console.log(`${files.size} generated files are up to date`)

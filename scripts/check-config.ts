@@ -1,7 +1,4 @@
-/**
- * Checks config files without a database: `npm run check-config -- molt-actions.yml`. Lists every problem in the
- * words of the actions.
- */
+/** `npm run check-config -- molt-actions.yml`: checks config files without a database, in the words of the actions. */
 import { readFileSync } from 'node:fs'
 import { specs } from '../src/actions/specs.ts'
 import { parseConfig } from '../src/runtime/config.ts'
@@ -11,7 +8,7 @@ import { plural } from '../src/runtime/progress.ts'
 
 const HELP = `npm run check-config -- FILE...
 
-Checks config files offline: sections, names and values of inputs. Variables that a file names are not read.
+Checks config files offline: sections, names and values of inputs. Environment variables that a file refers to are not read.
 Exit status: 0 when all are valid, 1 for problems, 2 for wrong usage.`
 
 function check(path: string): boolean {

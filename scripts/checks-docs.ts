@@ -16,12 +16,12 @@ export function checksDocs(): string {
   return `<!-- Generated from src/checks by \`npm run build\`; edit that. -->
 # The checks of \`prepare\`
 
-${count} checks. None changes anything. One that **blocks** fails the run; one that *warns* or *informs* does not.
-Names in braces are filled in where a check finds something.
+${count} checks. None changes anything. A check that **blocks** fails the run; a check that *warns* or *informs* does not.
+A check fills in the names in braces when it finds something.
 
-A finding that you know and accept is waived by check and object: \`waive: tbl.no-key=audit_log; typ.money=*\`. A waiver that
-matches nothing is an error. All waivers are shown in the summary and kept in the plan. Where a later step would fail all
-the same, a check cannot be waived, and says so.
+To accept a finding, waive it by check and object: \`waive: tbl.no-key=audit_log; typ.money=*\`. A waiver that matches
+nothing is an error. The summary shows all waivers, and the plan keeps them. A check cannot be waived if a later step
+would fail anyway; its line says so.
 
 ${groups.join('\n\n')}
 `

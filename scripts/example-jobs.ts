@@ -1,9 +1,9 @@
 import { parse } from 'yaml'
 
-/** Placeholders that people replace with a repository and a commit. */
+/** Placeholders that users replace with their repository and commit. */
 const PLACEHOLDER = { repository: 'OWNER/REPO', commit: '0'.repeat(40) }
 
-/** Refers to actions by repository and commit, which every runner and GitHub Enterprise Server supports. */
+/** Names actions by repository and commit, which every runner and GitHub Enterprise Server supports. */
 const OURS = (text: string) =>
   text
     .replace(/uses: \$\/actions\/(\S+)/g, `uses: ${PLACEHOLDER.repository}/actions/$1@${PLACEHOLDER.commit}`)
@@ -11,7 +11,7 @@ const OURS = (text: string) =>
 
 /**
  * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that
- * cannot call it. Literals that the caller passes become literals in the jobs, so no form can change them.
+ * cannot call migrate.yml. Literals that the caller passes become literals in the jobs, so no form can change them.
  */
 export function exampleJobs(migrate: string, caller: string): string {
   const form = caller.slice(caller.indexOf('name: Migrate\n'), caller.indexOf('\njobs:\n'))
@@ -26,13 +26,13 @@ export function exampleJobs(migrate: string, caller: string): string {
   )
   return [
     '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`; edit those.',
-    '# Copy to .github/workflows/migrate.yml of your repository, and replace OWNER/REPO and the commit. For repositories',
-    '# outside of the organization of OWNER/REPO, for GitHub Enterprise Server, and for runners before 2.336.',
+    '# Copy to .github/workflows/migrate.yml in your repository, and replace OWNER/REPO and the commit. Use this file outside',
+    '# the organization of OWNER/REPO, on GitHub Enterprise Server, and on runners before 2.336.',
     form + OURS(text),
   ].join('\n')
 }
 
-/** `examples/rehearse.yml`: the rehearsal on real servers, for the repository of a user. */
+/** `examples/rehearse.yml`: the rehearsal on real servers, for a user's repository. */
 export function exampleRehearsal(rehearse: string): string {
   const [, rest = ''] = rehearse.split(/\n(?=name: Rehearse\n)/)
   const real = rest
@@ -44,19 +44,19 @@ export function exampleRehearsal(rehearse: string): string {
     .replaceAll('examples/', '')
   return [
     '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
-    '# Copy to .github/workflows/rehearse.yml of your repository, with the folder rehearsal/ beside it, and replace OWNER/REPO,',
-    '# the commit and the digests. `molt-actions.yml` is the config file of your migration: its plan is what is rehearsed.',
+    '# Copy to .github/workflows/rehearse.yml in your repository, copy the folder rehearsal/ to its root, and replace',
+    '# OWNER/REPO, the commit and the digests. It rehearses the plan of molt-actions.yml, the config file of your migration.',
     OURS(real),
   ].join('\n')
 }
 
-/** `examples/action.yml`: the root action with its parts by repository and commit, for runners without `$/`. */
+/** `examples/action.yml`: the root action with its parts named by repository and commit, for runners without `$/`. */
 export function exampleComposite(root: string): string {
   return [
     '# Generated from action.yml by `npm run build`; edit that.',
     '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
-    '# .github/actions/molt/action.yml of your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
-    '# in place of OWNER/REPO.',
+    '# .github/actions/molt/action.yml in your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
+    '# instead of OWNER/REPO.',
     OURS(root),
   ].join('\n')
 }

@@ -6,7 +6,7 @@ export function likeServerCounts(): { rules: number; seen: number } {
   return { rules: facts.length, seen: facts.filter((fact) => fact.seen).length }
 }
 
-/** `docs/like-server.md`: every rule of the CockroachDB-like server, with the source of its fact. */
+/** `docs/like-server.md`: every rule of the CockroachDB-like server, with its source. */
 export function likeServerDocs(): string {
   const facts = [...CATALOG_FACTS, ...RULES].sort((a, b) => (a.id < b.id ? -1 : 1))
   const { seen } = likeServerCounts()
@@ -25,7 +25,7 @@ The server names itself in \`version()\`, for example \`CockroachDB CCL v25.2.0 
 ${facts.map((fact) => `| \`${fact.id}\` | ${fact.says.replaceAll('|', '\\|')} | ${versions(fact)} | ${fact.source} |`).join('\n')}
 
 Options of \`npm run rehearse\`: \`--target-version\` selects the version, \`--latency\` delays each round trip, \`--ddl\`
-delays each schema change and grant, and \`--retry-rate\` fails a share of the statements with 40001.
+delays each schema change and grant, and \`--retry-rate\` makes a share of the statements fail with 40001.
 `
 }
 

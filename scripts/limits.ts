@@ -1,12 +1,12 @@
 /**
- * Fails on a class of more than 250 lines, and on an object literal with several keys on one line as `...{ a, b }`,
- * which a search for a key misses. The linter limits functions to 60 lines (biome.json).
+ * Fails on a class of more than 250 lines, and on several keys in one line of the form `...{ a, b }`, which a search
+ * for a key misses. The linter limits functions to 60 lines (biome.json).
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 const MOST_LINES = 250
-/** Files that broke the rule when it was introduced; the list can only shrink. */
+/** Files that broke the rule when it was introduced. The list can only shrink. */
 const KNOWN = new Set([
   'rehearsal/cockroach/connection.ts',
   'rehearsal/molt/replicator.ts',
@@ -23,7 +23,7 @@ function longClasses(file: string, lines: readonly string[]): Problem[] {
   for (const [index, line] of lines.entries()) {
     const name = /^(?:export )?(?:abstract )?class (\w+)/.exec(line)?.[1]
     if (!name || line.endsWith('}')) continue
-    // The formatter puts a class's closing brace at the margin.
+    // The formatter puts a class's closing brace in column 1.
     const length = lines.indexOf('}', index) - index + 1
     if (length > MOST_LINES) found.push({ file, what: `${index + 1}: class ${name} has ${length} lines` })
   }
@@ -48,7 +48,7 @@ const problems = files.flatMap((file) => {
 const fresh = problems.filter(({ file }) => !KNOWN.has(file))
 const over = [...KNOWN].filter((file) => !problems.some((each) => each.file === file))
 for (const { file, what } of fresh) console.error(`${file}:${what}`)
-for (const file of over) console.error(`${file} is within the limits: remove it from KNOWN in scripts/limits.ts`)
+for (const file of over) console.error(`${file} is within the limits. Remove it from KNOWN in scripts/limits.ts`)
 if (fresh.length) {
   console.error('Split them, or write one key per line. KNOWN in scripts/limits.ts lists the exceptions.')
   process.exitCode = 1

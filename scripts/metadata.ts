@@ -4,7 +4,7 @@ import type { ActionSpec, InputSpec } from '../src/runtime/spec.ts'
 
 const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`; edit that.\n'
 
-/** Defaults are in the description only: the runner would pass a `default:`, which would override the config file. */
+/** Names defaults only in the description: the runner would pass a `default:`, which would override the config file. */
 export function actionYaml(spec: ActionSpec): string {
   const inputs = mapValues(spec.inputs, (input) => ({ description: describe(input), required: input.required }))
   const outputs = mapValues({ ...spec.outputs, ...COMMON_OUTPUTS }, (description) => ({ description }))
@@ -33,7 +33,7 @@ function describe(input: InputSpec<unknown>): string {
 const BEGIN = '<!-- generated: inputs and outputs -->'
 const END = '<!-- end of generated -->'
 
-/** The action's README with its tables regenerated; the rest is unchanged. */
+/** The action's README with new tables. Text outside of them is unchanged. */
 export function readme(spec: ActionSpec, current: string | undefined): string {
   const tables = [
     BEGIN,
@@ -61,7 +61,7 @@ function cell(text: string): string {
   return text.replaceAll('|', '\\|').replaceAll('\n', ' ')
 }
 
-/** JSON Schema of the file that the input `config` names, for editors. */
+/** JSON Schema of the config file that the input `config` names, for editors. */
 export function configSchema(specs: readonly ActionSpec[]): string {
   const sections = Object.fromEntries(specs.map((spec) => [spec.name, section(spec.inputs)]))
   const common = section(Object.assign({}, ...specs.map((spec) => spec.inputs)))

@@ -1,9 +1,9 @@
 /**
- * Replaces undici in the bundle. @actions/http-client uses it only to give `fetch` a proxy, which nothing here needs:
- * downloads use its own client, which supports proxies. It would be a third of dist/.
+ * Replaces undici in the bundle, where it would take a third of dist/. @actions/http-client uses it only to give
+ * `fetch` a proxy. Downloads do not need that: its own client supports proxies.
  */
 export class ProxyAgent {
   constructor() {
-    throw new Error('fetch through a proxy is not part of this bundle')
+    throw new Error('this bundle does not support fetch through a proxy')
   }
 }

@@ -1,4 +1,4 @@
-/** Finds phrases that the style guide retires in code, tests and docs. Exits with 1 on any finding. */
+/** Finds phrases that the style guide retires in code, tests and docs. Exits with 1 if there are any. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 
@@ -49,7 +49,7 @@ const LONGEST_SENTENCE = 40
 
 const SCOPE =
   /^(src|rehearsal|scripts|test|docs|examples|bench)\/.*\.(ts|md|yml)$|^(README|CONTRIBUTING)\.md$|^action\.yml$|^\.github\/.*\.yml$/
-/** Generated, recorded, or this list itself. */
+/** Generated or recorded files, and this list itself. */
 const SKIPPED =
   /^docs\/(checks|troubleshooting)\.md$|^test\/golden\/|^scripts\/prose\.ts$|^examples\/(migrate-jobs|rehearse)\.yml$/
 
@@ -80,7 +80,7 @@ function findingsIn(file: string): Finding[] {
 }
 
 function longSentences(file: string, text: string): Finding[] {
-  // Fenced code is removed but its line breaks stay, so that a finding has the right line.
+  // Removes fenced code but keeps its line breaks, so that findings have the right line numbers.
   const prose = text.replaceAll(/```[\s\S]*?```/g, (code) => code.replaceAll(/[^\n]/g, ''))
   const found: Finding[] = []
   let line = 1

@@ -1,5 +1,5 @@
 /**
- * The parts of a release that a machine can check: `npm run release -- files` writes the notes and the files to copy,
+ * The parts of a release that a machine can check. `npm run release -- files` writes the notes and the files to copy;
  * `npm run release -- check-draft` compares a draft with them.
  */
 import { execFileSync } from 'node:child_process'
@@ -17,13 +17,13 @@ const ROOT = resolve(import.meta.dirname, '..')
 const HELP = `npm run release -- files --version VERSION --commit SHA --repository OWNER/REPO --out DIR
 npm run release -- check-draft --version VERSION --commit SHA --out DIR < release.json
 
-files        writes the release's notes and assets into the new folder DIR
+files        writes the release notes and assets into a new folder DIR
 check-draft  fails unless the release on standard input, as returned by GitHub's REST API, is a draft of this commit
-             and holds exactly the assets in DIR, byte for byte
+             and has exactly the assets in DIR, byte for byte
 `
 const NOTES = 'notes.md'
 
-/** A release as returned by `GET /repos/{owner}/{repo}/releases/{id}`; digests are `sha256:` and 64 hex digits. */
+/** A release from `GET /repos/{owner}/{repo}/releases/{id}`. Digests are `sha256:` and 64 hex digits. */
 const Release = z.object({
   tag_name: z.string(),
   target_commitish: z.string(),
@@ -32,17 +32,20 @@ const Release = z.object({
   assets: z.array(z.object({ name: z.string(), digest: z.string().nullable() })),
 })
 
-/** The section of one version in a changelog in Keep-a-Changelog form, without its heading; throws if there is none. */
+/**
+ * One version's section of a Keep-a-Changelog file, without its heading and the links of headings.
+ * @throws Error if there is no such section
+ */
 export function notesOf(changelog: string, version: string): string {
   const [, section] = changelog.split(
     new RegExp(`^## \\[${version.replaceAll('.', '\\.')}\\] - \\d{4}-\\d\\d-\\d\\d$`, 'm'),
   )
-  const notes = section?.split(/^## /m)[0]?.trim()
+  const notes = section?.split(/^## |^\[[^\]]+\]: /m)[0]?.trim()
   if (!notes) throw new Error(`CHANGELOG.md has no section \`## [${version}] - YYYY-MM-DD\`. Rename \`Unreleased\``)
   return notes
 }
 
-/** Name of an asset → the files in it. The second is for repositories of the same organization. */
+/** Name of an asset → the files in it. The second asset is for repositories of the same organization. */
 function archives(adoption: Adoption): Record<string, Map<string, string>> {
   return {
     'files-to-copy.tar.gz': adoptedFiles(adoption),
@@ -50,7 +53,7 @@ function archives(adoption: Adoption): Record<string, Map<string, string>> {
   }
 }
 
-/** Writes notes, archives and SHA256SUMS into a new folder, identical for the same commit. */
+/** Writes notes, archives and SHA256SUMS into a new folder. The same commit gives identical files. */
 export function writeFiles(version: string, adoption: Adoption, out: string): void {
   if (version !== packageJson.version)
     throw new Error(
@@ -58,8 +61,11 @@ export function writeFiles(version: string, adoption: Adoption, out: string): vo
     )
   const notes = notesOf(readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8'), version)
   mkdirSync(out)
-  const pin = `${adoption.repository}@${adoption.commit}`
-  writeFileSync(join(out, NOTES), `${notes}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
+  const { repository, commit } = adoption
+  // A release's page resolves no paths of the repository.
+  const linked = notes.replaceAll(/\]\((?!https?:)/g, `](https://github.com/${repository}/blob/${commit}/`)
+  const pin = `${repository}@${commit}`
+  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
   for (const [name, files] of Object.entries(archives(adoption))) pack(files, join(out, name))
   const bundle = readFileSync(join(ROOT, 'dist/molt-actions.cjs'))
   const sums = assetsIn(out).map(([name, digest]) => `${digest.slice('sha256:'.length)}  ${name}`)
@@ -80,7 +86,7 @@ function pack(files: Map<string, string>, archive: string): void {
 
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
 
-/** Name and digest of each asset; the notes are the release's text. */
+/** Name and digest of each asset in a folder. The notes are no asset: they become the release's text. */
 function assetsIn(folder: string): [string, string][] {
   const names = readdirSync(folder).filter((name) => name !== NOTES)
   return names.sort().map((name) => [name, `sha256:${sha256(readFileSync(join(folder, name)))}`])
@@ -90,11 +96,11 @@ function assetsIn(folder: string): [string, string][] {
 export function draftProblems(release: unknown, version: string, commit: string, folder: string): string[] {
   const { tag_name, target_commitish, draft, body, assets } = Release.parse(release)
   const problems: string[] = []
-  if (!draft) problems.push('it is published already')
+  if (!draft) problems.push('it is already published')
   if (tag_name !== `v${version}`) problems.push(`its tag is ${tag_name}, not v${version}`)
   if (target_commitish !== commit) problems.push(`its commit is ${target_commitish}, not ${commit}`)
   if (body?.trim() !== readFileSync(join(folder, NOTES), 'utf8').trim())
-    problems.push('its text is not the section of CHANGELOG.md')
+    problems.push('its text differs from the section in CHANGELOG.md')
   const expected = new Map(assetsIn(folder))
   for (const { name, digest } of assets)
     if (expected.get(name) !== digest) problems.push(`${name} differs from what this commit builds`)
@@ -124,8 +130,8 @@ async function main(): Promise<void> {
   }
   const problems = draftProblems(JSON.parse(await text(process.stdin)), version, commit, out)
   if (problems.length)
-    throw new Error(`The draft must not be published: ${problems.join('; ')}. Delete it and begin again`)
-  console.log(`draft v${version} is of ${commit} and has the assets that it builds`)
+    throw new Error(`The draft must not be published: ${problems.join('; ')}. Delete it and start again`)
+  console.log(`draft v${version} belongs to ${commit} and has exactly the assets that this commit builds`)
 }
 
 if (process.argv[1] === import.meta.filename) {

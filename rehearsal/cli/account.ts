@@ -2,18 +2,18 @@ import { number, plural, seconds } from '../../src/runtime/progress.ts'
 import type { JobResult, StepResult } from '../runner/runner.ts'
 import { CANARIES, type Search } from '../shop/masked-shop.ts'
 
-/** The output of `--json`. Times in milliseconds. */
+/** The output of `--json`. Times are in milliseconds. */
 export interface Account {
   verdict: 'go' | 'no-go'
   reason: string
-  /** Code of the error that ended it; docs/troubleshooting.md lists them. */
+  /** Error code of the failed step. docs/troubleshooting.md lists all codes. */
   code: string | null
   rowsLoaded: number
   changesStreamed: number
   lagMs: number | null
   pauseMs: number | null
   pauseParts: Record<string, number>
-  /** The estimate before the pause. */
+  /** Estimated before the pause began. */
   estimatedPauseMs: number | null
   estimatedParts: Record<string, number>
   applicationPauseMs: number | null
@@ -21,12 +21,12 @@ export interface Account {
   engine: string
   /** Verdict of `observe` after the commit; null if nothing was observed. */
   observed: string | null
-  /** The target's own version. */
+  /** The target's version string. */
   target: string
   summary: string
-  /** Remaining differences between the two sides' definitions; null if they were not compared. */
+  /** Differences that remain between the definitions on both sides; null if they were not compared. */
   remaining: readonly string[] | null
-  /** What a person has to create or to decide, such as a view that the target lacks. */
+  /** What you have to create or decide, such as a view that is missing on the target. */
   decisions: readonly string[]
   /** The next command. */
   next: string
@@ -36,7 +36,7 @@ export interface Account {
   converted?: Converted
 }
 
-/** Result of converting the source's schema; counts are findings. */
+/** Result of converting the source's schema. The counts are findings. */
 export interface Converted {
   /** Path of report.md, beside the SQL files. */
   report: string
@@ -44,21 +44,21 @@ export interface Converted {
   lossy: number
 }
 
-/** Fields added by `--mask`. */
+/** Fields that `--mask` adds. */
 export interface Masking {
   rows: number
   tables: number
   maskedColumns: number
-  /** For the copy only, and for `mask` including its proof. */
+  /** Duration of the copy alone; `tookMs` is the duration of `mask`, including its proof. */
   copyMs: number
   tookMs: number
-  /** How many texts were searched for, and where; `found` lists the ones that should not be there. */
+  /** Number of texts searched for. `searches` says where they were found. */
   needles: number
   searches: Search[]
   evidence: string
 }
 
-/** Result of the chain, most important lines first. */
+/** Summarizes the chain's result, most important fields first. */
 export function accountOf(result: JobResult, summary: string): Account {
   const { outputs } = result
   const go = result.conclusion === 'success' && outputs.verdict === 'go'
@@ -86,7 +86,7 @@ export function accountOf(result: JobResult, summary: string): Account {
   }
 }
 
-/** The stand-in identifies itself in its version. */
+/** Adds the engine's name unless the version already contains it, as the stand-in's does. */
 function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
   if (!engine) return 'unknown'
   return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
@@ -94,9 +94,9 @@ function engineOf({ engine, 'molt-version': version }: Record<string, string>): 
 
 function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): string {
   if (!failed) return `the run was ${conclusion}`
-  // The last one is the action's own verdict; earlier ones are its reasons.
+  // The last error is the action's verdict; the earlier ones are its reasons.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
-  // The list was shown during the run, and the summary has it with the fixes.
+  // The log already showed the list, and the summary shows it with the fixes.
   const [head = '', ...list] = message.split('\n').filter((line) => !line.startsWith('Next: '))
   return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }
@@ -142,7 +142,7 @@ export function accountText(account: Account): string {
 function convertedLines({ converted }: Account): string[] {
   if (!converted) return []
   const { report, manual, lossy } = converted
-  return [`  schema             ${manual} left for you, ${lossy} converted with a loss: ${report}`]
+  return [`  schema             ${manual} left for you, ${lossy} converted with losses: ${report}`]
 }
 
 function maskingLines({ masking }: Account): string[] {
@@ -151,7 +151,7 @@ function maskingLines({ masking }: Account): string[] {
   return [
     '',
     `  masked             ${number(masking.rows)} rows in ${masking.tables} tables, ${masking.maskedColumns} columns; copied in ${seconds(masking.copyMs)}, with proof ${seconds(masking.tookMs)}`,
-    `  searched for       ${masking.needles} texts of production, ${CANARIES.length} of them canaries`,
+    `  searched for       ${masking.needles} production texts, ${CANARIES.length} of them canaries`,
     ...masking.searches.map(
       ({ place, looked, found }) => `  ${place.padEnd(width)}  ${String(found.length).padStart(2)} found  (${looked})`,
     ),
@@ -159,7 +159,7 @@ function maskingLines({ masking }: Account): string[] {
   ]
 }
 
-/** Lists all of them: any left out would be found only on the night. */
+/** Lists every item: one left out would surprise people during the cutover. */
 function remainingLines({ remaining, decisions }: Account): string[] {
   return [
     ...listed(

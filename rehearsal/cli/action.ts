@@ -11,7 +11,7 @@ import { type JobResult, type LogLine, type RunOptions, runAction } from '../run
 
 interface Options {
   inputs: Record<string, string>
-  /** Variables of the caller's environment that the action gets, like a workflow's `env:`. */
+  /** Variables of the caller's environment to pass to the action, like a workflow's `env:`. */
   env: Record<string, string>
   json: boolean
   post: boolean
@@ -21,14 +21,14 @@ interface Options {
   repo: string
 }
 
-/** What is kept between a run and its `--post`: the action's saved state, and its conclusion. */
+/** What a run keeps for its `--post`: the action's saved state and conclusion. */
 interface Kept {
   state: Record<string, string>
   conclusion: Status
 }
 
 const REPO = resolve(fileURLToPath(new URL('../..', import.meta.url)))
-/** Options of this command. An input of the same name can be given as `--input-NAME`. */
+/** This command's own options. To set an input of the same name, use `--input-NAME`. */
 const OWN = ['json', 'post', 'help', 'debug', 'node', 'repo', 'env']
 
 async function main(args: string[]): Promise<number> {
@@ -41,7 +41,7 @@ async function main(args: string[]): Promise<number> {
   if (options.help) return help(name, manifest)
   const folder = join(repo, '.rehearsal', 'actions', name === '.' ? 'root' : name)
   const kept = options.post ? readKept(name, folder) : undefined
-  // From an earlier run; this one may write none.
+  // Left by an earlier run. This run may not write any.
   for (const each of options.post ? ['post-summary.md'] : ['summary.md', 'post-summary.md'])
     rmSync(join(folder, each), { force: true })
   const result = await run(manifest, options, folder, kept)
@@ -49,11 +49,11 @@ async function main(args: string[]): Promise<number> {
   return report(options, result, summaryPath)
 }
 
-/** An action of this repository by its folder's name; `.` is the composite action in the root. */
+/** Loads an action of this repository by folder name; `.` is the composite action in the root. */
 function load(repo: string, name: string): Manifest {
   const names = actionsOf(repo)
   if (name !== '.' && !names.includes(name)) {
-    const all = names.length > 0 ? ` There are: ${names.join(', ')}` : ''
+    const all = names.length > 0 ? ` Known actions: ${names.join(', ')}` : ''
     throw new UserError('cli.unknown-action', `there is no action \`${name}\`${didYouMean(name, names)}${all}`)
   }
   return loadManifest(name === '.' ? repo : join(repo, 'actions', name), repo)
@@ -92,8 +92,8 @@ function variable(name: string | undefined): string {
   throw new UserError(
     'cli.invalid-option',
     name
-      ? `--env ${name}: that variable is empty or not set. Export it first`
-      : '--env needs the NAME of a variable that is set here',
+      ? `--env ${name}: the variable is empty or not set. Export it first`
+      : '--env needs the name of an exported variable',
   )
 }
 
@@ -108,10 +108,10 @@ function inputNamed(option: string, inputs: Input[]): string {
   )
 }
 
-/** A URL with a password, which GitHub would take from a secret and never show. */
+/** A URL with a password. On GitHub it would come from a secret, so it is masked here too. */
 const WITH_PASSWORD = /^[a-z][a-z0-9+.-]*:\/\/(?:[^/@]*:[^@]+@|.*[?&](?:ssl)?password=)/i
 
-/** Values passed by `--env` are secret, so they are masked, except trivial ones such as `1` or `true`. */
+/** Masks the values passed by `--env`, except trivial ones such as `1` or `true`. */
 function secretsOf({ inputs, env }: Options): string[] {
   return [
     ...Object.values(inputs).filter((value) => WITH_PASSWORD.test(value)),
@@ -122,9 +122,9 @@ function secretsOf({ inputs, env }: Options): string[] {
 async function run(manifest: Manifest, options: Options, folder: string, kept: Kept | undefined): Promise<JobResult> {
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
-    // After a second Ctrl-C, the runner's exit handlers kill what still runs.
+    // On a second Ctrl-C, the runner's exit handlers kill the remaining processes.
     if (controller.signal.aborted) process.exit(130)
-    process.stderr.write(`${signal}: cancelling. Press again to kill\n`)
+    process.stderr.write(`${signal}: cancelling. Press Ctrl-C again to kill\n`)
     controller.abort()
   }
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
@@ -154,15 +154,15 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
 }
 
 /**
- * The post step of a JavaScript action waits for `--post`. A composite action runs it at once, because it has the
- * state of many steps.
+ * Phases to run. A JavaScript action's post step waits for `--post`. A composite action runs its post steps at once,
+ * because they need the state of many steps.
  */
 function phasesOf({ runs }: Manifest, kept: Kept | undefined): RunOptions['phases'] {
   if (runs.kind === 'composite') return kept ? [] : ['pre', 'main', 'post']
   return kept ? ['post'] : ['pre', 'main']
 }
 
-/** With `--json`, standard output has only one object, and the log goes to standard error. */
+/** With `--json`, standard output carries only the JSON object, and the log goes to standard error. */
 function show({ kind, text, group }: LogLine, json: boolean): void {
   const marks: Record<string, string> = {
     output: '',
@@ -182,12 +182,12 @@ function readKept(name: string, folder: string): Kept {
   if (!existsSync(file))
     throw new UserError(
       'cli.no-earlier-run',
-      `--post follows a run of \`${name}\`, and there is none: ${file} is missing`,
+      `\`${name}\` has not run yet: ${file} is missing. Run it without --post first`,
     )
   return JSON.parse(readFileSync(file, 'utf8')) as Kept
 }
 
-/** Shared by all actions: what one adds to PATH is available to the next, as in one job. */
+/** Shared by all actions: what one action adds to PATH is available to the next one, as in a job. */
 function pathFile(folder: string): string {
   return join(folder, '..', 'path.json')
 }
@@ -200,7 +200,7 @@ function keptPath(folder: string): string[] {
   return there
 }
 
-/** Keeps the state, without values that the action has masked, and the summary. @returns the summary's path, if any */
+/** Keeps the summary, and the state without masked values. @returns the summary's path; empty if there is none */
 function keep(folder: string, options: Options, result: JobResult): string {
   const state = Object.entries(result.state).filter(([, value]) => result.mask(value) === value)
   const lost = Object.keys(result.state).length - state.length
@@ -250,7 +250,7 @@ function report(options: Options, result: JobResult, summaryPath: string): numbe
   return exitCode
 }
 
-/** The log has the texts. */
+/** Counts only: the log has the texts. */
 function countOf(annotations: JobResult['annotations']): string {
   return ['error', 'warning', 'notice']
     .map((name) => ({ name, count: annotations.filter(({ level }) => level === name).length }))
@@ -263,13 +263,13 @@ function masked({ mask }: JobResult, values: Record<string, string>): Record<str
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, mask(value)]))
 }
 
-/** As set by the action, unlike the job's outputs: someone who debugs an action wants to see empty ones too. */
+/** Outputs as the action set them. Unlike a job's outputs they include empty ones, which help when debugging. */
 function outputsOf(result: JobResult): Record<string, string> {
   const own = result.steps.filter((step) => step.depth === 0)
   return (own.find((step) => step.phase === 'main') ?? own.at(-1))?.outputs ?? {}
 }
 
-/** Of the phases that ran now: a successful post step is not red because an earlier run was. */
+/** Conclusion of the phases that just ran: a failed main run does not fail a successful post step. */
 function conclusionOf(options: Options, { conclusion, steps }: JobResult): Status {
   if (!options.post || conclusion === 'cancelled') return conclusion
   return steps.some((step) => step.conclusion === 'failure') ? 'failure' : 'success'
@@ -282,17 +282,17 @@ function exitCodeOf(conclusion: Status, { steps }: JobResult): number {
 }
 
 function usage(code: number): number {
-  console.log(`Runs one action as GitHub would, and shows what came of it.
+  console.log(`Runs one action as GitHub would, and shows the result.
 
   npm run action -- NAME [--INPUT VALUE]... [--env NAME]... [--json] [--post] [--node PATH] [--repo PATH] [--debug] [--help]
 
-  NAME      ${actionsOf(REPO).join(', ') || 'a folder of actions/'}, or . for the whole chain
-  --env     a variable of this environment that it gets too, such as MOLT_MASK_KEY; others it does not see
-  --post    run its post step, with the state of the run before
-  --json    log on standard error, one JSON object on standard output
-  --node    the node that runs it, by default this one
-  --repo    the repository that holds it, by default this one
-  --help    after NAME: its inputs
+  NAME      ${actionsOf(REPO).join(', ') || 'a folder of actions/'}; or . for the whole chain
+  --env     passes a variable of this environment, such as MOLT_MASK_KEY; the action sees no others
+  --post    runs the post step, with the state of the previous run
+  --json    writes the log to standard error and one JSON object to standard output
+  --node    the Node.js binary to run it with (default: this one)
+  --repo    the repository that contains it (default: this one)
+  --help    after NAME, lists the action's inputs
 
   What an action adds to PATH, such as setup, is kept in .rehearsal/actions/path.json for the next ones.`)
   return code

@@ -1,11 +1,11 @@
-// `npm run conformance`: compares a cluster with what the suite relies on.
+// `npm run conformance`: checks a cluster against what this suite relies on.
 import { parseArgs } from 'node:util'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { plural, seconds } from '../../src/runtime/progress.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
 import { exitCodeOf, type ItemResult, runConformance } from '../conformance/run.ts'
 
-const HELP = `Holds a CockroachDB cluster against what this suite relies on, in under 3 minutes.
+const HELP = `Checks a CockroachDB cluster against what this suite relies on. Takes under 3 minutes.
 
   npm run conformance -- --target URL [--source URL] [--json]
 

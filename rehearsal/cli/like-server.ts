@@ -1,11 +1,11 @@
-// `npm run like-server -- --behind URL`: makes a PostgreSQL answer like CockroachDB until Ctrl-C.
+// `npm run like-server -- --behind URL`: makes a PostgreSQL server answer like CockroachDB until Ctrl-C.
 import { once } from 'node:events'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { startCockroach } from '../cockroach/server.ts'
 
-/** Rewritten statements omit aliases, which older versions require. */
+/** Rewritten statements omit table aliases, which PostgreSQL requires before 16. */
 const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
@@ -23,7 +23,8 @@ async function main(): Promise<void> {
     },
   })
   if (values.help) return console.log(HELP)
-  if (!values.behind) throw new InputError('rehearse.invalid-option', 'Set --behind to the URL of a PostgreSQL')
+  if (!values.behind)
+    throw new InputError('rehearse.invalid-option', '--behind is missing. Set it to the URL of a PostgreSQL server')
   const behind = new URL(values.behind)
   await requireFit(values.behind)
   const server = await startCockroach(
@@ -39,7 +40,7 @@ async function main(): Promise<void> {
   await server.stop()
 }
 
-/** @throws InputError for a PostgreSQL that is too old, or set up otherwise */
+/** @throws InputError if the PostgreSQL server is too old or lacks a required setting */
 async function requireFit(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
@@ -50,7 +51,7 @@ async function requireFit(url: string): Promise<void> {
   if (rows[0].version < OLDEST)
     throw new InputError(
       'rehearse.invalid-option',
-      `--behind is PostgreSQL ${rows[0].version}. Name a PostgreSQL ${OLDEST} or newer`,
+      `--behind is PostgreSQL ${rows[0].version}. Use PostgreSQL ${OLDEST} or newer`,
     )
   if (rows[0].times !== 'on')
     throw new InputError(

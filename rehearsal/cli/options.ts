@@ -18,46 +18,46 @@ export const HELP = `Rehearses a migration with the committed actions, under liv
 
   npm run rehearse                       an embedded PostgreSQL, a CockroachDB-like server, and a sample shop
   npm run rehearse -- --source URL --allow-source DBNAME
-                                         your own PostgreSQL into a CockroachDB-like server: its schema is converted
-                                         first (.rehearsal/schema/report.md says what changes), then all of it moves.
-                                         The target is thrown away, unless you say --keep.
+                                         your own PostgreSQL into a CockroachDB-like server. Converts the schema first
+                                         (.rehearsal/schema/report.md lists what changes), then moves all of it.
+                                         Discards the target unless you set --keep.
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases. Near its end writes on the source are refused for some
-                                         seconds (--max-pause). Such a run never commits. It removes slot,
-                                         publication, fence, ledger and heartbeat; the loaded rows stay on the
-                                         target, so empty its tables before the next one.
+                                         your own databases. Near the end, the source refuses writes for some seconds
+                                         (--max-pause). Never commits. Removes slot, publication, fence, ledger and
+                                         heartbeat. The loaded rows stay on the target: empty its tables before the
+                                         next run.
   npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
-                                         canaries in it, masked by mask into the source; afterwards everything that
-                                         was written anywhere, WAL included, is searched for them
+                                         canaries. \`mask\` copies it into the source; at the end, everything written
+                                         anywhere, WAL included, is searched for the canaries
 
 Options
   --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
-  --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
-                       updates that set columns to the values they have)
-  --keep               leaves the embedded servers, logs and evidence for you to look at, and says how to stop them
+  --rate N             transactions a second (default ${DEFAULT_RATE}). On your own databases: none by default; if set,
+                       updates that set columns to the values they already have
+  --keep               keeps the embedded servers, logs and evidence, and prints how to stop them
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
-  --decisions FILE     convert.yml: what you decide otherwise about the converted schema
-  --allow-source NAME  the source's database name, as a promise that you mean it
-  --mode MODE          how rows travel: import (default), use-copy or direct-copy, as the input of \`fetch\`; with
-                       --target direct-copy, unless --bucket-path is given
-  --files WHERE        where import and use-copy keep their files: bucket (default), an S3-compatible server that is
-                       started along, or folder, which molt serves itself (default with --bin-dir)
-  --bucket-path URL    your own bucket, with --target; keys come from AWS_* variables
-  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; such a run never commits
-  --target-version V   the CockroachDB that the target answers like, and that the schema is converted for: 24.3, 25.2,
+  --decisions FILE     convert.yml, your decisions about the converted schema
+  --allow-source NAME  name of the source's database, to confirm that you mean it
+  --mode MODE          how rows travel: import, use-copy or direct-copy, as the input of \`fetch\` (default: import;
+                       with --target but without --bucket-path: direct-copy)
+  --files WHERE        where import and use-copy keep their files: bucket, an S3-compatible server that the rehearsal
+                       starts, or folder, which molt serves itself (default: bucket; with --bin-dir: folder)
+  --bucket-path URL    your own bucket, with --target; its keys come from AWS_* variables
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; never commits
+  --target-version V   the CockroachDB version that the target imitates and the schema is converted for: 24.3, 25.2,
                        26.1, … (default 25.2)
-  --latency 20ms       makes each statement on it take longer
-  --ddl 300ms          makes each schema change and grant on it take longer
-  --retry-rate 0.02    makes this share of the statements on it fail with 40001
-  --printed-grants     runs the chain as roles that have exactly what \`grants: print\` writes, on a target with roles that
-                       may write, unique indexes, checks and foreign keys
+  --latency 20ms       extra time for each statement on the CockroachDB-like target
+  --ddl 300ms          extra time for each schema change and grant on it
+  --retry-rate 0.02    share of its statements that fail with 40001
+  --printed-grants     runs the chain as roles with exactly the rights that \`grants: print\` writes, on a target with roles
+                       that can write, unique indexes, checks and foreign keys
   --NAME VALUE         any other input of the chain, such as config, schema, tables, defer, waive, table-handling,
                        allow-truncate, final-verify or max-pause; action.yml lists them
-  --json               the last line of standard output is one JSON object
-  --help               this text
+  --json               prints one JSON object as the last line of standard output
+  --help               prints this text
 
-It leaves .rehearsal/dossier.html: what was proved, what the pause was made of, and every difference that remains.
+The dossier in .rehearsal/dossier.html shows what was proved, the parts of the pause, and every remaining difference.
 
 Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
 
@@ -67,21 +67,21 @@ export interface Options {
   keep: boolean
   json: boolean
   source?: string
-  /** Without it, the user's source moves to a target of the rehearsal, whose tables `convert` creates. */
+  /** If undefined, the source moves to a target of the rehearsal, whose tables `convert` creates. */
   target?: string
   binDir?: string
   mask: boolean
   /** Undefined if the config file decides. */
   mode: FetchMode | undefined
-  /** Inputs of the chain as given. */
+  /** The chain's inputs as given. */
   chain: Record<string, string>
-  /** The command that repeats this, with variables in place of URLs. */
+  /** The command that repeats this rehearsal, with variables in place of URLs. */
   again: string
-  /** The chain runs as roles with exactly the printed grants. */
+  /** Runs the chain as roles with exactly the printed grants. */
   printedGrants: boolean
   /** Location of the load's files; undefined for a direct copy. */
   files: Files | undefined
-  /** The CockroachDB-like target; undefined for plain PostgreSQL. */
+  /** Settings of the CockroachDB-like target. */
   cluster: CockroachOptions
 }
 
@@ -97,9 +97,9 @@ export function readOptions(argv: string[]): Options | undefined {
   try {
     return soundOptions(argv)
   } catch (error) {
-    // Messages of `parseArgs` can have several lines.
+    // `parseArgs` can return messages of several lines.
     throw new InputError(
-      'rehearse.invalid-option',
+      error instanceof InputError ? error.code : 'rehearse.invalid-option',
       `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`,
     )
   }
@@ -138,13 +138,16 @@ function soundOptions(argv: string[]): Options | undefined {
   if (source && values.rows !== undefined)
     throw new InputError(
       'rehearse.invalid-option',
-      '--rows is for the sample shop; nothing is seeded in your own databases',
+      '--rows works only with the sample shop: your own databases are not seeded',
     )
   if (source && values.mask)
-    throw new InputError('rehearse.invalid-option', '--mask is for the sample shop; mask your own by the action `mask`')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--mask works only with the sample shop. Mask your own data with the action `mask`',
+    )
   const { mask, 'printed-grants': printedGrants } = values
   if (printedGrants && (source || mask))
-    throw new InputError('rehearse.invalid-option', '--printed-grants is for the sample shop without --mask')
+    throw new InputError('rehearse.invalid-option', '--printed-grants works only with the sample shop, without --mask')
   return {
     rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
     mask,
@@ -162,26 +165,26 @@ function soundOptions(argv: string[]): Options | undefined {
   }
 }
 
-/** @throws InputError if the two sides do not match, or one of them looks like a mistake */
+/** @throws InputError if the source and target options do not fit together, or one looks like a mistake */
 function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' | 'allow-source', string>>): void {
   const { source, target, decisions } = values
   if (target !== undefined && source === undefined)
     throw new InputError('rehearse.invalid-option', '--target needs --source')
   if (decisions !== undefined && !source)
-    throw new InputError('rehearse.invalid-option', '--decisions is for --source; the sample shop has none')
+    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has none')
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
   }
   if (source) requireAllowed(source, values['allow-source'])
   else if (values['allow-source'] !== undefined)
-    throw new InputError('rehearse.invalid-option', '--allow-source is for --source')
+    throw new InputError('rehearse.invalid-option', '--allow-source works only with --source')
 }
 
-/** Inputs that this command sets itself. */
+/** Inputs that this command sets. */
 const OWN_INPUTS = new Set(['source', 'target', 'migration', 'decision', 'cleanup', 'embedded', 'allow-insecure'])
 
-/** Inputs of the chain that can be given. */
+/** Inputs of the chain that the user can set. */
 function chainInputs(): string[] {
   const ids = loadManifest(REPO, REPO).inputs.map(({ id }) => id)
   return ids.filter((id) => !OWN_INPUTS.has(id))
@@ -206,7 +209,7 @@ function againOf(argv: readonly string[]): string {
   return ['npm run rehearse', ...(shown.length ? ['--', ...shown] : [])].join(' ')
 }
 
-/** How rows are moved, and through which files. */
+/** How rows are moved, and where their files are kept. */
 function loadOf(
   values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'target' | 'bin-dir' | 'config', string>>,
 ): Pick<Options, 'mode' | 'files'> {
@@ -217,12 +220,15 @@ function loadOf(
   if (files !== undefined && files !== 'bucket' && files !== 'folder')
     throw new InputError('rehearse.invalid-option', '--files must be bucket or folder')
   if (mode === 'direct-copy' && (files || bucketPath))
-    throw new InputError('rehearse.invalid-option', '--mode direct-copy has no files')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--files does not work with --mode direct-copy, which writes no files',
+    )
   if (mode === 'direct-copy') return { mode, files: undefined }
   if (!target && bucketPath)
-    throw new InputError('rehearse.invalid-option', '--bucket-path is for --source and --target')
+    throw new InputError('rehearse.invalid-option', '--bucket-path needs --source and --target')
   if (target && files)
-    throw new InputError('rehearse.invalid-option', '--files is not for a target of yours; set --bucket-path')
+    throw new InputError('rehearse.invalid-option', '--files does not work with --target. Set --bucket-path')
   if (target && !bucketPath)
     throw new InputError('rehearse.invalid-option', `--mode ${mode} with --target needs --bucket-path`)
   if (bucketPath) return { mode, files: { bucketPath } }
@@ -242,7 +248,7 @@ function clusterOf(
     throw new InputError('rehearse.invalid-option', '--target-version must be a version such as 25.2')
   const retryRate = Number(values['retry-rate'] ?? 0)
   if (!(retryRate >= 0 && retryRate < 1))
-    throw new InputError('rehearse.invalid-option', '--retry-rate must be a share from 0 to below 1, such as 0.02')
+    throw new InputError('rehearse.invalid-option', '--retry-rate must be a number from 0 to below 1, such as 0.02')
   return {
     version,
     latency: milliseconds('latency', values.latency),
@@ -251,7 +257,7 @@ function clusterOf(
   }
 }
 
-/** @throws InputError unless it is a duration in the form of inputs, such as `20ms` */
+/** @throws InputError unless the value is a duration such as `20ms` */
 function milliseconds(name: string, value: string | undefined): number {
   const parsed = duration.schema.safeParse(value ?? '0ms')
   if (!parsed.success) throw new InputError('rehearse.invalid-option', `--${name} must be ${duration.hint}`)
@@ -267,13 +273,13 @@ function binDirOf(value: string | undefined): string | undefined {
   return folder
 }
 
-/** The parser's own error would show the URL with its password. */
+/** Explains what is wrong with a URL. The parser's own error would show its password. */
 function unreadable(url: string): string | undefined {
   try {
     databaseOf(url)
     return undefined
   } catch {
-    return 'it does not parse as a URL; look at its host and port, such as postgresql://user@host:5432/database'
+    return 'it is not a URL. Check its host and port: postgresql://user@host:5432/database'
   }
 }
 
@@ -281,19 +287,19 @@ function databaseOf(url: string): string {
   return decodeURIComponent(new URL(url).pathname.slice(1))
 }
 
-/** Writes to the database are fenced for a moment, which must not happen to one named by mistake. */
+/** A rehearsal fences writes to the source for a moment, which must not happen to a database named by mistake. */
 function requireAllowed(source: string, allowed: string | undefined): void {
   const database = databaseOf(source)
   if (allowed === database) return
   throw new InputError(
     'rehearse.source-not-allowed',
-    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
+    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. To allow that, add --allow-source ${database}`,
   )
 }
 
 function wholeNumber(name: string, value: string | undefined, min: number): number | undefined {
   if (value === undefined) return undefined
   if (!/^\d+$/.test(value) || Number(value) < min)
-    throw new InputError('rehearse.invalid-option', `--${name} must be a whole number from ${min}`)
+    throw new InputError('rehearse.invalid-option', `--${name} must be a whole number of at least ${min}`)
   return Number(value)
 }

@@ -1,14 +1,14 @@
-// The dossier of a rehearsal: the final state of the ledger, and what only the rehearsal knows.
+// The dossier of a rehearsal: the ledger's final state, and what only the rehearsal measured.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Marked } from 'marked'
 import markedAlert from 'marked-alert'
 import { type DossierFacts, type DossierStep, dossierPage } from '../../src/report/dossier/page.ts'
 import type { Account } from './account.ts'
 
-/** Often enough to show a pause of one second. */
+/** Short enough to show a pause of one second. */
 const SAMPLE_MS = 250
 
-/** Start times of the steps, and how much the application wrote; in milliseconds since 1970. */
+/** Start times of the steps, and the application's transaction counts. Times are milliseconds since 1970. */
 export class Timeline {
   readonly steps: { label: string; at: number }[] = []
   /** `total`: transactions committed by the application so far. */
@@ -18,7 +18,7 @@ export class Timeline {
     this.steps.push({ label, at: Date.now() })
   }
 
-  /** Reads a counter of transactions until `signal` aborts. */
+  /** Samples a counter of transactions until `signal` aborts. */
   async follow(total: () => number, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       this.samples.push({ at: Date.now(), total: total() })
@@ -28,7 +28,7 @@ export class Timeline {
 }
 
 /**
- * @param found undefined if nothing was reached
+ * @param found undefined if neither side was reached
  * @param summary the job's summary, with names already escaped
  */
 export function rehearsalPage(
@@ -70,7 +70,7 @@ function applicationSteps(account: Account, { samples, steps }: Timeline, at: Da
   ]
 }
 
-/** A step that failed before the ledger existed could not record anything. */
+/** Step for a failure that came before the ledger existed, so that nothing could record it. */
 function failureSteps({ verdict, code, reason }: Account, { steps }: DossierFacts, at: Date): DossierStep[] {
   if (verdict === 'go' || steps.some(({ action }) => action === 'error')) return []
   const [action = 'rehearse', ...message] = reason.split(': ')

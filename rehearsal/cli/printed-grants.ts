@@ -1,5 +1,5 @@
-// `--printed-grants`: runs the chain as migration roles with exactly the rights that `grants: print` writes, on a
-// target like that of a live application: roles with write rights, unique indexes, checks and foreign keys.
+// `--printed-grants`: runs the chain as migration roles with exactly the rights that `grants: print` writes. The target
+// resembles a live application's: roles with write rights, unique indexes, checks and foreign keys.
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -28,7 +28,7 @@ const APPLICATION = [
 
 const DEFER = 'indexes,constraints'
 
-/** @throws UserError when the grants cannot be printed, with the reason from `prepare` */
+/** @throws UserError with the reason from `prepare` when it cannot print the grants */
 export async function grantAsPrinted(
   admin: { source: string; target: string },
   folder: string,

@@ -39,7 +39,7 @@ import { grantAsPrinted, type Mover } from './printed-grants.ts'
 import { Screen } from './screen.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
-/** A commit is finalized; a rehearsal is cleaned up. */
+/** Position of each step in the progress display. A commit is finalized; a rehearsal is cleaned up. */
 const PLACES: Record<string, number> = {
   setup: 1,
   prepare: 2,
@@ -51,15 +51,15 @@ const PLACES: Record<string, number> = {
   observe: 7,
   cleanup: 7,
 }
-/** With `--mask`: production and mask come first, the search last. */
+/** With `--mask`, two steps come before the chain (production, mask) and one after it (the search). */
 const STEPS = 7 + 3
-/** Settings of `observe` for the sample shop on one machine: short, and independent of the machine's speed. */
+/** Settings of `observe` for the sample shop: short, and independent of the machine's speed. */
 const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
-/** Rehearsals offered to users, and checks on them. */
+/** A rehearsal in progress, with what its dossier needs. */
 interface Rehearsal extends Options {
   timeline: Timeline
-  /** The ledger at the end of the chain, before it was removed. */
+  /** The ledger at the end of the chain, read before cleanup removes it. */
   dossier?: DossierFacts
   onLine?: (text: string) => void
 }
@@ -98,7 +98,7 @@ async function main(): Promise<number> {
   }
 }
 
-/** In its own schema, because the migration moves `public`. */
+/** In a schema that the migration does not move. */
 const STATISTICS = 'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring'
 
 async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
@@ -120,11 +120,11 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen, faults) => {
       const admin = { source: source.url, target: seen.url }
-      // An administrator's work of earlier days is not rehearsed: it is neither slow nor refused.
+      // In reality, an administrator does this long before: neither delays nor failures apply to it.
       const mover = options.printedGrants
         ? await without(faults, () => grantAsPrinted(admin, folder, signal))
         : undefined
-      if (mover) screen.say('the migration roles have exactly the printed grants')
+      if (mover) screen.say('migration roles created with exactly the printed grants')
       return underLoad(Object.assign(options, { plain, mover }), { source, target: seen }, folder, screen, signal)
     })
     if (options.keep) await keepServers([source, target], folder, screen)
@@ -134,7 +134,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
   }
 }
 
-/** `work` reaches the target through a server that answers like CockroachDB. */
+/** Runs `work` against the target through a server that answers like CockroachDB. */
 async function likeCockroach<T>(
   { cluster: options }: Options,
   target: EmbeddedServer,
@@ -144,14 +144,14 @@ async function likeCockroach<T>(
   const cluster = await startCockroach(target, options)
   try {
     const result = await work(seenThrough(cluster, target), cluster.options)
-    for (const sql of cluster.unknown) screen.say(`no rule of the CockroachDB-like target covers: ${sql}`)
+    for (const sql of cluster.unknown) screen.say(`the CockroachDB-like target has no rule for: ${sql}`)
     return result
   } finally {
     await cluster.stop()
   }
 }
 
-/** Sets faults and times of the target aside while `work` runs. */
+/** Turns the target's faults and delays off while `work` runs. */
 async function without<T>(faults: CockroachServer['options'], work: () => Promise<T>): Promise<T> {
   const set = { ...faults }
   Object.assign(faults, { ddlTime: 0, latency: 0, retryRate: 0, ambiguousRate: 0 })
@@ -164,9 +164,7 @@ async function without<T>(faults: CockroachServer['options'], work: () => Promis
 
 async function keepServers(servers: EmbeddedServer[], folder: string, screen: Screen): Promise<void> {
   await Promise.all(servers.map((server) => server.keep()))
-  screen.say(
-    `kept, and still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`,
-  )
+  screen.say(`still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`)
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
   screen.say(`to make the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
@@ -175,7 +173,7 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
   )
 }
 
-/** The whole chain while the application writes. It ends committed, with the application on the target. */
+/** Runs the whole chain while the application writes. With a commit, the application ends up on the target. */
 async function underLoad(
   options: Rehearsal & { plain?: boolean; mover?: Mover },
   { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
@@ -191,7 +189,7 @@ async function underLoad(
     // The real tools must not commit on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
-    // The target is complete, as `convert` writes it; what must not exist during the load is dropped.
+    // The target starts with everything that `convert` writes; `defer` drops what must not exist during the load.
     const defer = options.chain.defer ?? 'indexes,constraints'
     const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
@@ -208,10 +206,10 @@ async function underLoad(
   }
 }
 
-/** Production, the masked source and the target; then the chain; then the search for leaks. */
+/** Masks production into the source, runs the chain, then searches everything for leaks. */
 async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   screen.say('starting two embedded PostgreSQL 16 servers and a CockroachDB-like one')
-  // Every segment is kept, so that the search sees everything ever written.
+  // Keeping every WAL segment lets the search see everything ever written.
   const settings = { wal_keep_size: '100GB', log_statement: 'all' }
   const started = await Promise.allSettled([
     startPostgres({ name: 'production', signal }),
@@ -277,7 +275,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
   }
 }
 
-/** Long work in a database ends with its server. */
+/** Stops the servers when `signal` aborts, to end long database work. */
 async function endingWith<T>(signal: AbortSignal, stop: () => Promise<void>, work: () => Promise<T>): Promise<T> {
   signal.throwIfAborted()
   const end = () => void stop()
@@ -303,7 +301,7 @@ async function grow(url: string, rows: number, screen: Screen): Promise<void> {
   }
 }
 
-/** Nothing moved, because a step before the chain failed. */
+/** Result when a step before the chain failed, so nothing moved. */
 function stoppedAt(step: 'Convert' | 'Mask', options: Options, folder: string, job: JobResult): Account {
   const account = accountOf(job, keepSummary(options, folder, job.summary))
   const said = job.steps.flatMap(errorsOf)
@@ -327,7 +325,7 @@ async function searchAll(
   for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
   const needles = [...CANARIES, ...WITNESSES]
   const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
-  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL of the source is gone')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL segment of the source is gone')
   const others = [source, target].flatMap(({ dataDir }) =>
     readdirSync(dataDir)
       .filter((name) => name !== 'pg_wal')
@@ -341,14 +339,14 @@ async function searchAll(
   const inFiles = async (place: string, paths: string[], enough = false) =>
     note(await searchFiles(place, paths, needles, { signal, enough }))
   await inFiles(CONTROL, [production.dataDir], true)
-  // Runs before the databases are queried for these texts. Production's own log may contain them, because it stays
-  // there.
+  // Comes before the searches inside the databases, which log these texts. Production's own log may contain them,
+  // because it stays there.
   await inFiles('server logs', [source.logFile, target.logFile])
   const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
   for (const search of await Promise.all(rows)) note(search)
   await inFiles('WAL of the source, all of it', [wal(source)])
   await inFiles('WAL of the target, all of it', [wal(target)])
-  await inFiles('all other files of the two', others)
+  await inFiles('all other files of both', others)
   const told = [...texts, readFileSync(account.summary, 'utf8'), JSON.stringify(account)]
   note(searchTexts('logs, summaries, outputs', told, needles))
   await inFiles('evidence, artifacts, work files', [folder])
@@ -357,30 +355,30 @@ async function searchAll(
 
 const FIRST_SEGMENT = '000000010000000000000001'
 
-/** A place where the search must find everything; otherwise, finding nothing elsewhere would mean nothing. */
+/** Production contains every text. If the search misses one there, it proves nothing elsewhere. */
 const CONTROL = 'production, as a control'
 
 function searchProblem({ searches, needles }: Masking): string | undefined {
   const control = searches.find(({ place }) => place === CONTROL)
   if (control?.found.length !== needles)
-    return `the search found ${control?.found.length ?? 0} of ${needles} texts in production, which has them all, so it proves nothing`
+    return `the search found only ${control?.found.length ?? 0} of ${needles} texts in production, which contains them all, so it proves nothing`
   const leaks = searches.filter(({ place, found }) => place !== CONTROL && found.length)
   if (!leaks.length) return undefined
-  return leaks.map(({ place, found }) => `${found.length} texts of production were found in: ${place}`).join('; ')
+  return leaks.map(({ place, found }) => `${found.length} production texts found in: ${place}`).join('; ')
 }
 
-/** molt before 1.0 corrupts some values. With it, the shop's seed leaves them out and says so. */
+/** Whether molt is older than 1.0, which corrupts some values. The seed then leaves those values out and says so. */
 async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise<boolean> {
   if (!options.binDir) return false
   const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
   if (!/^0\./.test(version)) return false
   screen.say(
-    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers, so the shop has none of them. Do not use this build for a real migration`,
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers, so the shop contains none of them. Do not use this build for a real migration`,
   )
   return true
 }
 
-/** Moves the user's database to a target of ours, whose tables `convert` creates. */
+/** Moves the user's database to a target of the rehearsal, whose tables `convert` creates. */
 async function onOwnSource(
   options: Rehearsal,
   source: string,
@@ -456,7 +454,7 @@ async function onOwnDatabases(
     ...options.chain,
   }
   screen.say(
-    `near the end, writes on the source are refused for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
+    `near the end, the source refuses writes for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
   )
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
   const load = options.rate
@@ -471,7 +469,7 @@ async function onOwnDatabases(
   } finally {
     watched.abort()
     await load?.stop()
-    if (result && neverConnected(result)) screen.say('nothing was created, so nothing is left')
+    if (result && neverConnected(result)) screen.say('nothing was created, so nothing needs cleanup')
     else {
       await leaveNothing(source, target, folder, screen)
       if (there) await withDatabase(target, 'target', (db) => removeTraces(db, there))
@@ -481,11 +479,11 @@ async function onOwnDatabases(
   }
 }
 
-/** Names in the ledger: for the sample shop, and for a rehearsal on shared databases. */
+/** Migration names in the ledger: for the sample shop, and for a rehearsal on the user's databases. */
 const MIGRATION = 'main'
 const REHEARSAL = 'rehearsal'
 
-/** A target that went down has nothing to report; the rehearsal's own verdict stands. */
+/** Reads the dossier's facts; undefined if the target cannot be reached. */
 async function readDossier(
   where: { source: string; target: string; migration: string },
   signal: AbortSignal,
@@ -493,7 +491,7 @@ async function readDossier(
   return gatherDossier({ ...where, signal }).catch(() => undefined)
 }
 
-/** `prepare` reports an unreachable side, like every other finding. */
+/** Undefined if a side cannot be reached: `prepare` reports that, like every other finding. */
 async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   return work().catch((error) => {
     if (error instanceof ConnectError) return undefined
@@ -501,13 +499,13 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   })
 }
 
-/** `prepare` is the first step to create anything, and connects to both sides before. */
+/** Whether `prepare` failed to connect. Nothing exists then, because no earlier step creates anything. */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
   return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
 }
 
-/** What `cleanup` leaves on the target for later readers, and molt for itself. A rehearsal removes what it created. */
+/** Objects that `cleanup` and molt leave on the target on purpose, and how a rehearsal removes them. */
 const TRACES: Record<string, string> = {
   'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
   'public._molt_fetch_status': 'DROP TABLE public._molt_fetch_status CASCADE',
@@ -524,9 +522,9 @@ async function traces(db: Database): Promise<string[]> {
 async function removeTraces(db: Database, there: readonly string[]): Promise<void> {
   const brought = (await traces(db)).filter((name) => !there.includes(name))
   for (const name of brought) {
-    // A migration still in the ledger could not be cleaned up, which needs the ledger.
+    // A migration that could not be cleaned up still needs the ledger.
     if (name === 'molt_actions.migrations' && (await db.query(`SELECT 1 FROM ${name}`)).rowCount) continue
-    // So are the definitions of dropped objects.
+    // The ledger also keeps the definitions of dropped objects.
     if (name === 'molt_actions.migrations' && (await listDeferred(db, 'rehearsal')).length) continue
     await db.query(TRACES[name] as string)
   }
@@ -542,7 +540,7 @@ async function writeHarmlessly(source: string, schema: string, rate: number): Pr
   }
 }
 
-/** The chain cleans up after itself. This is for a chain that was killed before it could. */
+/** Cleans up after a chain that was killed before it could do so. */
 async function leaveNothing(source: string, target: string, folder: string, screen: Screen): Promise<void> {
   const run = (name: string, inputs: Record<string, string>) =>
     runAction({
@@ -555,7 +553,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   const status = await run('cleanup', { 'dry-run': 'true' })
   if (status.outputs['would-drop'] === '[]') return
   if (status.outputs['error-code'] === 'cleanup.other-migration')
-    return screen.say(`nothing was touched: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
+    return screen.say(`nothing was changed: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
   screen.say('the chain could not clean up after itself; doing it now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
@@ -563,7 +561,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
-/** The server refuses statements with 40001 because of `--retry-rate`, which is not the application's fault. */
+/** Raises the limit of retries, because `--retry-rate` causes them and not the application. */
 function retriesOf({ cluster }: Rehearsal): { 'max-retries'?: number } {
   return cluster.retryRate ? { 'max-retries': 50 } : {}
 }
@@ -620,7 +618,7 @@ async function runChain(
 
 type Sections = Record<string, Record<string, unknown> | undefined>
 
-/** The given config file, and the variables that it refers to as `env:NAME`. */
+/** The user's config file, and the variables it refers to as `env:NAME`. */
 function ownConfig(path: string | undefined): { settings: Sections; env: Record<string, string> } {
   if (!path) return { settings: {}, env: {} }
   const text = readFileSync(path, 'utf8')
@@ -629,7 +627,7 @@ function ownConfig(path: string | undefined): { settings: Sections; env: Record<
   return { settings: parse(text) ?? {}, env: Object.fromEntries(env) }
 }
 
-/** The location of the load's files, as settings of `fetch`, and its credentials. */
+/** Where the load keeps its files: settings of `fetch`, and credentials. */
 interface OpenFiles {
   settings: Record<string, string>
   env: Record<string, string>
@@ -658,14 +656,14 @@ async function openFiles({ files }: Options, folder: string): Promise<OpenFiles>
   return { ...none, settings: { 'bucket-path': files.bucketPath }, env: Object.fromEntries(env), secrets }
 }
 
-/** @returns a function that ends it */
+/** Samples the application's writes. Abort the returned controller to stop. */
 function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): AbortController {
   const over = new AbortController()
   if (load) void timeline.follow(() => load.counters.transactions, over.signal)
   return over
 }
 
-/** Lines of an action's log that a waiting user wants to see. */
+/** Shows the lines of an action's log that interest a waiting user. */
 function show(screen: Screen, { group, kind, text }: LogLine): void {
   if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
 }
@@ -674,7 +672,7 @@ function keepSummary(options: Options, folder: string, summary: string): string 
   return keepFile(options, folder, 'summary.md', summary)
 }
 
-/** Outlives the rehearsal, whose own folder is removed unless it is kept. */
+/** Writes a file that outlives the rehearsal's own folder, which is removed unless `--keep` is set. */
 function keepFile(options: Options, folder: string, name: string, text: string): string {
   const path = options.keep ? join(folder, name) : join(REPO, '.rehearsal', name)
   mkdirSync(resolve(path, '..'), { recursive: true })
@@ -688,7 +686,7 @@ function applicationPause(load: LoadHandle | undefined): number | null {
   return Math.round(longest)
 }
 
-/** A loopback address that the switch command calls; the application then continues on the target. */
+/** Opens a loopback address for the switch command to call. The application then continues on the target. */
 async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
   const server = createServer((request, response) => {
     request.resume()

@@ -13,10 +13,10 @@ export class Screen {
   #latest = ''
   #timer: NodeJS.Timeout | undefined
 
-  /** @param aside true if standard output must stay clean: everything goes to standard error */
+  /** @param aside sends everything to standard error, to keep standard output clean */
   constructor(aside: boolean) {
     this.#stream = aside ? process.stderr : process.stdout
-    // A saved log is not a terminal, even where `act` provides one.
+    // `act` provides a terminal, but its saved log is not one.
     this.#live = this.#stream.isTTY === true && !process.env.CI
     if (this.#live) this.#timer = setInterval(() => this.#draw(), SPIN_EVERY)
   }

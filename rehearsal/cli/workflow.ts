@@ -1,11 +1,12 @@
-// `npm run workflow -- FILE`: the jobs of a copied workflow on this machine. What GitHub keeps, its environments, their
-// secrets and their reviewers, is asked for here.
+// `npm run workflow -- FILE`: runs the jobs of an adopted workflow on this machine. Plays GitHub's part: environments,
+// secrets and reviewers.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 import { parse, stringify } from 'yaml'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
+import { shellWord } from '../../src/runtime/next.ts'
 import { freeAddress } from '../../src/tools/ports.ts'
 import {
   type FakeGithub,
@@ -22,33 +23,33 @@ import { holds, type Job, needsOf, readWorkflow, runJob, type Step, upload, type
 
 const HELP = `npm run workflow -- FILE [--field NAME=VALUE]... [options]
 
-Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. Its environments admit the
-branch main, and those that approve have a reviewer: you are asked on the terminal who approves.
+Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. Its environments accept the
+branch main. Those with a reviewer ask on the terminal who approves.
 
   FILE                such as ../shop/.github/workflows/migrate.yml
   --field NAME=VALUE  a field of the workflow's form, such as decision=commit
-  --embedded          moves the rows by the embedded stand-in and through files of its own, and accepts connections
-                      without TLS; the config file counts for everything else
+  --embedded          moves the rows with the embedded stand-in and its own files, and accepts connections
+                      without TLS; everything else comes from the config file
   --actor NAME        who starts the workflow (default: starter)
-  --approve-as NAME   approve every waiting job as NAME, without a prompt; \`nobody\` rejects
+  --approve-as NAME   approves every waiting job as NAME, without a prompt; \`nobody\` rejects
 
 Secrets are read from variables of the same names: export MOLT_SOURCE and MOLT_TARGET.
-Summaries, such as the approver's brief, and the dossier are left in .rehearsal/workflow/.
+.rehearsal/workflow/ keeps the dossier and the summaries, such as the approver's brief.
 Exit status: 0 when no job failed, 1 otherwise, 2 for wrong usage.`
 
 const OUT = resolve(import.meta.dirname, '../../.rehearsal/workflow')
-/** As docs/environments.md has people set them up. */
+/** Environments that docs/environments.md sets up with reviewers. */
 const REVIEWED = ['cutover', 'cutover-cleanup']
 
 interface Options {
   workflow: Workflow
-  /** Root of the repository that the workflow is in. */
+  /** Root of the repository that contains the workflow. */
   workspace: string
   fields: Record<string, string>
   embedded: boolean
   actor: string
   approveAs: string | undefined
-  /** What `npm run workflow` gets before the file's name, to run another file beside it. */
+  /** Arguments of `npm run workflow` before the file name, for printed commands that run another workflow. */
   again: string
 }
 
@@ -66,13 +67,13 @@ function readOptions(args: string[]): Options | undefined {
   })
   if (values.help) return undefined
   const [file] = positionals
-  if (!file) throw new InputError('cli.invalid-option', `name the workflow's file\n\n${HELP}`)
+  if (!file) throw new InputError('cli.invalid-option', `the workflow's file is missing\n\n${HELP}`)
   const workflow = readWorkflow(file)
   const called = Object.entries(workflow.jobs).find(([, job]) => job.uses)
   if (called)
     throw new InputError(
       'cli.invalid-option',
-      `the job ${called[0]} calls another workflow. Write one with jobs of its own: npm run adopt, without --caller`,
+      `the job ${called[0]} calls another workflow. Run \`npm run adopt\` without --caller, and use the workflow it writes`,
     )
   return {
     workflow,
@@ -81,11 +82,11 @@ function readOptions(args: string[]): Options | undefined {
     embedded: values.embedded,
     actor: values.actor,
     approveAs: values['approve-as'],
-    again: [...(values.embedded ? ['--embedded'] : []), dirname(file)].join(' '),
+    again: [...(values.embedded ? ['--embedded'] : []), shellWord(dirname(file))].join(' '),
   }
 }
 
-/** The form's values. A box that is not ticked is empty, because every text but the empty one is true. */
+/** The form's values. An unticked box is empty, because every other text counts as true. */
 function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, string> {
   const form = on.workflow_dispatch?.inputs ?? {}
   const fields = Object.fromEntries(Object.entries(form).map(([name, each]) => [name, String(each.default ?? '')]))
@@ -94,7 +95,7 @@ function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, st
     if (!(name in form))
       throw new InputError(
         'cli.invalid-option',
-        `the form has no field ${name}; it has ${Object.keys(form).join(', ')}`,
+        `the form has no field ${name}. Use one of: ${Object.keys(form).join(', ')}`,
       )
     fields[name] = value.join('=')
   }
@@ -103,7 +104,7 @@ function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, st
   return fields
 }
 
-/** What an artifact would hold is left beside the summaries. */
+/** Copies what an artifact would contain to the summaries' folder. */
 function keep(step: Step): Pick<Step, 'run' | 'env'> {
   const { run, env } = upload(step)
   return { run: `${run} && mkdir -p "$OUT/$NAME" && cp $FILES "$OUT/$NAME"`, env: { ...env, OUT } }
@@ -120,7 +121,7 @@ class Run {
   readonly #started = new Map<string, Promise<void>>()
   readonly #shown: Record<string, FakeJob> = {}
   readonly #approvals: object[] = []
-  /** An approval counts for one run alone. */
+  /** An approval is valid for a single run. */
   readonly #id = String(Math.floor(Date.now() / 1000))
   readonly results: Record<string, string> = {}
 
@@ -159,7 +160,7 @@ class Run {
       needsOf(job).map((id) => [id, { result: this.results[id] ?? 'skipped', outputs: this.#outputs[id] ?? {} }]),
     )
     const succeeded = Object.values(needs).every(({ result }) => result === 'success')
-    // As on GitHub, where a condition that does not ask for the status counts after a success alone.
+    // As on GitHub, a condition without a status function implies success().
     if (!/\b(always|cancelled|failure|success)\(\)/.test(job.if ?? '') && !succeeded) return false
     if (!job.if) return true
     return holds(job.if, { needs, inputs: this.#options.fields, github: { event_name: 'workflow_dispatch' } })
@@ -179,21 +180,21 @@ class Run {
       const result = await this.#runLeg(id, leg, legs.length)
       this.#outputs[id] = result.outputs
       if (result.conclusion !== 'success') return result.conclusion
-      // GitHub starts every leg; those after the approval end at once.
+      // GitHub starts every leg; the legs after an approval end at once.
       if (this.#approvals.length) break
     }
     return 'success'
   }
 
-  /** @returns undefined where the job is rejected */
+  /** @returns undefined if the job is rejected */
   async #approver(id: string, environment: string): Promise<string | undefined> {
     const { approveAs } = this.#options
-    this.#say(id, `waits for an approval of the environment ${environment}; the brief is ${join(OUT, 'brief.md')}`)
+    this.#say(id, `waiting for approval of the environment ${environment}; brief: ${join(OUT, 'brief.md')}`)
     if (approveAs !== undefined) return approveAs === 'nobody' ? undefined : approveAs
     if (!process.stdin.isTTY)
       throw new InputError(
         'cli.invalid-option',
-        'there is no terminal for a prompt. Set --approve-as to the name of a reviewer',
+        'standard input is not a terminal. Set --approve-as to the name of a reviewer',
       )
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
     try {
@@ -203,7 +204,7 @@ class Run {
     }
   }
 
-  /** The matrix of a follower is made by an earlier job. */
+  /** The legs of a follower's matrix, which an earlier job outputs. */
   #legsOf(job: Job): string[] {
     const [, needed, name] = /fromJSON\(needs\.([\w-]+)\.outputs\.([\w-]+)\)/.exec(JSON.stringify(job)) ?? []
     return job.strategy && needed && name ? JSON.parse(this.#outputs[needed]?.[name] ?? '[""]') : ['']
@@ -244,7 +245,7 @@ class Run {
     return result
   }
 
-  /** Every step names the config file; with `--embedded` it is one made from it. */
+  /** The workflow as given; with `--embedded`, its steps name a config file derived from the repository's. */
   #workflow(): Workflow {
     if (!this.#config) return this.#options.workflow
     const text = JSON.stringify(this.#options.workflow)
@@ -262,7 +263,7 @@ function secretsOf(workflow: Workflow): Record<string, string> {
   return Object.fromEntries(names.map((name) => [name, process.env[name] ?? '']))
 }
 
-/** The repository's config file, with the stand-in in place of MOLT. */
+/** The repository's config file, changed to use the stand-in instead of MOLT. */
 async function embeddedConfig(workspace: string): Promise<string> {
   const own = parse(readFileSync(join(workspace, 'molt-actions.yml'), 'utf8')) ?? {}
   const address = await freeAddress()

@@ -1,4 +1,4 @@
-// One client of the server. Reads each of its messages, and decides what PostgreSQL receives.
+// One client's connection: reads each of its messages, and decides what to send to PostgreSQL.
 import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { split } from './lexer.ts'
@@ -7,27 +7,27 @@ import { type EndedTransaction, type Execution, withoutConstants } from './stati
 import { SqlError, type Statement } from './types.ts'
 import * as wire from './wire.ts'
 
-/** A failure that a client must expect from CockroachDB at any time. */
+/** A failure that CockroachDB can cause at any time. */
 export interface Fault {
-  code: '40001' | '40003'
+  code: '40001' | '40003' | '53100'
   plan: Plan
 }
 
-/** Services of the server for its connections. */
+/** What the server does for its connections. */
 export interface ConnectionHost {
   /** Extra milliseconds for each round trip. */
   latency: number
-  /** Which of the statements of one transaction is to fail now, by the rates that were set. */
+  /** Picks the statement of a transaction that must fail now, by the configured rates. */
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined
   plan(statement: Statement): Promise<Plan>
   /** @throws SqlError when the statement uses an offline table */
   requireOnline(statement: Statement): void
   /** Maps a session variable's value for the client; undefined hides it. */
   parameterStatus(name: string, value: string): string | undefined
-  /** PostgreSQL's error in CockroachDB's wording. */
+  /** Rewords PostgreSQL's error as CockroachDB would word it. */
   wording(fields: Map<string, string>): Map<string, string>
   backendKey(pid: number): void
-  /** Called for each executed statement of the client. */
+  /** Called for each statement that the client executed. */
   executed(execution: Omit<Execution, 'application' | 'database'>): void
   transactionEnded(ended: Omit<EndedTransaction, 'application'>): void
 }
@@ -35,7 +35,7 @@ export interface ConnectionHost {
 /** A statement in progress. */
 interface Running {
   statement: Statement
-  /** By this process's clock, in milliseconds. */
+  /** `performance.now()` at its start. */
   began: number
   inTransaction: boolean
 }
@@ -45,32 +45,41 @@ interface Prepared {
   plan: Plan
 }
 
-/** A message of the client without an answer yet. */
+/** A client message whose answer is outstanding. */
 interface Pending {
   type: 'Q' | 'P' | 'B' | 'D' | 'E' | 'C' | 'S'
   plan?: Plan
-  /** Counted when its answer comes; several in one message end one after the other. */
+  /** Statements of this message. Each is counted when its answer arrives. */
   running?: Running[]
-  /** Sent by us: the client does not see its answer. */
+  /** Sent by the server itself, so the client does not see the answer. */
   silent?: boolean
-  /** Except the ReadyForQuery, which was withheld before. */
+  /** Set on a silent message to forward its ReadyForQuery, which was withheld before. */
   ready?: boolean
-  /** Instead of the answer's last CommandComplete. */
+  /** Reports an ambiguous result (40003) in place of the last CommandComplete. */
   ambiguous?: boolean
-  /** The client gets no ReadyForQuery, because more of its query text follows. */
+  /** Withholds the ReadyForQuery, because more of the query text follows. */
   more?: boolean
-  /** The same, even if it fails: the end of its transaction follows. */
+  /** Withholds the ReadyForQuery even on failure, because the end of its transaction follows. */
   unready?: boolean
   done?: (failed: boolean) => void
   failed?: boolean
 }
 
-/** Statements that begin or end a transaction have no statistics. */
+/** Statements that begin or end a transaction; they are not counted. */
 const CONTROL = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const EMPTY: Plan = { sql: '' }
-const RETRY =
-  'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)'
 const AMBIGUOUS = 'result is ambiguous: error=rpc error: code = Unavailable desc = connection closed [propagate]'
+/** Message of a fault by its code. 40003 is missing: the statement may have been executed. */
+const REFUSALS = {
+  '40001':
+    'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)',
+  '53100': 'disk full',
+} as const
+
+/** @throws SqlError for a fault that keeps the statement from being executed */
+function refuse(code: Fault['code'] | undefined): void {
+  if (code && code !== '40003') throw new SqlError(code, REFUSALS[code])
+}
 
 export class Connection {
   readonly #client: Duplex
@@ -82,16 +91,16 @@ export class Connection {
   readonly #statements = new Map<string, Prepared>()
   readonly #pending: Pending[] = []
   #working = false
-  /** Statements that we send to raise an error in place of the client's. */
+  /** Number of prepared statements sent to raise an error in place of the client's statement. */
   #raised = 0
   #ready = false
-  /** State of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
+  /** Transaction status: `I` idle, `T` in a transaction, `E` failed. */
   #status = 'I'
   #idle: (() => void)[] = []
-  /** In a transaction of ours that reads the past, which ends with the client's statement. */
+  /** Whether the server opened a transaction to read the past. It ends with the client's statement. */
   #looksBack = false
 
-  /** Both ends are open, and PostgreSQL has received the client's StartupMessage. */
+  /** Expects both ends open, and the client's StartupMessage already sent to PostgreSQL. */
   constructor(client: Duplex, backend: Duplex, host: ConnectionHost) {
     this.#client = client
     this.#backend = backend
@@ -104,19 +113,19 @@ export class Connection {
     return this.#status !== 'I'
   }
 
-  /** Ends the open transaction on the client's behalf. */
+  /** Commits the open transaction on the client's behalf. */
   async commitOpen(): Promise<void> {
     await this.quiet()
     if (this.#status === 'T') await this.#silently('COMMIT')
   }
 
-  /** Whether a transaction will be open after everything sent so far. */
+  /** Whether a transaction is open once everything sent so far is done. */
   async hasOpen(): Promise<boolean> {
     await this.quiet()
     return this.inTransaction
   }
 
-  /** Resolves when everything sent has been answered. */
+  /** Resolves when PostgreSQL has answered everything sent. */
   async quiet(): Promise<void> {
     if (!this.#pending.length) return
     this.#backend.write(wire.FLUSH)
@@ -178,7 +187,7 @@ export class Connection {
     }
   }
 
-  /** The statement of the last Bind. Named portals are rare, and also executed at once. */
+  /** The statement of the last Bind. Named portals are rare, and executed at once too. */
   #bound: { plan: Plan; ambiguous: boolean; running?: Running[] } = { plan: EMPTY, ambiguous: false }
 
   #send(raw: Buffer, pending: Pending): void {
@@ -200,7 +209,7 @@ export class Connection {
     const { statements, problem } = splitOrProblem(sql)
     const [statement] = statements
     const plan = problem ? { sql: raising(problem) } : statement ? await this.#planned(statement) : EMPTY
-    // PostgreSQL itself refuses several statements here.
+    // PostgreSQL refuses several statements in one Parse.
     const text = statements.length > 1 ? sql : await this.#sqlOf(plan)
     this.#statements.set(name, { statement, plan })
     this.#send(wire.message('P', name, text, rest), { type: 'P' })
@@ -215,10 +224,13 @@ export class Connection {
     const fault = this.#host.fault([plan], this.inTransaction)?.code
     try {
       if (statement) this.#host.requireOnline(statement)
-      if (fault === '40001') throw new SqlError('40001', RETRY)
+      refuse(fault)
       await plan.before?.()
       if (plan.past && !this.#looksBack && !this.inTransaction)
-        throw new SqlError('0A000', 'this server reads the past in statements that are prepared and executed at once')
+        throw new SqlError(
+          '0A000',
+          'this server can read the past only in statements that are prepared and executed at once',
+        )
     } catch (thrown) {
       error = asSqlError(thrown)
     }
@@ -238,7 +250,7 @@ export class Connection {
     if (problem) return this.#send(wire.query(raising(problem)), { type: 'Q' })
     if (!statements.length) return this.#send(wire.query(''), { type: 'Q' })
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
-    // One implicit transaction, if PostgreSQL can run all of them unchanged.
+    // Runs them as one implicit transaction if PostgreSQL can run all of them unchanged.
     if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
       return this.#batch(statements, plans)
     for (const [at, plan] of plans.entries()) {
@@ -247,14 +259,14 @@ export class Connection {
     }
   }
 
-  /** A query text of several statements: all are done, or none. */
+  /** Runs a query text of several statements, all or none. */
   async #batch(statements: readonly Statement[], plans: readonly Plan[]): Promise<void> {
     const begins = CONTROL.test(opening(statements[0] as Statement, 1))
     const fault = this.#host.fault(plans, this.inTransaction || begins)
     let sent = [...plans]
-    if (fault?.code === '40001') {
-      const failing = { sql: raising(new SqlError('40001', RETRY)) }
-      // A COMMIT that fails ends the transaction, too: nothing before it is sent.
+    if (fault && fault.code !== '40003') {
+      const failing = { sql: raising(new SqlError(fault.code, REFUSALS[fault.code])) }
+      // A failing COMMIT ends the transaction too, so nothing before it is sent.
       if (fault.plan.commits && this.inTransaction) await this.#silently('ROLLBACK')
       sent = fault.plan.commits ? [failing] : [...plans.slice(0, plans.indexOf(fault.plan)), failing]
     }
@@ -265,14 +277,14 @@ export class Connection {
     })
   }
 
-  /** Runs one statement of a query text. @returns whether it failed, once its answer has come */
+  /** Runs one statement of a query text. @returns whether it failed; known only if more statements follow */
   async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
     const running = [this.#begin(statement)]
     const fault = this.#host.fault([plan], this.inTransaction)?.code
     let sql = await this.#sqlOf(plan)
     try {
       this.#host.requireOnline(statement)
-      if (fault === '40001') throw new SqlError('40001', RETRY)
+      refuse(fault)
       await plan.before?.()
     } catch (thrown) {
       // A failing COMMIT ends the transaction too.
@@ -292,7 +304,7 @@ export class Connection {
     return failed
   }
 
-  /** What PostgreSQL receives for a statement. One that reads the past runs in a transaction with that snapshot. */
+  /** The SQL to send for a plan. Reading the past first opens a transaction with that snapshot. */
   async #sqlOf(plan: Plan): Promise<string> {
     if (!plan.past) return plan.sql
     await this.quiet()
@@ -329,7 +341,7 @@ export class Connection {
     if (!this.#pending.length) for (const done of this.#idle.splice(0)) done()
   }
 
-  /** Until the first ReadyForQuery: authentication and parameters. */
+  /** Handles PostgreSQL's messages up to the first ReadyForQuery: authentication and parameters. */
   #greeting(frame: wire.Frame): Buffer | undefined {
     if (frame.type === 'Z') this.#ready = true
     if (frame.type === 'K') this.#host.backendKey(frame.body.readInt32BE(0))

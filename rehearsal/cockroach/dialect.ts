@@ -15,7 +15,7 @@ const CATALOGS = new Set<string>(PG_CATALOGS)
 const INFORMATION = new Set<string>(INFORMATION_SCHEMA)
 const CALLED = new Set<string>(FUNCTIONS)
 
-/** PostgreSQL's form of a statement that both servers support. `ddl`: types can appear anywhere, catalogs cannot. */
+/** Translates a statement that both servers support. With `ddl`, types can appear anywhere and catalogs cannot. */
 export function translate({ sql, tokens }: Statement, version: Version, ddl = false): string {
   const edits: Edit[] = []
   for (let at = 0; at < tokens.length; at++) {
@@ -44,7 +44,7 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       if (edit) edits.push(edit)
     }
   }
-  // One may be nested in another.
+  // One edit may lie inside another.
   return applyEdits(
     sql,
     edits.sort((a, b) => a.start - b.start),
@@ -52,8 +52,8 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
 }
 
 /**
- * The end of a derived table that computes a column used more than once. CockroachDB computes it once
- * (pkg/sql/opt/norm/rules/inline.opt); PostgreSQL would compute it for each use without a barrier.
+ * Finds the end of a derived table that computes a column used more than once. CockroachDB computes it once
+ * (pkg/sql/opt/norm/rules/inline.opt); without a barrier, PostgreSQL would compute it for each use.
  */
 function usedOften(tokens: readonly Token[], open: number): Token | undefined {
   if (!isWord(tokens[open + 1], 'select')) return undefined
@@ -85,13 +85,13 @@ function isName(token: Token | undefined): boolean {
   return token?.kind === 'word' || token?.kind === 'quoted'
 }
 
-/** `current_user()`, which PostgreSQL accepts only without parentheses. */
+/** Whether this is `current_user()` or the like, which PostgreSQL accepts only without parentheses. */
 function isCallOfKeyword(tokens: readonly Token[], at: number): boolean {
   const [word, open, close] = tokens.slice(at, at + 3)
   return (isWord(word, 'current_user') || isWord(word, 'session_user')) && open?.text === '(' && close?.text === ')'
 }
 
-/** `[SHOW …]`, and `(SHOW …)` in a WITH clause. */
+/** Translates `[SHOW …]`, and `(SHOW …)` in a WITH clause. */
 function bracketedShow(tokens: readonly Token[], at: number, sql: string, version: Version) {
   const open = tokens[at]?.text
   if ((open !== '[' && open !== '(') || !isWord(tokens[at + 1], 'show')) return undefined
@@ -100,7 +100,7 @@ function bracketedShow(tokens: readonly Token[], at: number, sql: string, versio
   return answer === undefined ? undefined : { last, sql: answer }
 }
 
-/** Whether `AS OF SYSTEM TIME` and another token start here. */
+/** Whether `AS OF SYSTEM TIME` and a further token start here. */
 export function isAsOf(tokens: readonly Token[], at: number): boolean {
   return (
     ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word)) && at + 4 < tokens.length

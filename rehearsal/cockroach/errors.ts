@@ -1,4 +1,4 @@
-// PostgreSQL's errors in CockroachDB's wording.
+// Rewords PostgreSQL's errors as CockroachDB words them.
 
 import { OF_TABLE } from './rules/names.ts'
 
@@ -37,7 +37,7 @@ const WORDINGS: Wording[] = [
   },
 ]
 
-/** @param fields of an ErrorResponse, by letter */
+/** @param fields fields of an ErrorResponse, keyed by letter */
 export function wording(fields: Map<string, string>, user: string): Map<string, string> {
   for (const letter of ['M', 'n'])
     if (fields.get(letter)?.includes(OF_TABLE))

@@ -4,22 +4,22 @@ import { Bucket, BucketError } from '../bucket.ts'
 import { SqlError } from './types.ts'
 
 /**
- * Files for IMPORT INTO: `s3://` with keys in the URL and an optional custom endpoint, and `http(s)://`. Source of
+ * A file for IMPORT INTO: `s3://` with keys in the URL and an optional custom endpoint, or `http(s)://`. Source of
  * parameters and wording: CockroachDB's `pkg/cloud/amazon/s3_storage.go`, `pkg/cloud/httpsink/http_storage.go` and
  * `pkg/cloud/cloudprivilege/privileges.go`, v24.1 to v25.2.
  */
 export interface ExternalFile {
   /** `s3` or `http`, the provider's name in messages. */
   provider: 's3' | 'http'
-  /** Whether reading it requires EXTERNALIOIMPLICITACCESS, as HTTP, implicit credentials and custom endpoints do. */
+  /** Whether reading requires EXTERNALIOIMPLICITACCESS: for HTTP, implicit credentials and custom endpoints. */
   implicit: boolean
-  /** As in job descriptions, with redacted secrets. */
+  /** The URL as job descriptions show it, with redacted secrets. */
   sanitized: string
   /** @throws SqlError with the job's error */
   open(signal: AbortSignal): Promise<Readable>
 }
 
-/** SQLSTATE of errors that have none. */
+/** SQLSTATE of CockroachDB errors that have no code of their own. */
 export const UNCATEGORIZED = 'XXUUU'
 
 const S3_PARAMS = new Set([
@@ -36,7 +36,7 @@ const S3_PARAMS = new Set([
 ])
 const SECRETS = new Set(['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'])
 
-/** @throws SqlError for a URL that is not valid for a file */
+/** @throws SqlError if the URL does not name a file that IMPORT INTO can read */
 export function externalFile(uri: string): ExternalFile {
   let url: URL
   try {
@@ -75,7 +75,7 @@ function s3File(url: URL): ExternalFile {
   const bucket = new Bucket({
     bucket: url.host,
     accessKeyId: param('AWS_ACCESS_KEY_ID'),
-    // An unescaped `+` in a secret reads as a space.
+    // Decoding the URL turns an unescaped `+` in a secret into a space.
     secretAccessKey: param('AWS_SECRET_ACCESS_KEY').replaceAll(' ', '+'),
     sessionToken: param('AWS_SESSION_TOKEN') || undefined,
     region: param('AWS_REGION') || undefined,
@@ -103,7 +103,7 @@ function s3Words(error: unknown): string {
     : `failed to get s3 object: ${words}`
 }
 
-/** CockroachDB retries for about a minute, with pauses growing to 2 s; the pauses here stay short. */
+/** CockroachDB retries for about a minute, with pauses growing to 2 s. Here the pauses stay short. */
 const HTTP_ATTEMPTS = 10
 const HTTP_PAUSE_MS = 100
 
@@ -129,17 +129,17 @@ async function ask(url: URL, headers: Record<string, string>, signal: AbortSigna
   }
 }
 
-/** Connections of one file that may be lost while it is read. */
+/** Lost connections to tolerate while reading one file. */
 const LOST_CONNECTIONS = 10
 
-/** A file that is read on where its connection was lost. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`. */
+/** Reads a file, and resumes where the connection was lost. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`. */
 async function content(open: (headers: Record<string, string>) => Promise<Response>): Promise<Readable> {
   const first = await open({})
   const size = Number(first.headers.get('content-length') ?? Number.NaN)
   async function* pieces() {
     let response = first
     for (let lost = 0, read = 0; ; ) {
-      // A server without ranges sends what was read, too.
+      // A server without range requests sends the whole file again.
       let again = response.status === 206 ? 0 : read
       try {
         for await (const piece of (response.body ?? []) as AsyncIterable<Uint8Array>) {

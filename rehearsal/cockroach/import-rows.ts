@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { PassThrough, type Readable, Transform, type TransformCallback } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 
-/** Counts what passes through. */
+/** Counts the bytes that pass through. */
 export class ByteCounter extends PassThrough {
   bytes = 0
 
@@ -28,7 +28,7 @@ export function skipLines(count: number): Transform {
   })
 }
 
-/** The line with this number, counted from 1; the whole row if no value contains a line break. */
+/** The line with this number, counted from 1. It is the whole row only if no value contains a line break. */
 export async function readRow(file: Readable, compressed: boolean, number: number): Promise<string> {
   const text = compressed ? file.pipe(createGunzip()) : file
   let at = 0

@@ -1,17 +1,17 @@
 import { SqlError, type Statement, type Token } from './types.ts'
 
-/** Parses `IMPORT INTO schema.table (columns) CSV DATA ('url', …) WITH option = 'value', flag`. */
+/** A parsed `IMPORT INTO schema.table (columns) CSV DATA ('url', …) WITH option = 'value', flag`. */
 export interface ImportCommand {
   schema: string | undefined
   table: string
-  /** Empty if the statement names none. */
+  /** Empty if the statement names no columns. */
   columns: string[]
   files: string[]
   /** Lower-case name → value; undefined for an option without a value. */
   options: Map<string, string | undefined>
 }
 
-/** Options of IMPORT INTO for CSV, and whether each has a value (import_planning.go). */
+/** IMPORT INTO's options for CSV. True if the option requires a value (import_planning.go). */
 const OPTIONS: Record<string, boolean> = {
   allow_quoted_null: false,
   comment: true,
@@ -24,10 +24,10 @@ const OPTIONS: Record<string, boolean> = {
   skip: true,
   strict_quotes: false,
 }
-/** Known to CockroachDB, but not to this engine. */
+/** Options of CockroachDB that this engine does not support. */
 const UNSUPPORTED = ['comment', 'row_limit', 'strict_quotes']
 
-/** @throws SqlError 42601 for any other statement, 0A000 for what this engine does not support */
+/** @throws SqlError 42601 for any other statement, 0A000 for anything this engine does not support */
 export function parseImport({ sql, tokens }: Statement): ImportCommand {
   const reader = new Reader(sql, tokens)
   reader.words('import', 'into')
@@ -63,7 +63,7 @@ function readOptions(reader: Reader): Map<string, string | undefined> {
   return options
 }
 
-/** Walks over the tokens of one statement; an unexpected one is a syntax error. */
+/** Steps through one statement's tokens. An unexpected token is a syntax error. */
 class Reader {
   readonly #sql: string
   readonly #tokens: readonly Token[]

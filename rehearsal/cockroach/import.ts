@@ -1,5 +1,5 @@
-// IMPORT INTO … CSV DATA like CockroachDB's, on the PostgreSQL behind the CockroachDB-like server. Source of
-// behaviour and wording: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go, import_processor.go,
+// Runs IMPORT INTO … CSV DATA as CockroachDB does, on the PostgreSQL behind the CockroachDB-like server. Source of
+// behavior and wording: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go, import_processor.go,
 // read_import_base.go, read_import_csv.go), v24.1 to v25.2, and its documentation of IMPORT INTO.
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -11,11 +11,11 @@ import { type ImportCommand, parseImport } from './import-statement.ts'
 import { type ImportContext, type ImportEngine, type ImportResult, type Job, SqlError } from './types.ts'
 
 export interface ImportOptions {
-  /** Called before each file is read; can make the job wait. `signal` aborts when the job is cancelled. */
+  /** Called before each file is read. Can delay the job. `signal` aborts when the job is cancelled. */
   beforeFile?(job: Job, index: number, signal: AbortSignal): Promise<void>
 }
 
-/** The table before the job takes it offline. */
+/** The table, as looked up before the job takes it offline. */
 interface ImportTable {
   oid: string
   schema: string
@@ -35,10 +35,10 @@ interface Run {
   signal: AbortSignal
 }
 
-/** Tables being imported into, by all engines in this process, as `database/oid`. */
+/** Tables that imports of this process are loading, as `database/oid`. */
 type Busy = Set<string>
 
-/** Creates the engine of one server. A job continues when its client disconnects. */
+/** Creates a server's engine. A job continues when its client disconnects. */
 export function importEngine(options: ImportOptions = {}): ImportEngine {
   const busy: Busy = new Set()
   return async (statement, context) => {
@@ -98,7 +98,7 @@ async function resolveTable(command: ImportCommand, context: ImportContext): Pro
     )
     const oid = found.rows[0]?.oid
     if (!oid) throw new SqlError('42P01', `relation "${command.table}" does not exist`)
-    // DROP, because the table is taken offline.
+    // DROP too, because the import takes the table offline.
     for (const privilege of ['INSERT', 'DROP'])
       if (!(await context.hasPrivilege(schema, command.table, privilege)))
         throw new SqlError(
@@ -133,7 +133,7 @@ function quote(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
 }
 
-/** Loads all files in one transaction, so a job that fails or is cancelled leaves the table's rows unchanged. */
+/** Loads all files in one transaction, so a failed or cancelled job leaves the table's rows unchanged. */
 async function runJob(run: Run): Promise<ImportResult> {
   const { job, context, table } = run
   await context.takeOffline(table.schema, table.name, job)
@@ -158,7 +158,7 @@ async function runJob(run: Run): Promise<ImportResult> {
 
 async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number; indexes: number }> {
   const { job, table, options, signal } = run
-  // A job that waits for its first file holds no lock on PostgreSQL, so catalogs of an offline table can be read.
+  // A job waiting for its first file holds no lock on PostgreSQL, so the catalogs of an offline table stay readable.
   signal.throwIfAborted()
   await options.beforeFile?.(job, 0, signal)
   const checks = await suspendChecks(client, table)
@@ -174,12 +174,12 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
   return { ...read, indexes: Math.max(0, counted[0].n - 1) }
 }
 
-/** In one transaction, with a lock that does not block readers of the catalogs. */
+/** Copies all files in one transaction. Its lock does not block readers of the catalogs. */
 async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number }> {
   const { job, context, files, signal } = run
   let [rows, bytes] = [0, 0]
   await client.query('BEGIN')
-  // Neither triggers nor foreign keys apply to imported rows.
+  // Imported rows fire no triggers, and foreign keys are not checked.
   await client.query('SET LOCAL session_replication_role = replica')
   for (const [index, file] of files.entries()) {
     signal.throwIfAborted()
@@ -188,7 +188,7 @@ async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; b
     const read = await ingestFile(run, client, file, index)
     rows += read.rows
     bytes += read.bytes
-    // 1 only once the table is online again.
+    // It reaches 1 only when the table is online again.
     context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
   }
   signal.throwIfAborted()
@@ -202,7 +202,7 @@ interface Check {
   validated: boolean
 }
 
-/** Drops the table's checks: imported rows need not satisfy them, and the table is offline meanwhile. */
+/** Drops the table's checks, because imported rows need not satisfy them. The table is offline meanwhile. */
 async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Check[]> {
   const name = await currentName(client, table)
   const { rows: checks } = await client.query<Check>(
@@ -215,7 +215,7 @@ async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Che
   return checks
 }
 
-/** Restores them: unchanged if nothing was imported, otherwise not validated, like the foreign keys. */
+/** Recreates the checks: unchanged if nothing was imported, otherwise NOT VALID, like the foreign keys. */
 async function restoreChecks(
   client: pg.Client,
   table: ImportTable,
@@ -240,7 +240,7 @@ async function restoreChecks(
   await client.query('COMMIT')
 }
 
-/** By oid, because a server may hide an offline table under another name. */
+/** Looks the name up by oid, because a server may rename an offline table to hide it. */
 async function currentName(client: pg.Client, table: ImportTable): Promise<string> {
   const { rows } = await client.query(
     `SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -282,7 +282,7 @@ function isCompressed(command: ImportCommand, file: ExternalFile): boolean {
   return asked === 'gzip' || (asked === 'auto' && /\.gz(\?|$)/.test(file.sanitized))
 }
 
-/** An unquoted empty field is NULL and a quoted one is an empty string, for both CockroachDB and COPY. */
+/** Both CockroachDB and COPY read an unquoted empty field as NULL and a quoted one as an empty string. */
 function copyOptions(command: ImportCommand, columns: string): string {
   const options = ['FORMAT csv', `NULL ${quote(command.options.get('nullif') ?? '')}`]
   if (command.options.has('delimiter')) options.push(`DELIMITER ${quote(command.options.get('delimiter') ?? ',')}`)
@@ -291,8 +291,8 @@ function copyOptions(command: ImportCommand, columns: string): string {
 }
 
 /**
- * The error for a row that the table refuses, in CockroachDB's wording: with the whole row, and with the file's URL
- * and its secrets.
+ * The error for a row that the table refuses, in CockroachDB's wording. Like CockroachDB's, it contains the whole row,
+ * and the file's URL with its secrets.
  */
 async function rowError(run: Run, file: ExternalFile, index: number, error: pg.DatabaseError): Promise<SqlError> {
   const { command, table } = run

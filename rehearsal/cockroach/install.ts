@@ -1,5 +1,5 @@
 // What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, hidden from clients, with
-// the catalogs in CockroachDB's form and the CockroachDB functions that are used here.
+// catalogs as CockroachDB shows them and the CockroachDB functions that this suite calls.
 import { OF_TABLE, shownName } from './rules/names.ts'
 import { lockedByDefault } from './rules/schema-locks.ts'
 import { ownVariables } from './rules/settings.ts'
@@ -20,7 +20,7 @@ export const PG_CATALOGS = [
   'pg_trigger',
 ] as const
 
-/** The same for `information_schema`. */
+/** Views read from `_crdb` instead of `information_schema`. */
 export const INFORMATION_SCHEMA = [
   'check_constraints',
   'columns',
@@ -31,7 +31,7 @@ export const INFORMATION_SCHEMA = [
   'tables',
 ] as const
 
-/** Functions called in `_crdb`, wherever they appear. */
+/** Functions whose calls are redirected to `_crdb`, wherever they appear. */
 export const FUNCTIONS = [
   'version',
   'cluster_logical_timestamp',
@@ -54,7 +54,7 @@ const since = (version: Version, [major, minor]: Version) =>
 const SEEN_TABLE = `(pg_catalog.pg_has_role(c.relowner, 'USAGE') OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE'))`
 
 const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
-/** A unique index in the form of CockroachDB's constraint. */
+/** A unique index as CockroachDB's row of pg_constraint. */
 const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
   conname: shownName('c.relname'),
@@ -105,7 +105,7 @@ const OWN_SETTING = {
   pending_restart: 'false',
 }
 
-/** The unique index that a foreign key depends on, where PostgreSQL names only constraints. */
+/** Adds the unique index that a foreign key depends on; PostgreSQL lists only constraints. */
 const REFERRED = Object.fromEntries(
   [
     ['unique_constraint_schema', 'n.nspname'],
@@ -119,16 +119,16 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
-/** A call for each row would take most of a catalog query's time, and few tables have their own ids. */
+/** Calls the function only for tables with own ids, which are few: a call per row would dominate a catalog query. */
 const columnIds = (table: string, keys: string) =>
   `CASE WHEN ${table} IN (SELECT relid FROM _crdb.column_ids) THEN _crdb.column_ids(${table}, ${keys}) ELSE ${keys} END`
 
-/** Idempotent; must run as a superuser. `name` is the answer of `version()`. */
+/** Idempotent. Run it as a superuser. `name` is what `version()` returns. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
   const numbered = since(version, [26, 3])
-  // Indexes being built.
+  // Whether indexes that are being built are listed.
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
@@ -187,7 +187,7 @@ export function installSql(version: Version, name: string): string {
       SELECT pg_catalog.statement_timestamp() - interval '4.2 s' $$;
     CREATE OR REPLACE FUNCTION crdb_internal.increment_feature_counter(feature text) RETURNS bool LANGUAGE sql AS $$
       SELECT true $$;
-    -- Advisory locks are taken, and lock nothing.
+    -- Advisory locks are accepted and have no effect.
     ${advisoryLocks()}
 
     CREATE OR REPLACE FUNCTION _crdb.is_admin(who text) RETURNS bool LANGUAGE sql STABLE AS $$
@@ -206,7 +206,7 @@ export function installSql(version: Version, name: string): string {
 
     CREATE OR REPLACE FUNCTION _crdb.shard(shards int4, VARIADIC keys text[]) RETURNS int4 LANGUAGE sql IMMUTABLE AS $$
       SELECT ((hashtextextended(keys::text, 0) % shards + shards) % shards)::int4 $$;
-    -- An index's definition without the table in its name, and a hash-sharded one without its hidden column.
+    -- Restores the index's own name in its definition, and hides the column of a hash-sharded index.
     CREATE OR REPLACE FUNCTION _crdb.sharded(definition text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
       SELECT regexp_replace(regexp_replace(definition, '"?([^" ]*)${OF_TABLE}[0-9]+"?', '"\\1"'),
         '\\((crdb_internal_[^,]*_shard_([0-9]+)), (.*?)\\)', '(\\3) USING HASH WITH (bucket_count=\\2)') $$;
@@ -266,7 +266,7 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = schemaname AND c.relname = tablename);
     CREATE OR REPLACE VIEW _crdb.pg_indexes AS
       SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, ${shownName('i.indexname')} AS indexname, i.tablespace,
-             -- The database's name would bring the collation "C", and a view keeps its columns' collations.
+             -- Resets the collation: current_database() has "C", which the view's column would inherit.
              _crdb.sharded(replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
                ' INCLUDE ', ' STORING '), '::text', '')) COLLATE "default" AS indexdef
         FROM pg_catalog.pg_indexes i JOIN pg_catalog.pg_namespace n ON n.nspname = i.schemaname
@@ -279,9 +279,9 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
       )
       .join('\n    ')}
-    -- A foreign key rests on a unique constraint, which each unique index is.
+    -- A foreign key depends on a unique constraint, and every unique index is one.
     ${view('referential_constraints', 'information_schema.referential_constraints', REFERRED)};
-    -- PostgreSQL shows a check to the owner of its table alone, CockroachDB to whoever has a right on it.
+    -- PostgreSQL shows a check only to its table's owner, CockroachDB to every role with a privilege on the table.
     CREATE OR REPLACE VIEW _crdb.check_constraints AS
       SELECT current_database()::text AS constraint_catalog, n.nspname::text AS constraint_schema,
              k.conname::text AS constraint_name,
@@ -318,7 +318,7 @@ export function installSql(version: Version, name: string): string {
           CROSS JOIN LATERAL (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = c.relowner OR rolname IN ('admin', 'root')) w
          WHERE c.relkind IN ('r', 'p', 'v', 'm')) h
        WHERE h.nspname <> '_crdb'
-         -- Who has ALL has no others.
+         -- A role with ALL has no other entries.
          AND (h.privilege = 'ALL'
            OR NOT (h.kind IN ('r', 'p', 'v', 'm') AND h.grantee IN (pg_catalog.pg_get_userbyid(h.owner)::text, 'admin', 'root'))
              AND NOT EXISTS (SELECT 1 FROM _crdb.table_grants t
@@ -347,7 +347,7 @@ export function installSql(version: Version, name: string): string {
         FROM _crdb.jobs WHERE user_name = session_user OR _crdb.has_system_privilege(session_user, 'VIEWJOB')
           OR _crdb.has_system_privilege(session_user, 'CONTROLJOB');
     CREATE OR REPLACE VIEW crdb_internal.jobs AS SELECT * FROM _crdb.visible_jobs;
-    -- Statistics are refused without the right. The server writes them before each read.
+    -- Reading statistics requires a privilege. The server writes them before each read.
     CREATE OR REPLACE FUNCTION _crdb.require_activity() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
       IF _crdb.has_system_privilege(session_user, 'VIEWACTIVITY') OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED')
       THEN RETURN true; END IF;
@@ -400,21 +400,21 @@ function statisticsView(name: string, table: string): string {
       interval '1 hour' AS aggregation_interval FROM _crdb.${table} WHERE _crdb.require_activity();`
 }
 
-/** Roles that every cluster has. Server-wide, so it runs once. */
+/** Roles that exist on every cluster. Roles are server-wide, so this runs once. */
 export const ROLES_SQL = `
   DO $$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'admin') THEN CREATE ROLE admin SUPERUSER; END IF;
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
   END $$`
 
-/** A view with all columns of a catalog, some of them replaced. Needs PostgreSQL's own list of columns. */
+/** A view with all columns of a catalog, some of them replaced. {@link fillColumns} inserts the column list. */
 function view(name: string, from: string, replaced: Record<string, string>): string {
   const changes = Object.entries(replaced)
   if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`
   return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT {{columns ${from} ${JSON.stringify(replaced)}}} FROM ${from}`
 }
 
-/** Fills in the lists of columns from `columnsOf`. */
+/** Inserts the column lists that `columnsOf` returns. */
 export async function fillColumns(sql: string, columnsOf: (catalog: string) => Promise<string[]>): Promise<string> {
   let filled = sql
   for (const [placeholder, catalog, replaced] of sql.matchAll(/\{\{columns (\S+) (\{.*?\})\}\}/g)) {

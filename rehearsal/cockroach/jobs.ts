@@ -3,16 +3,16 @@ import { type Job, type JobRegistry, type NewJob, SqlError } from './types.ts'
 
 const ENDED = new Set(['succeeded', 'failed', 'canceled'])
 
-/** The jobs of one server. A statement that reads jobs first brings its database up to date. */
+/** One server's jobs. A statement that reads jobs first brings its database's copy up to date. */
 export class Jobs implements JobRegistry {
   readonly #jobs = new Map<string, Job>()
-  /** Number of the last change of each job, by its id. */
+  /** Job id → number of the job's last change. */
   readonly #changed = new Map<string, number>()
   #changes = 0
-  /** Number of the last change that a database has. */
+  /** Number of the last change that each database's copy contains. */
   readonly #published = new WeakMap<pg.Pool, Promise<number>>()
   readonly #cancels = new Map<string, () => void>()
-  /** Like CockroachDB's ids: time first, so that they grow. */
+  /** Starts from the time, like CockroachDB's ids, so that ids grow. */
   #next = BigInt(Date.now()) * 1_000_000n
 
   create({ onCancel, ...facts }: NewJob): Job {
@@ -53,7 +53,7 @@ export class Jobs implements JobRegistry {
     this.#cancels.get(id)?.()
   }
 
-  /** Brings what SHOW JOBS reads in this database up to date. */
+  /** Updates this database's copy of the jobs, which SHOW JOBS reads. */
   async publish(db: pg.Pool): Promise<void> {
     const before = this.#published.get(db) ?? Promise.resolve(0)
     const next = before.then((from) => this.#write(db, from))

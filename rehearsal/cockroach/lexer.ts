@@ -8,7 +8,7 @@ const DOLLAR_TAG = /\$(?:[\p{L}_][\p{L}\p{N}_]*)?\$/uy
 const SYMBOL = /:::|::|->>|->|#>>|#>|<=|>=|<>|!=|\|\||&&|@>|<@|\?\||\?&|!~\*|!~|~\*|\.\.|[^\s]/uy
 const SPACE = /\s+/y
 
-/** The statements of a query text, without empty ones. */
+/** Splits a query text into statements, without empty ones. */
 export function split(sql: string): Statement[] {
   const statements: Statement[] = []
   let tokens: Token[] = []
@@ -31,7 +31,7 @@ export function split(sql: string): Statement[] {
 }
 
 /**
- * The tokens of a text in order.
+ * Yields a text's tokens in order.
  * @throws SyntaxError for an unterminated literal, quoted name or comment
  */
 export function* tokenize(sql: string): Generator<Token> {
@@ -107,7 +107,7 @@ function commentLength(sql: string, at: number): number {
 
 const ESCAPES: Record<string, string> = { b: '\b', f: '\f', n: '\n', r: '\r', t: '\t' }
 
-/** The literal or quoted name that starts here, as written and decoded. */
+/** The literal or quoted name that starts here: as written, and decoded. */
 function quoted(sql: string, at: number, quote: string, escapes: boolean): [text: string, value: string] {
   let value = ''
   for (let here = at + 1; here < sql.length; here++) {
@@ -124,7 +124,7 @@ function quoted(sql: string, at: number, quote: string, escapes: boolean): [text
   throw new SyntaxError(quote === '"' ? 'unterminated quoted identifier' : 'unterminated string')
 }
 
-/** The index of the parenthesis that closes the one here; the last token if none does. */
+/** Index of the parenthesis that closes the one at `open`; the last token if none does. */
 export function closing(tokens: readonly Token[], open: number): number {
   let depth = 0
   for (let at = open; at < tokens.length; at++) {

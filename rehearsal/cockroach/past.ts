@@ -1,5 +1,5 @@
-// The server's history for AS OF SYSTEM TIME. PostgreSQL keeps none, but an open transaction keeps its snapshot,
-// which others can use.
+// The server's history for AS OF SYSTEM TIME. PostgreSQL keeps none, but an open transaction keeps a snapshot that
+// other transactions can use.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { SqlError } from './types.ts'
@@ -8,20 +8,20 @@ import { SqlError } from './types.ts'
 type Moment = string
 
 interface Snapshot {
-  /** The state is valid for every time from here … */
+  /** First time for which the state is valid. */
   from: Moment
-  /** … to here, inclusive. */
+  /** Last time for which it is valid. */
   to: Moment
   /** PostgreSQL's id for SET TRANSACTION SNAPSHOT. */
   id: string
-  /** Table name → file: with an old snapshot, PostgreSQL shows no rows of a table that has a new file. */
+  /** Table name → file. A table rewritten since has a new file, and would look empty in the old snapshot. */
   files: Map<string, string>
   holder: pg.Client
 }
 
-/** Nanoseconds by which two nodes' clocks may differ (`--max-offset`). */
+/** Nanoseconds by which the clocks of two nodes can differ (`--max-offset`). */
 const MAX_OFFSET = 500_000_000n
-/** Number of states kept, each by its own connection. */
+/** Number of states to keep. Each takes a connection. */
 const KEPT = 12
 
 const FILES = `SELECT relname AS name, oid || ':' || relfilenode AS file FROM pg_catalog.pg_class
@@ -29,22 +29,22 @@ const FILES = `SELECT relname AS name, oid || ':' || relfilenode AS file FROM pg
 
 const CLOCK = 'SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::int8 * 1000 AS time'
 
-/** The states of one database that can be read as of their time. */
+/** States of one database that can be read as of their time. */
 export class Past {
   readonly #connect: () => Promise<pg.Client>
   readonly #snapshots: Snapshot[] = []
   readonly #closed = new AbortController()
   #logical = 0
 
-  /** @param connect opens a superuser's connection to the database */
+  /** @param connect opens a superuser connection to the database */
   constructor(connect: () => Promise<pg.Client>) {
     this.#connect = connect
   }
 
   /**
-   * Keeps the current state, and the one half a second later: a commit on a node whose clock is ahead can have a later
-   * time, by the maximum offset at most.
-   * @returns the time that names it, and the snapshot
+   * Keeps the current state, and the state half a second later: a commit on a node whose clock runs ahead can have a
+   * time that is later by up to the maximum offset.
+   * @returns the state's time and its snapshot
    */
   async keep(): Promise<{ time: Moment; snapshot: string }> {
     const { to, id } = await this.#hold()
@@ -54,9 +54,9 @@ export class Past {
   }
 
   /**
-   * The snapshot for a time.
-   * @param names of everything in the statement, including tables
-   * @throws SqlError when no state was kept for it
+   * Finds the snapshot for a time.
+   * @param names all names in the statement, including tables
+   * @throws SqlError if no state was kept for that time
    */
   async at(time: Moment, names: ReadonlySet<string>): Promise<string> {
     const found = this.#snapshots.find(({ from, to }) => compare(from, time) <= 0 && compare(time, to) <= 0)
@@ -66,7 +66,7 @@ export class Past {
         throw new SqlError('XXUUU', `batch timestamp ${time} must be after replica GC threshold ${oldest.from}`)
       throw new SqlError(
         '0A000',
-        `this server kept no state as of ${time}: it keeps one at each call of cluster_logical_timestamp()`,
+        `this server has no state as of ${time}: it keeps one at each call of cluster_logical_timestamp()`,
       )
     }
     const now = await this.#connect()
@@ -74,7 +74,10 @@ export class Past {
     const files = new Map(rows.map(({ name, file }) => [name, file]))
     for (const [name, file] of found.files)
       if (names.has(name) && files.get(name) !== file)
-        throw new SqlError('0A000', `this server keeps no past of "${name}": the table was rewritten or dropped since`)
+        throw new SqlError(
+          '0A000',
+          `this server has no past state of "${name}": the table was rewritten or dropped since`,
+        )
     return found.id
   }
 
@@ -88,7 +91,7 @@ export class Past {
     await this.#hold(time)
   }
 
-  /** @param from start time of this state; default: when it is taken */
+  /** @param from first time of this state; default: the time it is taken */
   async #hold(from?: Moment): Promise<Snapshot> {
     const holder = await this.#connect()
     await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')

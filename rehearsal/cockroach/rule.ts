@@ -1,82 +1,82 @@
-// A rule of the CockroachDB-like server: a fact about CockroachDB, and the handling of statements that it implies.
+// A rule of the CockroachDB-like server: a fact about CockroachDB, and how to handle statements accordingly.
 import type pg from 'pg'
 import type { Past } from './past.ts'
 import type { JobRegistry, Session, SqlError, Statement, Version } from './types.ts'
 
-/** What the server does with one statement. */
+/** How the server handles one statement. */
 export interface Plan {
-  /** Sent to PostgreSQL instead. */
+  /** SQL to send to PostgreSQL instead. */
   sql: string
-  /** Runs before the statement is executed. A {@link SqlError} is sent to the client. */
+  /** Runs before the statement. A {@link SqlError} goes to the client. */
   before?: () => Promise<void>
   /**
-   * Runs just before it is sent, and can replace `sql`. Alone in its transaction, the statement sees PostgreSQL's
-   * snapshot of this id.
+   * Runs right before the statement is sent, and can replace `sql`. Outside a transaction, the statement then reads the
+   * PostgreSQL snapshot with the returned id.
    */
   past?: (inTransaction: boolean) => Promise<{ sql: string; snapshot: string }>
-  /** Command tag for the client, if it differs from PostgreSQL's. */
+  /** Command tag to send to the client, if PostgreSQL's differs. */
   tag?: string
-  /** Whether it can fail with 40001, as if it lost to another transaction. */
+  /** Whether it can fail with 40001, as if it had lost to another transaction. */
   retryable?: boolean
-  /** Commits a change on its own, so its result can be unknown (40003). */
+  /** Whether it commits a change, so that its result can be unknown (40003). */
   writes?: boolean
-  /** A COMMIT of a transaction. */
+  /** Whether it is the COMMIT of a transaction. */
   commits?: boolean
 }
 
-/** Marks a {@link Plan} of a schema change, a grant or the like. */
+/** Flags of a {@link Plan} that changes the schema or privileges. */
 export const CHANGE = { retryable: true, writes: true } as const
 
 /** Context for a rule. */
 export interface RuleContext {
   session: Session & {
     searchPath: string
-    /** Name → value of CockroachDB's own variables that the client has set. */
+    /** Name → value of the CockroachDB variables that the client has set. */
     variables: ReadonlyMap<string, string>
   }
   version: Version
   jobs: JobRegistry
-  /** Milliseconds for a schema change. */
+  /** Duration of a schema change, in milliseconds. */
   ddlTime: number
   /** Queries the PostgreSQL behind, as a superuser in the session's database. */
   admin<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>
-  /** A separate superuser connection in the session's database. The caller ends it. */
+  /** Opens a superuser connection to the session's database. The caller ends it. */
   connect(): Promise<pg.Client>
-  /** Runs `work` with a superuser's connection in the session's database, and resets it afterwards. */
+  /** Runs `work` on a superuser connection to the session's database, and resets the connection afterwards. */
   lend<T>(work: (db: pg.ClientBase) => Promise<T>): Promise<T>
-  /** Ends the client's open transaction, as CockroachDB does before a schema change. */
+  /** Commits the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
   /** Whether the client is in a transaction, once everything it has sent is done. */
   inTransaction(): Promise<boolean>
   runImport(statement: Statement): Promise<string>
   /**
-   * Makes `crdb_internal` show the statistics so far.
-   * @param plans whether the statement reads `metadata`, which names statements that read whole tables
+   * Publishes the statistics so far to `crdb_internal`.
+   * @param plans whether to update full scans too, for a statement that reads `metadata`
    */
   publishStatistics(plans: boolean): Promise<void>
-  /** States of the session's database for AS OF SYSTEM TIME. */
+  /** Past states of the session's database, for AS OF SYSTEM TIME. */
   past: Past
   isAdmin(): Promise<boolean>
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
   hasSystemPrivilege(privilege: string): Promise<boolean>
 }
 
-/** Documentation of a rule. */
+/** A fact about CockroachDB, for the documentation. */
 export interface Fact {
   /** Dotted and stable: `refuse.lock-table`. */
   id: string
   /** What CockroachDB does, in one sentence. */
   says: string
-  /** Source: a page of its documentation, a file of its source, or an issue. */
+  /** Source: a page of CockroachDB's documentation, a file of its source, or an issue. */
   source: string
-  /** First version with it, and first version without it. Default: all. */
+  /** First version with it, and first version without it. Default: all versions. */
   since?: Version
   until?: Version
-  /** True once it was seen on a real cluster. So far none was. */
+  /** True once confirmed on a real cluster. */
   seen?: boolean
 }
 
-/** A rule for whole statements. The first match decides. */
+/** A rule for whole statements. The first rule that matches decides. */
 export interface StatementRule extends Fact {
   plan(statement: Statement, context: RuleContext): Promise<Plan | undefined> | Plan | undefined
 }
@@ -89,7 +89,7 @@ function compare([major, minor]: Version, [otherMajor, otherMinor]: Version): nu
   return major - otherMajor || minor - otherMinor
 }
 
-/** The first words of a statement, folded: `create unique index`. Stops at quoted names and symbols. */
+/** A statement's first words, lower-cased: `create unique index`. Stops at quoted names and symbols. */
 export function opening({ tokens }: Statement, count: number): string {
   const words: string[] = []
   for (const token of tokens.slice(0, count)) {
@@ -112,12 +112,12 @@ export function quoteText(value: string): string {
   return `'${value.replaceAll("'", "''")}'`
 }
 
-/** A statement that fails with this error when it is executed. */
+/** A statement that fails with this error when executed. */
 export function raising(error: SqlError): string {
   return `SELECT ${raiseCall(error)}`
 }
 
-/** {@link raising} without a row description, which a COPY client does not expect. */
+/** {@link raising} for COPY, whose client expects no row description. */
 export function raisingForCopy(error: SqlError): string {
   return `DO ${quoteText(`BEGIN PERFORM ${raiseCall(error)}; END`)}`
 }

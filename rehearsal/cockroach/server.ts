@@ -19,29 +19,31 @@ import { SqlError, type Statement, type Version } from './types.ts'
 import * as wire from './wire.ts'
 
 export interface CockroachOptions {
-  /** `24.3`, `25.2`, `26.1`, … Default 25.2. */
+  /** `24.3`, `25.2`, `26.1`, … Default: 25.2. */
   version?: string
-  /** Milliseconds for a schema change or grant. Default: 0. */
+  /** Duration of a schema change or grant, in milliseconds. Default: 0. */
   ddlTime?: number
   /** Extra milliseconds for each round trip. Default: 0. */
   latency?: number
   /**
-   * Share of statements that fail with 40001, from 0 to 1; for molt and the replicator only those in transactions.
-   * Default: 0.
+   * Share of statements that fail with 40001, from 0 to 1. For molt and the replicator, only statements in transactions
+   * count. Default: 0.
    */
   retryRate?: number
   /**
-   * Makes each distinct statement of this application fail once: with 40001, or executed and answered with 40003 if
-   * it writes.
+   * Makes each distinct statement of this application fail once: with 40001, or, if it writes, with 40003 after it was
+   * executed. With `only`, only the statement with this number fails, counted from 1 in the order of first use.
    */
-  failEach?: { code: '40001' | '40003'; application: string } | undefined
-  /** Share of writes, schema changes and commits that are executed and answered with 40003. Default: 0. */
+  failEach?: { code: '40001' | '40003'; application: string; only?: number } | undefined
+  /** Share of writes, schema changes and commits that are executed but answered with 40003. Default: 0. */
   ambiguousRate?: number
-  /** Seed of the faults: equal seeds give equal faults for equal statements. */
+  /** Simulates a full disk: every write and schema change fails with 53100. Default: false. */
+  diskFull?: boolean
+  /** Seed of the faults. The same seed gives the same faults for the same statements. */
   seed?: number
-  /** Called before an import reads each file; can make its job wait. */
+  /** Called before an import reads each file. Can delay its job. */
   beforeFile?: ImportOptions['beforeFile']
-  /** PEM texts. With them, the server accepts only TLS connections; without them, none. */
+  /** PEM texts. If set, the server accepts only TLS connections, otherwise none. */
   tls?: { key: string; cert: string }
 }
 
@@ -52,15 +54,15 @@ export interface CockroachServer {
   urlOf(database: string): string
   /** Statements without a rule, as received. Each was refused. */
   readonly unknown: string[]
-  /** Application name → its statements; those that differ only in literals count once. */
+  /** Application name → its statements. Statements that differ only in literals count once. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
-  /** Statements that `failEach` made fail: the application's name and the statement, with `?` for literals. */
+  /** Statements that `failEach` made fail: application name and statement, with `?` for literals. */
   readonly failed: ReadonlySet<string>
-  /** Sets faults and delays from now on. */
+  /** Faults and delays, which can be changed at any time. */
   readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile' | 'failEach'>> &
     Pick<CockroachOptions, 'failEach'>
   readonly jobs: Jobs
-  /** Ends all connections; the PostgreSQL behind keeps running. */
+  /** Ends all connections. The PostgreSQL behind keeps running. */
   stop(): Promise<void>
 }
 
@@ -73,23 +75,25 @@ interface Shared {
   runImport: ReturnType<typeof importEngine>
   /** Database → offline tables, as `schema.name`. */
   offline: Map<string, Set<string>>
-  /** One connection per database, on which statements wait for each other. */
+  /** Database → pool of a single connection, so that statements queue for it. */
   installed: Map<string, Promise<pg.Pool>>
   /** Database → superuser sessions that statements borrow. */
   lent: Map<string, pg.Pool>
   statistics: Statistics
-  /** By database. */
+  /** Database → its past states. */
   pasts: Map<string, Past>
   unknown: string[]
   sent: Map<string, Set<string>>
-  /** Keys of `sent`: application and statement without literals. */
+  /** Keys of `sent`: application name and statement without literals. */
   shapes: Set<string>
-  /** Those of `shapes` that `failEach` has made fail once. */
+  /** Members of `shapes` that `failEach` has counted. */
+  counted: Set<string>
+  /** Members of `shapes` that `failEach` has made fail once. */
   failed: Set<string>
   tls: CockroachOptions['tls']
 }
 
-/** The PostgreSQL that does the work, on this machine. Its URLs are a superuser's. */
+/** The PostgreSQL behind the server, on this machine. Its URLs belong to a superuser. */
 export type Behind = Pick<EmbeddedServer, 'port' | 'urlOf'>
 
 const DEFAULT_VERSION = '25.2'
@@ -110,6 +114,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       retryRate: options.retryRate ?? 0,
       failEach: options.failEach,
       ambiguousRate: options.ambiguousRate ?? 0,
+      diskFull: options.diskFull ?? false,
     },
     random: seeded(options.seed ?? 1),
     jobs: new Jobs(),
@@ -122,6 +127,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     unknown: [],
     sent: new Map(),
     shapes: new Set(),
+    counted: new Set(),
     failed: new Set(),
     tls: options.tls,
   }
@@ -153,7 +159,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
   }
 }
 
-/** The embedded server as clients see it: through the proxy, and stopped together with it. */
+/** The embedded server as clients see it: reached through the proxy, and stopped together with it. */
 export function seenThrough(cluster: CockroachServer, behind: EmbeddedServer, database = 'shop'): EmbeddedServer {
   return Object.create(behind, {
     url: { value: cluster.urlOf(database) },
@@ -181,7 +187,7 @@ function listen(server: Server): Promise<number> {
   })
 }
 
-/** mulberry32: small, seeded, and equal on every platform. */
+/** mulberry32: a small seeded generator, equal on every platform. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -192,7 +198,7 @@ function seeded(seed: number): () => number {
   }
 }
 
-/** A superuser's connection to a database, once the server's additions are installed there. */
+/** A superuser connection to a database. Installs the server's additions there first. */
 function admin(shared: Shared, database: string): Promise<pg.Pool> {
   let pool = shared.installed.get(database)
   if (!pool) {
@@ -207,7 +213,7 @@ function adminConfig({ behind }: Pick<Shared, 'behind'>, database: string): pg.C
   return {
     connectionString: behind.urlOf(database),
     application_name: '_crdb',
-    // Settings of a role or database are meant for its clients.
+    // Settings of a role or database are meant for its clients, not for the server.
     options: '-c default_transaction_read_only=off',
   }
 }
@@ -219,11 +225,11 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
   return client
 }
 
-/** Lends a superuser's session, and resets it afterwards. Opening one takes longer than most schema changes. */
+/** Lends a superuser session, and resets it afterwards. Opening a new one takes longer than most schema changes. */
 async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
   const known = shared.lent.get(database)
   const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
-  // An idle one that breaks leaves the pool.
+  // An idle session that breaks leaves the pool.
   if (!known) pool.on('error', () => {})
   shared.lent.set(database, pool)
   const client = await pool.connect()
@@ -237,7 +243,7 @@ async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBas
   }
 }
 
-/** Examines plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
+/** Plans without sequential scans if there is an index, because CockroachDB does not scan small tables either. */
 async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
   const db = await admin(shared, database)
   if (!plans) return shared.statistics.publish(db, database)
@@ -262,7 +268,7 @@ function pastOf(shared: Shared, database: string): Past {
 async function install(shared: Shared, database: string): Promise<pg.Pool> {
   const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
   pool.on('error', () => {
-    // The database may be dropped and recreated.
+    // The database may be dropped and created again.
     shared.installed.delete(database)
     void pool.end()
   })
@@ -279,8 +285,8 @@ async function install(shared: Shared, database: string): Promise<pg.Pool> {
 }
 
 /**
- * Installs the server's additions in the template of new databases, so that they start with them. For servers used
- * only for this.
+ * Installs the server's additions in the template database, so that new databases start with them. Use it only on
+ * PostgreSQL servers dedicated to this.
  */
 export async function installInTemplate(behind: Behind, version = DEFAULT_VERSION): Promise<void> {
   const client = await connectAdmin({ behind }, 'template1')
@@ -300,14 +306,14 @@ async function installIn(client: pg.ClientBase, version: Version): Promise<void>
   if (rows[0].there && (await client.query('SELECT _crdb.version() AS name')).rows[0].name === name) return
   const columnsOf = async (catalog: string) =>
     (await client.query(`SELECT * FROM ${catalog} LIMIT 0`)).fields.map((field) => field.name)
-  // Two databases of a server, or two connections, may be prepared at the same time.
+  // Several databases or connections may be prepared at the same time.
   await client.query('SELECT pg_advisory_lock(4711)')
   await client.query(ROLES_SQL)
   await client.query(await fillColumns(installSql(version, name), columnsOf))
   await client.query('SELECT pg_advisory_unlock(4711)')
 }
 
-/** Reads the client's first messages, connects to PostgreSQL, and forwards both. */
+/** Reads the client's first messages, connects to PostgreSQL, and forwards both directions. */
 async function serve(socket: Socket, shared: Shared): Promise<void> {
   const { stream, code, body } = await firstMessage(socket, shared)
   const backend = connectTcp(shared.behind.port, '127.0.0.1')
@@ -355,7 +361,7 @@ async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: 
   }
 }
 
-/** Exactly this many bytes of a stream without another reader. */
+/** Reads exactly this many bytes of a stream that has no other reader. */
 async function take(stream: Duplex, length: number): Promise<Buffer> {
   if (!length) return Buffer.alloc(0)
   for (;;) {
@@ -372,7 +378,7 @@ async function take(stream: Duplex, length: number): Promise<Buffer> {
   }
 }
 
-/** PostgreSQL lacks CockroachDB's variables, so they become `crdb.name`. */
+/** Renames CockroachDB's variables to `crdb.name`, because PostgreSQL lacks them. */
 function startParameters(given: Map<string, string>): Map<string, string> {
   const parameters = new Map<string, string>()
   const options: string[] = []
@@ -384,7 +390,7 @@ function startParameters(given: Map<string, string>): Map<string, string> {
   return parameters
 }
 
-/** `-c name=value` and `--name=value`, with backslashes before spaces. */
+/** Reads `-c name=value` and `--name=value`, with backslashes before spaces. */
 function ownOptions(text: string): string[] {
   const parts = text.match(/(?:\\.|\S)+/g) ?? []
   const settings = parts.flatMap((part, at) =>
@@ -398,10 +404,12 @@ function ownOptions(text: string): string[] {
     })
 }
 
+const CHANGES_ROWS = /^\s*(insert|update|delete|with\b.*\b(insert|update|delete)\b)/is
+
 /** Application names of molt and the replicator. */
 const OF_TOOLS = /^molt[ _-](fetch|verify)|^molt$|replicator/
 
-/** One client, from the view of the rules and its connection. */
+/** One client, as its connection and the rules see it. */
 class Client implements ConnectionHost {
   readonly #shared: Shared
   readonly #user: string
@@ -435,17 +443,18 @@ class Client implements ConnectionHost {
 
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined {
     const { options, random } = this.#shared
+    const full = options.diskFull && plans.find(({ writes, sql }) => writes || CHANGES_ROWS.test(sql))
+    if (full) return { code: '53100', plan: full }
     const retryable = plans.filter(({ retryable }) => retryable)
     const writing = retryable.filter(
-      ({ commits, writes, sql }) =>
-        commits || writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(sql)),
+      ({ commits, writes, sql }) => commits || writes || (!inTransaction && CHANGES_ROWS.test(sql)),
     )
     const each = options.failEach
     if (each?.application === this.#application) {
-      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan))
+      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan, each.only))
       if (plan) return { code: each.code, plan }
     }
-    // The server retries most single statements itself, and the tools' stand-in retries none; the suite gets all.
+    // See the rule `retries.single`.
     const repeated = OF_TOOLS.test(this.#application) && !inTransaction && !plans.some(({ commits }) => commits)
     const [lost, unknown] = [retryable[0], writing[0]]
     if (lost && !repeated && options.retryRate && random() < options.retryRate) return { code: '40001', plan: lost }
@@ -468,10 +477,10 @@ class Client implements ConnectionHost {
       return shown
     }
     unknown.push(statement.sql)
-    throw new SqlError('0A000', `${LIKE_SERVER}: no rule covers this statement: ${statement.sql.slice(0, 200)}`)
+    throw new SqlError('0A000', `${LIKE_SERVER}: there is no rule for this statement: ${statement.sql.slice(0, 200)}`)
   }
 
-  /** CockroachDB's own variables with the role's defaults; the client's settings win. */
+  /** Reads the role's defaults of CockroachDB's variables. The client's own settings win. */
   async #readDefaults(): Promise<void> {
     const db = await admin(this.#shared, this.#database)
     if (this.#defaultsRead) return
@@ -491,16 +500,18 @@ class Client implements ConnectionHost {
     }
   }
 
-  /** True for the first statement of its shape. */
-  #failsNow(plan: Plan): boolean {
-    const { failed } = this.#shared
+  /** Whether this is the first statement of its shape and, with `only`, the shape with that number. */
+  #failsNow(plan: Plan, only: number | undefined): boolean {
+    const { counted, failed } = this.#shared
     const shape = this.#shapes.get(plan) ?? ''
-    if (failed.has(shape)) return false
+    if (counted.has(shape)) return false
+    counted.add(shape)
+    if (only !== undefined && counted.size !== only) return false
     failed.add(shape)
     return true
   }
 
-  /** @returns the statement without its literals, after the application's name */
+  /** Records a statement as sent. @returns its shape: the application's name, and the statement without literals */
   #record({ tokens, sql }: Statement): string {
     const { sent, shapes } = this.#shared
     const texts = tokens.map(({ kind, text }) => (kind === 'string' || kind === 'number' ? '?' : text))
@@ -512,13 +523,13 @@ class Client implements ConnectionHost {
     return shape
   }
 
-  /** Schema changes run on another connection, where names must resolve alike. */
+  /** Notes the search path for schema changes, which run on another connection and must resolve names alike. */
   #notePath({ tokens, sql }: Statement): void {
     const at = tokens.findIndex(({ value }) => value === 'search_path')
     if (at > 0 && at < 3 && tokens[0]?.value === 'set') this.#searchPath = sql.slice(tokens[at + 2]?.start)
   }
 
-  /** A rule that depends on a variable runs before PostgreSQL receives the statement that uses it. */
+  /** Notes a variable at once: a rule that depends on it runs before PostgreSQL receives the next statement. */
   #noteVariable({ tokens }: Statement): void {
     const at = /^(session|local)$/.test(tokens[1]?.value ?? '') ? 2 : 1
     const name = tokens[at]?.value ?? ''
@@ -527,7 +538,7 @@ class Client implements ConnectionHost {
     if (tokens[0]?.value === 'reset') this.#variables.delete(name)
   }
 
-  /** Finds `set_config('name', 'value', …)` anywhere in a statement. */
+  /** Notes `set_config('name', 'value', …)` anywhere in a statement. */
   #noteConfig({ tokens }: Statement): void {
     for (const [at, { kind, value }] of tokens.entries()) {
       const [name, setting] = [tokens[at + 2], tokens[at + 4]]
@@ -630,7 +641,7 @@ class Client implements ConnectionHost {
   }
 }
 
-/** SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB and the like, anywhere in a statement. */
+/** Whether SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB or the like appears anywhere in a statement. */
 function readsJobs({ tokens }: Statement): boolean {
   return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }

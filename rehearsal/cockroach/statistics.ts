@@ -1,5 +1,5 @@
-// Statistics of clients' statements like CockroachDB's `crdb_internal`: by application, database and text without
-// constants, per hour.
+// Statistics of clients' statements as in CockroachDB's `crdb_internal`: per hour, by application, database and
+// statement text without constants.
 import type pg from 'pg'
 import type { Statement, Token } from './types.ts'
 
@@ -12,14 +12,14 @@ export interface Execution {
   rows: number
   /** SQLSTATE of a failure. */
   error?: string
-  /** Not alone in its transaction. */
+  /** Whether it ran with other statements in one transaction. */
   inTransaction: boolean
 }
 
-/** One transaction, of one statement or more. */
+/** A finished transaction of one or more statements. */
 export interface EndedTransaction {
   application: string
-  /** Texts without constants. */
+  /** Statement texts without constants. */
   statements: readonly string[]
   ms: number
   rows: number
@@ -43,9 +43,9 @@ interface Counted {
   hour: number
   application: string
   database: string
-  /** Without constants. */
+  /** Statement text without constants. */
   query: string
-  /** The last text from a client, for EXPLAIN. Never shown. */
+  /** The last text from a client, for EXPLAIN. It is never shown. */
   sample: string
   implicit: boolean
   calls: number
@@ -54,7 +54,7 @@ interface Counted {
   rows: Numeric
   seconds: Numeric
   fullScan: boolean
-  /** Executions since its plan was examined. */
+  /** Whether it was executed since its plan was last examined. */
   changed: boolean
 }
 
@@ -68,7 +68,7 @@ interface CountedTransactions {
 }
 
 const HOUR = 3_600_000
-/** The remaining items of a VALUES or IN list. */
+/** Stands for the remaining items of a VALUES or IN list. */
 const MORE = '__more__'
 
 export class Statistics {
@@ -125,8 +125,8 @@ export class Statistics {
   }
 
   /**
-   * Writes the statistics to where `crdb_internal` of this database reads them.
-   * @param explain returns a statement's plan as JSON; undefined without one
+   * Writes the statistics to the table that this database's `crdb_internal` reads.
+   * @param explain returns a statement's plan as JSON; undefined if there is none
    */
   publish(admin: pg.Pool, database: string, explain?: Explain): Promise<void> {
     const next = this.#publishing.then(() => this.#publish(admin, database, explain))
@@ -170,7 +170,7 @@ function statementRow(each: Counted) {
     statistics: {
       statistics: {
         cnt: each.calls,
-        // The server retries nothing itself, so each execution is a first attempt.
+        // This server retries no statement, so each execution is a first attempt.
         firstAttemptCnt: each.calls,
         maxRetries: 0,
         failureCount: each.failures,
@@ -178,7 +178,7 @@ function statementRow(each: Counted) {
         numRows: numeric(each.rows),
         svcLat: numeric(each.seconds),
       },
-      // Nothing is sampled, so contention is unknown.
+      // This server samples no contention.
       execution_statistics: { cnt: 0 },
     },
   }
@@ -211,7 +211,7 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Plans = [] }: Pl
   return whole || Plans.some(readsAll)
 }
 
-/** The text with `_` for each constant and placeholder, and lists of them shortened to `(_, __more__)`. */
+/** The statement with `_` for each constant and placeholder, and lists of them shortened to `(_, __more__)`. */
 export function withoutConstants({ tokens }: Statement): string {
   const texts = tokens.map(hidden)
   const kept: string[] = []
@@ -220,7 +220,7 @@ export function withoutConstants({ tokens }: Statement): string {
     if (texts[at] !== '_' || texts[at + 1] !== ',' || texts[at + 2] !== '_') continue
     let end = at
     while (texts[end + 1] === ',' && texts[end + 2] === '_') end += 2
-    // Only a list with no other element: `(_, _, _)`.
+    // Shortens only a list of nothing else: `(_, _, _)`.
     if (kept.at(-2) !== '(' || texts[end + 1] !== ')') continue
     kept.push(',', MORE)
     at = end
@@ -230,7 +230,7 @@ export function withoutConstants({ tokens }: Statement): string {
     .replace(/ (?=[),.;])|(?<=[(.]) /g, '')
 }
 
-/** `VALUES (_, _), (_, _)` as `VALUES (_, __more__), (__more__)`. */
+/** Shortens `VALUES (_, _), (_, _)` to `VALUES (_, __more__), (__more__)`. */
 function moreRows(texts: readonly string[]): string[] {
   const kept: string[] = []
   for (let at = 0; at < texts.length; at++) {

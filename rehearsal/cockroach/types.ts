@@ -1,11 +1,11 @@
-// Shared by the parts of the CockroachDB-like server: tokens, errors, sessions, jobs, and the engine of IMPORT INTO.
+// Types that the parts of the CockroachDB-like server share: tokens, errors, sessions, jobs, and IMPORT INTO's engine.
 import type pg from 'pg'
 
 /** The CockroachDB version to imitate, as `[major, minor]`: `[25, 2]`. */
 export type Version = readonly [major: number, minor: number]
 
 export type TokenKind =
-  /** Bare word, folded to lower case in `value`. */
+  /** Bare word, lower-cased in `value`. */
   | 'word'
   /** `"Quoted name"`, unquoted in `value`. */
   | 'quoted'
@@ -17,12 +17,12 @@ export type TokenKind =
   /** Operators and punctuation: `::`, `(`, `@`, `->>`. */
   | 'symbol'
 
-/** One token of a statement. Comments and white space have no tokens. */
+/** One token of a statement. Comments and white space produce none. */
 export interface Token {
   kind: TokenKind
-  /** As written. */
+  /** Text as written. */
   text: string
-  /** Folded, unquoted or decoded. */
+  /** Lower-cased, unquoted or decoded text. */
   value: string
   /** Offsets in the statement's text, `end` exclusive. */
   start: number
@@ -30,12 +30,12 @@ export interface Token {
 }
 
 export interface Statement {
-  /** Without its semicolon. */
+  /** The statement's text without its semicolon. */
   sql: string
   tokens: readonly Token[]
 }
 
-/** An error for the client, in the server's wording. */
+/** An error to send to the client, in CockroachDB's wording. */
 export class SqlError extends Error {
   override name = 'SqlError'
   /** SQLSTATE. */
@@ -51,7 +51,7 @@ export class SqlError extends Error {
   }
 }
 
-/** Of one client connection. */
+/** The session of one client connection. */
 export interface Session {
   readonly user: string
   readonly database: string
@@ -59,7 +59,7 @@ export interface Session {
   readonly signal: AbortSignal
 }
 
-/** `crdb_internal.jobs.status`. */
+/** Values of `crdb_internal.jobs.status`. */
 export type JobStatus =
   | 'pending'
   | 'running'
@@ -72,57 +72,57 @@ export type JobStatus =
   | 'succeeded'
 
 export interface Job {
-  /** An int8 like CockroachDB's: 18 or 19 digits, always growing. */
+  /** An int8 like CockroachDB's: 18 or 19 digits, growing. */
   readonly id: string
   readonly type: 'IMPORT' | 'SCHEMA CHANGE' | 'NEW SCHEMA CHANGE' | 'CHANGEFEED' | 'CREATE STATS' | 'AUTO CREATE STATS'
-  /** In full; SHOW JOBS cuts it to 100 characters, SHOW JOB does not. */
+  /** The full text. SHOW JOBS cuts it to 100 characters, SHOW JOB does not. */
   readonly description: string
   readonly user: string
   readonly created: Date
   status: JobStatus
-  /** 0 to 1. */
+  /** Progress from 0 to 1. */
   fractionCompleted: number
   finished?: Date
-  /** The `error` of `SHOW JOB`; for an import it contains row values, as in CockroachDB. */
+  /** The `error` that `SHOW JOB` returns. For an import it contains row values, as in CockroachDB. */
   error?: string
 }
 
 export interface NewJob extends Pick<Job, 'type' | 'description' | 'user'> {
-  /** Called once at CANCEL JOB, before the status becomes `cancel-requested`. */
+  /** Called once by CANCEL JOB, before the status becomes `cancel-requested`. */
   onCancel?: () => void
 }
 
 export interface JobRegistry {
-  /** Starts as `running` with 0 completed. */
+  /** Creates a job with status `running` and 0 completed. */
   create(job: NewJob): Job
-  /** Changes status, progress or error; SHOW JOBS of every session shows it from now on. */
+  /** Changes status, progress or error. SHOW JOBS of every session shows it from then on. */
   update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): void
   get(id: string): Job | undefined
   list(): Job[]
   /**
-   * CANCEL JOB: `cancel-requested`, then `onCancel`. The job's runner reverts it and sets `canceled`.
-   * @throws SqlError for a job that does not exist or has ended
+   * Cancels a job: sets `cancel-requested`, then calls `onCancel`. The job's runner reverts it and sets `canceled`.
+   * @throws SqlError if the job does not exist or has ended
    */
   cancel(id: string): void
 }
 
-/** Services of the server for the engine of IMPORT INTO. */
+/** What the server does for IMPORT INTO's engine. */
 export interface ImportContext {
   session: Session
   jobs: JobRegistry
   version: Version
-  /** A superuser's connection to the PostgreSQL behind, in the session's database. The caller ends it. */
+  /** Opens a superuser connection to the PostgreSQL behind, in the session's database. The caller ends it. */
   connect(): Promise<pg.Client>
-  /** Whether the session's user has the privilege, is the owner or a member of admin: `DROP`, `INSERT`, `SELECT`. */
+  /** Whether the session's user has `DROP`, `INSERT` or `SELECT`, owns the table, or is a member of admin. */
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
-  /** `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …; a member of admin has all. */
+  /** Whether the user has `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …. A member of admin has all. */
   hasSystemPrivilege(privilege: string): Promise<boolean>
-  /** Makes catalogs hide the table, and statements on it fail with 55000 `relation "x" is offline: importing`. */
+  /** Hides the table from the catalogs, and makes statements on it fail with 55000. */
   takeOffline(schema: string, table: string, job: Job): Promise<void>
   bringOnline(schema: string, table: string): Promise<void>
 }
 
-/** The result row of IMPORT INTO. */
+/** The row that IMPORT INTO returns. */
 export interface ImportResult {
   jobId: string
   status: JobStatus
@@ -133,9 +133,9 @@ export interface ImportResult {
 }
 
 /**
- * Runs `IMPORT INTO …`: parses the statement, checks rights, creates the job, takes the table offline, loads the
- * rows, leaves foreign keys and checks unvalidated, brings the table online.
+ * Runs `IMPORT INTO …`: parses the statement, checks rights, creates the job, takes the table offline, loads the rows,
+ * leaves foreign keys and checks unvalidated, and brings the table online.
  * @returns when the job has ended, or with `WITH DETACHED` right after its creation
- * @throws SqlError for the client
+ * @throws SqlError to send to the client
  */
 export type ImportEngine = (statement: Statement, context: ImportContext) => Promise<ImportResult>

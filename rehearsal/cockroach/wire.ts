@@ -1,31 +1,28 @@
-// Messages of PostgreSQL's wire protocol, version 3: framing, and the few that the server writes itself. Source:
+// PostgreSQL's wire protocol, version 3: framing, and the few messages that the server writes itself. Source:
 // PostgreSQL documentation, "Frontend/Backend Protocol", "Message Formats".
 import type { SqlError } from './types.ts'
 
 /** One message with its type byte. */
 export interface Frame {
-  /** The type as a character: `Q`, `P`, `B` … */
+  /** Type byte as a character: `Q`, `P`, `B` … */
   type: string
-  /** Without type and length. */
+  /** Body without type and length. */
   body: Buffer
-  /** As it came. */
+  /** The whole message as received. */
   raw: Buffer
 }
 
-/** Codes in place of a protocol version. */
+/** Request codes that take the place of a protocol version. */
 export const CANCEL_REQUEST = 80_877_102
 export const SSL_REQUEST = 80_877_103
 export const GSS_REQUEST = 80_877_104
 export const PROTOCOL_3 = 196_608
 
-/**
- * Splits a stream of bytes into typed messages. Chunks are joined once a message is complete, because rows can be
- * large.
- */
+/** Splits a byte stream into typed messages. Joins chunks only when a message is complete: rows can be large. */
 export class Framer {
   #chunks: Buffer[] = []
   #size = 0
-  /** Bytes needed before the next attempt. */
+  /** Bytes needed before the next message is complete. */
   #needed = 5
 
   push(chunk: Buffer): Frame[] {
@@ -78,7 +75,7 @@ export function query(sql: string): Buffer {
 
 export const FLUSH = message('H')
 
-/** The zero-terminated texts at the start of a body, and where the rest starts. */
+/** The zero-terminated texts at the start of a body, and the rest of the body. */
 export function texts(body: Buffer, count: number): { values: string[]; rest: Buffer } {
   const values: string[] = []
   let at = 0
@@ -90,7 +87,7 @@ export function texts(body: Buffer, count: number): { values: string[]; rest: Bu
   return { values, rest: body.subarray(at) }
 }
 
-/** Fields of an ErrorResponse or NoticeResponse by letter: `C` SQLSTATE, `M` message, `D` detail … */
+/** Fields of an ErrorResponse or NoticeResponse, keyed by letter: `C` SQLSTATE, `M` message, `D` detail … */
 export function readFields(body: Buffer): Map<string, string> {
   const fields = new Map<string, string>()
   for (let at = 0; at < body.length && body[at] !== 0; ) {
@@ -117,7 +114,7 @@ export function errorFields(error: SqlError): Map<string, string> {
   return fields
 }
 
-/** Parameters of a StartupMessage's body, after the version. */
+/** Parameters in a StartupMessage's body, after the version. */
 export function readStartup(body: Buffer): Map<string, string> {
   const parts = body.toString('utf8').split('\0')
   const found = new Map<string, string>()

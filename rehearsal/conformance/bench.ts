@@ -1,5 +1,5 @@
-// The workplace of a conformance run: its own schema on the target (and on the source), its own roles, and its own
-// migration in the ledger. All of it is removed when the run ends, however it ends.
+// What a conformance run creates: a schema on the target (and on the source), roles, and a migration in the ledger. All
+// of it is removed when the run ends, even on failure.
 import { randomBytes } from 'node:crypto'
 import { forgetDeferred } from '../../src/destination/deferral.ts'
 import { cancelImports } from '../../src/destination/jobs.ts'
@@ -54,26 +54,26 @@ export class Bench {
     return this.version[0] > major || (this.version[0] === major && this.version[1] >= minor)
   }
 
-  /** `"schema"."name"` in this run's schema. */
+  /** `"schema"."name"`, qualified with this run's schema. */
   at(name: string): string {
     return `${ident(this.name)}.${ident(name)}`
   }
 
-  /** Another connection, closed at the end. */
+  /** Opens another connection, closed at the end of the run. */
   async connect(url = this.target, side: Side = 'target'): Promise<Database> {
     const db = await connect(url, side)
     this.#clients.push(db)
     return db
   }
 
-  /** The source of `--source`, with this run's schema. */
+  /** Connects to the source given by `--source`, and creates this run's schema there. */
   async connectSource(): Promise<Database> {
     const source = await this.connect(this.source, 'source')
     await source.query(`CREATE SCHEMA IF NOT EXISTS ${ident(this.name)}`)
     return source
   }
 
-  /** A role that can use this run's schema, and the target's URL for it. */
+  /** Creates a role that can use this run's schema. @returns its name and its URL of the target */
   async role(suffix: string, options = ''): Promise<{ name: string; url: string }> {
     const name = `${this.name}_${suffix}`
     const password = randomBytes(16).toString('hex')
@@ -83,13 +83,13 @@ export class Bench {
     return { name, url: withLogin(this.target, name, password) }
   }
 
-  /** @returns what could not be removed, in words; empty when nothing is left */
+  /** Removes everything. @returns sentences about what could not be removed; empty if nothing is left */
   async close(): Promise<string[]> {
     const left: string[] = []
     const step = (what: string, work: () => Promise<unknown>) =>
       work().catch((error) => left.push(`${what}: ${error.message}`))
     await Promise.all(this.#clients.map((client) => client.end().catch(() => {})))
-    // A new connection, because an interrupted run may have left a statement on the old one.
+    // An interrupted run may have left a statement running on the old connection.
     await this.db.end().catch(() => {})
     const db = await connect(this.target, 'target')
     try {
@@ -122,6 +122,6 @@ export class Bench {
   }
 }
 
-/** The table for this run's import. */
+/** Name of the table that this run imports into. */
 export const IMPORTED = 'imported'
 const LEDGER = 'molt_actions.migrations'

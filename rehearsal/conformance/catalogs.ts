@@ -1,4 +1,4 @@
-// Every reader of the target's catalogs, tested on tables defined here.
+// Tests every reader of the target's catalogs on tables defined here.
 import { readTargetFacts } from '../../src/checks/facts/target.ts'
 import {
   readClock,
@@ -22,7 +22,7 @@ import { codeOf, type Item, type Seen } from './item.ts'
 export const PARENTS = 'parents'
 export const CHILDREN = 'children'
 
-/** Tables for most items. */
+/** Creates the tables that most items use. */
 export async function createTables(bench: Bench): Promise<void> {
   const { db, at } = { db: bench.db, at: (name: string) => bench.at(name) }
   await db.query(`CREATE TYPE ${at('mood')} AS ENUM ('good', 'bad')`)
@@ -33,7 +33,7 @@ export async function createTables(bench: Bench): Promise<void> {
     CONSTRAINT of_parent FOREIGN KEY (parent_id) REFERENCES ${at(PARENTS)} (id) ON DELETE CASCADE)`)
   await db.query(`CREATE UNIQUE INDEX one_code ON ${at(PARENTS)} (code)`)
   await db.query(`CREATE INDEX by_parent ON ${at(CHILDREN)} (parent_id DESC)`)
-  // Names are unique only within a table.
+  // An index name is unique only within its table.
   await db.query(`CREATE INDEX by_parent ON ${at(PARENTS)} (amount)`)
   await db.query(`CREATE INDEX by_seen ON ${at(PARENTS)} (seen) USING HASH WITH (bucket_count = 8)`)
 }
@@ -44,7 +44,7 @@ const columnsOf = (schema: Schema, table: string) =>
 export const CATALOG_ITEMS: Item[] = [
   {
     id: 'catalogs.tables',
-    says: 'Columns, types, keys and enum labels are read as they were written.',
+    says: 'Columns, types, keys and enum labels read back as they were defined.',
     source: 'docs: pg-catalog.md, data-types.md',
     async look({ db, name }) {
       const schema = await readSchema(db, 'target', name)
@@ -87,7 +87,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.constraints',
-    says: 'Foreign keys, checks and indexes are read with every column by name, without the hidden ones of hash-sharded indexes.',
+    says: "Foreign keys, checks and indexes read back with every column's name, without the hidden columns of hash-sharded indexes.",
     source: 'docs: foreign-key.md, check.md, create-index.md, hash-sharded-indexes.md',
     async look({ db, name }) {
       const { constraints, indexes } = await readSchema(db, 'target', name)
@@ -135,7 +135,7 @@ export const CATALOG_ITEMS: Item[] = [
           seen: await count('pg_catalog.pg_class WHERE relispartition IS NOT NULL'),
         },
         {
-          what: 'relations with relacl',
+          what: 'relations with a relacl',
           expected: 0,
           seen: await count('pg_catalog.pg_class WHERE relacl IS NOT NULL'),
         },
@@ -145,7 +145,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.conkey',
-    says: 'After an ALTER COLUMN TYPE that rewrites, conkey holds column ids until 26.3. The suite names the column.',
+    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The suite still finds the column's name.",
     source: 'cockroachdb/cockroach#174715',
     async look(bench) {
       const { db } = bench
@@ -160,7 +160,7 @@ export const CATALOG_ITEMS: Item[] = [
       )
       const schema = await readSchema(db, 'target', bench.name)
       return [
-        { what: 'conkey is the attribute number', expected: bench.since(26, 3), seen: rows[0]?.same },
+        { what: 'conkey equals the attribute number', expected: bench.since(26, 3), seen: rows[0]?.same },
         {
           what: 'columns of the check, as the suite reads them',
           expected: ['size'],
@@ -219,7 +219,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.preflight',
-    says: 'Everything that `prepare` reads from the target is readable.',
+    says: '`prepare` can read everything it needs from the target.',
     source: 'docs: show-jobs.md, show-zone-configurations.md, information-schema.md',
     async look({ db, name }) {
       const facts = await readTargetFacts(db, {
@@ -263,7 +263,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.internals',
-    says: 'From 26.1 system tables are refused with 42501, and the statistics stay readable.',
+    says: 'From 26.1, system tables are refused with 42501. The statistics stay readable.',
     source: 'docs: v26.1 release notes, crdb-internal.md',
     async look(bench) {
       const refused = async () => ({
@@ -283,7 +283,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.sequences',
-    says: 'A sequence is read with its increment, and without a last value until it has handed one out.',
+    says: 'A sequence reads back with its increment, and without a last value until it has produced one.',
     source: 'docs: create-sequence.md',
     async look({ db, name }) {
       const [numbers] = (await readSequences(db, name)).filter((each) => each.name === 'numbers')
@@ -298,7 +298,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
 ]
 
-/** The name of an enum type on this server, with its schema if that is not in the search path. */
+/** The name of an enum type on this server, qualified if its schema is not in the search path. */
 function expect(schema: Schema, table: string, column: string): unknown {
   const seen = schema.tables.find(({ name }) => name === table)?.columns.find(({ name }) => name === column)?.type
   return /^("?[\w]+"?\.)?"?mood"?$/.test(seen ?? '') ? seen : 'mood'
@@ -307,7 +307,7 @@ function expect(schema: Schema, table: string, column: string): unknown {
 /** Statements that CockroachDB rejects, each with its SQLSTATE. */
 export const REFUSALS: Item = {
   id: 'refusals',
-  says: 'PostgreSQL-only features are refused with the documented SQLSTATE.',
+  says: 'Features that only PostgreSQL has are refused with the documented SQLSTATE.',
   source: 'docs: postgresql-compatibility.md, session-variables.md; cockroachdb/cockroach#31632',
   async look({ db, name }) {
     const table = `${ident(name)}.${ident(PARENTS)}`

@@ -1,4 +1,4 @@
-// What the suite changes on the target: rights, deferred objects, sequences, jobs.
+// Tests what the suite changes on the target: privileges, deferred objects, sequences and jobs.
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -37,17 +37,17 @@ export const CHANGE_ITEMS: Item[] = [
       const as = (sql: string) => codeOf(db.query(sql))
       return [
         {
-          what: 'GRANT of a right with the option',
+          what: 'GRANT of a right held with the option',
           expected: 'none',
           seen: await as(`GRANT SELECT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'GRANT of a right without it',
+          what: 'GRANT of a right held without it',
           expected: '01007',
           seen: await as(`GRANT INSERT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'REVOKE of a right without it',
+          what: 'REVOKE of a right held without it',
           expected: '01006',
           seen: await as(`REVOKE DELETE ON ${tables} FROM ${ident(app.name)}`),
         },
@@ -56,19 +56,19 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'rights.write-access',
-    says: 'Write access is revoked, including TRUNCATE, and given back exactly.',
+    says: 'Write access, including TRUNCATE, is revoked and restored exactly.',
     source: 'docs: truncate.md, grant.md, security-reference/authorization.md',
     look: lookAtWriteAccess,
   },
   {
     id: 'deferral',
-    says: 'Indexes (also two with one name, hash-sharded and unique ones), checks and foreign keys are dropped, rebuilt unchanged, and validated.',
+    says: 'Indexes, checks and foreign keys are dropped, rebuilt unchanged and validated. This includes hash-sharded and unique indexes, and two with the same name.',
     source: 'docs: create-index.md, hash-sharded-indexes.md, drop-index.md, add-constraint.md, validate-constraint.md',
     look: lookAtDeferral,
   },
   {
     id: 'deferral.row-values',
-    says: 'A unique index over duplicates is refused with 23505, and the suite reports it without the values.',
+    says: 'A unique index on duplicate values is refused with 23505. The suite reports it without the values.',
     source: 'docs: unique.md, common-errors.md',
     async look(bench) {
       const { db } = bench
@@ -90,7 +90,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'deferral.schema-lock',
-    says: 'A locked table refuses a constraint until it is unlocked; it is then locked again.',
+    says: 'A locked table refuses a new constraint until it is unlocked. It can then be locked again.',
     source: 'docs: v26.2 alter-table.md, online-schema-changes.md',
     async look(bench) {
       const { db, name } = bench
@@ -112,13 +112,13 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'sequences',
-    says: 'A sequence is set beyond the used values and read back; with CACHE the next value is the same.',
+    says: 'A sequence set beyond the used values reads back unchanged. With CACHE, the next value is the same.',
     source: 'docs: create-sequence.md, functions-and-operators.md (setval)',
     look: lookAtSequences,
   },
   {
     id: 'jobs.descriptions',
-    says: 'SHOW JOBS cuts descriptions to 100 characters, SHOW JOB does not.',
+    says: 'SHOW JOBS cuts descriptions to 100 characters; SHOW JOB does not.',
     source: 'docs: show-jobs.md; pkg/sql/delegate/show_jobs.go',
     async look(bench) {
       const long = `long_${'x'.repeat(50)}`
@@ -133,13 +133,13 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DROP INDEX ${bench.at(PARENTS)}@${long}`)
       return [
         { what: 'characters in SHOW JOBS', expected: 100, seen: Number(rows[0]?.length) },
-        { what: 'the end in SHOW JOB', expected: /z{80}/, seen: whole.rows[0]?.description },
+        { what: "the description's end in SHOW JOB", expected: /z{80}/, seen: whole.rows[0]?.description },
       ]
     },
   },
   {
     id: 'jobs.import',
-    says: 'An import takes its table offline (55000), hides it from the catalogs, and releases it when its job is cancelled.',
+    says: 'An import takes its table offline (55000) and hides it from the catalogs. Cancelling the job brings it back.',
     source: 'docs: import-into.md, cancel-job.md',
     look: lookAtImport,
   },
@@ -187,11 +187,11 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
   return [
     { what: 'write rights before', expected, seen: before },
     ...closed,
-    { what: 'rights that could not be given back', expected: [], seen: missing },
+    { what: 'rights that could not be restored', expected: [], seen: missing },
     { what: 'write rights after', expected, seen: await rights() },
     { what: 'INSERT by the application again', expected: 'none', seen: await codeOf(asApp.query(insert)) },
     {
-      what: 'DELETE by the role that has ALL again',
+      what: 'DELETE by the role whose ALL was restored',
       expected: 'none',
       seen: await codeOf(asBatch.query(`DELETE FROM ${bench.at(CHILDREN)}`)),
     },
@@ -215,7 +215,7 @@ async function lookAtDeferral(bench: Bench): Promise<Seen[]> {
   const seen: Seen[] = [{ what: 'remaining objects', expected: [], seen: await names() }]
   for (const [kind, ...objects] of REBUILT)
     seen.push({
-      what: `rebuilt of kind ${kind}`,
+      what: `rebuilt objects of kind ${kind}`,
       expected: objects,
       seen: (await rebuildDeferred(db, name, [kind])).map((each) => each.split('.').at(-1)).sort(),
     })
@@ -261,7 +261,7 @@ async function lookAtSequences(bench: Bench): Promise<Seen[]> {
   }
 }
 
-/** The file server never responds, so the import runs until it is cancelled. */
+/** Watches an import that runs until it is cancelled, because the file server never responds. */
 async function lookAtImport(bench: Bench): Promise<Seen[]> {
   const { db, name } = bench
   await db.query(`CREATE TABLE ${bench.at(IMPORTED)} (id INT8 PRIMARY KEY)`)
@@ -276,7 +276,7 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
     )
     const first = await Promise.race([asked.then(() => 'asked'), ended, sleep(REACH, 'no request', { ref: false })])
     if (first !== 'asked')
-      throw new CannotRun(`the cluster does not reach this machine at 127.0.0.1:${port} (${first})`)
+      throw new CannotRun(`the cluster cannot connect to this machine at 127.0.0.1:${port} (${first})`)
     const jobs = await readImportJobs(db, name, [IMPORTED])
     const whileOffline = await codeOf(db.query(`SELECT 1 FROM ${bench.at(IMPORTED)}`))
     const hidden = await db.query('SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = $2', [
@@ -304,5 +304,5 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
 }
 
 const server = createServer(() => {})
-/** Milliseconds for the cluster to request the file. */
+/** Time limit for the cluster to request the file, in milliseconds. */
 const REACH = 20_000

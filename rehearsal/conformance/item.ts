@@ -1,8 +1,8 @@
-// An item of a conformance run: a documented fact, and what the cluster shows.
+// An item of a conformance run: a documented fact, and what the cluster does.
 import { isDeepStrictEqual } from 'node:util'
 import type { Bench } from './bench.ts'
 
-/** One observation. A regular expression in `expected` is for texts that versions word differently. */
+/** One observation. `expected` can be a regular expression, for texts that differ between versions. */
 export interface Seen {
   what: string
   expected: unknown
@@ -10,18 +10,18 @@ export interface Seen {
 }
 
 export interface Item {
-  /** Dotted and stable. */
+  /** Stable id, dotted: `catalogs.constraints`. */
   id: string
-  /** What CockroachDB or this suite does, in one sentence. */
+  /** What CockroachDB or this suite does, in one or two sentences. */
   says: string
   /** Source of the expected values: a page of CockroachDB's documentation, or an issue. */
   source: string
-  /** Needs `--source`; skipped with a notice without it. */
+  /** Whether it needs `--source`. It is skipped with a notice otherwise. */
   needsSource?: true
   look(bench: Bench): Promise<Seen[]>
 }
 
-/** The cluster cannot show this fact here, for example without a right or a connection back to this machine. */
+/** Thrown if this cluster cannot show the fact, for example without a privilege or a way back to this machine. */
 export class CannotRun extends Error {}
 
 export function matches({ expected, seen }: Seen): boolean {
@@ -30,12 +30,12 @@ export function matches({ expected, seen }: Seen): boolean {
     : isDeepStrictEqual(seen, expected)
 }
 
-/** `/…/` for a regular expression, otherwise JSON. */
+/** Formats a value: `/…/` for a regular expression, otherwise JSON. */
 export function shown(value: unknown): string {
   return value instanceof RegExp ? String(value) : (JSON.stringify(value) ?? 'undefined')
 }
 
-/** SQLSTATE or the suite's own code of what `work` throws; `none` when it does not throw. */
+/** SQLSTATE or the suite's code of the error that `work` throws; `none` if it succeeds. */
 export async function codeOf(work: Promise<unknown>): Promise<string> {
   return work.then(
     () => 'none',

@@ -1,4 +1,4 @@
-// The basis of the suite's verdicts: the ledger, row hashes, reads of the past, and an abort.
+// Tests what the suite's verdicts depend on: the ledger, row hashes, reads of the past, and an abort.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -11,20 +11,20 @@ import { runAction } from '../runner/runner.ts'
 import type { Bench } from './bench.ts'
 import { CannotRun, codeOf, type Item, type Seen } from './item.ts'
 
-/** Runs that compete for one row. */
+/** Number of runs that compete for one row. */
 const RUNS = 6
 const REPO = resolve(import.meta.dirname, '../..')
 
 export const PROOF_ITEMS: Item[] = [
   {
     id: 'ledger',
-    says: 'Of several runs that move the same entry, or take the same hold, exactly one succeeds.',
+    says: 'When several runs advance the same ledger entry or take the same hold, exactly one succeeds.',
     source: 'docs: transactions.md (serializable), update.md',
     look: lookAtLedger,
   },
   {
     id: 'rows.hashes',
-    says: 'Equal rows of every type have equal hashes on both servers, and one changed value is found.',
+    says: 'Equal rows of every type have equal hashes on both servers, and a changed value is detected.',
     source: 'docs: data-types.md, functions-and-operators.md',
     needsSource: true,
     look: lookAtHashes,
@@ -37,7 +37,7 @@ export const PROOF_ITEMS: Item[] = [
   },
   {
     id: 'abort',
-    says: 'An abort removes what `prepare` has created on both sides, and restores write access and deferred objects.',
+    says: 'An abort removes what `prepare` created on both sides, and restores write access and deferred objects.',
     source: 'README of the action `abort`',
     needsSource: true,
     look: lookAtAbort,
@@ -67,7 +67,7 @@ async function lookAtLedger(bench: Bench): Promise<Seen[]> {
   ]
 }
 
-/** Type on PostgreSQL, type on CockroachDB, and a value in the notation of both. */
+/** Type in PostgreSQL, type in CockroachDB, and a value that both can parse. */
 const TYPES: Record<string, readonly [here: string, there: string, value: string]> = {
   small: ['smallint', 'INT2', '-32768'],
   whole: ['integer', 'INT4', '2147483647'],

@@ -1,5 +1,5 @@
-// Checks each item in turn. Names every item that the cluster cannot show or that there was no time for, and skips
-// none silently.
+// Checks the items in turn. Reports every item that the cluster cannot show or that ran out of time; none is skipped
+// silently.
 import { messageOf } from '../../src/runtime/errors.ts'
 import { redact } from '../../src/runtime/secrets.ts'
 import { Bench } from './bench.ts'
@@ -8,7 +8,7 @@ import { CHANGE_ITEMS } from './changes.ts'
 import { CannotRun, type Item, matches, type Seen, shown } from './item.ts'
 import { PROOF_ITEMS } from './proofs.ts'
 
-/** In this order, because later items change what earlier ones have read. */
+/** In this order, because later items change what earlier items read. */
 export const ITEMS: readonly Item[] = [...CATALOG_ITEMS, REFUSALS, ...CHANGE_ITEMS, ...PROOF_ITEMS]
 
 export interface ItemResult {
@@ -24,14 +24,14 @@ export interface ItemResult {
 export interface Conformance {
   version: string
   items: ItemResult[]
-  /** What could not be removed, in words. */
+  /** Sentences about what could not be removed. */
   left: string[]
 }
 
-/** Milliseconds for all items. */
+/** Time limit for all items, in milliseconds. */
 const TIME = 170_000
 
-/** @param signal ends the run at the next item, and removes what it has created */
+/** @param signal ends the run at the next item; what the run created is still removed */
 export async function runConformance(
   given: { target: string; source?: string },
   signal: AbortSignal,
@@ -65,7 +65,7 @@ async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<It
     looks: [],
   })
   if (signal.aborted) return without('not-run', signal.reason?.name === 'TimeoutError' ? 'out of time' : 'interrupted')
-  if (item.needsSource && !bench.source) return without('skipped', 'it needs a PostgreSQL source: give --source')
+  if (item.needsSource && !bench.source) return without('skipped', 'it needs a PostgreSQL source. Set --source')
   try {
     const looks = await beforeEnd(item.look(bench), signal)
     const told = looks.map((look) => ({
@@ -76,18 +76,18 @@ async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<It
     }))
     return { id, says, source, result: told.every(({ same }) => same) ? 'as-documented' : 'different', looks: told }
   } catch (error) {
-    // An item may have ended inside a transaction.
+    // The item may have failed inside a transaction.
     await bench.db.query('ROLLBACK').catch(() => {})
     if (error instanceof CannotRun || signal.aborted) return without('not-run', messageOf(error))
     return { id, says, source, result: 'different', looks: [failed(error)] }
   }
 }
 
-/** An unexpected failure is a difference, with the server's own message. */
+/** Reports an unexpected failure as a difference, with the server's message. */
 function failed(error: unknown): ItemResult['looks'][number] {
   const { code = '' } = error as { code?: string }
   return {
-    what: 'the look itself',
+    what: 'the check itself',
     expected: 'no error',
     seen: redact(`${code} ${messageOf(error)}`.trim()),
     same: false,
@@ -95,17 +95,17 @@ function failed(error: unknown): ItemResult['looks'][number] {
 }
 
 function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> {
-  // The loser of the race fails later, when its connection is closed.
+  // After an abort, `work` fails later, when its connection is closed.
   work.catch(() => {})
   return Promise.race([
     work,
     new Promise<never>((_, reject) =>
-      signal.addEventListener('abort', () => reject(new CannotRun('it was ended')), { once: true }),
+      signal.addEventListener('abort', () => reject(new CannotRun('the run ended first')), { once: true }),
     ),
   ])
 }
 
-/** 1 for a difference or leftovers, 2 if an item could not run, 0 otherwise. */
+/** 1 for a difference or leftovers, 2 if an item could not run, otherwise 0. */
 export function exitCodeOf({ items, left }: Conformance): 0 | 1 | 2 {
   if (left.length || items.some(({ result }) => result === 'different')) return 1
   return items.some(({ result }) => result === 'not-run') ? 2 : 0

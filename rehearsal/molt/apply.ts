@@ -2,13 +2,13 @@ import pg from 'pg'
 import type { Lsn, Relation, Value } from '../../src/source/pgoutput.ts'
 import { type Endpoint, errorText, ident, literal, open, rows } from './pg.ts'
 
-/** A database and a schema, as `--targetSchema db.schema` names them. */
+/** A database and a schema, as `--targetSchema db.schema` gives them. */
 export interface SchemaName {
   database: string
   schema: string
 }
 
-/** Reads `db.schema` or `"db"."schema"`; `db` alone means its schema `public`. */
+/** Parses `db.schema` or `"db"."schema"`. `db` alone means its schema `public`. */
 export function parseSchemaName(text: string): SchemaName {
   const parts: string[] = []
   const pattern = /(?:"((?:[^"]|"")*)"|([^."]+))(?:\.|$)/gy
@@ -25,7 +25,7 @@ export function parseSchemaName(text: string): SchemaName {
 /** A row to write or delete. */
 export interface Mutation {
   delete: boolean
-  /** Values of the replica identity's columns. Of two mutations with the same key, the later wins. */
+  /** Values of the replica identity's columns. Of two mutations with the same key, the later one wins. */
   key: string[]
   values: Value[]
   relation: Relation
@@ -33,16 +33,16 @@ export interface Mutation {
 
 /** One source transaction. */
 export interface Transaction {
-  /** Start of its commit record, which is acknowledged. */
+  /** Start of the transaction's commit record; this position is acknowledged. */
   commitLsn: Lsn
   commitTime: number
-  /** Keyed by the relation's lower-case name: the schema and the case of names are ignored. */
+  /** Keyed by the relation's name in lower case: schema and case are ignored. */
   tables: Map<string, Mutation[]>
 }
 
 interface TargetTable {
   name: string
-  /** Keyed by lower-case name, because names compare case-insensitively. */
+  /** Keyed by name in lower case, because names compare case-insensitively. */
   columns: Map<string, { name: string; generated: boolean }>
   primaryKey: string[]
 }
@@ -71,7 +71,7 @@ const REFERENCES = `
     JOIN pg_namespace n ON n.oid = child.relnamespace
    WHERE f.contype = 'f' AND n.nspname = $1 AND child.oid <> parent.oid`
 
-/** Reads the target's tables; the caller keeps the result until its next refresh. */
+/** Reads the target's tables. The caller caches the result until its next refresh. */
 export async function readTargetSchema(client: pg.Client, schema: string): Promise<TargetSchema> {
   const tables = new Map<string, TargetTable>()
   const keyed = new Map<string, [position: number, column: string][]>()
@@ -134,14 +134,14 @@ interface Statement {
   sql: string
 }
 
-/** Rows and characters per statement; a larger table of one transaction takes several. */
+/** Limits of one statement in rows and characters. More changes of a table take several statements. */
 const STATEMENT_ROWS = 1000
 const STATEMENT_CHARS = 1_000_000
 
 /**
- * The statements for one source transaction in the real tool's form: table by table, parents first; per table the
- * last change of each key, deletes before upserts, by the target's primary key. Throws ApplyError for rows that do
- * not match their table, and any other Error for a missing table.
+ * The statements for one source transaction in the real tool's form: table by table, parents first. Per table, they
+ * apply the last change of each key, deletes before upserts, by the target's primary key. Throws ApplyError for rows
+ * that do not match their table, and any other Error for a missing table.
  */
 export function statementsFor(tx: Transaction, schema: TargetSchema, target: SchemaName): Statement[] {
   const statements: Statement[] = []
@@ -158,7 +158,7 @@ export function statementsFor(tx: Transaction, schema: TargetSchema, target: Sch
   return statements
 }
 
-/** Several source transactions with the same result as one. */
+/** Merges several source transactions into one with the same result. */
 export function merged(round: readonly Transaction[]): Transaction {
   const [first, ...others] = round as [Transaction, ...Transaction[]]
   if (!others.length) return first
@@ -212,7 +212,7 @@ function tableStatements(table: TargetTable, mutations: Mutation[], target: Sche
   }
 }
 
-/** `"db"."schema"."table"`, as messages name a table. */
+/** `"db"."schema"."table"`, the table's name in messages. */
 export function quotedTable(target: SchemaName, table: string): string {
   return [target.database, target.schema, table].map(ident).join('.')
 }
@@ -238,7 +238,7 @@ function deleteSql(table: TargetTable, target: SchemaName) {
   return (tuples: string[]) => `DELETE FROM ${sqlTable(target, table)} WHERE (${columns}) IN (${tuples.join(',')})`
 }
 
-/** Rows of one relation version at a time, because a relation can change within a transaction. */
+/** Groups rows by relation version, because a relation can change within a transaction. */
 function upsertGroups(table: TargetTable, upserts: Mutation[], target: SchemaName): Statement[] {
   const statements: Statement[] = []
   for (let at = 0; at < upserts.length; ) {
@@ -266,7 +266,7 @@ function upsertGroups(table: TargetTable, upserts: Mutation[], target: SchemaNam
   return statements
 }
 
-/** The source's columns under the target's names. A column on one side only is drift. */
+/** Maps the source's columns to the target's names. A column on only one side is drift. */
 function upsertColumns(table: TargetTable, relation: Relation, target: SchemaName): { name: string; index: number }[] {
   const drift = `schema drift detected in ${quotedTable(target, table.name)} at payload object offset 0`
   const sent = new Set(relation.columns.map((c) => c.name.toLowerCase()))
@@ -316,7 +316,7 @@ function inChunks(
   return statements
 }
 
-/** Writes transactions to the target over one connection, which opens when needed and after a failure. */
+/** Writes transactions to the target over one connection. Connects when needed, and again after a failure. */
 export class TargetWriter {
   private readonly endpoint: Endpoint
   private readonly target: SchemaName
@@ -328,10 +328,10 @@ export class TargetWriter {
   }
 
   /**
-   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only after everything before it
-   * is done: a server keeps executing what it has received when this process dies, and must not commit it after the
-   * next process has started. Throws ApplyError when the target refuses one, any other Error when it cannot be
-   * reached; nothing is then written.
+   * Runs the statements as one target transaction, in two round trips. Sends COMMIT only once everything before it is
+   * done: if this process dies, a server still executes what it received, and must not commit after the next process
+   * has started. Throws ApplyError if the target refuses a statement, and any other Error if it cannot be reached;
+   * nothing is written then.
    */
   async write(statements: Statement[]): Promise<Applied[]> {
     this.client ??= await open(this.endpoint)

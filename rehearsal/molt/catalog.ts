@@ -10,24 +10,24 @@ interface Column {
   name: string
   type: string
   notNull: boolean
-  /** `e` for an enum, `A` for an array, otherwise anything. */
+  /** `e` for an enum, `A` for an array, anything else otherwise. */
   kind: string
   collation: string
 }
 
-/** A table on both sides, and what can be compared or moved. */
+/** A table that exists on both sides, and what of it can be compared or moved. */
 export interface CommonTable extends TableName {
-  /** Common columns with comparable types, key columns first. */
+  /** Columns of both sides with comparable types, key columns first. */
   columns: string[]
-  /** Types of these columns by name, on either side. */
+  /** Types of these columns by name, for each side. */
   types: Record<Side, Map<string, string>>
   primaryKey: string[]
-  /** Whether both sides have the same key. If not, no row is moved or compared. */
+  /** Whether both sides have the same key. Otherwise no row is moved or compared. */
   rowVerifiable: boolean
   mismatches: { info: string; tag: string; failable: boolean }[]
 }
 
-/** Tables of both sides after filtering. */
+/** Tables of both sides that pass the filters. */
 export interface DatabaseTables {
   common: [source: TableName, target: TableName][]
   missing: TableName[]
@@ -44,7 +44,7 @@ export function safeName(name: TableName): string {
   return `${name.schema}.${name.table}`
 }
 
-/** Quoted and qualified. */
+/** The table's name, quoted and qualified. */
 export function sqlName(name: TableName): string {
   return `${ident(name.schema)}.${ident(name.table)}`
 }
@@ -56,7 +56,7 @@ const TABLES = `
      AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
    ORDER BY 1, 2`
 
-/** Ordinary tables of both sides, paired by case-insensitive name. */
+/** Pairs the ordinary tables of both sides by case-insensitive name. */
 export async function databaseTables(source: pg.Client, target: pg.Client, filters: Filters): Promise<DatabaseTables> {
   const keep = tableFilter(filters)
   const list = async (client: pg.Client) =>
@@ -76,7 +76,7 @@ export async function databaseTables(source: pg.Client, target: pg.Client, filte
   return result
 }
 
-/** POSIX regular expressions on the bare name: unanchored, case-sensitive. Throws an Error for an invalid one. */
+/** Compiles POSIX regular expressions on the bare name: unanchored, case-sensitive. Throws if one is invalid. */
 export function tableFilter(filters: Filters): (name: TableName) => boolean {
   const schema = posixRegExp(filters.schema)
   const table = posixRegExp(filters.table)
@@ -103,7 +103,7 @@ const POSIX_CLASSES: Record<string, string> = {
 
 function posixRegExp(pattern: string): RegExp {
   const source = pattern.replace(/\[:(\^?)([a-z]+):\]/g, (all, _not, name: string) => POSIX_CLASSES[name] ?? all)
-  // POSIX syntax has neither these escapes nor look-around.
+  // POSIX syntax has neither these escapes nor lookaround.
   const alien = [...pattern.matchAll(/\\.|\(\?/gs)].find(([found]) => /^(\\[a-zA-Z0-9]|\(\?)$/.test(found))
   if (alien) throw new Error(`error parsing regexp: invalid escape sequence: \`${alien[0]}\``)
   try {
@@ -186,7 +186,7 @@ interface Definition {
   key: string[]
 }
 
-/** Differences between two definitions of a table, in the real tool's wording. */
+/** Reports the differences between two definitions of a table, in the real tool's wording. */
 function compareTable(name: TableName, source: Definition, target: Definition): CommonTable {
   const mismatches: CommonTable['mismatches'] = []
   const report: Report = (info, tag, failable) => mismatches.push({ info, tag, failable })
@@ -242,7 +242,7 @@ function typesOf(definition: Definition): Map<string, string> {
   return new Map(definition.columns.map((c) => [c.name, c.type]))
 }
 
-/** The real tool cannot compare a text key with another sort order on the other side. */
+/** The real tool cannot compare a text key whose sort order differs between the sides. */
 function reportCollation(key: string, source: Definition, target: Definition, report: Report): boolean {
   const [a, b] = [source, target].map((d) => d.columns.find((c) => c.name === key)?.collation ?? '') as [string, string]
   const utf8 = (collation: string) => /utf-?8/i.test(collation.split('.')[1] ?? '')
@@ -252,7 +252,7 @@ function reportCollation(key: string, source: Definition, target: Definition, re
   return true
 }
 
-/** Messages quote unusual names. */
+/** Quotes unusual names, as the real tool's messages do. */
 export function ident0(name: string): string {
   return /^[a-z_][a-z0-9_]*$/.test(name) ? name : ident(name)
 }

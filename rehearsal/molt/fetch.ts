@@ -27,7 +27,7 @@ import { clockText, form, Metrics, MOLT_VERSION, type MoltLog, moltLog, moltMetr
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
 import { openStore, type Store } from './store.ts'
 
-/** Flags of `molt fetch`: those seen in a running build, and those in the current documentation. */
+/** Flags of `molt fetch`: those of a build that was run, and those in the current documentation. */
 export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['source', 'string', '', 'Connection string of the source database.'],
   ['target', 'string', '', 'Connection string of the target database.'],
@@ -61,9 +61,9 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['export-retry-max-attempts', 'int', '3', 'Retries of an export query.'],
   ['export-retry-max-duration', 'duration', '5m0s', 'Total time for retries of an export query.'],
   ['use-stats-based-sharding', 'bool', 'false', 'Shard by statistics.'],
-  ['filter-path', 'string', '', 'JSON file of row filters; the stand-in has none.'],
-  ['transformations-file', 'string', '', 'JSON file of transformations; the stand-in has none.'],
-  ['type-map-file', 'string', '', 'JSON file of type mappings; the stand-in has none.'],
+  ['filter-path', 'string', '', 'JSON file of row filters; not supported by the stand-in.'],
+  ['transformations-file', 'string', '', 'JSON file of transformations; not supported by the stand-in.'],
+  ['type-map-file', 'string', '', 'JSON file of type mappings; not supported by the stand-in.'],
   ['skip-pk-check', 'bool', 'false', 'Load tables whose primary keys are missing or differ.'],
   ['fetch-id', 'string', '', 'Continue the fetch of this ID.'],
   ['continuation-token', 'string', '', 'Continue from this token.'],
@@ -92,7 +92,7 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['pprof-listen-addr', 'string', '127.0.0.1:3031', 'Not used by the stand-in.'],
 ]
 
-/** Publication that fetch creates on request; the real tool's name is fixed too. */
+/** Publication that fetch creates on request. Its name is fixed in the real tool too. */
 const PUBLICATION = 'molt_fetch'
 
 interface Run {
@@ -107,7 +107,7 @@ interface Run {
   importing: boolean
 }
 
-/** `molt fetch`. Resolves when the load is complete; throws an Error whose message the caller prints. */
+/** Runs `molt fetch`. Resolves when the load is complete; throws an Error whose message the caller prints. */
 export async function fetchCommand(flags: Flags): Promise<void> {
   checkFlags(flags)
   for (const name of ['filter-path', 'transformations-file', 'type-map-file'])
@@ -215,7 +215,7 @@ async function takesImports(run: Run, target: pg.Client): Promise<boolean> {
   return false
 }
 
-/** The real tool records its runs in two tables of the target's default schema, so rehearsals have them too. */
+/** Creates the two tables in the target's default schema where the real tool records its runs. */
 async function createStatus(run: Run, target: pg.Client): Promise<void> {
   await target.query(`CREATE TABLE IF NOT EXISTS _molt_fetch_status (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, started_at timestamp, source_dialect text)`)
@@ -256,7 +256,7 @@ function warnMissing(log: MoltLog, table: TableName): void {
   log.line('warn', 'ignoring table as it is missing a definition on the target', { table: safeName(table), ...tag })
 }
 
-/** Only columns, NOT NULL and the primary key: like the real tool, it leaves out all other constraints. */
+/** Recreates only columns, NOT NULL and the primary key. The real tool leaves out all other constraints too. */
 async function recreateTables(run: Run, source: pg.Client, target: pg.Client, found: DatabaseTables, filters: Filters) {
   for (const table of [...found.common.map(([from]) => from), ...found.missing]) {
     const columns = await rows(
@@ -282,7 +282,7 @@ async function recreateTables(run: Run, source: pg.Client, target: pg.Client, fo
   return databaseTables(source, target, filters)
 }
 
-/** CockroachDB's `integer` has 8 bytes, so widths are written out (docs: molt-fetch.md, type mapping). */
+/** Spells out widths, because CockroachDB's `integer` has 8 bytes (docs: molt-fetch.md, type mapping). */
 function typeOnTarget(type: string): string {
   return type.replace(/^(smallint|integer|bigint)\b/, (name) => INTEGERS[name] as string)
 }
@@ -294,7 +294,7 @@ interface Snapshot {
   cursor: string
 }
 
-/** Creates the slot first, then the snapshot: commits in between are in both, and are applied twice. */
+/** Creates the slot first, then the snapshot. Commits in between are in both, and are applied twice. */
 async function establishSnapshot(run: Run, source: pg.Client, tables: CommonTable[]): Promise<Snapshot> {
   const { flags, log } = run
   log.line('info', 'establishing snapshot')
@@ -363,7 +363,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // Seen in a running build: a table without a moved row is named too.
+      // A build that was run also names a table without any moved rows.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }
@@ -406,7 +406,7 @@ async function confirmed(question: string): Promise<boolean> {
   }
 }
 
-/** Moves one table. @returns false when its keys differ and nothing was moved */
+/** Moves one table. @returns false if its keys differ, so nothing was moved */
 async function moveTable(
   run: Run,
   table: CommonTable,
@@ -474,12 +474,12 @@ async function moveDirectly(run: Run, { source, target, table, started, cursor }
   if (saysImport(run.flags)) reportImport(run, table, { count, exportMs, netMs: performance.now() - started, cursor })
 }
 
-/** Every row is written to files before the first file is loaded. */
+/** Writes every row to files before it loads the first file. */
 async function moveByFiles(run: Run, { source, target, table, started, cursor, failed }: Move): Promise<void> {
   const files = { ...run, store: run.store as Store }
   const parts = failed ? await partsToContinue(files, table, failed) : await exportTable(files, source, table)
   const exportMs = performance.now() - started
-  // The real tool does not know the counts of a resumed load.
+  // The real tool does not count the rows of a resumed load.
   const count = failed ? 0 : parts.reduce((sum, part) => sum + part.rows, 0)
   reportExport(run, table, count, exportMs)
   run.log.line('info', 'starting data import on target', tableField(safeName(table)))
@@ -491,7 +491,7 @@ async function moveByFiles(run: Run, { source, target, table, started, cursor, f
   for (const part of parts) await part.remove()
 }
 
-/** The older binary names no table in these lines, and its direct copy does not log imports. */
+/** The older binary names no table in these lines, and does not log the imports of a direct copy. */
 function tableField(table: string): { table?: string } {
   return form() === 'run' ? {} : { table }
 }
@@ -508,7 +508,7 @@ function reportMismatches(log: MoltLog, table: CommonTable): void {
   }
 }
 
-/** Pipes COPY to COPY as text, one statement each; the pipeline slows the source down to the target's speed. */
+/** Pipes COPY to COPY as text, one statement each. Backpressure slows the source down to the target's speed. */
 async function copyTable(source: pg.Client, target: pg.Client, table: CommonTable, metrics: Metrics) {
   const labels = { table: safeName(table) }
   const started = performance.now()
@@ -531,7 +531,7 @@ async function copyTable(source: pg.Client, target: pg.Client, table: CommonTabl
   return { count: into.rowCount ?? 0, exportMs }
 }
 
-/** COPY text escapes newlines in values, so each newline ends a row. */
+/** Counts newlines, which end rows: COPY's text format escapes those inside values. */
 function countLines(chunk: Buffer): number {
   let count = 0
   for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, at + 1)) count++

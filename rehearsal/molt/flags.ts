@@ -1,13 +1,13 @@
-/** Kind of a flag's value; durations are Go's (`200ms`, `1m30s`), parsed to milliseconds. */
+/** Kind of a flag's value. Durations have Go's form (`200ms`, `1m30s`) and are parsed to milliseconds. */
 type FlagKind = 'string' | 'int' | 'bool' | 'duration' | 'count'
 
-/** One line of a flag table: name, kind, default as shown in the help, and help text. */
+/** A flag's entry: name, kind, default as shown in the help, and help text. */
 export type FlagSpec = readonly [name: string, kind: FlagKind, def: string, usage: string]
 
-/** A command line that the real tools refuse, with their message. */
+/** Thrown for a command line that the real tools refuse, with their message. */
 export class FlagError extends Error {}
 
-/** Parsed flags. Getters throw for a flag that the table does not contain. */
+/** Parsed flags. Getters throw if the flag is not defined. */
 export class Flags {
   private readonly specs: Map<string, FlagSpec>
   private readonly given = new Map<string, string>()
@@ -32,7 +32,7 @@ export class Flags {
     return Number(this.str(name) || '0')
   }
 
-  /** In milliseconds. */
+  /** A duration in milliseconds. */
   duration(name: string): number {
     return parseDuration(this.str(name) || '0s')
   }
@@ -57,8 +57,8 @@ export class Flags {
 }
 
 /**
- * Parses arguments like pflag: `--name value`, `--name=value`, bare `--bool`, repeated `-v`. `help` is true if `-h`
- * or `--help` is given. Throws FlagError with the tools' wording.
+ * Parses arguments as pflag does: `--name value`, `--name=value`, bare `--bool`, repeated `-v`. `help` is true if `-h`
+ * or `--help` is given. Throws FlagError in the tools' wording.
  */
 export function parseFlags(
   argv: readonly string[],
@@ -81,7 +81,7 @@ export function parseFlags(
   return { flags, args, help }
 }
 
-/** Parses `--name[=value]`. @returns how many more arguments it used */
+/** Parses `--name[=value]`. @returns the number of further arguments used */
 function readLong(flags: Flags, arg: string, next: string | undefined): number {
   const eq = arg.indexOf('=')
   const name = eq < 0 ? arg.slice(2) : arg.slice(2, eq)
@@ -143,7 +143,7 @@ export function parseDuration(text: string): number {
   return text.startsWith('-') ? -total : total
 }
 
-/** The flag table in pflag's usage format. */
+/** Formats the flags as pflag's usage text. */
 export function flagUsages(specs: readonly FlagSpec[]): string {
   const rows = [...specs]
     .sort((a, b) => (a[0] < b[0] ? -1 : 1))

@@ -1,5 +1,5 @@
-// The load through intermediate files, like the real tool's fetch/export_table.go, import_table.go and copy.go: all
-// rows of a table are written first, then the files are imported in batches, and a failing batch is halved.
+// The load through intermediate files, as in the real tool's fetch/export_table.go, import_table.go and copy.go: writes
+// all rows of a table, then imports the files in batches, and halves a failing batch.
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -11,24 +11,24 @@ import { form, type Metrics, type MoltLog } from './molt-log.ts'
 import { errorText, ident, literal, rows, sqlState } from './pg.ts'
 import type { Part, Store } from './store.ts'
 
-/** Shared by the parts of one load. */
+/** What the parts of one load share. */
 export interface FileLoad {
   flags: Flags
   log: MoltLog
   metrics: Metrics
   store: Store
   fetchId: string
-  /** IMPORT INTO, or COPY from the files. */
+  /** Whether to load files by IMPORT INTO; otherwise by COPY. */
   importing: boolean
 }
 
-/** The failure of an earlier load of a table, from `_molt_fetch_exceptions`; its id is the continuation token. */
+/** An earlier failure to load a table, from `_molt_fetch_exceptions`. Its id is the continuation token. */
 export interface ExceptionRow {
   id: string
   file: string
 }
 
-/** Writes the rows of a table to files, from the snapshot of `source`. */
+/** Writes a table's rows to files, from the snapshot of `source`. */
 export async function exportTable(load: FileLoad, source: pg.Client, table: CommonTable): Promise<Part[]> {
   const { flags, metrics, store } = load
   const name = safeName(table)
@@ -42,7 +42,7 @@ export async function exportTable(load: FileLoad, source: pg.Client, table: Comm
     if (!count) return
     const file = `shard_01_part_${String(parts.length + 1).padStart(8, '0')}.${extension}`
     const stored = store.put(name, file, Buffer.concat(chunks), count, extension === 'tar.gz')
-    // The pipeline fails with its own error.
+    // The pipeline below reports this failure.
     stored.catch((error) => {
       failure ??= error
     })
@@ -68,7 +68,7 @@ export async function exportTable(load: FileLoad, source: pg.Client, table: Comm
 
 const TEXT_TYPES = new Set(['text', 'varchar', 'bpchar', 'name', 'char'])
 
-/** Older builds write NULL for an empty string [seen running]. */
+/** Older builds write an empty string as NULL (seen in a running build). */
 function exportQuery(table: CommonTable): string {
   const columns = table.columns.map((column) =>
     form() === 'run' && TEXT_TYPES.has(table.types.source.get(column) ?? '')
@@ -79,7 +79,7 @@ function exportQuery(table: CommonTable): string {
   return `COPY (SELECT ${columns.join(', ')} FROM ${sqlName(table)}${order ? ` ORDER BY ${order}` : ''}) TO STDOUT (FORMAT csv)`
 }
 
-/** Splits CSV into one chunk per record; a quoted line break does not end one. */
+/** Splits CSV into one chunk per record. A line break in quotes does not end a record. */
 class RecordSplitter extends Transform {
   #rest: Buffer[] = []
   #quoted = false
@@ -103,12 +103,12 @@ class RecordSplitter extends Transform {
   }
 }
 
-/** Compressed with gzip unless turned off, because COPY cannot read it. */
+/** Whether files are gzipped: by default yes, except for COPY, which cannot read them. */
 function compresses({ flags }: FileLoad): boolean {
   return flags.str('compression').toLowerCase() !== 'none'
 }
 
-/** Files to resume a table's load with; undefined when there is nothing to resume. */
+/** The files from which to resume a table's load; undefined if there is nothing to resume. */
 export async function partsToContinue(load: FileLoad, table: CommonTable, failed: ExceptionRow): Promise<Part[]> {
   const name = safeName(table)
   if (!failed.file) throw new Error(`table ${name} not imported because no file name is present in the exception log`)
@@ -120,7 +120,7 @@ export async function partsToContinue(load: FileLoad, table: CommonTable, failed
   )
 }
 
-/** Loads a table's files, and records the failing one in `_molt_fetch_exceptions`. */
+/** Loads a table's files. Records a failing file in `_molt_fetch_exceptions`. */
 export async function importParts(
   load: FileLoad,
   target: pg.Client,
@@ -145,7 +145,7 @@ export async function importParts(
   }
 }
 
-/** Older builds import ten files at a time. */
+/** Files per import. Older builds import ten at a time. */
 function batchSize(flags: Flags): number {
   return form() === 'run' ? 10 : Math.max(1, flags.int('import-batch-size') || 1000)
 }
@@ -155,7 +155,7 @@ interface Failure {
   error: unknown
 }
 
-/** Imports a batch. A failing batch is halved and both halves are tried, so its good part stays imported. */
+/** Imports a batch. If it fails, halves it and tries both halves, so the good part stays imported. */
 async function bisect(
   load: FileLoad,
   target: pg.Client,
@@ -205,7 +205,7 @@ async function copyPart(
   }
 }
 
-/** Records only database errors, except missing objects; others cannot be resumed. */
+/** Records database errors only, except missing objects: nothing else can be resumed. */
 async function noteException(
   load: FileLoad,
   target: pg.Client,
@@ -215,7 +215,7 @@ async function noteException(
 ): Promise<void> {
   if (!(error instanceof pg.DatabaseError) || sqlState(error) === '42704') return
   const message = `${error.message}; ${error.detail ?? ''}`
-  // IMPORT INTO records the name from its part on, COPY the whole name.
+  // IMPORT INTO records the file's name from `part_` on, COPY the whole name.
   const file = load.importing ? (/part_\d{8}(\.csv|\.tar\.gz)/.exec(part.name)?.[0] ?? '') : part.name
   const name = safeName(table)
   load.log.line('info', `creating or updating token for ${message}`, { table: name, file_name: file })
@@ -236,7 +236,7 @@ async function noteException(
   load.log.line('info', 'created continuation token', { table: name, continuation_token: made?.id })
 }
 
-/** Table → the failure to resume from; empty for a new load. @throws Error when there is none */
+/** Table → the failure to resume from; empty for a new load. @throws Error if there is nothing to resume */
 export async function exceptionsToContinue(flags: Flags, target: pg.Client): Promise<Map<string, ExceptionRow>> {
   const [fetchId, token] = [flags.str('fetch-id'), flags.str('continuation-token')]
   if (!fetchId) return new Map()
@@ -259,7 +259,7 @@ export async function exceptionsToContinue(flags: Flags, target: pg.Client): Pro
   )
 }
 
-/** A resumed table that is complete has nothing left to resume. */
+/** Deletes the recorded failure of a table whose resumed load is complete. */
 export async function forgetException(load: FileLoad, target: pg.Client, table: CommonTable, failed: ExceptionRow) {
   await target.query('DELETE FROM _molt_fetch_exceptions WHERE id = $1', [failed.id])
   load.log.line(

@@ -12,7 +12,7 @@ function checkDatabase(name: SchemaName, endpoint: Endpoint): void {
     )
 }
 
-/** Progress, stored in the staging schema under the target schema's name. */
+/** The stream's progress, stored in the staging schema under the target schema's name. */
 export class Memo {
   private readonly log: ReplicatorLog
   private readonly endpoint: Endpoint
@@ -50,7 +50,7 @@ export class Memo {
     return this.stored
   }
 
-  /** Stores the newest position soon, skipping those in between. */
+  /** Stores the newest position soon, and skips those in between. */
   put(lsn: Lsn): void {
     this.wanted = lsn
     this.writing ??= this.write().finally(() => {
@@ -75,7 +75,7 @@ export class Memo {
         broken?.end().catch(() => {})
         return
       }
-      // The position matters only after a restart, and an older one only repeats some work.
+      // The position matters only after a restart, and an older one merely repeats some work.
       await sleep(50)
     }
   }

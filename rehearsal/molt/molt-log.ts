@@ -3,13 +3,13 @@ import { createServer, type Server } from 'node:http'
 import path from 'node:path'
 import { STAND_IN } from '../../src/model/stand-in.ts'
 
-/** The versions that the stand-in imitates; it always adds that it is the stand-in. */
+/** The imitated version, always with a note that this is the stand-in. */
 export const MOLT_VERSION = `1.4.1 (${STAND_IN})`
 export const REPLICATOR_VERSION = `1.3.4 (${STAND_IN})`
 
 /**
- * Where the older binaries (seen running) and the current documentation differ, the environment variable
- * `MOLT_STANDIN_FORM` chooses: `run`, `doc`, or by default `both`: the older behaviour with the newer fields.
+ * What to imitate where the older binaries (seen running) and the current documentation differ. The environment
+ * variable `MOLT_STANDIN_FORM` is `run`, `doc` or, by default, `both`: the older behavior with the newer fields.
  */
 export function form(): 'run' | 'doc' | 'both' {
   const wanted = process.env.MOLT_STANDIN_FORM
@@ -20,12 +20,12 @@ const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'panic']
 
 type Fields = Record<string, unknown>
 
-/** Writes JSON lines: level, fields, time, message, in that order. */
+/** Writes JSON lines with level, fields, time and message, in that order. */
 export interface MoltLog {
   line(level: string, message: string, fields?: Fields): void
 }
 
-/** @param file a log file besides standard output; `stdout` or empty for none @param level the lowest level written */
+/** @param file log file besides standard output; `stdout` or empty for none @param level lowest level to write */
 export function moltLog(file: string, level: string): MoltLog {
   const lowest = LEVELS.indexOf(level)
   if (lowest < 0) throw new Error(`Unknown Level String: '${level}', defaulting to NoLevel`)
@@ -41,7 +41,7 @@ export function moltLog(file: string, level: string): MoltLog {
   }
 }
 
-/** Seconds with the machine's offset, like Go's RFC3339. */
+/** RFC 3339 time with seconds and the machine's offset, as Go writes it. */
 export function rfc3339(date: Date): string {
   const offset = -date.getTimezoneOffset()
   const local = new Date(date.getTime() + offset * 60_000).toISOString().slice(0, 19)
@@ -50,19 +50,19 @@ export function rfc3339(date: Date): string {
   return `${local}${offset < 0 ? '-' : '+'}${two(offset / 60)}:${two(offset % 60)}`
 }
 
-/** `000h 00m 06s` */
+/** Formats a duration as `000h 00m 06s`. */
 export function clockText(ms: number): string {
   const s = Math.floor(ms / 1000)
   const pad = (n: number, width: number) => String(n).padStart(width, '0')
   return `${pad(Math.floor(s / 3600), 3)}h ${pad(Math.floor(s / 60) % 60, 2)}m ${pad(s % 60, 2)}s`
 }
 
-/** Counters and gauges by name and label set, as Prometheus text. */
+/** Counters and gauges by name and label set. Writes Prometheus text. */
 export class Metrics {
   private readonly series = new Map<string, Map<string, number>>()
   private readonly kinds = new Map<string, string>()
 
-  /** Declares a metric; one without labels appears at once as 0. */
+  /** Declares a metric. A metric without labels appears at once, as 0. */
   declare(name: string, kind: 'counter' | 'gauge', labelled = false): void {
     this.kinds.set(name, kind)
     this.series.set(name, new Map(labelled ? [] : [['', 0]]))
@@ -94,7 +94,7 @@ function labelText(labels: Record<string, string>): string {
   return parts.length ? `{${parts.join(',')}}` : ''
 }
 
-/** Serves metrics under one path, and a health page. Rejects when the address is taken. */
+/** Serves metrics under one path, and a health page. Rejects if the address is taken. */
 export async function serveMetrics(address: string, at: string, health: string, text: () => string): Promise<Server> {
   const server = createServer((request, response) => {
     const url = (request.url ?? '').split('?')[0]
@@ -112,13 +112,13 @@ export async function serveMetrics(address: string, at: string, health: string, 
   return server
 }
 
-/** A failed listen in Go's wording. */
+/** Words a failed listen as Go does. */
 export function listenError(address: string, error: unknown): string {
   const code = (error as NodeJS.ErrnoException)?.code
   return `listen tcp ${address}: bind: ${code === 'EADDRINUSE' ? 'address already in use' : String(code ?? error)}`
 }
 
-/** Starts molt's metrics endpoint. A taken port is only logged, and the run continues without it. */
+/** Starts molt's metrics endpoint. If the port is taken, logs that and continues without the endpoint. */
 export async function moltMetricsServer(log: MoltLog, address: string, metrics: Metrics): Promise<() => void> {
   try {
     const server = await serveMetrics(address, '/metrics', '/healthz', () => metrics.text())

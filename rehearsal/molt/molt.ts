@@ -33,9 +33,9 @@ Use "molt [command] --help" for more information about a command.
 `
 
 /**
- * The embedded stand-in for `molt`.
- * @param argv arguments after the program's name.
- * @returns the exit code; JSON lines go to standard output.
+ * Runs the embedded stand-in for `molt`. JSON lines go to standard output.
+ * @param argv arguments after the program's name
+ * @returns the exit code
  */
 export async function moltMain(argv: string[]): Promise<number> {
   const [name, ...rest] = argv
@@ -75,7 +75,7 @@ function say(text: string): number {
   return 0
 }
 
-/** The error, the usage, and the error again, because both cobra and the program print it. */
+/** Prints the error, the usage, and the error again, because both cobra and the program print it. */
 function fail(message: string, usage: string): number {
   process.stderr.write(`Error: ${message}\n${usage}\n${message}\n`)
   return 1

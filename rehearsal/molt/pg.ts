@@ -4,19 +4,19 @@ import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 
-/** Side of a connection, for error texts. */
+/** Side of a connection, as error messages name it. */
 export type Side = 'source' | 'target'
 
-/** A URL's settings, split into what `pg` accepts. */
+/** A URL's settings in the form that `pg` accepts. */
 export interface Endpoint {
   config: pg.ClientConfig
-  /** TLS settings to try in order: `prefer` is TLS, then plain. */
+  /** TLS settings to try in order: `prefer` means TLS, then plain. */
   tls: (ConnectionOptions | false)[]
   sslmode: string
   database: string
 }
 
-/** URL parameters for the client; every other one is a server setting, as in the real tools. */
+/** URL parameters for the client. All others are server settings, as in the real tools. */
 const CLIENT_PARAMS = new Set([
   'sslmode',
   'sslrootcert',
@@ -39,7 +39,7 @@ const CLIENT_PARAMS = new Set([
   'channel_binding',
 ])
 
-/** The text form of values depends on these. Both sides get the same, so texts pass through unchanged. */
+/** Settings that affect the text form of values. Both sides get the same, so texts pass through unchanged. */
 const TEXT_SETTINGS = [
   'DateStyle=ISO',
   'IntervalStyle=postgres',
@@ -77,7 +77,7 @@ export function parseEndpoint(connString: string, applicationName: string): Endp
       options: options.filter(Boolean).join(' '),
       connectionTimeoutMillis: Number(param('connect_timeout') ?? 0) * 1000,
       keepAlive: true,
-      // Text in, text out: parsing would cost microseconds, numeric scale and jsonb order.
+      // Keep text as text: parsing would lose microseconds, numeric scale and the order of jsonb keys.
       types: { getTypeParser: () => (text: unknown) => text } as unknown as pg.ClientConfig['types'],
     },
     tls: host.startsWith('/') ? [false] : tlsAttempts(sslmode, param),
@@ -99,7 +99,7 @@ function parseUrl(connString: string): URL {
   }
 }
 
-/** One section of the service file; empty if none is requested. Throws if it is missing. */
+/** One section of the service file; empty if none is requested. Throws if the requested section is missing. */
 function readService(name: string | undefined): Map<string, string> {
   const found = new Map<string, string>()
   if (!name) return found
@@ -146,7 +146,7 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
     const path = param(name)
     return path ? readFileSync(path) : undefined
   }
-  // Where pgx and libpq look for it if the URL names none.
+  // Where pgx and libpq look for the root certificate if the URL names none.
   const usual = join(homedir(), '.postgresql/root.crt')
   const ca = file('sslrootcert') ?? (existsSync(usual) ? readFileSync(usual) : undefined)
   const base: ConnectionOptions = { cert: file('sslcert'), key: file('sslkey') }
@@ -175,7 +175,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
       ssl,
       ...(replication ? { replication: 'database' } : {}),
     } as pg.ClientConfig)
-    // Without a listener, a connection that breaks while idle would end the process.
+    // Without a listener, a connection that breaks while idle would end this process.
     client.on('error', () => {})
     try {
       await client.connect()
@@ -188,7 +188,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
   throw connectError(endpoint, failure)
 }
 
-/** A refused connection in the wording of the real tools' driver, without the password. */
+/** Words a refused connection as the real tools' driver does, without the password. */
 function connectError(endpoint: Endpoint, cause: unknown): Error {
   const { host, port, user, database } = endpoint.config
   const first = cause instanceof AggregateError ? cause.errors[0] : cause
@@ -200,12 +200,12 @@ function connectError(endpoint: Endpoint, cause: unknown): Error {
   return error
 }
 
-/** The SQLSTATE of a server error, if it is one. */
+/** The error's SQLSTATE, if a server sent it. */
 export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** An error in pgx's wording: `ERROR: … (SQLSTATE 23505)`. */
+/** Words an error as pgx does: `ERROR: … (SQLSTATE 23505)`. */
 export function errorText(error: unknown): string {
   if (error instanceof pg.DatabaseError) return `${error.severity}: ${error.message} (SQLSTATE ${error.code})`
   return error instanceof Error ? error.message : String(error)
@@ -214,17 +214,17 @@ export function errorText(error: unknown): string {
 /** Quotes an identifier. */
 export const ident = pg.escapeIdentifier
 
-/** A quoted literal of unknown type, which the server reads as the column's type. */
+/** Quotes a literal without a type, so that the server reads it as the column's type. */
 export function literal(value: string | null): string {
   if (value === null) return 'NULL'
   if (value.includes('\\')) return ` E'${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
   return `'${value.replaceAll("'", "''")}'`
 }
 
-/** Rows of text. */
+/** A row whose values are texts. */
 export type TextRow = Record<string, string | null>
 
-/** Runs a query with values as text. */
+/** Runs a query and returns its values as text. */
 export async function rows(client: pg.Client, sql: string, params: unknown[] = []): Promise<TextRow[]> {
   return (await client.query(sql, params)).rows as TextRow[]
 }

@@ -4,18 +4,18 @@ import { form, rfc3339 } from './molt-log.ts'
 export type Level = 'trace' | 'debug' | 'info' | 'warning' | 'error'
 const LEVELS: Level[] = ['trace', 'debug', 'info', 'warning', 'error']
 
-/** Strings, numbers and booleans, written in the order of their names. */
+/** Fields of a line, written in the order of their names. */
 export type LogFields = Record<string, string | number | boolean>
 
 /**
- * The replicator's log, on standard error or in a file. Lines are buffered briefly, because `-v` writes several per
+ * The replicator's log, on standard error or in a file. Buffers lines briefly, because `-v` writes several for each
  * change.
  */
 export class ReplicatorLog {
   private readonly lowest: number
   private readonly fluent: boolean
   private readonly file: string
-  /** Number of written lines by level. */
+  /** Number of lines written, by level. */
   readonly counts: Map<Level, number> = new Map(LEVELS.map((level) => [level, 0]))
   private pending = ''
   private timer: NodeJS.Immediate | undefined
@@ -73,7 +73,7 @@ function pairs(fields: LogFields): string {
     .join('')
 }
 
-/** Quotes unusual values, like the real log. */
+/** Quotes unusual values, as the real log does. */
 function quoted(text: string): string {
   return text !== '' && /^[a-zA-Z0-9\-._/@^+]*$/.test(text) ? text : JSON.stringify(text)
 }

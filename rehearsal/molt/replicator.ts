@@ -29,7 +29,7 @@ const GLOBAL_FLAGS: readonly FlagSpec[] = [
   ['verbose', 'count', '0', 'increase logging verbosity to debug; repeat for trace'],
 ]
 
-/** Flags of `replicator pglogical`: those seen in a running build, and those in the current documentation. */
+/** Flags of `replicator pglogical`: those of a build that was run, and those in the current documentation. */
 export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ['sourceConn', 'string', '', "the source database's connection string"],
   ['targetConn', 'string', '', "the target database's connection string"],
@@ -43,7 +43,7 @@ export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ['metricsAddr', 'string', '', 'a host:port on which to serve metrics and diagnostics'],
   ['schemaRefresh', 'duration', '1m0s', 'how often to scan for schema changes; zero disables'],
   ['enableToastedColumns', 'bool', 'false', 'Enable support for toasted columns'],
-  ['userscript', 'string', '', 'the path to a configuration script; the stand-in runs none'],
+  ['userscript', 'string', '', 'the path to a configuration script; not supported by the stand-in'],
   [
     'dlqTableName',
     'string',
@@ -91,10 +91,10 @@ export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ),
 ]
 
-/** A flag of the real tool that has no effect here. */
+/** A flag of the real tool that has no effect in the stand-in. */
 function unused(text: string, kind: FlagSpec[1]): FlagSpec {
   const [name, def] = text.split('=') as [string, string]
-  return [name, kind, def, 'accepted; the stand-in works in one connection and one transaction at a time']
+  return [name, kind, def, 'accepted without effect; the stand-in uses one connection and one transaction at a time']
 }
 
 const ROOT_HELP = `Usage:
@@ -108,9 +108,9 @@ The embedded stand-in for rehearsals: PostgreSQL to PostgreSQL.
 `
 
 /**
- * The embedded stand-in for `replicator`. Runs until SIGTERM or SIGINT.
- * @param argv arguments after the program's name.
- * @returns the exit code; the log goes to standard error.
+ * Runs the embedded stand-in for `replicator` until SIGTERM or SIGINT. The log goes to standard error.
+ * @param argv arguments after the program's name
+ * @returns the exit code
  */
 export async function replicatorMain(argv: string[]): Promise<number> {
   const at = argv.findIndex((arg) => !arg.startsWith('-'))
@@ -173,7 +173,7 @@ function exited(log: ReplicatorLog, error: unknown): number {
   return 1
 }
 
-/** Retries about ten times a second, forever. */
+/** Pause between retries. Their number is unlimited. */
 const RETRY_MS = 100
 class Replicator {
   private readonly flags: Flags
@@ -185,7 +185,7 @@ class Replicator {
   private readonly writer: TargetWriter
   private readonly memo: Memo
   private schema: TargetSchema = { tables: new Map(), order: [] }
-  /** Commit record of the last applied transaction, which is also acknowledged. */
+  /** Commit record of the last applied transaction; this position is acknowledged. */
   private offset: Lsn = 0n
   private stopping = false
   private readonly stopped = new AbortController()
@@ -203,14 +203,14 @@ class Replicator {
     need('slotName', 'no replication slot name was configured')
     this.source = parseEndpoint(need('sourceConn', 'no source connection was configured'), 'replicator')
     this.targetSchema = parseSchemaName(need('targetSchema', 'no target schema specified'))
-    if (flags.str('userscript')) throw new Error('the embedded stand-in runs no userscript')
+    if (flags.str('userscript')) throw new Error('the embedded stand-in does not support --userscript')
     const staging = parseSchemaName(flags.str('stagingSchema'))
     const stagingConn = flags.str('stagingConn') || flags.str('targetConn')
     this.memo = new Memo(log, parseEndpoint(stagingConn, 'replicator'), staging, this.targetSchema)
     this.writer = new TargetWriter(this.target, this.targetSchema)
   }
 
-  /** Resolves after SIGTERM or SIGINT; throws when it cannot start. */
+  /** Resolves after SIGTERM or SIGINT. Throws if it cannot start. */
   async run(): Promise<void> {
     const interrupt = () => this.stop()
     process.once('SIGTERM', interrupt)
@@ -239,11 +239,11 @@ class Replicator {
     this.stopping = true
     this.stopped.abort()
     this.stream?.close()
-    // A transaction being applied is abandoned instead of awaited.
+    // Does not wait for a transaction that is being applied.
     setTimeout(() => void this.writer.close(), 100)
   }
 
-  /** Checks of the real tool before it starts; each failure ends it with exit code 1. */
+  /** Makes the checks that the real tool makes before it starts. Each failure ends the process with exit code 1. */
   private async prepare(): Promise<void> {
     await this.loadSchema().catch((error) => {
       throw new Error(`could not determine cluster version: ${errorText(error)}`)
@@ -325,14 +325,14 @@ class Replicator {
     this.log.line('warning', 'error while copying messages; will retry', fields)
   }
 
-  /** Opens the stream and applies what arrives, until it fails (throws) or the process gets a signal. */
+  /** Opens the stream and applies its changes until it fails (throws) or the process gets a signal. */
   private async copyMessages(): Promise<void> {
     const client = await open(this.source, true)
     const stream = new SourceStream(client, this.log)
     this.stream = stream
     if (this.stopping) stream.close()
     let standby: NodeJS.Timeout | undefined
-    // Before the start, because the first data can come in the same packet as its confirmation.
+    // Created before the start, because the first data can arrive in the same packet as the confirmation.
     const decoder = new Decoder(stream, this.metrics, this.targetSchema, this.flags.bool('enableToastedColumns'))
     stream.onData = (data) => decoder.data(data)
     stream.onReplyWanted = () => stream.acknowledge(this.offset)
@@ -364,15 +364,15 @@ class Replicator {
   }
 
   /**
-   * Applies everything in one target transaction. If that fails, applies them one at a time, so that those before
-   * the bad one succeed. After a conflict with another transaction none is bad: like the real tool, everything is
-   * sent again on a new stream.
+   * Applies the whole round in one target transaction. If that fails, applies its transactions one at a time, so that
+   * those before the bad one succeed. After a conflict with another transaction none is bad: like the real tool, it
+   * streams everything again on a new connection.
    */
   private async applyRound(round: Transaction[]): Promise<void> {
     try {
       await this.applyTogether(round)
     } catch (error) {
-      // Never continues after one that was abandoned, because its position would skip it.
+      // Never skip an abandoned transaction: acknowledging a later one would lose it.
       if (this.stopping) throw error
       if (round.length === 1 || (error instanceof ApplyError && sqlState(error.cause) === '40001')) {
         if (error instanceof ApplyError) this.metrics.add('apply_errors_total', 1, this.labels(error.table))
@@ -406,7 +406,7 @@ class Replicator {
       this.metrics.set(name, lag)
   }
 
-  /** Like the real tool, at the first change instead of at the start. */
+  /** Like the real tool, checks this at the first change instead of at the start. */
   private checkTargetSchema(): void {
     const { database, schema } = this.targetSchema
     if (!this.flags.str('targetSchema').includes('.'))
@@ -414,7 +414,7 @@ class Replicator {
     if (database !== this.target.database) throw new Error(`unknown schema: ${ident(database)}.${ident(schema)}`)
   }
 
-  /** A table's counters appear with its first change, applied or not. */
+  /** Creates a table's counters at its first change, applied or not. */
   private announceTables(tx: Transaction): void {
     for (const id of tx.tables.keys()) {
       const table = this.schema.tables.get(id)
@@ -455,7 +455,7 @@ const APPLY_COUNTERS = [
   'apply_resolves_total',
 ]
 
-/** Metric names of both generations, unless `MOLT_STANDIN_METRICS` is `old` or `new`. */
+/** Declares the metric names of both generations, unless `MOLT_STANDIN_METRICS` is `old` or `new`. */
 function declareMetrics(): Metrics {
   const metrics = new Metrics()
   const wanted = process.env.MOLT_STANDIN_METRICS
@@ -478,7 +478,7 @@ function declareMetrics(): Metrics {
   return metrics
 }
 
-/** Fields of a server error that the real log adds, which can contain customer data. */
+/** Fields of a server error that the real log also prints. They can contain customer data. */
 function sqlDetail(error: pg.DatabaseError): string {
   const { severity, code, message, detail, hint, where, schema, table, column, constraint, file, line, routine } = error
   const fields = {

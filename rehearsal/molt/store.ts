@@ -14,7 +14,7 @@ import { listenError, type MoltLog } from './molt-log.ts'
 
 /** One intermediate file with a table's rows. */
 export interface Part {
-  /** `shard_01_part_00000001.tar.gz` */
+  /** File name: `shard_01_part_00000001.tar.gz`. */
   name: string
   rows: number
   importUrl(): string
@@ -27,14 +27,14 @@ export interface Part {
  * `fetch/datablobstorage`, a table's files are `<table>/shard_NN_part_NNNNNNNN.{csv,tar.gz}`.
  */
 export interface Store {
-  /** Lines before the rows of each file: a local file starts with its row count. */
+  /** Lines before the rows of each file. A local file starts with its row count. */
   readonly skip: number
   /** Bytes of rows at which a file is full. */
   readonly flushSize: number
   put(table: string, name: string, csv: Buffer, rows: number, compress: boolean): Promise<Part>
   /**
-   * Files to resume with. The recorded name of a failed file lacks its shard, and so sorts before every file: a
-   * resumed import reads all files of its table again.
+   * Files from which to resume. The recorded name of a failed file lacks its shard, and so sorts before every file:
+   * resuming an import reads all files of its table again.
    */
   listFrom(table: string, name: string): Promise<Part[]>
   close(): void
@@ -42,7 +42,7 @@ export interface Store {
 
 const PART = /part_\d{8}(\.csv|\.tar\.gz)$/
 
-/** @returns undefined for a direct copy, which has no files @throws Error in the real tool's wording */
+/** @returns undefined for a direct copy, which writes no files @throws Error in the real tool's wording */
 export async function openStore(flags: Flags, log: MoltLog): Promise<Store | undefined> {
   if (flags.bool('direct-copy')) return undefined
   if (flags.str('bucket-path')) return bucketStore(flags)
@@ -50,9 +50,7 @@ export async function openStore(flags: Flags, log: MoltLog): Promise<Store | und
   throw new Error('data source must be configured (--bucket-path, --direct-copy, --local-path)')
 }
 
-/**
- * Only the path of `--bucket-path` counts; keys, region and endpoint come from the environment, as in the AWS tools.
- */
+/** Uses only the path of `--bucket-path`. Keys, region and endpoint come from the environment, as in the AWS tools. */
 function bucketStore(flags: Flags): Store {
   const url = new URL(flags.str('bucket-path'))
   if (!/^s3:$/i.test(url.protocol)) throw new Error(`unsupported datasource scheme: ${url.protocol.slice(0, -1)}`)
@@ -95,7 +93,7 @@ function bucketStore(flags: Flags): Store {
   }
 }
 
-/** Query of an import's URL, with which CockroachDB accesses the bucket. */
+/** Query parameters of an import's URL, with which CockroachDB accesses the bucket. */
 function importParameters({ access }: Bucket, implicit: boolean, role: string): URLSearchParams {
   const query = new URLSearchParams()
   if (implicit) query.set('AUTH', 'implicit')
@@ -157,7 +155,7 @@ async function numberOfRows(file: string): Promise<number> {
   return Number(text.subarray(0, text.indexOf(10)).toString())
 }
 
-/** Without `--local-path-crdb-access-addr`: this machine's first non-loopback address. */
+/** Defaults to this machine's first non-loopback address. */
 function accessAddress(listen: string, access: string): string {
   if (access) return access
   const outside = Object.values(networkInterfaces())
@@ -181,7 +179,7 @@ async function serveFolder(folder: string, listen: string, access: string, log: 
   const colon = listen.lastIndexOf(':')
   log.line('info', 'starting file server', { 'listen-addr': listen, 'crdb-access-addr': access })
   await new Promise<void>((resolve) => {
-    // Like the real tool, which logs it and continues: every import then fails.
+    // Like the real tool, logs the error and continues. Every import then fails.
     server.once('error', (error) => {
       log.line('error', 'error starting file server', { error: listenError(listen, error) })
       resolve()

@@ -14,10 +14,10 @@ import type { Metrics } from './molt-log.ts'
 import { errorText, ident } from './pg.ts'
 import type { ReplicatorLog } from './replicator-log.ts'
 
-/** Limit of one round trip to the target: many small transactions while catching up, one afterwards. */
+/** Changes per round trip to the target: many small transactions while catching up, one transaction afterwards. */
 const ROUND_CHANGES = 2000
 const ROUND_TRANSACTIONS = 500
-/** Changes waiting for the target above which the source is not read. */
+/** Number of changes waiting for the target at which reading from the source stops. */
 const QUEUE_CHANGES = 20_000
 
 /** Waits for the next event. */
@@ -36,7 +36,7 @@ class Signal {
   }
 }
 
-/** pg's connection with the members that its types omit and a replication stream needs. */
+/** The members of pg's connection that a replication stream needs and pg's types omit. */
 interface ReplicationConnection {
   stream: { pause(): void; resume(): void; destroy(): void }
   on(event: string, listener: (message: { chunk: Buffer }) => void): void
@@ -44,12 +44,12 @@ interface ReplicationConnection {
   sendCopyFromChunk(chunk: Buffer): void
 }
 
-/** The replication stream of one connection: passes data to a decoder and keeps the results. */
+/** The replication stream of one connection. Passes data to a decoder and queues the results. */
 export class SourceStream {
   onData: (data: Buffer) => void = () => {}
   onReplyWanted: () => void = () => {}
   readonly arrival = new Signal()
-  /** Why the stream has ended; earlier data is still to be applied. */
+  /** Why the stream ended. Data received before that still has to be applied. */
   failure: unknown
   closed = false
   private readonly queue: { tx: Transaction; changes: number }[] = []
@@ -70,7 +70,7 @@ export class SourceStream {
     return this.queue.length
   }
 
-  /** Resolves when streaming has started; rejects with the server's refusal. */
+  /** Resolves when streaming has started. Rejects with the server's error. */
   async start(slot: string, publication: string, from: Lsn): Promise<void> {
     this.connection.on('copyData', ({ chunk }) => this.received(chunk))
     const begun = new Promise<void>((resolve) => this.connection.once('replicationStart', resolve)).then(() => {
@@ -88,7 +88,7 @@ export class SourceStream {
     if (this.failure) throw this.failure
   }
 
-  /** The cause is on a separate line, as in the real tool, unless the connection is lost with it. */
+  /** Logs the cause on a separate line, like the real tool, unless the connection is lost too. */
   private streamError(error: unknown): Error {
     if (!(error instanceof pg.DatabaseError)) return new Error(errorText(error))
     if (error.severity !== 'ERROR') return new Error(`receive message failed: ${errorText(error)}`)
@@ -132,7 +132,7 @@ export class SourceStream {
     return round
   }
 
-  /** Reports to the source what has been applied; the same position as written, flushed and applied. */
+  /** Reports the applied position to the source, as written, flushed and applied. */
   acknowledge(lsn: Lsn): void {
     if (this.closed || this.failure) return
     const message = Buffer.alloc(34)
@@ -201,7 +201,7 @@ function serverTime(microseconds: bigint): string {
   return `${date.toISOString().slice(0, 19).replace('T', ' ')}.${fraction} +0000 UTC`
 }
 
-/** Collects messages into transactions, each held in memory. */
+/** Collects messages into transactions, and holds each in memory. */
 export class Decoder {
   private readonly relations = new Map<number, Relation>()
   private current: Transaction | undefined
@@ -274,7 +274,7 @@ export class Decoder {
     this.changes++
   }
 
-  /** The source does not send a large unchanged value, so nothing correct can be written. */
+  /** Throws: the source does not send a large unchanged value, so there is no correct value to write. */
   private unchanged(relation: Relation, column: string): never {
     this.metrics.add('pglogical_unchanged_toasted_columns', this.toasted ? 1 : 0)
     if (this.toasted) throw new Error('template toasted.tmpl not found')

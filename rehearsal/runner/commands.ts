@@ -1,6 +1,6 @@
 import { isAbsolute, relative } from 'node:path'
 
-/** A workflow command in a line: `::name key=value,key=value::data`. */
+/** A workflow command in a line of output: `::name key=value,key=value::data`. */
 interface Command {
   name: string
   properties: Record<string, string>
@@ -9,12 +9,12 @@ interface Command {
 
 type Level = 'error' | 'warning' | 'notice'
 
-/** What GitHub shows beside the log and on the run's page. Lines and columns start at 1. */
+/** An annotation, which GitHub shows in the log and on the run's page. Lines and columns start at 1. */
 export interface Annotation {
   level: Level
   message: string
   title?: string
-  /** Relative to the workspace if it is inside. */
+  /** Relative to the workspace if the file is inside it. */
   file?: string
   line?: number
   endLine?: number
@@ -25,7 +25,7 @@ export interface Annotation {
 /** Where the commands of a step take effect. */
 export interface CommandTarget {
   workspace: string
-  /** The step's environment, with the two switches that allow insecure commands. */
+  /** A variable of the step's environment, including the two switches that allow insecure commands. */
   env(name: string): string | undefined
   echo: boolean
   output(text: string): void
@@ -36,7 +36,7 @@ export interface CommandTarget {
   saveState(name: string, value: string): void
   setEnv(name: string, value: string): void
   addPath(path: string): void
-  /** The step is red even if its process exits with 0. */
+  /** Fails the step even if its process exits with 0. */
   fail(): void
 }
 
@@ -50,12 +50,12 @@ const DISABLED =
 const BAD_TOKEN =
   "The token of stop-commands must not be empty, 'pause-logging' or the name of a workflow command, unless ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS is true."
 
-/** Names that GITHUB_ENV and `set-env` refuse, because they affect every later step's node. */
+/** Names that GITHUB_ENV and `set-env` refuse, because they affect node in every later step. */
 const BLOCKED_ENV = ['NODE_OPTIONS']
 
 type Handler = (target: CommandTarget, command: Command) => void
 
-/** Never echoed, even with `::echo::on`: their effect is already a log line, or must not be one. */
+/** Commands never echoed, even with `::echo::on`: their effect already is a log line, or must not become one. */
 const SILENT = new Set(['add-mask', 'debug', 'warning', 'error', 'notice'])
 
 const HANDLERS: Record<string, Handler> = {
@@ -101,7 +101,7 @@ const HANDLERS: Record<string, Handler> = {
 
 /**
  * Handles workflow commands in a step's output. The returned function takes a line and returns whether it was a
- * command. A command has then taken effect, including its own log lines; any other line is normal output.
+ * command. If so, the command has taken effect and written its log lines; otherwise, the line is normal output.
  */
 export function commandReader(target: CommandTarget): (line: string) => boolean {
   const known = new Set(['stop-commands', ...Object.keys(HANDLERS)])
@@ -143,7 +143,7 @@ function handle(target: CommandTarget, command: Command, line: string): void {
   }
 }
 
-/** Finds a command at the start of the line whose lower-case name is in `known`. */
+/** Finds a command at the start of a line. `known` contains lower-case names. */
 function parseCommand(text: string, known: ReadonlySet<string>): Command | undefined {
   const line = text.trimStart()
   const end = line.startsWith('::') ? line.indexOf('::', 2) : -1
@@ -159,7 +159,7 @@ function parseCommand(text: string, known: ReadonlySet<string>): Command | undef
   return { name, properties, data: unescaped(line.slice(end + 2), DATA_ESCAPES) }
 }
 
-/** `%` is last in every list, so that a decoded percent sign does not start another escape. */
+/** Replaces escapes. `%` is last in every list, so that a decoded percent sign does not start another escape. */
 function unescaped(text: string, escapes: string[]): string {
   let out = text
   for (let i = 0; i < escapes.length; i += 2) out = out.replaceAll(escapes[i + 1] as string, escapes[i] as string)
@@ -177,7 +177,7 @@ function requireUnsecure(target: CommandTarget, name: string): void {
     throw new Error(`The \`${name}\` command ${DISABLED}`)
 }
 
-/** Not caught, so it ends the step, as the runner does for a guessable token. */
+/** Throws for a guessable token. The error is not caught and ends the step, as on GitHub. */
 function requireStopToken(target: CommandTarget, token: string, known: ReadonlySet<string>): void {
   const bad = token === '' || token.toLowerCase() === 'pause-logging' || known.has(token.toLowerCase())
   const allowed = ['true', '1'].includes(target.env('ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS')?.toLowerCase() ?? '')
@@ -204,7 +204,7 @@ function issue(target: CommandTarget, { name, properties, data }: Command): void
   target.annotate(annotation)
 }
 
-/** Keeps only consistent lines and columns: columns need a single line, and ends follow starts. */
+/** Drops lines and columns that do not fit together: columns need a single line, and an end must follow its start. */
 function positionOf(properties: Record<string, string>): Partial<Annotation> {
   let line = integer(properties.line)
   let endLine = integer(properties.endline)
@@ -229,12 +229,12 @@ function relativeTo(workspace: string, file: string): string {
 }
 
 /**
- * The `name=value` and `name<<delimiter` entries of the file for GITHUB_OUTPUT, GITHUB_ENV or GITHUB_STATE, in order.
- * Entries before a faulty one have already taken effect when it throws, as on GitHub.
+ * Parses the `name=value` and `name<<delimiter` entries of the files for GITHUB_OUTPUT, GITHUB_ENV or GITHUB_STATE, in
+ * order. As on GitHub, entries before a faulty one have taken effect when it throws.
  */
 export function* parseEntries(text: string): Generator<[name: string, value: string]> {
   const lines = text.replace(/^\uFEFF/, '').split('\n')
-  // Text after the last newline counts as a line if it is not empty, with its newline missing.
+  // Text after the last newline counts as a line whose newline is missing.
   const unterminated = lines.pop() as string
   const count = lines.length
   if (unterminated) lines.push(unterminated)
@@ -286,7 +286,7 @@ export class Masker {
     let out = ''
     let end = -1
     for (const [from, to] of hits) {
-      // Overlapping and adjacent hits become one `***`, so that their number reveals nothing.
+      // Overlapping and adjacent matches become one `***`, so that their number reveals nothing.
       if (from > end) out += `${text.slice(Math.max(end, 0), from)}***`
       end = Math.max(end, to)
     }
@@ -299,7 +299,7 @@ export class Masker {
 }
 
 /**
- * The forms of a secret that the runner masks as well: three base64 phases, and the escapes of shells, JSON, URLs and
+ * Forms of a secret that GitHub's runner masks too: base64 at three offsets, and the escapes of shells, JSON, URLs and
  * XML.
  */
 function encodings(value: string): string[] {
@@ -325,8 +325,8 @@ function encodings(value: string): string[] {
 const XML: Record<string, string> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;', "'": '&apos;' }
 
 /**
- * PowerShell prints a failed command in two parts, split at an ampersand; each is masked if it has 6 characters or
- * more.
+ * Splits a secret at ampersands: PowerShell prints a failed command in two parts, split there. GitHub's runner masks
+ * each part of 6 characters or more.
  */
 function ampersandParts(value: string): string[] {
   const plus = value.indexOf('&+')

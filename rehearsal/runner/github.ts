@@ -1,4 +1,4 @@
-// The part of GitHub's REST API that the gate reads: a local server whose responses follow GitHub's documentation.
+// A local server for the part of GitHub's REST API that the gate reads. Its responses follow GitHub's documentation.
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
@@ -10,18 +10,18 @@ export interface FakeJob {
   created_at: string
 }
 
-/** One run of migrate.yml, as people and runners change it. */
+/** One run of migrate.yml, in the state that people and runners have brought it to. */
 export interface FakeRun {
   jobs: FakeJob[]
   approvals: object[]
 }
 
-/** One rehearsal run with its only artifact, and the result of `gh attestation verify` for it. */
+/** One rehearsal run with its only artifact, and the result of `gh attestation verify` for that artifact. */
 export interface FakeRehearsal {
   run: Record<string, unknown> & { id: number }
   artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
   zip: Buffer
-  /** Its JSON; without it, the artifact is refused. */
+  /** JSON output of the verification; undefined if the artifact is refused. */
   verified: string | undefined
 }
 
@@ -29,16 +29,16 @@ export interface FakeGithub {
   url: string
   /** Delay of every response. */
   status: number
-  /** Responses to the next requests, before all others; `reset` cuts the connection. */
+  /** Responses to the next requests, used before all others. `reset` cuts the connection. */
   failures: ({ status: number; headers?: Record<string, string>; message?: string } | 'reset')[]
   environment: object | undefined
-  /** `cutover-cleanup`. */
+  /** The environment `cutover-cleanup`. */
   cleanup: object | undefined
-  /** The other environments by name. `migration` holds the secrets of the jobs without a gate. */
+  /** The other environments by name. `migration` has the secrets of the jobs without a gate. */
   others: Map<string, object>
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]
-  /** Paths with their queries, in order. */
+  /** Requested paths with their queries, in order. */
   asked: string[]
   close(): void
 }
@@ -114,13 +114,13 @@ function answer(github: FakeGithub, url: string): object | undefined {
 
 const headOf = (run: FakeRehearsal['run']) => (run.head_repository as { id?: number } | null)?.id ?? 0
 
-/** The branches that {@link limited} has set for an environment. */
+/** The branches that {@link limited} allows in an environment. */
 function branchPolicies(environment: object): object {
   const { names = [] } = environment as { names?: string[] }
   return { total_count: names.length, branch_policies: names.map((name, id) => ({ id, name, type: 'branch' })) }
 }
 
-/** An environment without reviewers that admits only these branches. */
+/** An environment without reviewers, limited to these branches. */
 export function limited(names: string[]): object {
   return {
     id: 2,
@@ -152,7 +152,7 @@ export function reviewed(reviewers: number): object {
   }
 }
 
-/** A reviewer's answer, with the environment's name as on the reviewer's page. */
+/** A reviewer's decision on an environment. */
 export function review(login: string, state = 'approved', environment = 'cutover'): object {
   return {
     state,
@@ -162,7 +162,7 @@ export function review(login: string, state = 'approved', environment = 'cutover
   }
 }
 
-/** A run of `migrate-caller.yml` whose cutover has just started to wait for its approval. */
+/** A run of `migrate-caller.yml` whose cutover has just begun to wait for approval. */
 export function waitingRun(): FakeRun {
   const job = (name: string, status: string): FakeJob => ({
     name: `migrate / ${name}`,

@@ -11,7 +11,7 @@ export type Outcome = Status | 'skipped'
 
 export interface StepInfo {
   phase: Phase
-  /** 0 for the requested action, 1 for the steps of a composite one, and so on. */
+  /** 0 for the requested action, 1 for the steps of a composite action, and so on. */
   depth: number
   id?: string
   name: string
@@ -23,117 +23,117 @@ export interface StepResult extends StepInfo {
   outcome: Outcome
   /** The outcome after `continue-on-error`. */
   conclusion: Outcome
-  /** All outputs of the step, including masked values: steps see each other's outputs unchanged. */
+  /** All outputs of the step, unmasked: steps see each other's outputs unchanged. */
   outputs: Record<string, string>
-  /** State saved for its post step, including earlier phases. */
+  /** State saved for the step's post phase, in this phase or earlier ones. */
   state: Record<string, string>
   annotations: Annotation[]
-  /** Masked; empty if there is none, or if it was dropped for being over 1 MiB. */
+  /** Masked. Empty if there is none, or if GitHub would drop it for exceeding 1 MiB. */
   summary: string
   /** 128 + n if signal n ended the process; null without a process. */
   exitCode: number | null
-  /** Masked; the last {@link LOG_LIMIT} characters of a longer log. */
+  /** Masked. Only the last {@link LOG_LIMIT} characters of a longer log. */
   log: string
   durationMs: number
 }
 
-/** How much of a step's log is kept, in characters. */
+/** Characters of a step's log that are kept. */
 export const LOG_LIMIT = 4 << 20
 
 export interface JobResult {
   conclusion: Status
-  /** In order of their start; a composite step comes before its own steps. */
+  /** In order of their start. A composite step comes before its own steps. */
   steps: StepResult[]
-  /** The action's outputs as another job gets them: without empty ones and those with a masked value. */
+  /** The action's outputs as another job gets them: without empty ones and those that contain a masked value. */
   outputs: Record<string, string>
   /** What GitHub would show for the action: at most 10 of each level. */
   annotations: Annotation[]
   summary: string
-  /** State saved by the action itself (not by steps of a composite one). */
+  /** State that the action itself saved, without that of a composite action's steps. */
   state: Record<string, string>
-  /** Entries that GITHUB_PATH has added by the end. */
+  /** Entries added by GITHUB_PATH. */
   path: string[]
-  /** Processes that were left at the end, and were killed. */
+  /** Processes left at the end and then killed. */
   orphans: Orphan[]
-  /** Masks what the job has masked; outputs and state of steps are unmasked. */
+  /** Masks the secrets of the job. Apply it to outputs and state of steps, which are unmasked. */
   mask(text: string): string
 }
 
 export interface LogLine {
-  /** Undefined for lines that belong to the job. */
+  /** Undefined for lines of the job itself. */
   step?: StepInfo
   kind: 'output' | 'group' | 'endgroup' | 'debug' | Annotation['level']
-  /** Masked. */
+  /** The line, masked. */
   text: string
-  /** Title of the line's group. */
+  /** Title of the group that contains the line. */
   group?: string
 }
 
 export interface RunOptions {
-  /** The folder with the action.yml. */
+  /** The folder that contains the action.yml. */
   dir: string
-  /** The repository for `$/`. */
+  /** The repository that `$/` refers to. */
   repo: string
   /** The values of `with:`. */
   inputs: Record<string, string>
-  /** The job's `env:`. Only PATH, HOME and the like of the caller's environment reach the steps. */
+  /** The job's `env:`. Of the caller's environment, only PATH, HOME and the like reach the steps. */
   env?: Record<string, string>
-  /** Entries that earlier steps of the job added by GITHUB_PATH; the last one is searched first. */
+  /** Entries that earlier steps of the job added by GITHUB_PATH. The last one is searched first. */
   path?: string[]
-  /** Masked from the first line, like a workflow's secrets. */
+  /** Values to mask from the first line on, like a workflow's secrets. */
   secrets?: string[]
-  /** The node for JavaScript actions, whatever `using` says; default: MOLT_ACTIONS_NODE, or the current one. */
+  /** The node for JavaScript actions, regardless of `using`. Default: MOLT_ACTIONS_NODE, or the current one. */
   node?: string
-  /** Starts a step's process in place of the runner's spawn. */
+  /** Starts a step's process, instead of the runner's own spawn. */
   start?: (options: ProcessOptions) => Promise<number>
-  /** GITHUB_WORKSPACE; default: an empty folder in `workDir`. */
+  /** GITHUB_WORKSPACE. Default: an empty folder in `workDir`. */
   workspace?: string
   /**
-   * Holds RUNNER_TEMP (emptied first, unless `previous` is given) and others, and is kept. Default: a temporary
-   * folder that is removed.
+   * Folder for RUNNER_TEMP (emptied first, unless `previous` is given) and other files; it is kept. Default: a
+   * temporary folder that is removed.
    */
   workDir?: string
-  /** RUNNER_TOOL_CACHE; default: a folder in `workDir`. */
+  /** RUNNER_TOOL_CACHE. Default: a folder in `workDir`. */
   toolCache?: string
-  /** Values of the `github` context, and so of GITHUB_* variables, such as `run_id`, `repository`, `sha`. */
+  /** Values of the `github` context, and so of the GITHUB_* variables: `run_id`, `repository`, `sha` … */
   github?: Record<string, string>
-  /** Default: all. With only `post`, the post step runs as after the run in `previous`. */
+  /** Default: all. With only `post`, runs the post step as if after the run in `previous`. */
   phases?: Phase[]
   previous?: { state: Record<string, string>; conclusion: Status }
   /** Cancels the job. */
   signal?: AbortSignal
-  /** Milliseconds for SIGINT, then SIGTERM; default: GitHub's. */
+  /** Milliseconds after SIGINT and after SIGTERM. Default: GitHub's. */
   grace?: readonly [sigint: number, sigterm: number]
-  /** Milliseconds after a cancellation until everything is killed; default: GitHub's. */
+  /** Milliseconds from a cancellation until everything is killed. Default: GitHub's. */
   cancelTimeout?: number
   /** Shows debug lines, and sets RUNNER_DEBUG. */
   debug?: boolean
   onLine?: (line: LogLine) => void
-  /** Awaited before a step that will run, and after one that ran. An error ends the job and is rethrown. */
+  /** Awaited before each step that will run and after each step that ran. An error ends the job and is rethrown. */
   beforeStep?: (step: StepInfo) => Promise<void> | void
   afterStep?: (step: StepResult) => Promise<void> | void
 }
 
 export type StepContext = Pick<StepResult, 'outputs' | 'outcome' | 'conclusion'>
 
-/** Shared by all steps of one job. */
+/** What all steps of one job share. */
 export interface Job {
   options: RunOptions
   root: Step
   temp: string
   github: Record<string, unknown>
   runner: Record<string, string>
-  /** The job's variables, and those that steps have added by GITHUB_ENV. */
+  /** The job's variables, and those that steps added by GITHUB_ENV. */
   env: Record<string, string>
-  /** Entries that steps have added by GITHUB_PATH; the last one is searched first. */
+  /** Entries that steps added by GITHUB_PATH. The last one is searched first. */
   path: string[]
   status: Status
   cancelled: boolean
-  /** Aborted when the time after a cancellation is over. */
+  /** Aborted when the time limit after a cancellation has passed. */
   dead: AbortController
   masker: Masker
   steps: StepResult[]
-  /** Started steps with a post phase. */
+  /** Started steps that have a post phase. */
   posts: Set<Step>
   states: Map<Step, Record<string, string>>
   /** The `steps` context of each composite step's main phase, for its post phase. */
@@ -141,13 +141,13 @@ export interface Job {
   trackingId: string
 }
 
-/** The scope of a step: the job, or a composite step. */
+/** What surrounds a step: the job, or a composite step. */
 export interface Frame {
   depth: number
   inputs: Record<string, string> | null
-  /** The `steps` context for expressions; in a post phase, that of the main phase. */
+  /** The `steps` context for expressions. A post phase sees the one of the main phase. */
   steps: Map<string, StepContext>
-  /** Where steps of this phase record their results: the same map, except in a post phase. */
+  /** Where steps of this phase record their results. Same map as `steps`, except in a post phase. */
   record: Map<string, StepContext>
   /** The `env:` of the enclosing composite steps, which overrides GITHUB_ENV. */
   overrides: Record<string, string>

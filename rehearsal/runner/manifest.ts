@@ -29,7 +29,7 @@ import { NoOperationTraceWriter } from '@actions/workflow-parser/templates/trace
 import { YamlObjectReader } from '@actions/workflow-parser/workflows/yaml-object-reader'
 import { UserError } from '../../src/runtime/errors.ts'
 
-/** A runnable action.yml, with everything that it uses from the same repository. */
+/** A parsed action.yml, with every action of the same repository that it uses. */
 export interface Manifest {
   dir: string
   name: string
@@ -66,14 +66,14 @@ interface CompositeRuns {
 export interface Step {
   id?: string
   name?: TemplateToken
-  /** An expression with a status function; `success()` by default. */
+  /** Condition with a status function; `success()` by default. */
   if: string
   continueOnError?: TemplateToken
   env?: MappingToken
   run?: { script: TemplateToken; shell: TemplateToken; workingDirectory?: TemplateToken }
   uses?: string
   with?: MappingToken
-  /** The action in `uses`; `./path` is read when it is the step's turn, because an earlier step may write it. */
+  /** The action in `uses`. `./path` is read only when the step runs, because an earlier step may create it. */
   action?: Manifest
 }
 
@@ -85,16 +85,16 @@ const CONTEXTS = ['github', 'inputs', 'steps', 'env', 'runner', 'job', 'strategy
 const STATUS_FUNCTIONS = ['success', 'failure', 'always', 'cancelled'] as const
 const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs: 0 }))
 
-/** Manifests by their path, with the text they were read from; of composite actions none, whose steps belong to a job. */
+/** Path → manifest and the text it was read from. Without composite actions, whose steps belong to a single job. */
 const known = new Map<string, { text: string; manifest: Manifest }>()
 
 /**
  * Reads the action.yml (or action.yaml) in `dir`, and everything that it uses as `$/path`, a folder of `repo`.
- * @throws UserError with file, line and column of everything that GitHub would refuse or that is not supported here
+ * @throws UserError with file, line and column of everything that GitHub would refuse or this runner does not support
  */
 export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
   if (depth > MAX_DEPTH)
-    throw new UserError('runner.unsupported', `${dir}: composite actions are nested more than ${MAX_DEPTH} deep`)
+    throw new UserError('runner.unsupported', `${dir}: composite actions are nested more than ${MAX_DEPTH} levels deep`)
   const path = ['action.yml', 'action.yaml'].map((name) => join(dir, name)).find((each) => existsSync(each))
   if (!path && existsSync(join(dir, 'Dockerfile')))
     throw new UserError('runner.unsupported', `${dir}: docker actions are not supported here`)
@@ -134,7 +134,7 @@ function loadUsed(step: Step, repo: string, depth: number): void {
   step.action = loadManifest(dir, repo, depth + 1)
 }
 
-/** True for `./path`, an action in the workspace. */
+/** Whether `uses` is `./path`, an action in the workspace. */
 export function isLocal(step: Step): boolean {
   return step.uses?.startsWith('./') ?? false
 }
@@ -144,7 +144,7 @@ export function hasPre({ action }: Step): boolean {
   return action?.runs.pre !== undefined
 }
 
-/** A local action that has not been read yet may have one. */
+/** Whether the step may have a post phase. A local action that was not read yet might have one. */
 export function hasPost(step: Step): boolean {
   if (!step.uses) return false
   if (!step.action) return isLocal(step)
@@ -153,8 +153,8 @@ export function hasPost(step: Step): boolean {
 }
 
 /**
- * The parser is made for editors, and returns block scalars with expressions with their original indentation. Without
- * `source`, takes the value instead.
+ * Reads values. The parser is made for editors, and returns block scalars that contain expressions with their original
+ * indentation. Without `source`, it takes the value instead.
  */
 class ValueReader extends YamlObjectReader {
   override allowLiteral(): LiteralToken | undefined {
@@ -181,7 +181,7 @@ function readRoot(context: TemplateContext, name: string, content: string): Mapp
   return root
 }
 
-/** What the parser accepts and this runner does not support. */
+/** Reports what the parser accepts but this runner does not support. */
 function check(context: TemplateContext, token: TemplateToken, key: TemplateToken | undefined): void {
   if (key?.isExpression) context.error(key, 'An expression as a key is not supported by the local runner')
   if (!isBasicExpression(token)) return
@@ -298,10 +298,10 @@ export function requireShell(shell: string): void {
 
 export type Status = 'success' | 'failure' | 'cancelled'
 
-/** What expressions see: the contexts by name, and the results of the status functions. */
+/** What expressions can refer to: the contexts by name, and the results of the status functions. */
 export interface Scope {
   contexts: Record<string, unknown>
-  /** Decides `success()` and `failure()`: the composite action's state so far, or the job's. */
+  /** Decides `success()` and `failure()`. The composite action's status so far, or the job's. */
   status: Status
   /** Decides `cancelled()`. */
   cancelled: boolean
@@ -309,7 +309,7 @@ export interface Scope {
 
 function compile(expression: string) {
   const { tokens } = new Lexer(expression).lex()
-  // The lexer unescapes only the first '' of a string; GitHub unescapes all.
+  // The lexer unescapes only the first '' of a string. GitHub unescapes all.
   for (const token of tokens)
     if (token.type === TokenType.STRING) token.value = token.lexeme.slice(1, -1).replaceAll("''", "'")
   return new Parser(tokens, CONTEXTS, STATUS_INFO).parse()
@@ -328,7 +328,7 @@ function statusFunctions({ status, cancelled }: Scope): Map<string, FunctionDefi
   )
 }
 
-/** Names of environment variables are case-sensitive, all others are not. */
+/** A context with case-sensitive names: environment variables. All other contexts ignore case. */
 class CaseSensitiveDictionary extends data.Dictionary {
   readonly #entries = new Map<string, data.ExpressionData>()
   override add(key: string, value: data.ExpressionData): void {
@@ -356,12 +356,12 @@ function toData(value: unknown, caseSensitive = false): data.ExpressionData {
   return dictionary
 }
 
-/** @throws Error when the expression cannot be evaluated */
+/** @throws Error if the expression cannot be evaluated */
 export function evaluateCondition(expression: string, scope: Scope): boolean {
   return truthy(evaluate(expression, scope))
 }
 
-/** @throws Error when the value is not a scalar, or its expression cannot be evaluated */
+/** @throws Error if the value is not a scalar, or its expression cannot be evaluated */
 export function evaluateString(token: TemplateToken | undefined, scope: Scope): string {
   if (!token) return ''
   if (!isBasicExpression(token)) {
@@ -374,7 +374,7 @@ export function evaluateString(token: TemplateToken | undefined, scope: Scope): 
   return result.coerceString()
 }
 
-/** @throws Error when the value is not a boolean */
+/** @throws Error if the value is not a boolean */
 export function evaluateBoolean(token: TemplateToken | undefined, scope: Scope): boolean {
   if (!token) return false
   if (isBoolean(token)) return token.value
@@ -383,7 +383,7 @@ export function evaluateBoolean(token: TemplateToken | undefined, scope: Scope):
   throw new Error(`Unexpected value '${result?.coerceString() ?? token.toString()}'`)
 }
 
-/** @throws Error when a value cannot be evaluated */
+/** @throws Error if a value cannot be evaluated */
 export function evaluateMapping(token: MappingToken | undefined, scope: Scope): Record<string, string> {
   const result: Record<string, string> = {}
   for (const { key, value } of token ?? []) result[key.toString()] = evaluateString(value, scope)

@@ -10,26 +10,26 @@ export interface ProcessOptions {
   cwd: string
   env: Record<string, string>
   onLine(line: string): void
-  /** Asks the process to end: SIGINT, then SIGTERM, then SIGKILL. */
+  /** Asks the process to end: sends SIGINT, then SIGTERM, then SIGKILL. */
   cancel: AbortSignal
-  /** Ends the process at once. */
+  /** Kills the process at once. */
   kill: AbortSignal
-  /** Milliseconds for SIGINT and SIGTERM. */
+  /** Milliseconds to wait after SIGINT and after SIGTERM. */
   grace: readonly [sigint: number, sigterm: number]
 }
 
-/** How long to wait for output of descendants that hold a pipe open after the process has ended, in ms. */
+/** Milliseconds to wait for output of descendants that hold a pipe open after the process has ended. */
 const STREAM_GRACE = 5000
 
 /**
- * Runs one step's process to its end. Like the runner, signals only the process, never its descendants; {@link
- * killOrphans} finds those at the end of the job.
- * @returns the exit code, 128 + n for a process ended by signal n
- * @throws when the process cannot be started, or when `onLine` throws (the process is then killed)
+ * Runs one step's process to its end. Like GitHub's runner, signals only the process and not its descendants; {@link
+ * killOrphans} ends those at the end of the job.
+ * @returns the exit code; 128 + n for a process ended by signal n
+ * @throws if the process cannot be started, or if `onLine` throws (the process is then killed)
  */
 export async function runProcess(options: ProcessOptions): Promise<number> {
   const { file, args, cwd, env } = options
-  // In its own session, the process gets Ctrl-C only from us, once, as on GitHub.
+  // In its own session, the process gets Ctrl-C only from this runner and only once, as on GitHub.
   const child = spawn(file, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
   const killGroup = () => signalTo(-(child.pid ?? 0), 'SIGKILL')
   let resolve: (code: number) => void = () => {}
@@ -42,7 +42,7 @@ export async function runProcess(options: ProcessOptions): Promise<number> {
     signalTo(child.pid ?? 0, 'SIGKILL')
     reject(error)
   }
-  // An exception from a line's handler would otherwise be lost in a stream's event.
+  // An exception in a line's handler would otherwise be lost in a stream's event.
   const onLine = (line: string) => {
     try {
       options.onLine(line)
@@ -99,7 +99,7 @@ async function stopStepwise(pid: number, ended: Promise<void>, grace: readonly [
   signalTo(pid, 'SIGKILL')
 }
 
-/** False when the process does not exist (any more). */
+/** Sends a signal. @returns false if the process no longer exists */
 function signalTo(pid: number, signal: NodeJS.Signals): boolean {
   if (pid === 0) return false
   try {
@@ -114,10 +114,10 @@ export interface Orphan {
   cmd: string
 }
 
-/** Kills what a job has left behind, recognized by RUNNER_TRACKING_ID in its environment, and reports it. */
+/** Kills and reports processes that a job left behind, recognized by RUNNER_TRACKING_ID in their environment. */
 export async function killOrphans(trackingId: string): Promise<Orphan[]> {
   const killed = new Map<number, Orphan>()
-  // Repeatedly, because one of them may be starting another.
+  // Repeats, because one of them may be starting another.
   for (let round = 0; round < 40; round++) {
     const found = killOrphansNow(trackingId)
     if (found.length === 0) break
@@ -127,7 +127,7 @@ export async function killOrphans(trackingId: string): Promise<Orphan[]> {
   return [...killed.values()]
 }
 
-/** The same in one pass without waiting, for a process that is about to exit. */
+/** Like {@link killOrphans}, but in one pass without waiting, for a process that is about to exit. */
 export function killOrphansNow(trackingId: string): Orphan[] {
   const needle = `RUNNER_TRACKING_ID=${trackingId}`
   const found = process.platform === 'linux' ? fromProc(needle) : fromPs(needle)
@@ -145,13 +145,13 @@ function fromProc(needle: string): Orphan[] {
       const cmd = readFileSync(`/proc/${entry}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
       found.push({ pid: Number(entry), cmd })
     } catch {
-      // It has ended meanwhile, or belongs to another user.
+      // The process has ended, or belongs to another user.
     }
   }
   return found
 }
 
-/** Without /proc (macOS), `ps` prints the environment after the command. */
+/** Fallback without /proc (macOS): `ps` prints the environment after the command. */
 function fromPs(needle: string): Orphan[] {
   const text = execFileSync('ps', ['-A', '-E', '-ww', '-o', 'pid=,command='], { encoding: 'utf8', maxBuffer: 1 << 28 })
   return text

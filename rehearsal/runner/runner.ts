@@ -13,11 +13,11 @@ const ANNOTATION_LIMIT = 10
 const CANCEL_TIMEOUT = 5 * 60_000
 
 /**
- * Runs an action, pre and post steps included, as GitHub's runner would run it as the only step of a job.
+ * Runs an action with its pre and post steps, as GitHub's runner would run it as the only step of a job.
  *
- * Known differences: there is no server (no ACTIONS_RUNTIME_* or ID token variables, no problem matchers, no `hashFiles`), and
- * `secrets`, docker actions and actions of other repositories are errors.
- * @throws UserError when the action.yml, or one that it uses, is faulty or asks for what is not supported; nothing has run then
+ * Known differences: there is no server (no ACTIONS_RUNTIME_* or ID token variables, no problem matchers, no
+ * `hashFiles`). `secrets`, docker actions and actions of other repositories are errors.
+ * @throws UserError if an action.yml is faulty or uses an unsupported feature; nothing has run then
  */
 export async function runAction(options: RunOptions): Promise<JobResult> {
   const uses = `$/${relative(options.repo, options.dir)}`

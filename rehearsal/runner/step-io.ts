@@ -7,11 +7,11 @@ import { LOG_LIMIT, type LogLine, type Run, type StepInfo, type StepResult } fro
 import { runProcess } from './process.ts'
 
 /*
- * Input and output of a step's process: its environment, the files that it writes, its workflow commands, and the
- * log, through which all of them pass.
+ * Input and output of a step's process: its environment, the files that it writes, its workflow commands, and the log,
+ * through which all of its output passes.
  */
 
-/** Variables of the machine that every process gets; all others come from the job. */
+/** Variables of the machine that every process gets. All others come from the job. */
 const PASS_THROUGH = words(`
   PATH HOME USER LOGNAME SHELL LANG LC_ALL LC_CTYPE TZ TMPDIR NODE_EXTRA_CA_CERTS SSL_CERT_FILE SSL_CERT_DIR
   HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
@@ -21,7 +21,7 @@ const SUMMARY_LIMIT = 1024 * 1024
 const MESSAGE_LIMIT = 4096
 const GRACE = [7500, 2500] as const
 
-/** Keys of the `github` context that are also GITHUB_* variables. */
+/** Keys of the `github` context that also exist as GITHUB_* variables. */
 const GITHUB_VARIABLES = new Set(
   words(`
   action action_path action_ref action_repository actor actor_id api_url base_ref env event_name event_path
@@ -42,7 +42,7 @@ export async function runChild(
   folder = '',
 ): Promise<number> {
   const { job } = run
-  // Cancelled while a hook was awaited, so there is nothing to interrupt.
+  // Cancelled while a hook was awaited, so there is no process to interrupt.
   if (run.cancel.signal.aborted || job.dead.signal.aborted) return 130
   const isCommand = commandReader(targetOf(run))
   const code = await (job.options.start ?? runProcess)({
@@ -73,14 +73,14 @@ function environmentOf(run: Run, variables: Record<string, string>): Record<stri
     if (GITHUB_VARIABLES.has(key)) env[`GITHUB_${key.toUpperCase()}`] = String(value)
   for (const [key, value] of Object.entries(job.runner)) env[`RUNNER_${key.toUpperCase()}`] = value
   env.GITHUB_ACTIONS = 'true'
-  // Unless a test sets it: there is no page on GitHub, and no workflow to start.
+  // Tells actions not to link to GitHub or propose a workflow. Tests that set `github` want both.
   if (!job.options.github) env.MOLT_ACTIONS_RUNNER = 'local'
   env.CI ??= 'true'
   env.RUNNER_TRACKING_ID = job.trackingId
   return env
 }
 
-/** How to process each file that a step writes, in the runner's order. */
+/** How to process each file that a step writes, in the order of GitHub's runner. */
 const FILE_COMMANDS: Record<string, (run: Run, file: string, target: CommandTarget) => void> = {
   path: (_run, file, target) => {
     for (const line of readFileSync(file, 'utf8').split(/\r\n|\n|\r/)) if (line) target.addPath(line)
@@ -215,7 +215,7 @@ export function debug(run: Run, text: string): void {
   if (run.job.options.debug) write(run, `##[debug]${text}`)
 }
 
-/** Masks every line of a step's log. */
+/** Writes a line to the step's log, masked. */
 function write(run: Run, raw: string): void {
   const { job, result } = run
   const text = job.masker.mask(raw)

@@ -32,7 +32,7 @@ import { annotate, debug, fail, infoOf, printHeader, runChild, withFiles } from 
 
 /**
  * Runs one phase of a step, or skips it.
- * @returns false when the condition itself is faulty, so that no later step runs
+ * @returns false for `goOn` if the condition itself is faulty, so no later step runs
  */
 export async function runStep(job: Job, frame: Frame, step: Step, phase: Phase): Promise<[Outcome, goOn: boolean]> {
   const run = openRun(job, frame, step, phase)
@@ -43,7 +43,7 @@ export async function runStep(job: Job, frame: Frame, step: Step, phase: Phase):
   try {
     evaluateEnv(run)
     run.result.name = displayName(run)
-    // Null means faulty.
+    // Null means that the condition is faulty.
     const condition = job.dead.signal.aborted ? false : conditionOf(run)
     goOn = condition !== null
     if (condition) {
@@ -103,7 +103,7 @@ function actionOrigin({ github }: Job, step: Step): Record<string, string> {
   return { action_repository: own ? String(github.repository) : '', action_ref: own ? String(github.sha) : '' }
 }
 
-/** Best effort: a name with a failing expression stays as written. */
+/** The step's name for the log. A name whose expression fails stays as written. */
 function displayName(run: Run): string {
   const { step, job, frame } = run
   const prefix = { pre: 'Pre ', main: '', post: 'Post ' }[run.phase]
@@ -140,7 +140,7 @@ function scopeOf(run: Run, status: Status = run.frame.status()): Scope {
   }
 }
 
-/** As on GitHub, an `env:` that cannot be evaluated makes the step red, but does not prevent it from running. */
+/** Evaluates `env:`. As on GitHub, a failure makes the step red, but does not prevent it from running. */
 function evaluateEnv(run: Run): void {
   try {
     const own = evaluateMapping(run.step.env, scopeOf(run))
@@ -167,7 +167,7 @@ function conditionOf(run: Run): boolean | null {
   }
 }
 
-/** A cancellation reaches a running step only if its condition no longer holds: `always()` continues undisturbed. */
+/** Cancels a running step only if its condition no longer holds: with `always()` it continues undisturbed. */
 function watchCancellation(run: Run): () => void {
   const { signal } = run.job.options
   if (!signal || signal.aborted) return () => {}
@@ -257,7 +257,7 @@ async function runComposite(run: Run, action: Manifest, all: Step[]): Promise<vo
   }
   run.failed ||= status === 'failure'
   run.cancelled ||= status === 'cancelled'
-  // GitHub also evaluates them in pre and post phases, without the steps. Only an error has an effect.
+  // GitHub also evaluates the outputs in pre and post phases, without the steps. Only an error has an effect there.
   const scope = scopeOf(run)
   Object.assign(scope.contexts, { inputs, steps: Object.fromEntries(record) })
   for (const { id, value } of action.outputs) {
@@ -306,7 +306,7 @@ async function runScript(run: Run): Promise<void> {
   if (code !== 0) fail(run, `Process completed with exit code ${code}.`)
 }
 
-/** The values of `with`, and defaults for the rest. Names are case-insensitive. */
+/** The values of `with`, and defaults for all other inputs. Names are case-insensitive. */
 function evaluateInputs(run: Run, action: Manifest): Record<string, string> {
   const { job, step } = run
   const scope = scopeOf(run)

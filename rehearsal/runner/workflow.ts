@@ -1,4 +1,4 @@
-// Runs a workflow's jobs one by one in the local runner: each job becomes a composite action with the job's steps.
+// Runs a workflow's jobs one by one in the local runner. Each job becomes a composite action with the job's steps.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -54,7 +54,7 @@ export function holds(condition: string, contexts: Record<string, unknown>, canc
   return truthy(value(condition.replace(/^\$\{\{|\}\}$/g, ''), contexts, cancelled))
 }
 
-/** A text with its expressions replaced. */
+/** Replaces the expressions in a text by their values. */
 export function evaluate(text: string, contexts: Record<string, unknown>): string {
   return text.replace(/\$\{\{(.*?)\}\}/g, (_, expression: string) => value(expression, contexts).coerceString())
 }
@@ -74,10 +74,10 @@ function toData(value: unknown): data.ExpressionData {
   return new data.Dictionary(...pairs)
 }
 
-/** Replaces steps with actions of other repositories, by repository; undefined leaves the step out. */
+/** Repository → replacement for steps that use its actions; undefined leaves such a step out. */
 type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
-/** Replaces actions/upload-artifact: a missing file is an error, and the digest is an output. */
+/** Replaces actions/upload-artifact: a missing file is an error, and the digest becomes an output. */
 export const upload = ({ with: given = {} }: Step): Pick<Step, 'run' | 'env'> => ({
   env: { NAME: String(given.name), FILES: String(given.path) },
   run: 'ls $FILES && echo "$NAME" > "$RUNNER_TEMP/artifact" && echo "artifact-digest=$(cat $FILES | sha256sum | cut -c1-64)" >> "$GITHUB_OUTPUT"',
@@ -92,14 +92,14 @@ export interface JobOptions {
   matrix?: Record<string, string>
   strategy?: Record<string, string>
   replace?: Replacements
-  /** Keeps the job's files; every job runs on its own runner. */
+  /** Folder for the job's files, which are kept. Use one per job, because every job has its own runner. */
   workDir: string
   run?: Partial<RunOptions>
 }
 
 /**
- * Runs the steps of a job with the conditions, ids, inputs and outputs in the file. Contexts that a local action
- * cannot see (`secrets`, `needs`, `vars`, `matrix`, `strategy`) become inputs.
+ * Runs a job's steps with the conditions, ids, inputs and outputs in the file. Contexts that a local action cannot see
+ * (`secrets`, `needs`, `vars`, `matrix`, `strategy`) become inputs.
  */
 export function runJob(workflow: Workflow, id: string, options: JobOptions): Promise<JobResult> {
   const job = workflow.jobs[id] as Job
@@ -138,7 +138,7 @@ export function runJob(workflow: Workflow, id: string, options: JobOptions): Pro
   })
 }
 
-/** Unset names are empty, as on GitHub. */
+/** Declares an input for a value of an outside context. Unset names are empty, as on GitHub. */
 function declare(outside: Record<string, string>, name: string): string {
   outside[name] ??= ''
   return `inputs.${name}`
@@ -158,7 +158,7 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   })
 }
 
-/** What a copied file names by repository and commit, in this checkout; undefined for an action of others. */
+/** The path in this checkout of an action named by repository and commit; undefined for other people's actions. */
 function here(uses: string): string | undefined {
   const [, name] = /^[\w.-]+\/[\w.-]+\/(actions\/[\w-]+)@[0-9a-f]{40}$/.exec(uses) ?? []
   if (name && existsSync(join(REPO, name, 'action.yml'))) return `$/${name}`

@@ -1,5 +1,5 @@
-// A live application for rehearsals: a steady rate of transactions that insert, update and delete. When writes are
-// refused, it behaves like a well-written client: roll back, wait a little, retry.
+// A live application for rehearsals: transactions that insert, update and delete at a steady rate. When writes are
+// refused, it behaves like a well-written client: rolls back, waits a little, and retries.
 import { randomInt, randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
@@ -7,52 +7,51 @@ import { WAREHOUSES } from './shop.ts'
 
 export const DEFAULT_RATE = 250
 
-/** The `application_name` that identifies its connections. */
+/** The connections' `application_name`. */
 export const LOAD_APPLICATION = 'molt-actions rehearsal load'
 
 interface LoadCounters {
-  /** Committed. */
+  /** Committed transactions. */
   transactions: number
-  /** Inserted, updated or deleted by committed transactions. */
+  /** Rows inserted, updated or deleted by committed transactions. */
   rows: number
-  /** Attempts refused with 25006, like the fence's. */
+  /** Attempts refused with 25006, as the fence does. */
   refused: number
-  /** Attempts that failed because there was no connection, or it broke. */
+  /** Attempts that failed because there was no connection or it broke. */
   disconnected: number
-  /** Attempts repeated at the database's request: deadlock, serialization failure, lock timeout. */
+  /** Attempts that the database asked to retry: deadlock, serialization failure, lock timeout. */
   retries: number
-  /** Transactions given up because of any other error, each passed to `onError`. */
+  /** Transactions given up after any other error. Each is passed to `onError`. */
   errors: number
 }
 
 export interface LoadHandle {
   readonly counters: Readonly<LoadCounters>
   /**
-   * The write pauses as seen by the application, in milliseconds: from the start of the first attempt that was
-   * refused or lost its connection, to the first commit of an attempt started after that. Excludes an unfinished
-   * pause.
+   * Write pauses that the application saw, in milliseconds: from the start of the first attempt that was refused or
+   * lost its connection, to the first commit of an attempt started after that. Excludes an unfinished pause.
    */
   readonly pausesMs: readonly number[]
-  /** Milliseconds since the current pause began; undefined without one. */
+  /** Milliseconds since the current pause began; undefined outside a pause. */
   readonly pausedForMs: number | undefined
   /**
-   * Continues in another database, as if the connection string had changed. Resolves when the old one is no longer
+   * Continues in another database, as if the connection string had changed. Resolves when the old database is no longer
    * used.
    */
   switchTo(url: string): Promise<void>
-  /** Lets transactions in flight finish (refused ones are dropped) and closes the connections. */
+  /** Lets transactions in flight finish (drops refused ones) and closes the connections. */
   stop(): Promise<void>
 }
 
 export interface LoadOptions {
   url: string
-  /** Transactions per second over all connections; default: 250. */
+  /** Transactions per second over all connections. Default: 250. */
   rate?: number
-  /** Default 6. */
+  /** Number of connections. Default: 6. */
   connections?: number
   /** Writes no empty string, which molt before 1.0 loads as NULL. Only for the shop. */
   plain?: boolean
-  /** Called with each transaction that was given up. */
+  /** Called with the error of each transaction that was given up. */
   onError?: (error: Error) => void
 }
 
@@ -61,10 +60,10 @@ export interface GenericLoadOptions extends LoadOptions {
   tables: readonly string[]
 }
 
-/** Does its work at once, and returns how many rows it changed. Called again with the same values for a retry. */
+/** Runs one transaction's work and returns how many rows it changed. A retry calls it again with the same values. */
 type Transaction = (client: pg.Client) => Promise<number>
 
-/** Customers of the shop: orders, payments, reviews, carts. Needs the tables of `shop.ts` in any state. */
+/** Starts the shop's customers: orders, payments, reviews, carts. Needs the tables of `shop.ts` in any state. */
 export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
   const known = await once(options.url, whatIsThere)
   if (options.plain) known.texts = TEXTS.filter((text) => text !== '')
@@ -72,16 +71,16 @@ export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
 }
 
 /**
- * For a user's database: updates that set a column to its own value, which puts real changes into the WAL and none
- * into the data. Skips tables where that could have side effects: without a primary key or another column, or with
- * triggers. Throws when no table is left.
+ * Starts harmless updates in a user's database. They set a column to its own value, which writes to the WAL but changes
+ * no data. Skips tables where that could have side effects: without a primary key or another column, or with triggers.
+ * Throws if no table is left.
  */
 export async function startGenericLoad(options: GenericLoadOptions): Promise<LoadHandle> {
   const updates = await once(options.url, (client) => harmlessUpdates(client, options.schema, options.tables))
   if (updates.length === 0)
     throw new Error(
-      `No harmless update is possible in any table of schema "${options.schema}": each is empty, has only wide rows, no  ` +
-        'primary key, no other column, or triggers. Leave out --rate and let the application itself be the load.',
+      `No table of schema "${options.schema}" allows a harmless update: each is empty, has only wide rows, no primary ` +
+        'key, no other column, or triggers. Leave out --rate and let your application be the load.',
     )
   return run(options, () => {
     const { text, keys } = pick(updates)
@@ -90,7 +89,7 @@ export async function startGenericLoad(options: GenericLoadOptions): Promise<Loa
   })
 }
 
-/** Time for a transaction in flight before its connection is cut. */
+/** Milliseconds for a transaction in flight to finish before its connection is cut. */
 const DRAIN_MS = 3000
 
 interface Connection {
@@ -129,7 +128,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
   }
 
   function held(begun: number) {
-    // A late refusal from the pause that has just ended does not start a new one.
+    // A late refusal belongs to the pause that has just ended.
     if (begun >= lastPauseEnd) pause ??= { begun, seen: performance.now() }
   }
 
@@ -166,7 +165,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
       return transaction(connection.client)
     }
 
-    /** Until it is committed, given up because of its own error, or the load is stopped. */
+    /** Tries until the transaction is committed, given up because of its own error, or the load is stopped. */
     async function persist(transaction: Transaction) {
       for (let wait = 4; !stopping.signal.aborted; wait = Math.min(wait * 2, 20)) {
         const begun = performance.now()
@@ -190,7 +189,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
     await close(connection)
   }
 
-  /** Waits until workers have closed these connections, and cuts those that a hanging query keeps open. */
+  /** Waits until workers have closed these connections. Cuts those that a hanging query keeps open. */
   async function drained(which: (connection: Connection) => boolean) {
     const deadline = performance.now() + DRAIN_MS
     for (;;) {
@@ -234,7 +233,7 @@ function newClient(connectionString: string) {
   return new pg.Client({ connectionString, application_name: LOAD_APPLICATION, connectionTimeoutMillis: 5000 })
 }
 
-/** `end` would wait for the hanging query. */
+/** Cuts a connection: `end` would wait for the hanging query. */
 function cut(client: pg.Client) {
   const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
   connection.stream.destroy()
@@ -271,10 +270,10 @@ function pick<T>(list: readonly T[]): T {
   return list[randomInt(list.length)] as T
 }
 
-// The shop's transactions. Rows are found only by primary key, because a target has no other index during the load.
-// No key ever changes, because the stream would then leave the old row behind.
+// The shop's transactions. They find rows only by primary key, because a target has no other index during the load.
+// They never change a key, because the stream would then leave the old row behind.
 
-/** Existing keys, as far as the load knows. Ids of customers, products and orders have almost no gaps. */
+/** Existing keys that the load knows. Ids of customers, products and orders have almost no gaps. */
 interface Known {
   customers: number
   products: number
@@ -319,7 +318,7 @@ const TEXTS = [
   null,
 ]
 
-/** 1 to max, inclusive. */
+/** A random number from 1 to max, inclusive. */
 const upTo = (max: number) => randomInt(1, Math.max(1, max) + 1)
 const cents = (max: number) => (randomInt(max * 100) / 100).toFixed(2)
 
@@ -443,7 +442,7 @@ function editNote(known: Known): Transaction {
   return (client) => changed(client, 'UPDATE "OrderNotes" SET body = $2 WHERE "noteId" = $1', [note, body])
 }
 
-/** Percentages of the transactions. */
+/** Share of each transaction, in percent. */
 const SHOP_MIX = (
   [
     [22, placeOrder],
@@ -491,7 +490,7 @@ async function harmlessUpdates(client: pg.Client, schema: string, tables: readon
     if (!column) continue
     const name = `${pg.escapeIdentifier(schema)}.${pg.escapeIdentifier(table)}`
     const names = keys.map((key) => pg.escapeIdentifier(key.name))
-    // An update of a row with an out-of-line value would stop the stream; a row this short has none.
+    // Updating a row that has an out-of-line value would stop the stream. Rows this short have none.
     const sample = await client.query<string[]>({
       text: `SELECT ${names.map((key) => `${key}::text`).join(', ')} FROM (SELECT * FROM ${name} LIMIT 10000) AS t
         WHERE pg_column_size(t) < 1800 LIMIT 1000`,

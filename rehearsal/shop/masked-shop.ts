@@ -1,4 +1,4 @@
-// The sample shop grown to 20 tables, with people: `mask` must find them all and leave none.
+// The sample shop grown to 20 tables, with personal data that `mask` must find and remove.
 import { randomBytes } from 'node:crypto'
 import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -11,7 +11,7 @@ import { createShop, SHOP_TABLES, shopCounts } from './shop.ts'
 
 export const GROWN_ROWS = 1_000_000
 
-/** The rules for this shop. */
+/** The masking rules for this shop. */
 export const MASK_RULES = fileURLToPath(new URL('../../examples/mask.yml', import.meta.url))
 
 /** Every table of the grown shop, parents before children. */
@@ -28,7 +28,7 @@ export const GROWN_TABLES = [
   'audit_log',
 ] as const
 
-/** Planted in names, addresses, free text, documents, arrays and bytes; must be found nowhere in what `mask` makes. */
+/** Planted in names, addresses, free text, documents, arrays and bytes. None may survive in what `mask` writes. */
 export const CANARIES = [
   'Zaphira Canaryworth',
   'zaphira.canary@bluebottle-mail.net',
@@ -39,8 +39,8 @@ export const CANARIES = [
 ]
 
 /**
- * Texts all over the shop besides the canaries. The action knows the canaries, so every log hides them. It does not
- * know these, so a log without them has leaked none.
+ * Texts found all over the shop, besides the canaries. The action knows the canaries and masks them in its log. It does
+ * not know these, so only their absence shows that the log leaks nothing.
  */
 export const WITNESSES = ['Janssens', 'Kowalski', '@mail.be', '@shop.example.com']
 
@@ -136,7 +136,7 @@ function statements(rows: number, customers: number, orders: number, products: n
   const share = (part: number) => Math.ceil(rows * part)
   const people = share(0.002)
   const [profiles, subscribers] = [Math.min(customers, share(0.02)), share(0.02)]
-  // The stock of every store. Like most rows in most databases, it holds no personal data.
+  // The stock of every store. Like most rows in most databases, it has no personal data.
   const stores = Math.ceil(share(0.18) / products)
   return [
     `INSERT INTO inventory
@@ -203,13 +203,13 @@ function statements(rows: number, customers: number, orders: number, products: n
   ]
 }
 
-/** Creates the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
+/** Creates the grown shop in an empty database, with at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
 export async function createGrownShop(url: string, rows: number = GROWN_ROWS): Promise<void> {
   const base = Math.max(1000, Math.ceil(rows * 0.5))
   await createShop(url, { rows: base })
   const { customers, orders, products } = shopCounts(base)
   const client = new pg.Client({ connectionString: url })
-  // Stopping the server fails the query; without a listener, it would also end the process.
+  // Stopping the server fails the query. Without a listener, that would also end this process.
   client.on('error', () => {})
   await client.connect()
   try {
@@ -225,8 +225,8 @@ export async function createGrownShop(url: string, rows: number = GROWN_ROWS): P
 }
 
 /**
- * The target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop.
- * @param whole with the source's indexes and constraints, which are then deferred for the load
+ * Creates the target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop.
+ * @param whole includes the source's indexes and constraints, for the load to defer
  */
 export async function createGrownTarget(url: string, whole = false): Promise<void> {
   await createShop(url, { schemaOnly: true, whole })
@@ -247,7 +247,7 @@ export async function createGrownTarget(url: string, whole = false): Promise<voi
 
 const REPO = resolve(import.meta.dirname, '../..')
 
-/** Result of `maskShop`: the job, and the files that must hold no canary. */
+/** Result of `maskShop`: the job, and the files that must not contain a canary. */
 export interface MaskedShop {
   job: JobResult
   /** The whole log, masked as on GitHub. */
@@ -257,7 +257,7 @@ export interface MaskedShop {
 
 /**
  * Masks the grown shop at `from` into the empty database at `to`, with the committed action.
- * @param folder for `mask.json`
+ * @param folder gets `mask.json`
  */
 export async function maskShop(
   { from, to, folder, signal }: { from: string; to: string; folder: string; signal?: AbortSignal },
@@ -288,14 +288,14 @@ export async function maskShop(
   return { job, log, evidence }
 }
 
-/** A searched place, how much was searched, and which texts were found, by number. */
+/** One searched place: how much was searched, and the indexes of the texts found. */
 export interface Search {
   place: string
   looked: string
   found: number[]
 }
 
-/** Searches every row of every table in any schema for texts; bytes also as hex digits. */
+/** Searches every row of every table in every schema for texts; in bytes also for their hex digits. */
 export async function searchDatabase(place: string, url: string, needles: readonly string[]): Promise<Search> {
   return withDatabase(url, 'source', async (db) => {
     const tables = await db.query(
@@ -325,7 +325,7 @@ export async function searchDatabase(place: string, url: string, needles: readon
   })
 }
 
-/** Searches files, and all files of folders, for texts, byte by byte. `enough` ends it once all were found. */
+/** Searches files, and all files of folders, for texts, byte by byte. `enough` stops once all texts were found. */
 export async function searchFiles(
   place: string,
   paths: readonly string[],
@@ -348,7 +348,7 @@ export async function searchFiles(
   }
 }
 
-/** The same for texts in memory. */
+/** Searches texts in memory. */
 export function searchTexts(place: string, texts: readonly string[], needles: readonly string[]): Search {
   const characters = texts.reduce((sum, text) => sum + text.length, 0)
   const found = [...needles.keys()].filter((at) => texts.some((text) => text.includes(needles[at] as string)))
@@ -364,7 +364,7 @@ function filesOf(path: string): string[] {
 
 const PIECE = 8 << 20
 
-/** Chunks overlap by the longest text, which could span a boundary. A file that disappears counts as empty. */
+/** Searches in chunks, which overlap because a text can span a boundary. A file that vanished counts as empty. */
 function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
   const wanted = needles.map((needle) => Buffer.from(needle))
   const overlap = Math.max(...wanted.map(({ length }) => length)) - 1

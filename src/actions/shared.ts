@@ -25,11 +25,11 @@ function allowInsecure(sides: string) {
   )
 }
 
-/** For URLs without a password. */
+/** Inputs for URLs without a password. */
 export const passwords = {
   'password-command': optional(
     argumentList,
-    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Run without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, and again for connections opened more than a minute later. See docs/managed-postgresql.md.',
+    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Runs without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set, and again for connections opened more than a minute later. See docs/managed-postgresql.md.',
   ),
   'password-lasts': defaulted(
     choice('connection', 'job'),
@@ -38,7 +38,7 @@ export const passwords = {
   ),
 }
 
-/** For actions that know only the target. */
+/** For actions that connect only to the target. */
 export const insecureTarget = { 'allow-insecure': allowInsecure('`target`'), ...passwords }
 
 /** Inputs of every action that works on a migration. */
@@ -62,11 +62,11 @@ export const migration = {
 export const notifying = {
   'notify-url': optional(
     webhookUrl,
-    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and on commit, on rollback, when rows differ after the commit, and when the application is degraded. A failed notification never fails the step. See docs/observe.md.',
+    'Webhook that gets one JSON message per event: approval wanted or declined, stream stuck, half of `wal-budget` used, fence up, commit, rollback, rows differ after the commit, application degraded. A failed notification never fails the step. See docs/observe.md.',
   ),
 }
-/** For actions that know the way back. */
-/** For actions that know the way back. */
+
+/** For actions that observe or end the rollback window. */
 export const wayBack = {
   'rollback-window': defaulted(
     duration,
@@ -90,8 +90,8 @@ interface Connections {
 }
 
 /**
- * Customers' rows and passwords travel on these connections.
- * @returns which side may be unencrypted, in words; empty when neither
+ * Requires TLS, because customers' rows and passwords travel on these connections.
+ * @returns a sentence for each side that may be unencrypted
  * @throws InputError when a side does not enforce TLS and no input allows that by name
  */
 export function requireTls(inputs: Partial<Connections>): string[] {
@@ -118,11 +118,11 @@ function warnInsecure(weak: readonly string[]): void {
   warning(`\`allow-insecure\`: ${weak.join('; ')}`)
   warned = true
   exportVariable(WARNED, 'true')
-  // Only for later steps.
+  // `exportVariable` has set it for this process too.
   delete process.env[WARNED]
 }
 
-/** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
+/** Connects to both sides for `work`, and always closes both connections. `signal` ends attempts to connect. */
 export async function withBoth<T>(
   { inputs, signal }: { inputs: Connections; signal: AbortSignal },
   work: (source: Database, target: Database) => Promise<T>,
@@ -138,7 +138,7 @@ export async function withBoth<T>(
 }
 
 /**
- * The ledger's entry of a migration in one of `phases`.
+ * Reads the ledger's entry of a migration, which must be in one of `phases`.
  * @throws UserError when there is no such entry, or it is in another phase; VerdictError when its plan was changed, or when
  * the source is not the one that `prepare` saw
  */
@@ -154,8 +154,9 @@ export async function requireMigration(
 }
 
 /**
- * @throws VerdictError unless this is the database that `prepare` saw, not a clone, a replica or another one, and shows all
- * of its rows: a policy created since then would hide the same rows from the load, the stream's comparison and molt
+ * Requires the database that `prepare` saw, not a clone, a replica or another one, and that all its rows are visible: a
+ * policy created since then would hide the same rows from the load and from every comparison.
+ * @throws VerdictError otherwise
  */
 async function requireSameSource(source: Database, entry: Entry): Promise<void> {
   const planned = entry.facts.source
@@ -206,7 +207,7 @@ export async function moveSequences(
       'sequences.not-set',
       'sequences could not be set',
       problems,
-      'The next insert on the target could collide with an existing row.',
+      'Fix these and run the step again. Until then, an insert on the target could collide with an existing row.',
     )
   return set
 }

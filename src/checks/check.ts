@@ -8,7 +8,7 @@ export type Severity = (typeof SEVERITIES)[number]
 
 /** One thing that can go wrong, and how to fix it. Pure: `find` reads the facts and nothing else. */
 export interface Check {
-  /** Stable: waivers, annotations and links name it. */
+  /** Stable, because waivers, annotations and links use it. */
   id: string
   severity: Severity
   title: string
@@ -28,7 +28,7 @@ export interface Hit {
   what: string
   /** Fills the `{names}` of the check's fix. */
   names?: Record<string, string | number>
-  /** What `apply: true` can run: it drops nothing, restarts nothing, and makes no role a superuser. */
+  /** SQL for `apply: true`. It never drops or restarts anything, and never makes a role a superuser. */
   apply?: { side: Side; sql: string }
 }
 
@@ -51,7 +51,7 @@ export interface Waiver {
 
 export const DOCS = 'docs/checks.md'
 
-/** GitHub's anchor of a check's heading in {@link DOCS}. */
+/** The anchor that GitHub gives a check's heading in {@link DOCS}. */
 export function anchorOf(id: string): string {
   return id.replaceAll('.', '')
 }
@@ -74,7 +74,7 @@ export function runChecks(checks: readonly Check[], facts: Facts, waivers: reado
   )
 }
 
-/** `orders` covers `public.orders` and `public.orders.total`; so do both in full. */
+/** `orders` covers `public.orders` and `public.orders.total`. So does `public.orders`. */
 function covers(waiver: Waiver, check: string, object: string): boolean {
   if (waiver.check !== check) return false
   const names = [object, object.slice(object.indexOf('.') + 1)]
@@ -86,7 +86,7 @@ export function waiverText(waiver: Waiver): string {
 }
 
 /**
- * Compares waivers with the findings. A waiver that matches nothing is more often a mistake than a precaution.
+ * Rejects invalid waivers. One that matches no finding is usually a misspelt name.
  * @throws InputError for an unknown check, one that cannot be waived, or a waiver that matches nothing
  */
 export function requireWaiversMatch(
@@ -101,7 +101,7 @@ export function requireWaiversMatch(
     if (check.waivable === false)
       throw new InputError(
         'waiver.not-allowed',
-        `${text}: ${check.id} cannot be waived, because a later step would fail on it anyway`,
+        `${text}: ${check.id} cannot be waived, because a later step would fail anyway. Fix the finding instead`,
       )
     if (findings.some((found) => covers(waiver, found.check, found.object))) continue
     const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
@@ -118,7 +118,7 @@ function fill(template: string, names: Record<string, string | number>): string 
   })
 }
 
-/** Caches what several checks compute from the same facts. */
+/** Caches a value that several checks compute from the same facts. */
 export function once<T>(compute: (facts: Facts) => T): (facts: Facts) => T {
   const known = new WeakMap<Facts, T>()
   return (facts) => {

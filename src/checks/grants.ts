@@ -5,10 +5,10 @@ import { cockroachSince } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { expectedRelations, foreignKeyRights } from './rights.ts'
 
-/** Placeholder for the password; the only thing to edit. */
+/** The only part of the output to edit. */
 const PASSWORD = 'WRITE A PASSWORD HERE'
 
-/** What the migration user needs on the source, and no more. An administrator runs it, as often as needed. */
+/** SQL that gives the migration user only the rights it needs on the source. It can be run repeatedly. */
 export function sourceGrants(facts: Facts, user: string): string {
   const { server, role, relations, statementsSchema } = facts.source
   const schema = ident(facts.settings.schema)
@@ -33,7 +33,7 @@ export function sourceGrants(facts: Facts, user: string): string {
       : []),
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
-    // The owner of tables that belong to a superuser gets it below, and the user through it.
+    // If a superuser owns tables, `ownership` grants USAGE to their new owner, and the user inherits it.
     ...(tables.some((each) => each.ownerIsSuperuser) ? [] : [`GRANT USAGE ON SCHEMA ${schema} TO ${name};`]),
     ...sequences.map((each) => `GRANT SELECT ON SEQUENCE ${qualified(each.schema, each.name)} TO ${name};`),
     ...ownership(facts, user),
@@ -42,8 +42,8 @@ export function sourceGrants(facts: Facts, user: string): string {
 }
 
 /**
- * Only an owner can add a table to a publication and install a fence on it, so the user becomes a member of the owner. If
- * the owner is a superuser, membership would make the user one, so those tables get an owner of their own.
+ * Only an owner can add a table to a publication and install a fence on it, so the user becomes a member of the owner.
+ * If the owner is a superuser, membership would make the user one, so those tables get a new owner.
  */
 function ownership(facts: Facts, user: string): string[] {
   const tables = expectedRelations(facts)
@@ -65,7 +65,7 @@ function ownership(facts: Facts, user: string): string[] {
   return ['-- Only an owner can publish a table and install the fence on it.', ...grants]
 }
 
-/** The same for the target: CockroachDB, or PostgreSQL in a rehearsal. */
+/** The same for the target, which is CockroachDB, or PostgreSQL in a rehearsal. */
 export function targetGrants(facts: Facts, user: string): string {
   const { server, schema } = facts.target
   const name = ident(user)
@@ -96,7 +96,7 @@ export function targetGrants(facts: Facts, user: string): string {
     ...incomplete(facts),
     ...(tables.length
       ? [
-          "-- To load and stream. With the grant option, because the stream's logins get the same rights.",
+          "-- To load and stream; with the grant option, to pass these rights on to the stream's logins.",
           `GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables.join(', ')} TO ${name} WITH GRANT OPTION;`,
           server.isCockroach
             ? '-- DROP is for IMPORT INTO and TRUNCATE, CREATE for deferred indexes and constraints.'
@@ -111,7 +111,7 @@ export function targetGrants(facts: Facts, user: string): string {
       ? [
           '-- To see the imports and changefeeds of other users.',
           `GRANT SYSTEM VIEWJOB TO ${name};`,
-          '-- For `observe` and the search for other writers: statements without values, sessions, the connection limit.',
+          '-- To see statements without values, sessions and the connection limit: for `observe`, and to find other writers.',
           `GRANT SYSTEM VIEWACTIVITYREDACTED TO ${name};`,
           `GRANT SYSTEM VIEWCLUSTERSETTING TO ${name};`,
           ...(cockroachSince(facts, 25, 1)
@@ -128,11 +128,11 @@ export function targetGrants(facts: Facts, user: string): string {
   ])
 }
 
-/** `convert` with `apply`, or `setup`, may have created it as an administrator. */
+/** Rights on an existing ledger, which an administrator may have created with `setup`, or `convert` and `apply`. */
 function onLedger({ target: { role } }: Facts, name: string): string[] {
   if (!role.ledger) return []
   return [
-    '-- For the ledger, which is there already.',
+    '-- For the ledger, which already exists.',
     `GRANT USAGE, CREATE ON SCHEMA molt_actions TO ${name};`,
     `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA molt_actions TO ${name};`,
   ]
@@ -169,7 +169,7 @@ function onForeignKeys(facts: Facts, user: string): string[] {
   return grants.length ? ['-- To drop foreign keys for the load and add them again.', ...grants] : []
 }
 
-/** What other roles have now and lose until the commit. Only the grant option lets anyone give it back. */
+/** The grant options needed to restore other roles' write rights, which are revoked until the commit. */
 function writeAccess({ target, settings }: Facts, user: string): string[] {
   if (settings.writeAccess === 'waive') return []
   const grants = target.writeGrants.filter(({ role }) => role !== user)

@@ -7,8 +7,8 @@ import { loadBytes, loadSeconds } from './server.ts'
 const MIB = 2 ** 20
 
 /**
- * What `fetch` holds in memory at once: a batch of the largest average rows, for every reader of every table read in
- * parallel. A decoded row takes about twice its size on disk.
+ * Estimates the memory that `fetch` needs, in bytes: one batch per reader of each table loaded in parallel. Assumes
+ * that the largest batches coincide, and that a decoded row takes twice its size on disk.
  */
 export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
   const { tableConcurrency, exportConcurrency, rowBatchSize } = facts.settings
@@ -21,7 +21,9 @@ export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
   return { bytes, largest: tables[0]?.name ?? '' }
 }
 
-/** Whether the load fits into memory and time, and each transaction into the stream. All estimates, and labelled so. */
+/**
+ * Checks whether the load fits into memory and time, and each transaction into the replicator's memory. All estimates.
+ */
 export const loadChecks: readonly Check[] = [
   {
     id: 'load.memory',
@@ -58,7 +60,7 @@ export const loadChecks: readonly Check[] = [
     severity: 'warn',
     title: "The load fits into the job's time",
     protects: 'GitHub ends a job at its limit (6 h on hosted runners). The load is lost, and the slot stays.',
-    fix: 'Use a self-hosted runner with `timeout-minutes: {minutes}` or more, or move the largest tables in a migration of their own.',
+    fix: 'Use a self-hosted runner with `timeout-minutes: {minutes}` or more, or move the largest tables in a separate migration.',
     *find(facts) {
       const seconds = loadSeconds(facts)
       if (seconds * 1000 > facts.settings.jobLimit)
@@ -89,9 +91,9 @@ export const loadChecks: readonly Check[] = [
   {
     id: 'load.transaction',
     severity: 'warn',
-    title: 'No transaction is larger than the stream can hold',
+    title: 'The replicator can hold every transaction in memory',
     protects: 'The replicator holds one whole transaction in memory before it applies it.',
-    fix: 'Split it: at most {rows} rows per transaction until the cutover.',
+    fix: 'Until the cutover, write at most {rows} rows per transaction.',
     *find({ source: { statements } }) {
       if (statements && statements.largestRows > 100_000)
         yield {
@@ -104,10 +106,10 @@ export const loadChecks: readonly Check[] = [
   {
     id: 'load.transaction-unknown',
     severity: 'info',
-    title: 'The size of transactions is not known',
+    title: 'The size of transactions is unknown',
     protects:
       'The replicator holds one whole transaction in memory; a nightly batch can be too large for it. Without statistics, `observe` has no baseline either.',
-    fix: 'CREATE EXTENSION pg_stat_statements; -- or ask who writes in batches',
+    fix: 'CREATE EXTENSION pg_stat_statements; -- or ask the application teams about batch writes',
     *find({ source: { statements } }) {
       if (!statements)
         yield {

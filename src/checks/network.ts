@@ -9,7 +9,7 @@ const DAY = 86_400_000
 const certificate = (facts: Facts, side: Side) =>
   side === 'source' ? facts.source.connection.certificateUntil : facts.target.certificateUntil
 
-/** The way to both databases, and the programs that use it. */
+/** Checks of the connections to both databases, and of the tools that use them. */
 export const networkChecks: readonly Check[] = [
   {
     id: 'net.tls',
@@ -50,27 +50,26 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'net.password',
     severity: 'block',
-    title: 'The passwords mean the same to every program',
-    protects:
-      'A password with characters that are not encoded is cut or changed by some programs: one connects and another fails.',
+    title: 'Every program decodes the passwords the same way',
+    protects: 'Some programs cut or change a password with unencoded characters, so one connects and another fails.',
     fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
     *find(facts) {
       for (const side of SIDES)
         if (!facts.machine.urls[side].passwordSurvives)
-          yield { object: side, what: `the password in \`${side}\` is not percent-encoded in full`, names: { side } }
+          yield { object: side, what: `the password in \`${side}\` is not fully percent-encoded`, names: { side } }
     },
   },
   {
     id: 'net.bucket',
     severity: 'info',
-    title: 'Whether the target can reach the bucket is not checked',
+    title: "The target's access to the bucket is not checked",
     protects: 'IMPORT INTO reads the files from the cluster: its nodes, not this runner, must reach the bucket.',
     fix: "On the target: CHECK EXTERNAL CONNECTION '{bucket}?AUTH=implicit'; -- as the migration user",
     *find({ settings }) {
       if (settings.bucketPath)
         yield {
           object: 'target',
-          what: 'a runner cannot check whether the target reaches the bucket',
+          what: 'the runner cannot check whether the target can reach the bucket',
           names: { bucket: settings.bucketPath.replace(/\?.*/s, '') },
         }
     },
@@ -89,7 +88,7 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'tool.denied',
     severity: 'block',
-    title: 'This version of molt has no known data loss',
+    title: 'The installed molt has no known bug that loses data',
     protects: 'molt 1.3.3 to 1.3.6 lose rows when an export query is retried.',
     fix: 'Install another version with `setup`.',
     *find({ machine: { tools } }) {
@@ -102,8 +101,8 @@ export const networkChecks: readonly Check[] = [
     id: 'tool.version',
     severity: 'info',
     title: 'Versions and digests of the tools',
-    protects: 'They are part of the plan, because other builds can move data differently.',
-    fix: 'Nothing to do: later steps refuse other builds. With a waiver for `molt` or `replicator`, they accept any build.',
+    protects: 'The plan records them, because another build can move data differently.',
+    fix: 'Nothing to do. Later steps refuse any other build, unless you waive this check for `molt` or `replicator`.',
     *find({ machine: { tools } }) {
       for (const tool of ['molt', 'replicator'] as const) {
         const found = tools[tool]

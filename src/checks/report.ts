@@ -23,7 +23,7 @@ export function blocking(findings: readonly Finding[]): Finding[] {
   return open(findings, 'block')
 }
 
-/** By check, in the order of the checks. */
+/** Groups findings by check, in the order of the checks. */
 function byCheck(findings: readonly Finding[]): [string, Finding[]][] {
   const groups = new Map<string, Finding[]>()
   for (const each of findings) {
@@ -34,7 +34,7 @@ function byCheck(findings: readonly Finding[]): [string, Finding[]][] {
   return [...groups]
 }
 
-/** One annotation per check: GitHub shows ten of a kind and drops the rest. */
+/** Writes one annotation per check: GitHub shows ten of each severity and drops the rest. */
 export function annotate(findings: readonly Finding[]): void {
   const say = { block: error, warn: warning, info: notice }
   for (const severity of SEVERITIES)
@@ -66,7 +66,7 @@ export function summaryOf(facts: Facts, findings: readonly Finding[], hash: stri
   return [...head, ...parts, sampleNote(facts), tableList(tables.map(({ name }) => name))].filter(Boolean).join('\n\n')
 }
 
-/** What would be moved, from where to where, and how long it takes. */
+/** One line: the tables, their size, both sides, and the estimated time. */
 function moved(facts: Facts): string {
   const { source, target, settings } = facts
   const minutes = Math.max(1, Math.ceil(loadSeconds(facts) / 60))
@@ -110,15 +110,15 @@ function waivedSection(findings: readonly Finding[]): string {
 
 function sampleNote({ source: { samples } }: Facts): string {
   if (!samples.tables && !samples.skipped) return ''
-  const left = samples.skipped ? `; ${number(samples.skipped)} tables were skipped for lack of time` : ''
-  return `Rows were sampled: up to the first ${number(samples.rowsPerTable)} of each of ${number(samples.tables)} tables${left}. Other rows can still hold such values.`
+  const left = samples.skipped ? `; ${plural(samples.skipped, 'table')} skipped for lack of time` : ''
+  return `Rows were sampled: up to the first ${number(samples.rowsPerTable)} of ${plural(samples.tables, 'table')}${left}. Other rows can still hold such values.`
 }
 
 function tableList(names: readonly string[]): string {
   return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${someOf(names.map(markdownCode), 50)}\n</details>`
 }
 
-/** The machine-readable result. */
+/** The content of preflight.json. */
 export function preflightOf(
   facts: Facts,
   findings: readonly Finding[],
@@ -165,14 +165,14 @@ export function preflightOf(
   }
 }
 
-/** Links only on GitHub: the local runner's repository may be published nowhere. */
+/** The check's id, linked to its documentation on GitHub only: a local repository may not be published. */
 function checkName(id: string): string {
   const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository, GITHUB_ACTION_REF: ref } = process.env
   if (!onGithub() || !repository) return `\`${id}\``
   return `[\`${id}\`](${server}/${repository}/blob/${ref || 'main'}/${DOCS}#${anchorOf(id)})`
 }
 
-/** A fix is meant to be copied: as code, on one line. */
+/** The fix as code on one line, so that it can be copied. */
 function fixCell(fix: string): string {
   return fix.length > LONGEST ? 'Too long for this table: see preflight.json.' : markdownCode(fix)
 }

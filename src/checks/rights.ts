@@ -14,7 +14,7 @@ export const expectedRelations = once(({ source: { relations }, settings }: Fact
 
 export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
 
-/** What this user lacks to drop and recreate each deferred foreign key. */
+/** The rights that this user lacks to drop and recreate the deferred foreign keys. */
 export function foreignKeyRights(facts: Facts): { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }[] {
   const { target, settings } = facts
   const { role, schema, server } = target
@@ -27,7 +27,7 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
     all.find((each) => each.schema === of && each.table === table && each.name === name)?.references
   const foreign = [
     ...planned.map((each) => ({ ...each, parent: named(schema.constraints, each, each.schema) })),
-    // As the source has them, under the same names.
+    // Not on the target now. The source has them under the same names.
     ...target.awaited.map((each) => {
       const parent = named(facts.source.schema.constraints, each, settings.schema)
       const there = parent && { ...parent, schema: parent.schema === settings.schema ? schema.name : parent.schema }
@@ -57,20 +57,20 @@ function has(system: readonly string[], privilege: string): boolean {
   return system.includes(privilege) || system.includes('ALL')
 }
 
-/** What the migration user must be allowed to do on both sides. */
+/** Checks the rights of the migration user on both sides. */
 export const rightChecks: readonly Check[] = [
   {
     id: 'right.schema',
     severity: 'block',
     waivable: false,
     title: 'The migration user can use the schema',
-    protects: 'Without USAGE, none of its tables can be read.',
+    protects: 'Without USAGE, no table in the schema can be read.',
     fix: 'GRANT USAGE ON SCHEMA {schema} TO {role};',
     *find({ source: { role }, settings }) {
       if (!role.schemaUsage)
         yield {
           object: role.name,
-          what: `${role.name} has no USAGE on the schema ${settings.schema} of the source`,
+          what: `${role.name} has no USAGE on the source schema ${settings.schema}`,
           names: { schema: ident(settings.schema), role: ident(role.name) },
         }
     },
@@ -122,7 +122,7 @@ export const rightChecks: readonly Check[] = [
       if (!role.createOnDatabase)
         yield {
           object: role.name,
-          what: `${role.name} has no CREATE on the database ${server.database} of the source`,
+          what: `${role.name} has no CREATE on the source database ${server.database}`,
           names: { database: ident(server.database), role: ident(role.name) },
         }
     },
@@ -155,7 +155,7 @@ export const rightChecks: readonly Check[] = [
         if (each.rowsHidden)
           yield {
             object: nameOf(each),
-            what: `row-level security of ${nameOf(each)} applies to ${facts.source.role.name}`,
+            what: `row-level security on ${nameOf(each)} applies to ${facts.source.role.name}`,
             names: { role: ident(facts.source.role.name), table: qualified(each.schema, each.name) },
           }
     },
@@ -186,7 +186,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-tables',
     severity: 'block',
     title: 'The migration user can write to the tables on the target',
-    protects: 'The load or the stream fails at the first table where it cannot.',
+    protects: 'The load or the stream fails at the first table to which the user cannot write.',
     fix: 'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role};',
     *find({ target: { relations, role }, settings }) {
       const expected = new Set(settings.tables)
@@ -195,7 +195,7 @@ export const rightChecks: readonly Check[] = [
         if (expected.has(each.name) && lacks.length)
           yield {
             object: `${settings.targetSchema}.${each.name}`,
-            what: `${role.name} has no ${lacks.join(', ').toUpperCase()} on ${settings.targetSchema}.${each.name} of the target`,
+            what: `${role.name} has no ${lacks.join(', ').toUpperCase()} on the target table ${settings.targetSchema}.${each.name}`,
             names: { table: qualified(settings.targetSchema, each.name), role: ident(role.name) },
           }
       }
@@ -221,7 +221,7 @@ export const rightChecks: readonly Check[] = [
       for (const right of lacks)
         yield {
           object: role.name,
-          what: `${role.name} has no ${right} of the target`,
+          what: `on the target, ${role.name} has no ${right}`,
           names: { right, role: ident(role.name) },
         }
     },
@@ -231,7 +231,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user can create logins on the target and grant them rights on the tables',
     protects:
-      'Each leg of the stream writes under its own login, which is revoked when the leg ends, so a replicator on a machine that was paused cannot apply old changes over new ones. Without such logins, the migration user gives up its own write rights just before the commit, which CockroachDB refuses for owners and administrators. Rows then cannot be proved while they stream: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
+      'Each leg of the stream writes under its own login, which is revoked when the leg ends. A replicator on a machine that was paused therefore cannot apply old changes over new ones. Without such logins, the migration user gives up its own write rights just before the commit, which CockroachDB refuses for owners and administrators. Also, rows cannot be proved while they stream: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
     fix: '{sql}',
     *find({ target: { role, server }, settings }) {
       const user = ident(role.name)
@@ -244,13 +244,13 @@ export const rightChecks: readonly Check[] = [
       if (!role.usageGrantable)
         yield {
           object: settings.targetSchema,
-          what: `${role.name} cannot grant USAGE on the schema ${settings.targetSchema} of the target to a stream login`,
+          what: `${role.name} cannot grant USAGE on the target schema ${settings.targetSchema} to a stream login`,
           names: { sql: `GRANT USAGE ON SCHEMA ${ident(settings.targetSchema)} TO ${user} WITH GRANT OPTION;` },
         }
       for (const { table, rights } of role.ungivenToLogins)
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} cannot grant ${rights.join(', ')} on ${settings.targetSchema}.${table} of the target to a stream login`,
+          what: `${role.name} cannot grant ${rights.join(', ')} on the target table ${settings.targetSchema}.${table} to a stream login`,
           names: {
             sql: `GRANT ${rights.join(', ')} ON TABLE ${qualified(settings.targetSchema, table)} TO ${user} WITH GRANT OPTION;`,
           },
@@ -262,7 +262,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can read and set the sequences on the target',
-    protects: 'The cutover sets them. A sequence that is not set hands out numbers that rows already have.',
+    protects: 'The cutover sets them. A sequence that is not set generates numbers that are already in use.',
     fix: 'GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {role};',
     *find({ target: { role }, settings: { targetSchema } }) {
       for (const sequence of role.lockedSequences)
@@ -277,7 +277,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-settings',
     severity: 'block',
     title: 'The migration user can see cluster settings on the target',
-    protects: 'Without it, `observe` cannot compare the number of connections with their limit.',
+    protects: 'Without it, `observe` cannot compare the number of connections with the limit.',
     fix: 'GRANT SYSTEM VIEWCLUSTERSETTING TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.settings)
@@ -333,7 +333,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can drop foreign keys and add them again',
     protects:
-      'A foreign key that was dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES from CockroachDB 26.3 on) on the referenced table, even outside the migration.',
+      'A foreign key that is dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
     fix: '{sql}{instead}',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
@@ -341,7 +341,7 @@ export const rightChecks: readonly Check[] = [
         const name = qualified(schema, table)
         yield {
           object: `${schema}.${table}`,
-          what: `${role.name} has no ${right} on ${schema}.${table} of the target, which has a deferred foreign key`,
+          what: `${role.name} has no ${right} on the target table ${schema}.${table}, which is part of a deferred foreign key`,
           names: {
             instead: facts.settings.defer.constraints ? OR_KEEP : '',
             sql:
@@ -445,24 +445,24 @@ export const rightChecks: readonly Check[] = [
       for (const table of role.withoutDrop)
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} has no DROP on ${settings.targetSchema}.${table} of the target`,
+          what: `${role.name} has no DROP on the target table ${settings.targetSchema}.${table}`,
           names: { table: qualified(settings.targetSchema, table), role: ident(role.name) },
         }
     },
   },
 ]
 
-/** Not for what `convert` or an earlier `prepare` has left to build. */
+/** No help for definitions that `convert` or an earlier `prepare` has already deferred. */
 const OR_KEEP = ' -- or set `defer: none`'
 
-/** For PostgreSQL, where only an owner may alter a table. Membership of the owner could make the role a superuser. */
+/** For PostgreSQL, where only an owner can alter a table. Membership in the owner could make the role a superuser. */
 function ownTable(table: string, role: string): string {
   return `ALTER TABLE ${table} OWNER TO ${ident(role)};`
 }
 
 /**
- * Makes a role a member of a table's owner. Membership of a superuser would make the role a superuser, so such a table gets
- * an owner of its own.
+ * Makes a role a member of a table's owner. Membership in a superuser would make the role a superuser, so such a table
+ * gets a new owner.
  */
 function ownerStatements(
   { schema, name, owner, ownerIsSuperuser }: { schema: string; name: string; owner: string; ownerIsSuperuser: boolean },

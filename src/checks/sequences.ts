@@ -4,7 +4,7 @@ import { numbersLeft, type Sequence, unfitSequence } from '../sql/sequences.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 
-/** A busy table uses fewer numbers than this within days. */
+/** A busy table can use up this many numbers within days. */
 const FEW = 10_000n
 
 /** Computed from both sides' definitions: a trial `setval` on the target would survive a rollback. */
@@ -12,9 +12,9 @@ export const sequenceChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-definition',
     severity: 'block',
-    title: 'A sequence counts the same way on both sides',
+    title: 'Sequences count the same way on both sides',
     protects:
-      'Frameworks that reserve numbers in blocks, such as Hibernate, rely on the increment: with a different one, inserts collide. A sequence that cycles on one side only repeats numbers, or runs out.',
+      'Frameworks that reserve numbers in blocks, such as Hibernate, rely on the increment: with a different one, inserts collide. A sequence that cycles on only one side repeats numbers there, or runs out on the other.',
     fix: '{fix}',
     *find(facts) {
       for (const { sequence, there } of pairs(facts)) {
@@ -28,13 +28,14 @@ export const sequenceChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Every sequence has numbers left on the target',
-    protects: 'The cutover cannot set the sequence beyond the used numbers, or every insert on the target fails.',
+    protects:
+      'Otherwise the cutover cannot set the sequence past the numbers already used, or every insert on the target fails.',
     fix: '{fix}',
     *find(facts) {
       const { targetSchema } = facts.settings
       for (const { sequence, there, used } of pairs(facts)) {
         const unfit = unfitSequence(sequence, there, targetSchema, used)
-        // A different direction is a matter of the definition.
+        // `tgt.sequence-definition` reports a different direction.
         if (unfit && sequence.increment > 0n === there.increment > 0n)
           yield { object: `${targetSchema}.${sequence.name}`, what: unfit.what, names: { fix: unfit.fix } }
       }
@@ -44,8 +45,9 @@ export const sequenceChecks: readonly Check[] = [
     id: 'tgt.sequence-margin',
     severity: 'warn',
     title: 'Every sequence has many numbers left',
-    protects: 'The cutover skips `sequence-margin` numbers for inserts in flight; near its end, a sequence has fewer.',
-    fix: "Widen the column of {table} that it feeds, and the sequence's bounds, to bigint on both sides before the load.",
+    protects:
+      'The cutover skips `sequence-margin` numbers to leave room for inserts in flight. A sequence near its end may not have that many left.',
+    fix: 'Before the load, widen the sequence and the column of {table} that it feeds to bigint on both sides.',
     *find(facts) {
       for (const { sequence, there, used } of pairs(facts)) {
         const left = used === null || sequence.cycle ? FEW : numbersLeft(there, used)
@@ -60,7 +62,7 @@ export const sequenceChecks: readonly Check[] = [
   },
 ]
 
-/** Each moved sequence with the target's sequence of that name. */
+/** Pairs each moved sequence with the sequence of the same name on the target. */
 function* pairs({ source, target }: Facts): Iterable<{ sequence: Sequence; there: Sequence; used: bigint | null }> {
   const byName = new Map(target.sequences.map((each) => [each.name, each]))
   for (const { sequence, used } of source.sequences) {
@@ -74,7 +76,7 @@ function differences(here: Sequence, there: Sequence): string[] {
   const bounds = here.min !== there.min || here.max !== there.max
   return [
     here.increment !== there.increment && `INCREMENT BY ${here.increment}`,
-    // Bounds decide where a cycling sequence starts over; otherwise a wider one does no harm.
+    // A cycling sequence restarts at its bound. Otherwise wider bounds on the target are harmless.
     ((here.cycle && bounds) || here.increment > 0n !== there.increment > 0n) &&
       `MINVALUE ${here.min} MAXVALUE ${here.max}`,
     here.cycle !== there.cycle && (here.cycle ? 'CYCLE' : 'NO CYCLE'),
@@ -83,7 +85,7 @@ function differences(here: Sequence, there: Sequence): string[] {
 
 function definitionHit({ settings, target }: Facts, here: Sequence, wanted: string[]): Hit {
   const name = `${settings.targetSchema}.${here.name}`
-  const what = `the sequence ${name} lacks ${wanted.join(' ')} of the source`
+  const what = `the sequence ${name} on the target lacks the source's ${wanted.join(' ')}`
   // CockroachDB has no CYCLE.
   if (target.server.isCockroach && wanted.includes('CYCLE'))
     return {

@@ -8,7 +8,7 @@ import { sourceSettingChecks } from './settings.ts'
 const MIB = 2 ** 20
 const GIB = 2 ** 30
 
-/** One hit on the source as a whole, or none. */
+/** One hit on the source as a whole, if `when` is true. */
 function source(when: boolean, what: string, names?: Hit['names']): Hit[] {
   return when ? [{ object: 'source', what, ...(names && { names }) }] : []
 }
@@ -19,7 +19,7 @@ const role = (facts: Facts) => ident(facts.source.role.name)
 
 type Limit = keyof Facts['source']['server']['connectionsFree']
 
-/** Raises the limit that applies to the role; `more` connections are missing. */
+/** How to raise the limit that leaves the role `more` connections short. */
 const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
   server: ({ source: { server } }, more) =>
     `ALTER SYSTEM SET max_connections = ${server.connectionsMax + more}; -- then restart`,
@@ -28,7 +28,7 @@ const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
     `ALTER DATABASE ${ident(server.database)} CONNECTION LIMIT -1; -- or ${more} more`,
 }
 
-/** The source server: what the load and the stream need, and what would interrupt them. */
+/** Checks what the load and the stream need on the source server, and what would interrupt them. */
 export const serverChecks: readonly Check[] = [
   {
     id: 'src.version',
@@ -41,7 +41,7 @@ export const serverChecks: readonly Check[] = [
     *find(facts) {
       const version = major(facts)
       if (version < 11 || version > 16) yield* source(true, `the source is PostgreSQL ${version}`)
-      if (version === 11) yield* source(true, 'the source is PostgreSQL 11, which can be loaded, but not verified')
+      if (version === 11) yield* source(true, 'the source is PostgreSQL 11, which MOLT can load but not verify')
     },
   },
   {
@@ -71,7 +71,7 @@ export const serverChecks: readonly Check[] = [
     protects: 'The load creates a slot first; with none free, it fails.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart; or drop slots nobody reads: SELECT slot_name FROM pg_replication_slots WHERE NOT active',
     find: ({ source: { server } }) =>
-      source(!server.slot && server.slotsFree < 1, `all ${server.slotsMax} replication slots are taken`, {
+      source(!server.slot && server.slotsFree < 1, `all ${server.slotsMax} replication slots are in use`, {
         wanted: server.slotsMax + 4,
       }),
   },
@@ -80,7 +80,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'A slot and a WAL sender are free for the change log',
     protects:
-      'The rolling proof reads the changed rows through its own slot. Without it, every row is compared in the write pause, which grows with the data.',
+      'The rolling proof reads the changed rows through its own slot. Without one, the cutover compares every row in the write pause, which then grows with the data.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {slots}; ALTER SYSTEM SET max_wal_senders = {senders}; -- then restart',
     find: ({ source: { server } }) => {
       const [own, reader] = [server.slot ? 0 : 1, server.slot?.active ? 0 : 1]
@@ -94,8 +94,8 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.slots-reserve',
     severity: 'warn',
-    title: 'Replication slots remain for others',
-    protects: 'A standby or backup that needs a slot during the migration finds none.',
+    title: 'Spare replication slots remain',
+    protects: 'Otherwise a standby or backup that needs a slot during the migration cannot get one.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(
@@ -112,16 +112,16 @@ export const serverChecks: readonly Check[] = [
     protects: 'The stream reads through a WAL sender; with none free, it never starts.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
-      source(server.sendersFree < 1 && !server.slot?.active, `all ${server.sendersMax} WAL senders are taken`, {
+      source(server.sendersFree < 1 && !server.slot?.active, `all ${server.sendersMax} WAL senders are in use`, {
         wanted: server.sendersMax + 4,
       }),
   },
   {
     id: 'src.senders-reserve',
     severity: 'warn',
-    title: 'WAL senders remain for others',
+    title: 'Spare WAL senders remain',
     protects:
-      'After a broken connection the old sender lingers until its timeout, and the new connection needs another one.',
+      'After a broken connection, the old sender lingers until its timeout, so the new connection needs another one.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(
@@ -133,14 +133,14 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.slot-disk',
     severity: 'warn',
-    title: 'A slot that nobody reads cannot fill the disk',
+    title: 'An unread slot cannot fill the disk',
     protects:
       'With max_slot_wal_keep_size at -1 the source keeps all WAL since the slot was last read. A stream that stops on Friday fills the disk by Sunday.',
-    fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf(); -- or watch the disk: {days} GiB a day at the rate measured now",
+    fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf(); -- or watch the disk: {days} GiB a day at the current rate",
     find: ({ source: { server } }) =>
       source(
         server.slotKeepMiB === -1,
-        `max_slot_wal_keep_size is unlimited, and the source writes ${rate(server.walBytesPerSecond)} of WAL now`,
+        `max_slot_wal_keep_size is unlimited, and the source currently writes ${rate(server.walBytesPerSecond)} of WAL`,
         {
           keep: `${Math.max(10, Math.ceil((server.walBytesPerSecond * 86_400) / GIB))}GB`,
           days: ((server.walBytesPerSecond * 86_400) / GIB).toFixed(1),
@@ -161,7 +161,7 @@ export const serverChecks: readonly Check[] = [
       if (limit >= 0 && needed > limit)
         yield* source(
           true,
-          `max_slot_wal_keep_size is ${number(limit / MIB)} MiB; at the ${rate(server.walBytesPerSecond)} measured now, twice the load's estimated time writes ${number(needed / MIB)} MiB`,
+          `max_slot_wal_keep_size is ${number(limit / MIB)} MiB, but at ${rate(server.walBytesPerSecond)} the source may write ${number(needed / MIB)} MiB of WAL during the load`,
           { keep: `${Math.ceil((needed * 2) / GIB)}GB` },
         )
     },
@@ -171,7 +171,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'wal_sender_timeout leaves time for a large transaction',
     protects:
-      'The replicator does not answer while it applies a large transaction, so the server ends its connection, and it starts over.',
+      'The replicator does not answer while it applies a large transaction. If the server then ends the connection, the transaction starts over.',
     fix: "ALTER ROLE {role} SET wal_sender_timeout = '60s';",
     find: (facts) => {
       const { senderTimeoutMs } = facts.source.server
@@ -185,7 +185,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.long-transaction',
     severity: 'warn',
     title: 'No transaction is open for long',
-    protects: 'The slot is created only after every older transaction has ended; the fence waits for those that write.',
+    protects:
+      'The slot is created only after every older transaction has ended; the fence waits for those that have written.',
     fix: 'End it, or: SELECT pg_terminate_backend({pid});',
     *find({ source: { transactions }, settings }) {
       for (const each of transactions)
@@ -201,8 +202,9 @@ export const serverChecks: readonly Check[] = [
     id: 'src.prepared-transaction',
     severity: 'block',
     title: 'No prepared transaction is left over',
-    protects: 'It has no session that could end, so the slot and the fence would wait for it indefinitely.',
-    fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED, as its owner decides',
+    protects:
+      'A prepared transaction has no session that could end, so the slot and the fence would wait indefinitely.',
+    fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED; ask its owner',
     *find({ source: { transactions } }) {
       for (const each of transactions)
         if (each.kind === 'prepared') {
@@ -219,7 +221,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.connections',
     severity: 'block',
     title: 'There are enough connections for the load',
-    protects: 'The load opens tables × readers at once; the application would then be refused.',
+    protects:
+      'The load opens a connection for each table and reader. If they reach the limit, the application is refused.',
     fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
     *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings
@@ -229,7 +232,7 @@ export const serverChecks: readonly Check[] = [
       if (free >= needed) return
       yield* source(
         true,
-        `the limit of the ${limit} leaves this role ${Math.max(0, free)} free connections; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
+        `the ${limit}'s limit leaves this role ${plural(Math.max(0, free), 'connection')}, but ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
         { raise: RAISE[limit](facts, needed - free) },
       )
     },
@@ -239,7 +242,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The database is encoded in UTF8',
-    protects: 'CockroachDB holds UTF-8 only; text in another encoding arrives broken or not at all.',
+    protects: 'CockroachDB stores only UTF-8. Text in another encoding is corrupted or refused.',
     fix: "Dump and restore into a database with ENCODING 'UTF8' and TEMPLATE template0.",
     find: (facts) =>
       source(
@@ -250,9 +253,9 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.pooler',
     severity: 'block',
-    title: 'The connection goes to one server process',
+    title: 'Connections go directly to one server',
     protects:
-      'Behind a transaction pooler or a balancer, the snapshot of one connection may not exist on the next: the load fails or, worse, reads two states.',
+      'Behind a transaction pooler or a load balancer, a snapshot of one connection may not exist on the next. The load then fails or, worse, mixes two states of the data.',
     fix: "Set `source` to the primary's own host and port (5432, not 6432 or the pooler's endpoint).",
     *find({ source: { connection } }) {
       for (const doubt of connection.doubts) yield { object: 'source', what: doubt }
@@ -262,13 +265,14 @@ export const serverChecks: readonly Check[] = [
     id: 'src.slot-exists',
     severity: 'block',
     waivable: false,
-    title: 'No slot of that name exists',
-    protects: 'The load fails on it. It can also belong to another system, which would lose its place in the stream.',
-    fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nobody needs it; else name another one in `slot`",
+    title: 'The slot does not exist yet',
+    protects:
+      'The load cannot create its slot. If the existing one belongs to another system, dropping it breaks that system.',
+    fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nothing uses it; otherwise set `slot` to another name",
     *find(facts) {
       const { slot } = facts.source.server
       if (!slot || slot.database !== facts.source.server.database || begun(facts)) return
-      const reader = slot.active ? `and PID ${slot.active_pid} reads it now` : 'and no client reads it now'
+      const reader = slot.active ? `and PID ${slot.active_pid} is reading it` : 'and no client is reading it'
       yield {
         object: facts.settings.slot,
         what: `the slot ${facts.settings.slot} already exists (${slot.plugin}, database ${slot.database}), ${reader}`,
@@ -280,7 +284,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.slot-name',
     severity: 'block',
     waivable: false,
-    title: 'No other database of the server has a slot of that name',
+    title: 'No other database on the server uses the name of the slot',
     protects:
       'Slot names are unique across the server: the load cannot create its own slot, and must not touch the existing one.',
     fix: 'Set `slot` to another name, such as {free}.',
@@ -298,8 +302,8 @@ export const serverChecks: readonly Check[] = [
     id: 'src.publication-exists',
     severity: 'block',
     title: 'The publication belongs to this migration',
-    protects: 'MOLT drops and creates the publication under a fixed name, which breaks any other stream that reads it.',
-    fix: 'DROP PUBLICATION {publication}; -- if nobody needs it; else move that stream to a publication of another name first',
+    protects: 'MOLT drops and recreates a publication with a fixed name, which breaks any other stream that reads it.',
+    fix: 'DROP PUBLICATION {publication}; -- if nothing uses it; otherwise move that stream to a publication with another name first',
     *find(facts) {
       const { publication } = facts.source
       if (!publication || facts.settings.phase !== undefined) return
@@ -313,9 +317,9 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.publication-all',
     severity: 'block',
-    title: 'The publication sends expected tables only',
+    title: 'The publication sends only expected tables',
     protects:
-      "The stream ignores schemas: a change in another schema’s table is written to the target's table of that name.",
+      'The stream ignores schemas: it writes a change of a table in another schema to the target table of the same name.',
     fix: 'DROP PUBLICATION {publication};',
     *find({ source: { publication }, settings }) {
       if (publication?.allTables)
@@ -377,7 +381,7 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.masked',
     severity: 'block',
-    title: 'The masked copy in the source is proved',
+    title: 'A masked source is proved',
     protects:
       'Rows that `mask` wrote but did not prove can hold personal data, and would expose it on the target and in logs.',
     fix: 'Run `mask` again until its proof succeeds.',
@@ -385,8 +389,8 @@ export const serverChecks: readonly Check[] = [
       source(
         masked !== null && masked !== 'proved',
         masked === 'unknown'
-          ? '`mask` made the source, and this role cannot read molt_actions_mask.run, which says whether it was proved'
-          : `\`mask\` made the source and has not proved it (${masked})`,
+          ? '`mask` wrote the source, but this role cannot read molt_actions_mask.run, which records whether the proof succeeded'
+          : `\`mask\` wrote the source, but has not proved it (${masked})`,
       ),
   },
   {
@@ -394,27 +398,27 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The fence is not armed',
-    protects: 'Another run has paused writes, and the two would interfere.',
-    fix: 'Wait for that run, or lift it with the action `fence` and `do: lift`.',
+    protects: 'Another run has paused writes, and this run would interfere with it.',
+    fix: 'Wait until that run has ended, or lift the fence with the action `fence` and `do: lift`.',
     find: ({ source: { fence } }) => source(fence === 'armed', 'the fence on the source is armed'),
   },
   {
     id: 'src.cut-over',
     severity: 'block',
     waivable: false,
-    title: 'The source was not cut over',
+    title: 'The source has not been cut over',
     protects: 'A cutover was committed: the source refuses writes permanently, and the target has taken over.',
-    fix: 'This source was cut over, so there is nothing to prepare. To go back, run `rollback`. When you no longer need a rollback, run `cleanup`.',
+    fix: 'Do not prepare this source. To go back to it, run `rollback`. When you no longer need a rollback, run `cleanup`.',
     find: ({ source: { fence } }) => source(fence === 'permanent', 'the fence on the source is permanent'),
   },
 ]
 
-/** Estimated seconds of the load, by size and the given rate. */
+/** Estimated duration of the load in seconds, from its size and the assumed rate. */
 export function loadSeconds(facts: Facts): number {
   return loadBytes(facts) / facts.settings.loadRate
 }
 
-/** Bytes of the expected tables with their partitions, TOAST included. */
+/** Bytes of the expected tables, including partitions and TOAST. */
 export function loadBytes({ source: { relations }, settings }: Facts): number {
   const expected = new Set(settings.tables.map((table) => `${settings.schema}.${table}`))
   return relations

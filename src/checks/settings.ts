@@ -30,7 +30,7 @@ const WAITS = ['lock_timeout', 'idle_session_timeout', 'transaction_timeout'].ma
 
 const FIX = '{fix}'
 
-/** What molt and the replicator inherit from the role, the database, the server and the URL. Our own sessions do not. */
+/** Checks of the settings that molt and the replicator inherit. Our own sessions set theirs explicitly. */
 function settingChecks(side: Side): Check[] {
   const prefix = side === 'source' ? 'src' : 'tgt'
   const find =
@@ -42,9 +42,9 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.session-settings`,
       severity: 'block',
       waivable: false,
-      title: `The tools write values on the ${side} in the form they read`,
+      title: `The tools' sessions on the ${side} use the expected text formats`,
       protects:
-        'Dates, intervals, bytes and numbers in another form are refused by the other side, or read as different values.',
+        'The other side refuses dates, intervals, bytes and numbers in another format, or reads them as different values.',
       fix: FIX,
       find: find(...TEXT_FORMS),
     },
@@ -63,7 +63,7 @@ function settingChecks(side: Side): Check[] {
       title: `The tools can write to the ${side}`,
       protects:
         side === 'source'
-          ? 'The load creates a publication and a slot, and the heartbeat is written. All of this fails in a read-only session.'
+          ? 'A read-only session can neither create the publication and the slot nor write the heartbeat.'
           : 'A read-only session refuses every row of the load and the stream.',
       fix: FIX,
       find: find(READ_WRITE),
@@ -80,8 +80,8 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.search-path`,
       severity: 'block',
       waivable: false,
-      title: `The search path of the tools on the ${side} has a schema`,
-      protects: 'Without one, unqualified names resolve to nothing, and nothing can be created under them.',
+      title: `The tools' search path on the ${side} contains an existing schema`,
+      protects: 'Otherwise no unqualified name can be resolved or created.',
       fix: FIX,
       find: (facts) => searchPath(facts, side),
     },
@@ -105,7 +105,7 @@ export const sourceSettingChecks: readonly Check[] = [
     severity: 'block',
     title: "The role's open transactions do not time out",
     protects:
-      'The load holds its snapshot in a transaction that sits idle while others read. If it ends, so does the load.',
+      'The load holds its snapshot in a transaction that sits idle while other sessions read. If it ends, the load fails.',
     fix: FIX,
     find: (facts) => hitOf(facts, 'source', IDLE_TRANSACTIONS),
   },
@@ -126,10 +126,10 @@ function searchPath(facts: Facts, side: Side): Hit[] {
   const { schema, targetSchema } = facts.settings
   const wanted = side === 'source' ? schema : targetSchema
   const rule = { name: 'search_path', wanted, right: () => true }
-  return [hit(facts, side, `no schema of the search_path of the role ${facts[side].role.name} exists`, rule, false)]
+  return [hit(facts, side, `no schema in the search_path of the role ${facts[side].role.name} exists`, rule, false)]
 }
 
-/** The setting of a role in a database overrides those of the role, the database and the server. */
+/** Fixes a setting for the role in this database, which overrides the role's, the database's and the server's. */
 function hit(facts: Facts, side: Side, what: string, { name, wanted }: Rule, byUrl: boolean): Hit {
   const { role, server } = facts[side]
   const object = role.name

@@ -14,7 +14,7 @@ interface Pair {
   target: SchemaTable | undefined
 }
 
-/** Every expected table with its counterpart. */
+/** Pairs each expected table with its counterpart on the target. */
 function* pairs(facts: Facts): Iterable<Pair> {
   const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
   for (const source of expectedTables(facts)) yield { source, target: byName.get(source.name) }
@@ -26,7 +26,7 @@ interface ColumnPair {
   target: SchemaColumn
 }
 
-/** Columns with their counterparts, except the many pairs in which no check could find a difference. */
+/** Columns with their counterparts on the target, leaving out the many pairs without any difference. */
 const columnPairs = once((facts: Facts): ColumnPair[] => {
   const found: ColumnPair[] = []
   const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
@@ -55,7 +55,7 @@ function areAlike(source: SchemaColumn, target: SchemaColumn, isFed: boolean): b
   )
 }
 
-/** Pairs whose types are written differently. */
+/** Column pairs whose types have different names. */
 const unlike = once((facts: Facts) =>
   columnPairs(facts).filter(
     ({ source, target }) => source.type !== target.type || (source.labels === null) !== (target.labels === null),
@@ -69,7 +69,7 @@ function columnHit({ table, source, target }: ColumnPair, what: string, more: Hi
 
 const WIDTHS: Record<string, number> = { smallint: 2, integer: 4, bigint: 8 }
 
-/** Whether the target has each expected table with the source's columns and key. */
+/** Checks that the target has each expected table, with the source's columns and key. */
 export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.table',
@@ -94,7 +94,8 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'No expected table is offline',
-    protects: 'The catalogs hide a table while an import holds it. A dead import holds it until its job is cancelled.',
+    protects:
+      'The catalogs hide a table during an import. An abandoned import keeps the table offline until its job is cancelled.',
     fix: '{fix}',
     *find({ target }) {
       for (const found of target.offline)
@@ -104,7 +105,7 @@ export const shapeChecks: readonly Check[] = [
           names: {
             fix: found.job
               ? `Wait until the import has ended, or run: CANCEL JOB ${found.job.id};`
-              : `GRANT SYSTEM VIEWJOB TO ${ident(target.role.name)}; -- then run \`prepare\` again, which names the job`,
+              : `GRANT SYSTEM VIEWJOB TO ${ident(target.role.name)}; -- then rerun \`prepare\` to get the job's id`,
           },
         }
     },
@@ -179,7 +180,7 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.type',
     severity: 'block',
     waivable: false,
-    title: "Values can be moved between the columns' types",
+    title: 'Column types are compatible',
     protects: 'MOLT skips such a column, and the row counts still match.',
     fix: '{change}',
     *find(facts) {
@@ -209,7 +210,7 @@ export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.length',
     severity: 'block',
-    title: 'Text and numbers fit',
+    title: 'Text and numbers fit into the target columns',
     protects:
       'The first longer value stops the load or the stream ("value too long"), or is rounded and fails the final comparison.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
@@ -309,7 +310,7 @@ export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.nullable',
     severity: 'warn',
-    title: 'NOT NULL of the source is kept',
+    title: "The target keeps the source's NOT NULL",
     protects: 'After the switch, the target accepts NULL where the application relies on a value.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; -- on the target',
     *find(facts) {
@@ -327,7 +328,7 @@ export const shapeChecks: readonly Check[] = [
     *find(facts) {
       const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
-      // The catalog shows a default to every role with a right on the table; a missing right has its own finding.
+      // Without any right on a table, the catalog hides its defaults. The missing right has its own finding.
       const hidden = new Set(facts.target.relations.filter(isHidden).map(({ name }) => name))
       for (const each of columnPairs(facts)) {
         if (each.source.generated || each.target.default !== null || hidden.has(each.table.name)) continue
@@ -352,20 +353,23 @@ function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
   )
 }
 
-/** MOLT reads both in their binary form: 0.1 differs between real and double precision, and `char(5)` keeps its 5 characters. */
+/**
+ * Whether molt verify reports equal values of the two types as different. It reads binary forms: 0.1 differs between
+ * real and double precision, and `char(5)` is padded to 5 characters.
+ */
 function comparedOtherwise(source: string, target: string): boolean {
   const isReal = (type: string) => /^real/.test(type)
   const padding = (type: string) => /^character(\(\d+\))/.exec(type)?.[1]
   return isReal(source) !== isReal(target) || padding(source) !== padding(target)
 }
 
-/** Whether a length or precision of the target is below the source's: `varchar(40)`, `numeric(12,2)`. */
+/** Whether the target's length or precision is below the source's, as in `varchar(40)` or `numeric(12,2)`. */
 function tooShort(source: string, target: string): boolean {
   const sizes = (type: string) => (/\((\d+)(?:,\s*(-?\d+))?\)/.exec(type)?.slice(1) ?? []).map((n) => Number(n ?? 0))
   const [here, there] = [sizes(source), sizes(target)]
   if (/^time/.test(target)) return isNarrower(source, target)
   if (target.startsWith('interval') || there[0] === undefined) return false
-  // A bit string of any other length is refused, even a shorter one.
+  // A bit column accepts only strings of its exact length.
   if (/^bit\(/.test(target)) return source.replace('[]', '') !== target.replace('[]', '')
   if (here[0] === undefined) return true
   if (there.length < 2) return there[0] < here[0]

@@ -1,9 +1,9 @@
 import type { ColumnDetail } from '../model/schema.ts'
 
 /*
- * What CockroachDB's documentation says about PostgreSQL's types and features. The only place that knows versions:
- * `since` is the first CockroachDB version that has it (major, minor), null where none has it. Each entry is a check,
- * `typ.<name>` or `use.<name>`, that reports a hit when the target is CockroachDB older than `since`.
+ * PostgreSQL's types and features in CockroachDB, from its documentation. `since` is the first version with the type or
+ * feature (major, minor), or null. Each type is a check, `typ.<name>`, which reports its columns when the target is an
+ * older CockroachDB.
  */
 
 export type Since = readonly [major: number, minor: number] | null
@@ -11,11 +11,11 @@ export type Since = readonly [major: number, minor: number] | null
 export interface TypeSupport {
   name: string
   title: string
-  /** By the type's own name (pg_type.typname), or by its kind (pg_type.typtype). */
+  /** Matches pg_type.typname, or with `kinds` pg_type.typtype. */
   types?: RegExp
   kinds?: string
   since: Since
-  /** Set when CockroachDB has the type, but MOLT's documentation says that MOLT does not move it. */
+  /** CockroachDB has the type, but according to its documentation MOLT does not move it. */
   unmoved?: true
   consequence: string
   /** The type to use on the target, and how to get there. */
@@ -179,7 +179,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
   },
 ]
 
-/** Extensions that CockroachDB covers itself, and since when. It has no others. */
+/** Extensions with a built-in counterpart in CockroachDB, and the first version that has it. */
 export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> = {
   'uuid-ossp': { since: [20, 1], note: 'its functions are built in' },
   pgcrypto: { since: [20, 1], note: 'gen_random_uuid, digest and others are built in; check each function you call' },
@@ -192,7 +192,7 @@ export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> =
   pg_stat_statements: { since: [20, 1], note: 'statement statistics are built in' },
 }
 
-/** Index methods that the target has only under another name, or not at all. */
+/** Index methods that CockroachDB lacks or restricts. */
 export const INDEX_METHODS: Record<string, string> = {
   gist: 'CockroachDB has GiST only for spatial and trigram indexes',
   spgist: 'CockroachDB has no SP-GiST',
@@ -200,5 +200,5 @@ export const INDEX_METHODS: Record<string, string> = {
   hash: 'CockroachDB has no hash index; a B-tree takes its place',
 }
 
-/** Row-level triggers in PL/pgSQL. */
+/** First version with row-level triggers in PL/pgSQL. */
 export const TRIGGERS_SINCE: Since = [24, 3]

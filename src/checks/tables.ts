@@ -17,7 +17,7 @@ const ofSchema = ({ source: { relations }, settings }: Facts) =>
 
 const IDENTITIES: Record<string, string> = { n: 'NOTHING', f: 'FULL', i: 'USING INDEX' }
 
-/** Whether load and stream can carry each source table, completely and without anything else. */
+/** Checks whether the load and the stream can move each expected table completely, and nothing else. */
 export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.no-key',
@@ -36,7 +36,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'Replica identity is the primary key',
     protects:
-      "The stream identifies rows by the key that the source sends. FULL stops replicator 1.0 permanently at the first DELETE (seen with 1.0.4). The public sources of October 2024 apply such a DELETE (seen), but no documentation promises that for a release. Another index sends columns that are not the target's key. With NOTHING, the source refuses the DELETE.",
+      "The stream identifies rows by the key that the source sends. FULL stops replicator 1.0 permanently at the first DELETE (seen with 1.0.4). The public sources of October 2024 apply such a DELETE (seen), but no documentation promises this for a release. USING INDEX sends columns that are not the target's key. With NOTHING, the source refuses UPDATE and DELETE.",
     fix: 'ALTER TABLE {table} REPLICA IDENTITY DEFAULT;',
     *find(facts) {
       for (const each of expectedRelations(facts)) {
@@ -60,7 +60,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: 'Tables are logged',
     protects: 'An unlogged table writes no WAL, so the stream never sees its changes, and no publication accepts it.',
-    fix: 'ALTER TABLE {table} SET LOGGED; -- rewrites the table; or leave it out: `exclude-tables`',
+    fix: 'ALTER TABLE {table} SET LOGGED; -- rewrites the table; or leave it out with `exclude-tables`',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.persistence === 'u')
@@ -73,11 +73,15 @@ export const tableChecks: readonly Check[] = [
     title: 'Foreign tables are not moved',
     protects:
       "A foreign table shows another server's data. It is not moved, and CockroachDB has no foreign data wrappers.",
-    fix: 'Move its data from the server that holds it, or copy it into a table by CREATE TABLE AS SELECT * FROM {table}.',
+    fix: 'Move the data from the server that holds it, or copy it into an ordinary table: CREATE TABLE {copy} AS SELECT * FROM {table};',
     *find(facts) {
       for (const each of ofSchema(facts))
         if (each.kind === 'f')
-          yield { object: nameOf(each), what: `${nameOf(each)} is a foreign table`, names: table(each) }
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} is a foreign table`,
+            names: { ...table(each), copy: qualified(each.schema, `${each.name}_copy`) },
+          }
     },
   },
   {
@@ -85,7 +89,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Views are not moved',
     protects:
-      'Views and materialized views have no data of their own. Create them on the target from the converted schema.',
+      'The tools move only tables. Create views and materialized views on the target from the converted schema.',
     fix: '{fix}',
     *find(facts) {
       for (const each of ofSchema(facts))
@@ -95,7 +99,7 @@ export const tableChecks: readonly Check[] = [
             what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialized view' : 'view'}`,
             names: {
               fix: facts.target.views.includes(each.name)
-                ? `Compare its definition on the target, where it already exists.`
+                ? 'It exists on the target. Compare both definitions.'
                 : `Create ${qualified(facts.settings.targetSchema, each.name)} on the target before the switch.`,
             },
           }
@@ -105,7 +109,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.inherited',
     severity: 'block',
     title: 'No table inherits from another',
-    protects: 'Reading the parent also reads its children, so their rows arrive twice.',
+    protects: "Reading the parent also reads its children, so the children's rows would be loaded twice.",
     fix: 'End the inheritance of {table} (NO INHERIT), make it a partition, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
@@ -118,7 +122,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'No table has children that are not moved',
     protects:
-      'Reading a parent also reads its children: rows of tables that are not moved arrive in it, and every comparison fails.',
+      'Reading a parent also reads its children. Rows of children that are not moved would end up in the parent, and every comparison would fail.',
     fix: 'ALTER TABLE {child} NO INHERIT {table};',
     *find(facts) {
       const { schema, tables } = facts.settings
@@ -140,7 +144,7 @@ export const tableChecks: readonly Check[] = [
     title: 'No table is partitioned',
     protects:
       'molt fetch looks for ordinary tables: it finds the partitions but not the table, moves nothing, and reports success. The documentation says that 1.4.0 verifies such tables, not that it loads them.',
-    fix: 'Leave {table} out with `exclude-tables`, or make it one table: CREATE TABLE {copy} (LIKE {table} INCLUDING ALL), then copy the rows. Waive this only after a rehearsal with the same molt has moved the table.',
+    fix: 'Leave {table} out with `exclude-tables`, or make it an ordinary table: CREATE TABLE {copy} (LIKE {table} INCLUDING ALL), then copy the rows. Waive this only after a rehearsal with the same molt has moved the table.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.kind === 'p' && !each.partition)
@@ -173,16 +177,16 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.reserved',
     severity: 'block',
     waivable: false,
-    title: 'No table has a name that the tools use',
+    title: 'No table has a name reserved for the tools',
     protects:
-      'molt fetch keeps its runs in tables of these names on the target, as does the heartbeat. Your rows and theirs would be mixed.',
-    fix: 'Leave {table} out with `exclude-tables`. It is usually a leftover of an earlier load.',
+      'molt fetch and the heartbeat use tables with these names on the target. Your rows would be mixed with theirs.',
+    fix: 'Leave {table} out with `exclude-tables`. It is usually left over from an earlier load.',
     *find(facts) {
       for (const each of expectedTables(facts))
         if (/^(_molt_|molt_actions_)/.test(each.name))
           yield {
             object: nameOf(each),
-            what: `${nameOf(each)} has a name that the tools use for themselves`,
+            what: `${nameOf(each)} has a name reserved for the tools`,
             names: { table: each.name },
           }
     },
@@ -193,7 +197,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "No table's name contains quotes, braces, control characters or a runner command",
     protects:
-      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load is refused in the end. In a GitHub log, `::name::` is a command.',
+      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load cannot be proved. In a GitHub log, `::name::` is a command.',
     fix: 'Rename {table}, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
@@ -247,7 +251,7 @@ export const tableChecks: readonly Check[] = [
     title: 'No two names differ only in case',
     protects:
       'The replicator folds case: two such tables silently become one on the target, and two such columns stop the stream.',
-    fix: 'Rename one of them, or leave one table out with `exclude-tables`. {names}',
+    fix: 'Rename one of {names}, or leave a table out with `exclude-tables`.',
     *find(facts) {
       const tables = expectedTables(facts)
       for (const names of twins(tables.map((each) => each.name)))
@@ -272,7 +276,7 @@ export const tableChecks: readonly Check[] = [
     title: "MOLT's filter matches exactly the expected tables",
     protects:
       'MOLT takes a regular expression. One that matches too much loads other tables; one that matches too little skips tables.',
-    fix: 'Name the tables one by one in `tables`; the filter is {filter}',
+    fix: 'List the tables one by one in `tables`. The current filter is {filter}',
     *find(facts) {
       const { filter, tables } = facts.settings
       const expected = new Set(tables)
@@ -295,7 +299,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "MOLT's filter fits on a command line",
     protects: 'Linux refuses an argument of 128 KiB or more, so molt fetch could not start.',
-    fix: 'Move the {count} tables in several migrations, one after the other: list some of them in `tables`',
+    fix: 'Split the {count} tables into several migrations, one after the other: list a part of them in `tables` for each.',
     *find({ settings }) {
       const bytes = Buffer.byteLength(settings.filter)
       if (bytes >= ARGUMENT_LIMIT)
@@ -309,10 +313,10 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.filter-loose',
     severity: 'info',
-    title: 'MOLT itself would match more than the names in `tables`',
+    title: 'Without anchors, MOLT would match more than the names in `tables`',
     protects:
-      'MOLT does not anchor its filters: on your own command line, `orders` also loads orders_archive. This action anchors them.',
-    fix: 'On your own command line, write {filter}',
+      'MOLT does not anchor its filters: if you run molt yourself, `orders` also loads orders_archive. This action anchors them.',
+    fix: 'If you run molt yourself, set the filter to {filter}',
     *find({ source: { schema }, settings }) {
       for (const asked of settings.asked ?? []) {
         const more = schema.tables.filter((each) => each.name.includes(asked) && !settings.tables.includes(each.name))
@@ -330,7 +334,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'The replicator handles long values that an UPDATE leaves unchanged',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). It is recognized by its version, or by its flag `--enableToastedColumns` in a build without one.',
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). This check recognizes it by its version or, in a build without one, by its flag `--enableToastedColumns`.',
     fix: 'Use a newer replicator, or leave {table} out with `exclude-tables`',
     *find(facts) {
       if (facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)
@@ -351,8 +355,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.large-objects',
     severity: 'warn',
     title: 'No large objects',
-    protects: 'Large objects live outside the tables. The tools move the number that refers to one, not its bytes.',
-    fix: 'Copy the bytes of {table} into a bytea column first, with lo_get.',
+    protects: "Large objects live outside the tables. The tools move a large object's OID, but not its bytes.",
+    fix: 'Before the load, copy the large objects of {table} into a bytea column with lo_get.',
     *find(facts) {
       if (!facts.source.features.largeObjects) return
       const count = facts.source.features.largeObjects
@@ -363,14 +367,14 @@ export const tableChecks: readonly Check[] = [
       for (const { each, column } of columns)
         yield {
           object: `${nameOf(each)}.${column.name}`,
-          what: `the database holds ${many}, and ${nameOf(each)}.${column.name} can refer to them`,
+          what: `the database holds ${many}, and ${nameOf(each)}.${column.name} may refer to them`,
           names: table(each),
         }
       if (!columns.length)
         yield {
           object: 'source',
           what: `the database holds ${many}`,
-          names: { table: 'each table that refers to one' },
+          names: { table: 'each table that refers to them' },
         }
     },
   },
@@ -394,10 +398,10 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.not-valid',
     severity: 'block',
-    title: 'A constraint that the source does not enforce for all rows is NOT VALID on the target too',
+    title: 'A NOT VALID constraint of the source is also NOT VALID on the target',
     protects:
-      'Rows of the source can violate it. The load fails, or `finalize` cannot validate the constraint after the commit, when the source is permanently fenced.',
-    fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name}; -- on the source, or drop it on the target and add it there NOT VALID',
+      'Source rows can violate the constraint. The load fails, or `finalize` cannot validate the constraint after the commit, when the source is permanently fenced.',
+    fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name}; -- on the source; or recreate it on the target with NOT VALID',
     *find({ source, target, settings }) {
       const valid = new Set(
         target.schema.constraints.flatMap((each) =>
@@ -423,7 +427,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.subscription',
     severity: 'block',
     title: 'No logical subscription feeds a table',
-    protects: 'Writes by a subscription do not fire the fence. They continue during the cutover and are lost.',
+    protects: 'The fence does not stop writes by a subscription. They continue during the cutover and are lost.',
     fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
@@ -433,10 +437,10 @@ export const tableChecks: readonly Check[] = [
   },
 ]
 
-/** Tables that hold long values out of line. */
+/** Reports tables that hold long values out of line. */
 function* toasted(facts: Facts): Iterable<Hit> {
   for (const each of expectedRelations(facts)) {
-    // Update counters start at zero on a clone, after a failover and after a reset.
+    // Zero updates prove nothing: the counter restarts on a clone, after a failover and after a reset.
     if (!(each.toastBytes > 0)) continue
     yield {
       object: nameOf(each),

@@ -12,20 +12,20 @@ import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
 
-/** Seconds; the default of CockroachDB. */
+/** Seconds; CockroachDB's default. */
 const GC_TTL_AT_LEAST = 14_400
 
-/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are expected. */
+/** Whether the load has not started. Constraints, indexes and triggers on the target are reported only until then. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
-/** The target: what it is, and whether each expected table is there in the right shape, empty and undisturbed. */
+/** Checks the target server, and that the expected tables are complete, empty and written by nobody else. */
 export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.cockroach',
     severity: 'block',
     waivable: false,
     title: 'The target is CockroachDB',
-    protects: 'MOLT refuses any other target, and proof on another database says nothing about CockroachDB.',
+    protects: 'MOLT refuses any other target, and a proof on another database proves nothing about CockroachDB.',
     fix: 'Set `target` to the cluster. To rehearse on the CockroachDB-like server, set `embedded: true` in `setup` or `decision: rehearse`.',
     *find({ target: { server }, settings, machine: { tools } }) {
       const rehearsal = server.isLikeServer && (settings.rehearses || isStandIn(tools.molt?.version ?? ''))
@@ -37,7 +37,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.version',
     severity: 'warn',
     title: 'The target runs a maintained CockroachDB version',
-    protects: 'Versions before 23.1 get no fixes, and this suite relies on documentation that begins with 23.1.',
+    protects: 'Versions before 23.1 get no fixes, and this suite follows the documentation of 23.1 and newer.',
     fix: 'Upgrade the cluster to CockroachDB 24.3 or newer.',
     *find({ target: { server } }) {
       if (server.isCockroach && server.major < 24)
@@ -50,7 +50,7 @@ export const targetChecks: readonly Check[] = [
     title: 'The schema has the same name on both sides',
     protects:
       'molt fetch and verify pair tables by schema and name. If the target uses another schema, they find no tables there and still report success.',
-    fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load.',
+    fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive this only after a rehearsal has loaded the schema, with `--transformations-file` in `extra-args` of the load.',
     *find({ settings: { schema, targetSchema } }) {
       if (schema !== targetSchema)
         yield {
@@ -83,8 +83,8 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.definition',
     severity: 'block',
     waivable: false,
-    title: 'Every deferred definition can be saved first',
-    protects: 'An index or constraint without a definition, or with an unnamed column, could not be rebuilt.',
+    title: 'Every deferred definition can be saved',
+    protects: 'An index or constraint whose definition cannot be read in full could not be rebuilt.',
     fix: 'SHOW JOBS; -- wait until the schema changes on the target have ended, or set `defer: none`',
     *find(facts) {
       const { settings, target } = facts
@@ -98,13 +98,13 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No unique index beside the primary key during the stream',
     protects:
-      'One transaction that swaps a unique value between two rows is valid on the source and fails on the target in between (23505), again and again: the stream is stuck.',
-    fix: '{drop} -- or set `defer: indexes`: they are saved, dropped, and rebuilt after the drain',
+      'A transaction that swaps a unique value between two rows is valid on the source, but fails on the target (23505) at every retry: the stream is stuck.',
+    fix: '{drop} -- or set `defer: indexes`, which saves and drops them, and rebuilds them after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
       for (const index of targetIndexes(facts)) {
         const key = facts.target.schema.tables.find((table) => table.name === index.table)?.key ?? []
-        // A unique index over the key's own columns holds as long as the key does.
+        // The primary key implies a unique index that contains all its columns.
         if (!index.unique || (key.length && key.every((column) => index.columns.includes(column)))) continue
         yield {
           object: `${index.schema}.${index.table}.${index.name}`,
@@ -118,7 +118,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.index',
     severity: 'warn',
     title: 'No secondary indexes during the load',
-    protects: 'Each index slows the load down. Built afterwards, it takes one pass.',
+    protects: 'Each index slows the load down. Building it afterwards takes one pass.',
     fix: 'Set `defer: indexes`; or DROP INDEX {index} and create it again after the load',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
@@ -136,7 +136,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No foreign keys during load and stream',
     protects: 'Tables load in parallel. A child row that arrives before its parent fails, and so does the load.',
-    fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`: they are captured, dropped, and added again',
+    fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`, which saves and drops them, and adds them again after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
       const expected = new Set(facts.settings.tables)
@@ -177,8 +177,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.trigger',
     severity: 'block',
     title: 'No triggers on the target during load and stream',
-    protects:
-      'What a trigger writes on the source arrives through the stream. A trigger on the target would write it again.',
+    protects: 'The stream carries what a trigger writes on the source. A trigger on the target would write it again.',
     fix: 'DROP TRIGGER {name} ON {table}; -- `finalize` lists it until it is created again',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -197,7 +196,7 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: 'Every sequence of the source exists on the target',
     protects:
-      'After the switch, there is no next number, or it starts from the beginning: inserts fail, or collide with existing rows.',
+      'After the switch, inserts fail for lack of a number, or collide with existing rows because numbers start over.',
     fix: 'CREATE SEQUENCE {sequence} INCREMENT {increment} MINVALUE {min} MAXVALUE {max};',
     *find(facts) {
       const { targetSchema, tables } = facts.settings
@@ -232,8 +231,8 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: "A column's sequence has the same name on both sides",
     protects:
-      'Sequences are set by name. A sequence with another name is not set, and hands out numbers that rows already have after the switch.',
-    fix: 'ALTER SEQUENCE {there} RENAME TO {name}; -- on the target; drop a sequence of that name that feeds nothing first',
+      'The cutover sets sequences by name. One with another name is not set, and generates numbers after the switch that are already in use.',
+    fix: 'ALTER SEQUENCE {there} RENAME TO {name}; -- on the target; drop an unused sequence of that name first',
     *find(facts) {
       const { source, settings } = facts
       const feeds = targetFeeds(facts)
@@ -254,7 +253,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: "The expected tables' sequences are moved too",
     protects:
-      'The cutover sets the sequences of the schema, except those of tables that are not moved. A sequence that is not set hands out numbers that rows already have after the switch.',
+      'The cutover sets the sequences of the schema, except those of tables that are not moved. A sequence that is not set generates numbers after the switch that are already in use.',
     fix: '{change} -- on both sides; if you waive this, set the sequence on the target yourself before the application writes there',
     *find(facts) {
       const { schema } = facts.source
@@ -279,7 +278,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.trial',
     severity: 'warn',
     title: 'Deferred definitions are tried before they are dropped',
-    protects: 'A definition that the target refuses is noticed only in the write pause.',
+    protects: 'Without a trial, a definition that the target refuses fails only in the write pause.',
     fix: 'Remove `trial: none`.',
     *find(facts) {
       const { settings, target } = facts
@@ -298,8 +297,8 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: "The target's sequences cache no numbers",
     protects:
-      'On CockroachDB, setting a cached sequence is a schema change in the middle of the write pause, and nodes still hand out older numbers.',
-    fix: 'ALTER SEQUENCE {sequence} CACHE 1; -- before the cutover, and back afterwards',
+      'On CockroachDB, setting a cached sequence is a schema change in the middle of the write pause, and nodes still use older numbers from their caches.',
+    fix: 'ALTER SEQUENCE {sequence} CACHE 1; -- before the cutover; restore it afterwards',
     *find({ source, target: { schema } }) {
       const moved = new Set(source.schema.sequences.map((each) => each.name))
       for (const each of schema.sequences)
@@ -331,7 +330,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can read whole tables on the target',
-    protects: 'MOLT reads every row in its own sessions, which `disallow_full_table_scans` refuses.',
+    protects: "MOLT's sessions read whole tables, which `disallow_full_table_scans` refuses.",
     fix: 'ALTER ROLE {role} SET disallow_full_table_scans = off;',
     *find({ target: { tools, role } }) {
       if (tools.settings.disallow_full_table_scans?.value === 'on')
@@ -363,7 +362,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No import or changefeed is running',
     protects:
-      'An abandoned import keeps its tables offline. A changefeed sends on every loaded row, and blocks IMPORT INTO for its tables.',
+      'An abandoned import keeps its tables offline. A changefeed emits every loaded row, and blocks IMPORT INTO for its tables.',
     fix: 'CANCEL JOB {id};',
     *find({ target: { jobs } }) {
       for (const job of jobs ?? [])
@@ -377,7 +376,7 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.jobs-unseen',
     severity: 'block',
-    title: 'Jobs of the target can be seen',
+    title: 'All jobs on the target are visible',
     protects:
       'SHOW JOBS shows only your own jobs without VIEWJOB: a running import or changefeed is missed, and `observe` is inconclusive.',
     fix: 'GRANT SYSTEM VIEWJOB TO {role};',
@@ -395,7 +394,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No old staging schema is left',
     protects:
-      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, no change ever arrives, and the slot is used up. This suite uses a new schema for each load; your own command line may not.',
+      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, changes are skipped although the slot has moved past them. This suite uses a new schema for each load; your own command line may not.',
     fix: 'DROP SCHEMA {schema} CASCADE; -- if no other migration uses it',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -411,7 +410,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.ttl',
     severity: 'block',
     title: 'No row-level TTL on the target',
-    protects: 'The target deletes rows that the source still has, so the verify finds them missing.',
+    protects: 'The target deletes rows that the source still has, so `verify` reports them as missing.',
     fix: 'ALTER TABLE {table} SET (ttl_pause = true); -- until the switch; then RESET (ttl_pause)',
     *find({ target: { relations }, settings }) {
       const expected = new Set(settings.tables)
@@ -448,12 +447,12 @@ export const targetChecks: readonly Check[] = [
   },
 ]
 
-/** The statement of an import or changefeed, without its URLs, which can contain keys. */
+/** Removes the URLs, which can contain keys, from the statement of an import or changefeed. */
 function withoutFiles(description: string): string {
   return description.replace(/( \w+ DATA \(| INTO ').*$/s, ' …')
 }
 
-/** The sequence that feeds a column of the target, if any. */
+/** Returns a lookup of the sequence, if any, that feeds a target column. */
 function targetFeeds({ target: { schema } }: Facts): (table: string, column: string | null) => string | undefined {
   const byName = new Map(schema.tables.map((table) => [table.name, table]))
   const owned = new Map(schema.sequences.map((each) => [`${each.table}.${each.column}`, each.name]))
@@ -476,7 +475,7 @@ function feedIn(text: string): { schema: string | undefined; name: string } | un
   return name === undefined ? undefined : { schema: parts?.at(-2), name }
 }
 
-/** An index as a statement names it: CockroachDB's index names are unique only within their table. */
+/** An index's name in a statement: CockroachDB's index names are unique only within their table. */
 function indexName({ target: { server } }: Facts, { schema, table, name }: Index): string {
   return server.isCockroach ? `${qualified(schema, table)}@${ident(name)}` : qualified(schema, name)
 }

@@ -15,7 +15,7 @@ import {
 } from './support.ts'
 import { expectedTables } from './tables.ts'
 
-/** In a rehearsal on PostgreSQL, CockroachDB's limits do not matter. */
+/** Whether the target is a CockroachDB without this feature. Always false for PostgreSQL in a rehearsal. */
 const lacking = (facts: Facts, since: Since) =>
   facts.target.server.isCockroach && !(since && cockroachSince(facts, ...since))
 
@@ -24,7 +24,7 @@ function typeCheck(entry: TypeSupport): Check {
     id: `typ.${entry.name}`,
     severity: 'block',
     title: entry.title,
-    protects: `${entry.consequence}${entry.since ? ` (CockroachDB ${entry.since.join('.')} and newer has it${entry.unmoved ? ', MOLT does not move it' : ''}.)` : ''}`,
+    protects: entry.consequence,
     fix: entry.instead,
     *find(facts) {
       if (!facts.target.server.isCockroach || !(entry.unmoved || lacking(facts, entry.since))) return
@@ -40,9 +40,9 @@ function typeCheck(entry: TypeSupport): Check {
 
 type Typed = { table: SchemaTable; column: SchemaColumn; detail: ColumnDetail }
 
-/** Columns by type: a hundred thousand columns have a few dozen types. */
+/** Columns grouped by type: 100,000 columns have only a few dozen types. */
 const columnsByType = once((facts: Facts): Typed[][] => {
-  // One object represents all columns of a type.
+  // All columns of a type share one detail object.
   const found = new Map<ColumnDetail, Typed[]>()
   for (const table of expectedTables(facts))
     for (const column of table.columns) {
@@ -91,21 +91,22 @@ function* sampled(
   for (const [column, where] of seen)
     yield {
       object: `${schema.name}.${column}`,
-      what: `${schema.name}.${column} holds ${words} (seen ${where}; other columns may too, because this is a sample)`,
+      what: `${schema.name}.${column} holds ${words} (seen ${where}; this is a sample, so other columns may too)`,
       names: { column: `${schema.name}.${column}` },
     }
 }
 
-/** What CockroachDB lacks or does differently: types, data, and features in use. */
+/** Bytes; CockroachDB's default for sql.conn.max_read_buffer_message_size. */
 const LARGEST_ROW = 16 * 2 ** 20
 
+/** Checks for types, data and features that CockroachDB lacks or handles differently. */
 export const typeChecks: readonly Check[] = [
   ...TYPE_SUPPORT.map(typeCheck),
   {
     id: 'typ.mixed-case',
     severity: 'warn',
     title: 'User-defined types have lower-case names',
-    protects: 'A type name that needs quotes is folded to lower case during lookup, and not found.',
+    protects: 'The lookup folds a type name that needs quotes to lower case, and does not find the type.',
     fix: 'ALTER TYPE {type} RENAME TO {lower};',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
@@ -155,7 +156,7 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'typ.collation',
     severity: 'warn',
-    title: 'Columns with a collation of their own',
+    title: 'Columns with an explicit collation',
     protects:
       'Text sorts and compares differently on the target. CockroachDB names collations differently and has no nondeterministic ones.',
     fix: 'For {column}, use COLLATE with a name that SELECT collname FROM pg_collation lists on the target',
@@ -172,9 +173,9 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'typ.key-collation',
     severity: 'warn',
-    title: 'Key columns with a collation of their own',
+    title: 'Key columns with an explicit collation',
     protects:
-      'molt verify reads both sides in key order. Where the orders differ, it skips the table or reports rows as missing that are not.',
+      'molt verify reads both sides in key order. If the orders differ, it skips the table or reports rows as missing that are not.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE "C"; -- and the same on the target',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
@@ -190,7 +191,7 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.exclude',
     severity: 'warn',
     title: 'EXCLUDE constraints',
-    protects: 'CockroachDB has none, so what the constraint forbids becomes possible after the switch.',
+    protects: 'CockroachDB has none, so it accepts rows after the switch that the constraint forbids.',
     fix: 'Enforce {name} of {table} in the application, or in a trigger on the target.',
     *find(facts) {
       if (!facts.target.server.isCockroach) return
@@ -203,7 +204,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Deferrable constraints',
     protects: 'CockroachDB checks every constraint immediately. Transactions that violate one temporarily fail.',
-    fix: 'ALTER TABLE {table} ALTER CONSTRAINT {name} NOT DEFERRABLE; -- and let the application order its writes',
+    fix: 'ALTER TABLE {table} ALTER CONSTRAINT {name} NOT DEFERRABLE; -- and order the writes in the application',
     *find(facts) {
       if (!facts.target.server.isCockroach) return
       for (const each of constraints(facts, ({ deferrable }) => deferrable)) yield constraintHit(each, 'is DEFERRABLE')
@@ -219,7 +220,7 @@ export const typeChecks: readonly Check[] = [
       const there = new Map(
         facts.target.schema.tables.map(({ name, columns }) => [name, columns.map((each) => each.name)]),
       )
-      // A column that the target has is looked at there.
+      // `tgt.identity-always` covers columns that exist on the target.
       for (const table of expectedTables(facts))
         for (const column of table.columns)
           if (column.identityAlways && !there.get(table.name)?.includes(column.name))
@@ -233,8 +234,8 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'dat.array',
     severity: 'block',
-    title: 'Arrays of one dimension',
-    protects: 'CockroachDB has only one-dimensional arrays: {{1,2},{3,4}} silently arrives as {1,2,3,4}.',
+    title: 'Arrays have one dimension',
+    protects: 'CockroachDB has only one-dimensional arrays: {{1,2},{3,4}} silently becomes {1,2,3,4}.',
     fix: 'Store {column} as jsonb, with to_jsonb.',
     find: (facts) => sampled(facts, 'multi-dimensional', 'arrays of several dimensions'),
   },
@@ -244,14 +245,14 @@ export const typeChecks: readonly Check[] = [
     title: 'No infinity in dates',
     protects:
       "CockroachDB turns infinity in a timestamp into its largest value, and molt before 1.1.3 fails on it. Afterwards, queries for 'infinity' find nothing.",
-    fix: 'Set {column} to NULL or to a far date where it is not finite.',
+    fix: 'Replace infinity in {column} with NULL or a date in the far future.',
     find: (facts) => sampled(facts, 'infinity', 'infinity'),
   },
   {
     id: 'dat.bc',
     severity: 'warn',
     title: 'No BC dates',
-    protects: 'Programs write such dates differently, so the year can change on the way.',
+    protects: 'Programs write BC dates differently, so the year can change in the move.',
     fix: 'Rehearse with {column} and verify the table in full.',
     find: (facts) => sampled(facts, 'bc', 'dates BC'),
   },
@@ -283,9 +284,9 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.trigger',
     severity: 'warn',
-    title: 'Triggers of the source',
+    title: 'Triggers on the source',
     protects:
-      'What they write arrives through the stream, so they must not also run on the target before the switch. Afterwards they are missing unless you create them. CockroachDB has had row triggers since 24.3.',
+      'The stream carries what triggers write on the source, so they must not run on the target before the switch. After the switch they are missing unless you create them. CockroachDB has had row triggers since 24.3.',
     fix: 'Create {name} on the target after the switch, or move its logic into the application.',
     *find(facts) {
       for (const each of programs(facts, 'trigger'))
@@ -299,7 +300,7 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.rule',
     severity: 'warn',
-    title: 'Rules of the source',
+    title: 'Rules on the source',
     protects: 'CockroachDB has no rules. After the switch, writes are no longer rewritten.',
     fix: 'Move what {name} does into a trigger or the application.',
     *find(facts) {
@@ -375,8 +376,8 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.sequential-key',
     severity: 'info',
-    title: 'Ever-increasing keys',
-    protects: 'All new rows go to the same range, so one node of the cluster does all the work.',
+    title: 'Sequential keys',
+    protects: 'All new rows go to the same range, so one node of the cluster handles every insert.',
     fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns}) USING HASH; -- on the target, before the load',
     *find(facts) {
       if (!facts.target.server.isCockroach) return

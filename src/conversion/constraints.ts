@@ -1,4 +1,5 @@
 import type { Constraint } from '../model/catalog.ts'
+import { own } from '../model/records.ts'
 import { tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 import { addCheck, addForeignKey, comment, validateConstraint } from '../sql/ddl.ts'
@@ -8,7 +9,7 @@ import { checkName, reportChanges } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** CHECK and foreign keys: 3-constraints.sql. */
+/** Converts checks and foreign keys, for 3-constraints.sql. */
 export function convertConstraints(work: Work, tables: ReadonlySet<string>): void {
   for (const constraint of work.catalog.constraints) {
     const object = work.name('constraint', constraint.table, constraint.name)
@@ -42,7 +43,7 @@ function original(work: Work, { schema, table, name, definition }: Constraint): 
 
 /** Applies the decision of `convert.yml` on a constraint; returns its name, or undefined when it is dropped. */
 function decidedName(work: Work, { table, name, definition }: Constraint, object: string): string | undefined {
-  const decided = work.table(table).constraints?.[name]
+  const decided = own(work.table(table).constraints, name)
   if (decided?.drop !== undefined) {
     work.decided(object, definition, `dropped: ${decided.drop}`)
     work.expect('constraint', table, name, null)
@@ -74,7 +75,7 @@ function write(work: Work, constraint: Constraint, name: string, kind: 'check' |
 function convertCheck(work: Work, constraint: Constraint, object: string): void {
   const name = decidedName(work, constraint, object)
   if (name === undefined || constraint.expression === null) return
-  const decided = work.table(constraint.table).constraints?.[constraint.name]?.check
+  const decided = own(work.table(constraint.table).constraints, constraint.name)?.check
   const translated = translateIn(work, constraint.table, constraint.expression)
   if (decided) {
     work.decided(object, constraint.expression, decided)
@@ -108,7 +109,7 @@ function expectCheck(work: Work, { table, name }: Constraint, newName: string, c
 
 function convertForeignKey(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { references } = constraint
-  // A partition's share of its table's key: the single table has it once.
+  // PostgreSQL repeats a key that references a partitioned table for each of its partitions.
   if (!references || (constraint.inherited && !tables.has(references.table))) return
   if (references.schema !== work.schema) {
     work.leave('foreign-key.other-schema', object, original(work, constraint))

@@ -29,7 +29,9 @@ const RULE_OF_KIND: Record<string, string> = {
   setting: 'setting',
 }
 
-/** Objects of the database have no schema; for other kinds the server itself reports it. */
+/**
+ * An object's name in the report. Objects of the database have no schema, and names from the server already include it.
+ */
 function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind' | 'name' | 'table'>): string {
   if (kind === 'grant') return `grant on ${name}`
   if (
@@ -40,7 +42,7 @@ function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind'
   return work.name(kind, ...(table ? [table] : []), name)
 }
 
-/** Whether the target has nothing that a comment could be on; of types it has enums alone. */
+/** Whether a comment is lost, because its object is not created on the target. Of types, only enums are. */
 function isLost(work: Work, { on, name, of }: Comment, tables: ReadonlySet<string>): boolean {
   if (on === 'type') return work.types.get(`${work.schema}.${name}`)?.kind !== 'enum'
   if (on === 'table' || on === 'column') return !tables.has(name)
@@ -48,7 +50,7 @@ function isLost(work: Work, { on, name, of }: Comment, tables: ReadonlySet<strin
   return on !== 'schema'
 }
 
-/** A schema in CockroachDB's syntax, with a finding for every object. The same catalog gives the same bytes. */
+/** Converts a schema to CockroachDB's syntax, with a finding for every object. The result is deterministic. */
 export function convert(catalog: Catalog, target: Version, decisions: Decisions = { version: 1 }): Conversion {
   const work = new Work(catalog, target, decisions)
   convertTables(work)

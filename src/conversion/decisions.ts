@@ -3,6 +3,7 @@ import { parseDocument } from 'yaml'
 import * as z from 'zod'
 import type { Catalog, Index } from '../model/catalog.ts'
 import { readIndex } from '../model/expression.ts'
+import { own } from '../model/records.ts'
 
 const sql = z.string().min(1)
 const reason = z.string().min(3).describe('Why; shown in the report.')
@@ -53,7 +54,7 @@ export const decisions = z.strictObject({
     .describe('CockroachDB types by the source’s type name, as in money: DECIMAL(19,4).'),
   rules: z
     .strictObject({
-      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every ever-increasing key.'),
+      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every sequential key.'),
       'key.serial': z
         .enum(['sequence', 'unique-rowid'])
         .optional()
@@ -69,8 +70,10 @@ export type Decisions = z.infer<typeof decisions>
 export type TableDecision = z.infer<typeof table>
 
 export function tableDecision({ tables }: Decisions, name: string): TableDecision {
-  return tables?.[name] ?? {}
+  return own(tables, name) ?? {}
 }
+
+const PARTS = { columns: 'column', indexes: 'index', constraints: 'constraint' }
 
 /** Mistakes in convert.yml, one per line. */
 export type Problems = string[]
@@ -92,10 +95,10 @@ function explain(issue: z.core.$ZodIssue, suggest: Suggest): Problems {
   const at = issue.path.join('.')
   if (issue.code !== 'unrecognized_keys') return [`${at || 'the file'}: ${issue.message}`]
   const known = keysAt(issue.path)
-  return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not known${suggest(key, known)}`)
+  return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not a known key${suggest(key, known)}`)
 }
 
-/** The keys that the schema has at a path: a number or a free name stands for the value of a record. */
+/** The keys that the schema allows at a path. Any name selects the value of a record. */
 function keysAt(path: readonly PropertyKey[]): string[] {
   let schema: unknown = decisions
   for (const key of path) {
@@ -115,7 +118,7 @@ function unwrap(schema: unknown): unknown {
   return schema instanceof z.ZodOptional ? unwrap(schema.unwrap()) : schema
 }
 
-/** Names of the file that the schema does not have, and decisions that cannot be built. */
+/** Lists names in convert.yml that do not exist in the database's schema, and decisions that cannot be built. */
 export function unknownNames(found: Decisions, catalog: Catalog, suggest: Suggest): Problems {
   const tables = new Map(catalog.tables.map((each) => [each.name, each]))
   return Object.entries(found.tables ?? {}).flatMap(([name, decision]) => {
@@ -129,7 +132,9 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
     const unknown = (['columns', 'indexes', 'constraints'] as const).flatMap((part) =>
       Object.keys(decision[part] ?? {})
         .filter((each) => !known[part].includes(each))
-        .map((each) => `tables.${name}.${part}.${each}: the table has none of that name${suggest(each, known[part])}`),
+        .map(
+          (each) => `tables.${name}.${part}.${each}: the table has no such ${PARTS[part]}${suggest(each, known[part])}`,
+        ),
     )
     const key = (decision.key ?? []).filter((each) => !known.columns.includes(each))
     return [
@@ -145,9 +150,9 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
 function constraintProblems(table: string, { indexes, constraints }: TableDecision, catalog: Catalog): Problems {
   return catalog.constraints.flatMap(({ schema, table: of, name, kind }) => {
     if (schema !== catalog.schema || of !== table) return []
-    if (kind === 'primary key' && (indexes?.[name] ?? constraints?.[name]))
+    if (kind === 'primary key' && (own(indexes, name) ?? own(constraints, name)))
       return `tables.${table}: ${name} is the primary key. Set the table's \`key\` and \`hash\` instead`
-    if (kind !== 'check' && constraints?.[name]?.check !== undefined)
+    if (kind !== 'check' && own(constraints, name)?.check !== undefined)
       return `tables.${table}.constraints.${name}.check: it is no CHECK`
     return []
   })
@@ -160,9 +165,9 @@ function indexProblems(
   catalog: Catalog,
   suggestColumn: (name: string) => string,
 ): Problems {
-  const { indexes = {} } = tables[table] ?? {}
+  const { indexes = {} } = own(tables, table) ?? {}
   const columns = new Set(catalog.tables.find((each) => each.name === table)?.columns.map((each) => each.name))
-  const own = catalog.indexes.filter((each) => each.table === table)
+  const there = catalog.indexes.filter((each) => each.table === table)
   const found = Object.entries(indexes).flatMap(([index, { sql, storing = [], name = index }]) => {
     const at = `tables.${table}.indexes.${index}`
     const made = sql === undefined ? undefined : readIndex(sql)
@@ -174,33 +179,33 @@ function indexProblems(
         : []),
     ]
   })
-  const names = own.map((each) => indexes[each.name]?.name ?? each.name)
+  const names = there.map((each) => own(indexes, each.name)?.name ?? each.name)
   const twice = [...new Set(names.filter((each, at) => names.indexOf(each) !== at))]
   return [
     ...found,
     ...twice.map((each) => `tables.${table}.indexes: two indexes would be named ${each}`),
-    ...own.filter((each) => isDropped(each, tables)).flatMap((each) => neededBy(each, catalog, tables)),
+    ...there.filter((each) => isDropped(each, tables)).flatMap((each) => neededBy(each, catalog, tables)),
   ]
 }
 
 function isDropped({ table, name }: Pick<Index, 'table' | 'name'>, tables: Record<string, TableDecision>): boolean {
-  const { indexes, constraints } = tables[table] ?? {}
-  return (indexes?.[name] ?? constraints?.[name])?.drop !== undefined
+  const { indexes, constraints } = own(tables, table) ?? {}
+  return (own(indexes, name) ?? own(constraints, name))?.drop !== undefined
 }
 
 /** A foreign key refers to a unique index. */
 function neededBy(index: Index, catalog: Catalog, tables: Record<string, TableDecision>): Problems {
   const keyOf = (columns: readonly (string | null)[]) => JSON.stringify(columns.toSorted())
-  const own = (each: Index) => keyOf(each.columns.map(({ column }) => column))
+  const keyed = (each: Index) => keyOf(each.columns.map(({ column }) => column))
   const isLeft = catalog.indexes.some(
-    (each) => each.table === index.table && each.unique && own(each) === own(index) && !isDropped(each, tables),
+    (each) => each.table === index.table && each.unique && keyed(each) === keyed(index) && !isDropped(each, tables),
   )
   if (!index.unique || isLeft) return []
   const needing = catalog.constraints.filter(
     (each) =>
       each.references?.schema === catalog.schema &&
       each.references.table === index.table &&
-      keyOf(each.references.columns) === own(index) &&
+      keyOf(each.references.columns) === keyed(index) &&
       !isDropped(each, tables),
   )
   return needing.map(

@@ -2,18 +2,18 @@ import { type Token, tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 
 /*
- * PostgreSQL expressions, as its catalog prints them (fully parenthesized, names qualified), in CockroachDB's syntax.
- * Nothing unknown is passed on: what has no counterpart is reported, and the caller leaves the expression out.
+ * Translates PostgreSQL expressions, as its catalog prints them (fully parenthesized, names qualified), to
+ * CockroachDB's syntax. Reports everything without a known counterpart, and the caller then leaves the expression out.
  */
 
-/** `division`: integer division keeps its fraction on CockroachDB. */
+/** `division`: CockroachDB keeps the fraction when it divides integers. */
 type Change = 'division' | 'function' | 'operator' | 'type'
 
 export interface Translation {
   sql: string
-  /** What was written differently; empty when the text has the same meaning and form. */
+  /** What was changed; empty if the text is the same on both sides. */
   changes: Change[]
-  /** What CockroachDB lacks; if there is any, the expression cannot be used. */
+  /** What CockroachDB lacks. Unless empty, the expression cannot be used. */
   unsupported: string[]
 }
 
@@ -27,7 +27,7 @@ export interface Names {
   hasSequence(name: string): boolean
 }
 
-/** PostgreSQL prints LIKE as its operator, which CockroachDB reads as two regular-expression signs with another meaning. */
+/** PostgreSQL prints LIKE as `~~`, which means something else on CockroachDB. */
 const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }
 
 const OPERATORS = new Set(
@@ -43,7 +43,7 @@ const PATTERN = /^!?~~?\*?$/
 /** Times with a precision: `CURRENT_TIMESTAMP(3)`. */
 const TIME_FUNCTIONS = /^(current_timestamp|current_time|localtimestamp|localtime)$/i
 
-/** Words before a parenthesis that are grammar. */
+/** Keywords that can precede a parenthesis without being a function. */
 const GRAMMAR = new Set(
   'and or not in any some all array row case when then else end between is as cast from for coalesce nullif greatest least extract overlay position substring trim exists values using symmetric collate like ilike similar to distinct null true false at time zone'.split(
     ' ',
@@ -51,8 +51,8 @@ const GRAMMAR = new Set(
 )
 
 /**
- * Functions that both databases have under one name, by CockroachDB's list of built-in functions (docs,
- * functions-and-operators). A function that is missing here is reported, not guessed.
+ * Functions with the same name in both databases, from CockroachDB's list of built-in functions (docs,
+ * functions-and-operators). Any other function is reported as unsupported.
  */
 const FUNCTIONS = new Set(
   `abs acos acosd age array_append array_cat array_length array_lower array_position array_positions array_prepend array_remove array_replace
@@ -139,7 +139,7 @@ class Translator {
     this.#out += like ?? text
   }
 
-  /** A name with its qualifiers: a function, or after OPERATOR the path to an extension's operator. */
+  /** Translates a column, a function, or `OPERATOR` with its argument; names can be qualified. */
   #name(token: Token): void {
     const parts = this.#path(token)
     const called = this.#peek()?.text === '('
@@ -219,13 +219,14 @@ class Translator {
   /** CockroachDB orders by bytes, and knows the names of that order (cockroachdb/cockroach#96828). */
   #collation(): void {
     while (this.#peek()?.kind === 'space') this.#at++
-    const name = unquoted(this.#path(this.#tokens[this.#at++] as Token).at(-1) as string)
+    const first = this.#tokens[this.#at++]
+    const name = first ? unquoted(this.#path(first).at(-1) as string) : ''
     if (/^(C|POSIX|ucs_basic)(\.|$)/i.test(name)) this.#out += 'COLLATE "C"'
     else if (name === 'default') this.#out += 'COLLATE "default"'
     else this.unsupported.add(`the collation ${name}`)
   }
 
-  /** `OPERATOR(public.=)`: an extension's, whose sign CockroachDB may have for its own type. */
+  /** Translates `OPERATOR(public.=)`, an extension's operator, to the same operator of CockroachDB's own type. */
   #qualified(): void {
     let text = ''
     while (this.#peek() && this.#peek()?.text !== ')') text += this.#tokens[this.#at++]?.text
@@ -253,7 +254,7 @@ class Translator {
     this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
   }
 
-  /** `'english'::regconfig`, which must be a constant. */
+  /** Translates `'english'::regconfig`. Only a constant is supported. */
   #configuration(): void {
     const name = /'(?:pg_catalog\.)?(\w+)'$/.exec(this.#out)?.[1] ?? ''
     if (CONFIGURATIONS.has(name)) this.changes.add('type')
@@ -290,7 +291,7 @@ export function translate(sql: string, names: Names): Translation {
   }
 }
 
-/** A domain's condition with the column in place of VALUE. */
+/** Replaces VALUE in a domain's condition with the column. */
 export function withColumn(condition: string, column: string): string {
   return tokens(condition)
     .map(({ kind, text }) => (kind === 'word' && text.toUpperCase() === 'VALUE' ? ident(column) : text))

@@ -1,12 +1,13 @@
 import type { Constraint, Index, IndexColumn } from '../model/catalog.ts'
 import { readIndex } from '../model/expression.ts'
+import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
 import { addUnique, comment, createIndex, type IndexDefinition } from '../sql/ddl.ts'
 import { checkName, hashOf } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** Every index except those of primary keys: 2-indexes.sql. UNIQUE constraints belong to their indexes. */
+/** Converts indexes, except those of primary keys, for 2-indexes.sql. Includes UNIQUE constraints. */
 export function convertIndexes(work: Work, tables: ReadonlySet<string>): void {
   const constraints = new Map(
     work.catalog.constraints
@@ -40,7 +41,7 @@ function alter(work: Work, table: string, { name, definition }: Constraint): str
 /** A UNIQUE constraint can be decided by either name. */
 function decisionOf(work: Work, { table, name }: Index, constraint: Constraint | undefined) {
   const { indexes, constraints } = work.table(table)
-  return { ...indexes?.[name], ...(constraint && constraints?.[name]) }
+  return { ...own(indexes, name), ...(constraint && own(constraints, name)) }
 }
 
 function leaveOut(
@@ -95,7 +96,7 @@ function expectIndex(work: Work, index: Index, name: string, sql: string): void 
   work.expect('index', index.table, index.name, { name, unique, columns, form, text: sql })
 }
 
-/** Reports each rule that applies to an index. Returns undefined when the index needs manual work. */
+/** Builds the target's index and reports the rules that apply; undefined if the index needs manual work. */
 function define(work: Work, index: Index, object: string): IndexDefinition | undefined {
   const method = methodOf(work, index, object)
   if (!method) return undefined
@@ -167,7 +168,7 @@ function reported(work: Work, rule: string, object: string, index: Index): Metho
   return 'inverted'
 }
 
-/** CockroachDB inverts only the last column, and stores none beside it. */
+/** Whether an inverted index fits: CockroachDB inverts only the last column, and cannot store others. */
 function isInverted({ columns, include }: Index): boolean {
   const inverted = columns.map((each) => GIN_PARTS.test(each.opclass ?? ''))
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)
@@ -187,7 +188,7 @@ function columnOf(work: Work, table: string, column: IndexColumn, method: Method
   }
 }
 
-/** The parentheses around a whole expression add nothing to those of the index. */
+/** Removes parentheses around the whole expression, because the index adds its own. */
 function stripped(expression: string): string {
   if (!expression.startsWith('(')) return expression
   let depth = 0
@@ -199,7 +200,7 @@ function stripped(expression: string): string {
   return expression
 }
 
-/** Whether an index on the target lacks a class that the source names; BRIN has other classes for the same types. */
+/** Whether the target's index loses the operator class. Not for BRIN, whose default classes have other names. */
 function losesOpclass(method: string, opclass: string): boolean {
   if (method === 'btree' || method === 'hash') return true
   return /^g/.test(method) && !/^((jsonb|array|tsvector|gin_trgm|gist_trgm)_ops|gist_geo\w+)$/.test(opclass)
@@ -213,7 +214,7 @@ function reportParts(work: Work, index: Index, object: string, method: Method): 
   if (index.predicate !== null) found('index.partial')
   if (index.include.length) found('index.include')
   if (index.nullsNotDistinct) found('unique.nulls-not-distinct')
-  // PostgreSQL's own order is NULLS LAST for ASC, and NULLS FIRST for DESC.
+  // PostgreSQL's default is NULLS LAST for ASC, and NULLS FIRST for DESC.
   if (method === 'btree' && index.columns.some((each) => each.descending || each.nullsFirst)) found('index.null-order')
   if (index.columns.some(({ opclass }) => opclass && losesOpclass(index.method, opclass))) found('index.opclass')
   if (index.columns.some((each) => each.collation && each.column !== null)) found('index.collation')

@@ -1,5 +1,6 @@
 import * as z from 'zod'
 import { markdownCode, markdownText } from '../report/markdown.ts'
+import { plural } from '../runtime/progress.ts'
 import { isSince, OUTCOMES, type Outcome, RULES, ruleOf } from './rules.ts'
 import type { Conversion, Finding, Statement } from './work.ts'
 
@@ -7,8 +8,8 @@ const finding = z.strictObject({
   rule: z.string().describe('Id of the rule; docs/conversion-rules.md explains it.'),
   outcome: z.enum(OUTCOMES),
   object: z.string().describe('Kind and name, as in `column public.orders.total`.'),
-  from: z.string().nullable().describe('On the source, where it adds to the name.'),
-  to: z.string().nullable().describe('On the target; null when nothing was written.'),
+  from: z.string().nullable().describe('The original, if it says more than the name.'),
+  to: z.string().nullable().describe('The form on the target; null if nothing was written.'),
 })
 
 const report = z.strictObject({
@@ -41,7 +42,7 @@ export function reportOf(conversion: Conversion): Report {
 }
 
 const compare = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0)
-/** Worst first. */
+/** Sorts the worst outcome first. */
 const order = ({ outcome }: Finding) => -OUTCOMES.indexOf(outcome)
 
 function countsOf(findings: readonly Finding[]): Record<Outcome, number> {
@@ -50,7 +51,7 @@ function countsOf(findings: readonly Finding[]): Record<Outcome, number> {
   return counts
 }
 
-/** Every file of a conversion by name. */
+/** The files of a conversion, by name. */
 export function filesOf(conversion: Conversion): Map<string, string> {
   const found = reportOf(conversion)
   return new Map([
@@ -69,7 +70,10 @@ export function filesOf(conversion: Conversion): Map<string, string> {
   ])
 }
 
-/** A table that is created locked, as from 26.1 on, refuses the constraints of 3-constraints.sql. Source: cockroachdb/docs, v26.2 `alter-table.md`. */
+/**
+ * Since 26.1, new tables have a schema lock, which refuses the statements of 3-constraints.sql. Source:
+ * cockroachdb/docs, v26.2 `alter-table.md`.
+ */
 function unlocked({ target, tables }: Conversion): Pick<Statement, 'sql'>[] {
   return tables.length && isSince(target, [26, 1]) ? [{ sql: 'SET create_table_with_schema_locked = off' }] : []
 }
@@ -85,7 +89,7 @@ function manualFile({ schema, manual }: Conversion): string {
     const lines = [`${object} (${rule}: ${title})`, ...(todo ? [todo] : []), '', original].join('\n').split('\n')
     return lines.map((line) => (line ? `-- ${line}` : '--')).join('\n')
   })
-  return `-- What you must port by hand from ${schema.replaceAll('\n', ' ')}. Nothing here runs automatically.\n\n${parts.join('\n\n') || '-- Nothing.'}\n`
+  return `-- Objects of ${schema.replaceAll('\n', ' ')} to port by hand. Nothing here runs automatically.\n\n${parts.join('\n\n') || '-- Nothing.'}\n`
 }
 
 const TITLES: Record<Outcome, string> = {
@@ -95,7 +99,7 @@ const TITLES: Record<Outcome, string> = {
   same: 'The same on both sides',
 }
 
-/** Objects listed for one rule; report.json has all. */
+/** Objects listed per rule; report.json lists all. */
 const SHOWN = 20
 
 function markdown(found: Report): string {
@@ -120,8 +124,8 @@ function markdown(found: Report): string {
 function summary({ counts, statements }: Report): string {
   const all = statements.tables + statements.indexes + statements.constraints
   const todo = counts.manual + counts.lossy
-  if (!todo) return `${all} statements. Nothing is lost and nothing is left to do by hand.`
-  return `${all} statements. **Read ${todo} findings before you continue**: ${counts.manual} left for you, ${counts.lossy} with a loss.`
+  if (!todo) return `${plural(all, 'statement')}. Nothing is lost, and nothing is left to do by hand.`
+  return `${plural(all, 'statement')}. **Read ${plural(todo, 'finding')} before you continue**: ${counts.manual} left for you, ${counts.lossy} with a loss.`
 }
 
 interface Group {
@@ -157,19 +161,19 @@ function ruleSection({ rule: id, findings }: Group): string {
   ].join('\n\n')
 }
 
-/** Kinds of more than one word, as the server and the reader name them. */
+/** Splits an object into kind and name. Kinds of several words are listed. */
 const KIND =
   /^(materialized view|event trigger|default privileges|foreign server|foreign-data wrapper|security label|window function|operator (?:class|family)|text search \w+|database collation|grant on (?:table|sequence|schema)|\S+) (.*)$/is
 
 function line({ object, from, to }: Finding): string {
   const [, kind, name = object] = KIND.exec(object) ?? []
-  // The reason follows the original as a comment, and would be cut off with it.
+  // A reason follows the original as a comment. It is shown apart, because `code` cuts long texts.
   const [, original = from, reason] = /^(.*?);? -- (.*)$/s.exec(from ?? '') ?? []
   const change = [original, to].filter((each) => each !== null).map((each) => code(each as string))
   return `- ${kind ? `${kind} ` : ''}${code(name)}${change.length ? `: ${change.join(' → ')}` : ''}${reason ? ` (${markdownText(reason)})` : ''}`
 }
 
-/** The full text is in report.json. */
+/** Cuts long texts, which report.json has in full. */
 function code(text: string): string {
   return markdownCode(text.length > 120 ? `${text.slice(0, 119)}…` : text)
 }
@@ -205,7 +209,7 @@ export function rulesDocs(): string {
 function sourceLink(source: string): string {
   if (source.startsWith('#'))
     return `[cockroachdb/cockroach${source}](https://github.com/cockroachdb/cockroach/issues/${source.slice(1)})`
-  if (source === 'grammar') return "CockroachDB's grammar, which a test runs"
+  if (source === 'grammar') return "CockroachDB's grammar, which a test checks"
   if (source === 'none' || source === 'convert.yml' || source.startsWith('MOLT'))
     return source === 'none' ? 'the catalog' : source
   return `[${source}](https://www.cockroachlabs.com/docs/${source.includes('/') ? '' : 'stable/'}${source})`

@@ -1,5 +1,6 @@
 import type { Column, Sequence, Table, Type, TypeName } from '../model/catalog.ts'
 import { localeOf } from '../model/collation.ts'
+import { own } from '../model/records.ts'
 import { typeForm } from '../model/structure.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import {
@@ -19,7 +20,7 @@ import type { Work } from './work.ts'
 
 const add = (work: Work, sql: string) => work.result.tables.push({ sql, deferred: null })
 
-/** Types, sequences and tables: 1-tables.sql. */
+/** Converts types, sequences and tables, for 1-tables.sql. */
 export function convertTables(work: Work): void {
   const tables = work.catalog.tables.filter((table) => isCreated(work, table))
   if (work.schema !== 'public') add(work, `CREATE SCHEMA IF NOT EXISTS ${ident(work.schema)}`)
@@ -35,7 +36,9 @@ export function convertTables(work: Work): void {
     if (!identity && table && column && names.has(table)) add(work, ownSequence(work.schema, name, table, column))
 }
 
-/** Partitions become rows of their table, and foreign tables are not converted. */
+/**
+ * Whether the target gets this table. Partitions become rows of their table; foreign tables are left for manual work.
+ */
 function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
     work.leave('table.foreign', work.name('table', table.name), `CREATE FOREIGN TABLE ${work.qualified(table.name)}`)
@@ -83,7 +86,7 @@ function leaveType(work: Work, type: Type): void {
   else work.leave('type.user-defined', object, type.definition)
 }
 
-/** Without those of identity columns, which create their own, and of columns with another numbering in `convert.yml`. */
+/** Leaves out sequences of identity columns, which create their own, and of columns that are numbered differently. */
 function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
   const byName = new Map(tables.map((each) => [each.name, each]))
   return work.catalog.sequences.filter((sequence) => {
@@ -155,7 +158,7 @@ function convertColumn(
   checks: { name: string; condition: string }[],
 ): ColumnDefinition {
   const object = work.name('column', table.name, column.name)
-  const decided = work.table(table.name).columns?.[column.name] ?? {}
+  const decided = own(work.table(table.name).columns, column.name) ?? {}
   const chosen = decided.type
     ? { type: decided.type, rule: 'override' }
     : chooseType(work, column.type, column.dimensions)
@@ -236,9 +239,9 @@ function convertCollation(work: Work, table: Table, column: Column, decided: str
 
 type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
-/** How a column fed by a sequence is numbered on the target; also `sequence` for every other column. */
+/** How a column fed by a sequence gets its numbers on the target. Returns `sequence` for all other columns too. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
-  const decided = work.table(table.name).columns?.[column.name]?.serial
+  const decided = own(work.table(table.name).columns, column.name)?.serial
   if (decided) return decided
   const isFed = sequenceOf(work, table, column) !== undefined
   return isFed && column.type.name === 'int8' && work.decisions.rules?.['key.serial'] === 'unique-rowid'
@@ -271,34 +274,34 @@ const NUMBERED: Record<Exclude<Numbering, 'sequence'>, string> = {
 
 function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering): string | null {
   const object = work.name('column', table.name, column.name)
-  const decided = work.table(table.name).columns?.[column.name]?.default
-  const own = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
+  const decided = own(work.table(table.name).columns, column.name)?.default
+  const given = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
   if (decided !== undefined) {
-    work.decided(object, own, decided)
+    work.decided(object, given, decided)
     expectPart(work, table, column, 'default', decided, defaultForm)
     return decided
   }
   if (numbered !== 'sequence') {
-    work.decided(object, own ?? 'IDENTITY', NUMBERED[numbered])
+    work.decided(object, given ?? 'IDENTITY', NUMBERED[numbered])
     expectPart(work, table, column, 'default', NUMBERED[numbered], defaultForm)
     return NUMBERED[numbered]
   }
-  if (own === null) return null
-  if (/^nextval\(/.test(own) && sequenceOf(work, table, column)) work.found('key.serial', object, own)
-  const translated = translateIn(work, table.name, own)
+  if (given === null) return null
+  if (/^nextval\(/.test(given) && sequenceOf(work, table, column)) work.found('key.serial', object, given)
+  const translated = translateIn(work, table.name, given)
   if (translated.unsupported.length) {
     work.leave(
       'default.unsupported',
       object,
-      `ALTER TABLE ${work.qualified(table.name)} ALTER COLUMN ${ident(column.name)} SET DEFAULT ${own}; -- ${translated.unsupported.join(', ')}`,
+      `ALTER TABLE ${work.qualified(table.name)} ALTER COLUMN ${ident(column.name)} SET DEFAULT ${given}; -- ${translated.unsupported.join(', ')}`,
     )
     return null
   }
-  reportChanges(work, object, own, translated)
+  reportChanges(work, object, given, translated)
   return translated.sql
 }
 
-/** What the translation of an expression changed. */
+/** Reports what the translation of an expression changed. */
 export function reportChanges(
   work: Work,
   object: string,
@@ -363,7 +366,7 @@ export function hashOf(decided: boolean | number | undefined): HashSharding | nu
   return decided ? { buckets: decided === true ? null : decided } : null
 }
 
-/** A key's first column if its values only grow: numbered by a sequence, or a time. */
+/** Whether the values of a key's first column only grow: a sequence feeds it, or it defaults to the current time. */
 function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
   if (!column) return false
   if (
@@ -390,10 +393,10 @@ function commentsOf(work: Work, table: Table): string[] {
   return [...others, ...ofKey]
 }
 
-/** Reserved in CockroachDB but allowed as a column name in PostgreSQL, by CockroachDB's grammar (reserved_keyword). */
+/** Column names that CockroachDB's grammar reserves (reserved_keyword), but PostgreSQL allows. */
 const RESERVED = new Set([...UNQUOTED_RESERVED, 'none'])
 
-/** What a name requires of the application: it is kept in any case. */
+/** Reports names that the application must treat with care. The name itself is always kept. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {
   const name = parts.at(-1) as string
   const object = work.name(kind, ...parts)

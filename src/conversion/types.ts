@@ -1,27 +1,29 @@
 import type { Column, Type, TypeName } from '../model/catalog.ts'
 import { localeOf } from '../model/collation.ts'
+import { own } from '../model/records.ts'
 import { qualified } from '../runtime/database.ts'
 import { NO_ARRAYS, type Translation, translate } from './expressions.ts'
 import type { Version } from './rules.ts'
 import type { Work } from './work.ts'
 
-/** What a type becomes, and by which rule. */
+/** A type on the target, and the rule that chose it. */
 export interface TypeChoice {
   type: string
   rule: string
 }
 
 interface Mapping {
-  /** With `%m` where the source's modifier goes. */
+  /** `%m` stands for the source's modifier. */
   type: string
   rule: string
   since?: Version
+  /** Type before `since`; STRING by default. */
   before?: string
 }
 
 const plain = (type: string, rule = 'type.basic'): Mapping => ({ type, rule })
 
-/** By pg_type.typname, for types that PostgreSQL brings. */
+/** Built-in types of PostgreSQL, by pg_type.typname. */
 const BUILT_IN: Record<string, Mapping> = {
   int2: plain('INT2', 'type.integer'),
   int4: plain('INT4', 'type.integer'),
@@ -62,7 +64,7 @@ const BUILT_IN: Record<string, Mapping> = {
 const GEOMETRIC = /^(point|line|lseg|box|path|polygon|circle)$/
 const INTERNAL = /^(xid8?|cid|tid|txid_snapshot|pg_snapshot|pg_lsn|aclitem|refcursor|reg\w+|int2vector|oidvector)$/
 
-/** By type name, for types of extensions. */
+/** Types of extensions, by name. */
 const EXTENSIONS: Record<string, Mapping> = {
   citext: { type: 'CITEXT', rule: 'type.citext', since: [25, 3] },
   ltree: { type: 'LTREE', rule: 'type.ltree', since: [25, 4] },
@@ -78,13 +80,13 @@ function mapping({ name, schema, kind, extension }: TypeName): Mapping {
   if (kind === 'r' || kind === 'm') return plain('STRING', 'type.range')
   if (kind === 'c') return plain('JSONB', 'type.composite')
   if (schema === 'pg_catalog') {
-    const found = BUILT_IN[name]
+    const found = own(BUILT_IN, name)
     if (found) return found
     if (GEOMETRIC.test(name)) return plain('STRING', 'type.geometric')
     if (INTERNAL.test(name)) return plain('STRING', 'type.internal')
     return plain('STRING', 'type.unknown')
   }
-  return EXTENSIONS[name] ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
+  return own(EXTENSIONS, name) ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
 }
 
 /** The target's type for a column, a field or a domain's base. The caller handles the domain itself. */
@@ -100,7 +102,7 @@ export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoi
   return { type: `${found.type}[]`, rule }
 }
 
-/** Rules without anything of their own about an array's elements. */
+/** Rules that say nothing more about arrays of the type. */
 const PLAIN = new Set(['type.basic', 'type.integer', 'type.enum', 'type.timestamp', 'type.interval', 'type.bit'])
 
 function scalar(work: Work, type: TypeName): TypeChoice {
@@ -110,7 +112,7 @@ function scalar(work: Work, type: TypeName): TypeChoice {
     return { type: qualified(work.schema, work.enumName(own)), rule: 'type.enum' }
   }
   if (type.kind === 'd' && own?.base) return { type: chooseType(work, own.base).type, rule: 'type.domain' }
-  // CHAR without a length holds one character, and `bpchar` without one any number.
+  // Without a length, CHAR holds one character, but `bpchar` holds any number.
   if (type.name === 'bpchar' && type.schema === 'pg_catalog' && type.modifier === null)
     return { type: 'STRING', rule: 'type.char' }
   if (type.name === 'numeric' && type.schema === 'pg_catalog') return numeric(type)
@@ -121,7 +123,7 @@ function scalar(work: Work, type: TypeName): TypeChoice {
   return { type: found.type.replace('%m', type.modifier ?? ''), rule: found.rule }
 }
 
-/** CockroachDB wants 0 <= scale <= precision. */
+/** CockroachDB requires 0 <= scale <= precision. */
 function numeric({ modifier }: TypeName): TypeChoice {
   if (modifier === null) return { type: 'DECIMAL', rule: 'type.basic' }
   const [precision = 0, scale = 0] = modifier.slice(1, -1).split(',').map(Number)
@@ -151,7 +153,7 @@ const CASTS: Record<string, string> = {
   json: 'JSONB',
 }
 
-/** The target's type for a cast in an expression, as the server prints it; undefined when values cannot be cast. */
+/** The target's type for a cast to `text`, as PostgreSQL prints it; undefined if there is none. */
 function castType(work: Work, text: string): string | undefined {
   const [, base = text, modifier = '', zone = ''] = /^(.*?)(\([\d,-]+\))?( with(?:out)? time zone)?$/.exec(text) ?? []
   const known = CASTS[base + zone]
@@ -185,7 +187,7 @@ export function collationOf(work: Work, column: Column): Column['collation'] {
 function collatedColumns(work: Work, table: string): Set<string> {
   const columns = work.catalog.tables.find((each) => each.name === table)?.columns ?? []
   const collated = columns.filter((column) => {
-    const decided = work.table(table).columns?.[column.name]?.collation
+    const decided = own(work.table(table).columns, column.name)?.collation
     const collation = collationOf(work, column)
     return decided === undefined ? Boolean(collation && localeOf(collation)) : decided !== ''
   })

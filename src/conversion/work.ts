@@ -4,15 +4,15 @@ import { ident } from '../runtime/database.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
 
-/** An object, or part of one, and its result. */
+/** The result for an object or a part of one. */
 export interface Finding {
   rule: string
   outcome: Outcome
-  /** `column public.orders.total`: kind and name. */
+  /** Kind and name, as in `column public.orders.total`. */
   object: string
-  /** On the source, where it adds to the name. */
+  /** The original, if it says more than the name. */
   from: string | null
-  /** On the target; null when nothing was written. */
+  /** The form on the target; null if nothing was written. */
   to: string | null
 }
 
@@ -34,14 +34,14 @@ export interface Conversion {
   tables: Statement[]
   indexes: Statement[]
   constraints: Statement[]
-  /** What must be ported by hand: a heading and the original. */
+  /** Objects to port by hand, with their original definitions. */
   manual: { rule: string; object: string; original: string }[]
   findings: Finding[]
   /** What `convert.yml` decides about definitions that are compared later. */
   decided: Decision[]
 }
 
-/** What each part of the conversion reads and adds to. */
+/** The state that all parts of the conversion share: catalog, decisions and result. */
 export class Work {
   readonly catalog: Catalog
   readonly decisions: Decisions
@@ -84,7 +84,7 @@ export class Work {
     return isSince(this.result.target, since)
   }
 
-  /** The rule's own outcome, or `same` from the version that has the feature. */
+  /** Adds a finding, with the rule's outcome, or `same` if the target's version has the feature. */
   found(id: string, object: string, from: string | null = null, to: string | null = null): void {
     const { outcome, since } = ruleOf(id)
     this.result.findings.push({ rule: id, outcome: since && this.has(since) ? 'same' : outcome, object, from, to })
@@ -96,7 +96,7 @@ export class Work {
     this.result.manual.push({ rule: id, object, original })
   }
 
-  /** A person's decision overrides every rule. */
+  /** Adds a finding for a decision in convert.yml, which overrides the rules. */
   decided(object: string, from: string | null, to: string | null): void {
     this.found('override', object, from, to)
   }
@@ -144,12 +144,12 @@ export class Work {
     return this.#keys.get(table)
   }
 
-  /** Comments on everything of this name. */
+  /** Comments on all objects with this name. */
   comments(name: string): readonly Comment[] {
     return this.#comments.get(name) ?? []
   }
 
-  /** `column public.orders.total`, as the report names it. */
+  /** An object's name in the report, such as `column public.orders.total`. */
   name(kind: string, ...parts: string[]): string {
     return `${kind} ${[this.schema, ...parts].join('.')}`
   }

@@ -1,14 +1,15 @@
 import { type Database, sqlState } from '../runtime/database.ts'
 
 /*
- * What CockroachDB reports about its clients: statement and transaction statistics, sessions, jobs. Columns and JSON by
- * cockroachdb/docs, `crdb-internal.md` of v24.1 to v26.3. All of it stays readable when `allow_unsafe_internals` is off.
- * Each needs a right. Without it, some of these statements fail, and others silently show only one's own.
+ * Reads what CockroachDB reports about its clients: statement and transaction statistics, sessions and jobs. Source of
+ * the columns and JSON: cockroachdb/docs, `crdb-internal.md` of v24.1 to v26.3. All of it is readable even if
+ * `allow_unsafe_internals` is off. Each part requires a privilege. Without it, some statements fail, and others
+ * silently show only this user's own data.
  */
 
-/** Of one statement and application, since `since`. Times in milliseconds. */
+/** Statistics of one statement and application. Times are in milliseconds. */
 export interface TargetStatement {
-  /** `_` for constants and placeholders. */
+  /** Constants and placeholders are `_`. */
   query: string
   application: string
   calls: number
@@ -17,16 +18,16 @@ export interface TargetStatement {
   /** Sum of the squares of each call's time. */
   squaresMs: number
   failures: number
-  /** Executions after a first attempt. */
+  /** Attempts after the first one. */
   retries: number
-  /** SQLSTATE of a failure; empty without one. */
+  /** SQLSTATE of a failure; empty if there was none. */
   lastError: string
   fullScan: boolean
-  /** Mean of sampled executions. */
+  /** Mean over sampled executions. */
   contentionMs: number
 }
 
-/** Transactions of one application, since `since`. Times in milliseconds. */
+/** Statistics of one application's transactions. Times are in milliseconds. */
 export interface TargetTransactions {
   application: string
   count: number
@@ -76,7 +77,7 @@ async function seesSettings(db: Database): Promise<boolean> {
   }
 }
 
-/** CockroachDB refuses to show statistics with 42501; role options count as well as system privileges. */
+/** Tries to read statistics, because both role options and system privileges allow it. Refused with 42501. */
 async function seesActivity(db: Database): Promise<boolean> {
   try {
     await db.query('SELECT 1 FROM crdb_internal.statement_statistics LIMIT 1')
@@ -87,13 +88,13 @@ async function seesActivity(db: Database): Promise<boolean> {
   }
 }
 
-/** SHOW JOBS is never refused, so the right itself is looked up. */
+/** Looks up the privilege, because SHOW JOBS is never refused. */
 async function seesJobs(db: Database): Promise<boolean> {
   const privileges = await readSystemPrivileges(db)
   return ['VIEWJOB', 'CONTROLJOB', 'ALL'].some((each) => privileges.includes(each))
 }
 
-/** Cluster-wide privileges of this role, its own or through membership; `ALL` for admin. */
+/** Lists this role's cluster-wide privileges, direct or through membership; `ALL` for admin. */
 export async function readSystemPrivileges(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT g.privilege_type AS privilege FROM [SHOW SYSTEM GRANTS] g
@@ -111,7 +112,7 @@ export async function readClock(db: Database): Promise<Date> {
 
 const OTHERS = `aggregated_ts >= $1 AND app_name NOT LIKE '$ internal%' AND app_name <> ALL($2)`
 
-/** One row per plan and aggregation period, in seconds. */
+/** One row per plan and aggregation period. Times are in seconds. */
 const STATEMENT_STATISTICS = `
   SELECT metadata->>'query' AS query, app_name AS application,
          coalesce((metadata->>'fullScan')::BOOL, false) AS full_scan,
@@ -127,8 +128,8 @@ const STATEMENT_STATISTICS = `
    WHERE ${OTHERS} AND metadata->>'db' = current_database()`
 
 /**
- * Statements of this database by clients other than `own`, the most expensive first.
- * @param since statistics are kept by the hour; the hour that contains it is included
+ * Reads the statements of clients other than `own` in this database, the most expensive first.
+ * @param since statistics are kept by the hour, so the whole hour of this time is included
  */
 export async function readTargetStatements(
   db: Database,
@@ -171,7 +172,7 @@ function hourOf(time: Date): Date {
   return new Date(Math.floor(time.getTime() / 3_600_000) * 3_600_000)
 }
 
-/** Open sessions by application and user, without internal ones and `own`. */
+/** Counts open sessions by application and user, without internal ones and `own`. */
 export async function readTargetSessions(db: Database, own: readonly string[]): Promise<TargetSession[]> {
   const { rows } = await db.query<TargetSession>(
     `SELECT application_name AS application, user_name AS role, count(*)::FLOAT8 AS sessions
@@ -183,9 +184,8 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
 }
 
 /**
- * Sessions that hold a lock for which a session of the applications `waiting` waits, as text for a person. Reading it
- * queries every node. VIEWACTIVITYREDACTED hides the keys; holders of contended locks in the same range are named
- * instead.
+ * Describes the sessions that hold a lock for which a session of one of the applications `waiting` waits. Queries every
+ * node. VIEWACTIVITYREDACTED hides the keys, so then all holders of contended locks in the same range are listed.
  */
 export async function readLockHolders(db: Database, waiting: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -205,7 +205,7 @@ export async function readLockHolders(db: Database, waiting: readonly string[]):
 }
 
 /**
- * Connections that all nodes together allow; undefined without a limit, or when this role cannot read it
+ * The number of connections that all nodes together allow; undefined if there is no limit, or this role cannot read it
  * (VIEWCLUSTERSETTING).
  */
 export async function readConnectionLimit(db: Database): Promise<number | undefined> {
@@ -221,7 +221,10 @@ export async function readConnectionLimit(db: Database): Promise<number | undefi
   }
 }
 
-/** Jobs that failed since `since`, or are being undone. Their descriptions and errors can hold row values. */
+/**
+ * Lists jobs that failed since `since` or are being reverted. Omits descriptions and errors, which can contain row
+ * values.
+ */
 export async function readFailedJobs(db: Database, since: Date): Promise<TargetJob[]> {
   const { rows } = await db.query<TargetJob>(
     `SELECT job_id::STRING AS id, job_type AS type, status FROM [SHOW JOBS]

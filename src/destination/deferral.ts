@@ -18,40 +18,42 @@ import { readSchema } from '../sql/schema.ts'
 import { unlockTables } from './schema-lock.ts'
 
 /*
- * Objects that slow the load or could stop the stream are dropped on the target before the load and rebuilt later.
- * Each object's DDL is in the ledger before the drop, and the drop is recorded afterwards. The catalog always decides
- * whether an object exists, so every step can be repeated.
+ * Objects that slow the load or could stop the stream are dropped on the target before the load, and rebuilt later. The
+ * ledger has each object's DDL before the drop, and the drop is recorded afterwards. Whether an object exists is always
+ * read from the catalog, so every step can be repeated.
  */
 
-/** In the order of dropping; they are rebuilt in reverse. */
+/** Listed in the order of dropping. Objects are rebuilt in reverse order. */
 export const DEFERRED_KINDS = ['foreign-key', 'check', 'unique', 'index'] as const
 export type DeferredKind = (typeof DEFERRED_KINDS)[number]
 
 export interface Deferral {
   indexes: boolean
   constraints: boolean
-  /** The user's promise that values never move between rows. Unique indexes then block the stream no more than others. */
+  /** The user's promise that values never move between rows, so that unique indexes do not block the stream. */
   uniqueAfterLoad?: boolean
 }
 
-/** One captured object of the target. `kind` decides when it comes back: see {@link Deferral} for unique indexes. */
+/**
+ * One captured object of the target. Its `kind` decides when it is rebuilt; for unique indexes, see {@link Deferral}.
+ */
 export interface Deferred {
   kind: DeferredKind
   schema: string
   table: string
   name: string
-  /** Rebuilds it; a foreign key or check as NOT VALID, so that nothing waits for a scan. */
+  /** The statement that rebuilds it; a foreign key or check as NOT VALID, so that nothing waits for a scan. */
   create: string
   drop: string
   dropped: boolean
   rebuilt: boolean
-  /** False for a constraint that was NOT VALID when it was captured, and stays so. */
+  /** False for a constraint that was NOT VALID when it was captured. It stays NOT VALID. */
   valid: boolean
   /** Statements that restore its comments. */
   comments: string[]
 }
 
-/** An object as stored in the ledger. */
+/** An object to be stored in the ledger. */
 export type Captured = Omit<Deferred, 'dropped' | 'rebuilt'>
 
 /** What identifies a captured object. */
@@ -69,7 +71,7 @@ async function createTable(db: Database): Promise<void> {
     PRIMARY KEY (migration, schema_name, table_name, name))`)
 }
 
-/** Every object captured for a migration; empty when there is none. */
+/** Lists every object captured for a migration. */
 export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
   const rows = await rowsIfAny(
     db,
@@ -92,9 +94,9 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
 }
 
 /**
- * Captures and drops what `deferral` names on the target's expected tables. A repeated run resumes: captured objects keep
- * their capture, and objects that are already gone are recorded as dropped.
- * @returns how many objects were dropped now, and the checks that stay because no catalog shows their condition
+ * Captures and drops what `deferral` names on the target's expected tables. A repeated run resumes: captured objects
+ * keep their capture, and objects that are already gone are recorded as dropped.
+ * @returns how many objects were dropped now, and the checks that were kept because no catalog shows their condition
  */
 export async function deferObjects(
   db: Database,
@@ -154,9 +156,9 @@ export async function recordDeferred(db: Database, migration: string, objects: r
 }
 
 /**
- * What would be captured, without doing it.
- * @returns `kept`: checks that stay because no catalog shows their condition; `unwritable`: what could not be rebuilt, in
- * words: if there is any, nothing may be dropped
+ * Plans what to capture, without doing it.
+ * @returns `kept`: checks that stay because no catalog shows their condition. `unwritable`: messages about objects that
+ * could not be rebuilt; unless it is empty, nothing may be dropped
  */
 export function plannedDeferral(
   schema: Schema,
@@ -255,14 +257,17 @@ function deferredConstraint(each: Constraint, definition: string): Deferred {
 
 const NEW = { dropped: false, rebuilt: false, valid: true, comments: [] }
 
-/** Nothing then waits for a scan. The server prints it last. */
+/** Adds NOT VALID, so that nothing waits for a scan. The server prints it at the end. */
 function notValid(definition: string): string {
   return /\bNOT VALID$/.test(definition) ? definition : `${definition} NOT VALID`
 }
 
 const REFERRED = /(\) REFERENCES )(?:(?:"(?:[^"]|"")*"|[^\s".(]+)\.?)+/
 
-/** Adds the schema, which the server omits when the search path finds the table: another session may resolve it differently. */
+/**
+ * Adds the referenced schema, which the server omits if the search path finds the table. Other sessions may not find
+ * it.
+ */
 function withSchema({ definition, references: to }: Constraint): string {
   return to
     ? definition.replace(REFERRED, (_, before: string) => `${before}${qualified(to.schema, to.table)}`)
@@ -284,7 +289,7 @@ function foreignKey({ columns, references: to }: Constraint): string {
   }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)}`
 }
 
-/** Statements that restore an object's comments. */
+/** Returns a function that gives the statements to restore an object's comments. */
 async function readComments(db: Database, cockroach: boolean): Promise<(object: Deferred) => string[]> {
   const [constraints = [], indexes = []] = await queryAll(db, [CONSTRAINT_COMMENTS, INDEX_COMMENTS])
   return (object) => {
@@ -311,7 +316,7 @@ const INDEX_COMMENTS = `
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0`
 
-/** The first capture stands: a second run may see an object half dropped. */
+/** Stores an object, but never over an earlier capture, because a second run may see a half-dropped object. */
 async function capture(db: Database, migration: string, object: Captured): Promise<void> {
   const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
@@ -321,7 +326,7 @@ async function capture(db: Database, migration: string, object: Captured): Promi
   )
 }
 
-/** In one round trip, however many there are. */
+/** Marks objects as dropped or rebuilt, in one round trip. */
 async function mark(
   db: Database,
   migration: string,
@@ -342,16 +347,16 @@ async function mark(
 export interface Rebuild {
   /** Called with each name once the object exists. */
   onBuilt?: (name: string) => void
-  /** More connections to the target: a schema change takes as long as its job, so objects are built in parallel. */
+  /** More connections to the target, to build objects in parallel, because each waits for its schema change. */
   lanes?: readonly Database[]
 }
 
 /**
- * Rebuilds objects of these kinds that are missing; repeatable. Foreign keys and checks come back NOT VALID: validate
- * them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
- * constraints of one table share a statement.
- * @returns the names that were built now
- * @throws VerdictError at the first object that rows violate, such as a unique index with duplicates; the rest stays
+ * Rebuilds missing objects of these kinds. Repeatable. Foreign keys and checks are added as NOT VALID: validate them
+ * with {@link validateDeferred}. On CockroachDB, each statement waits for its schema change, so the constraints of a
+ * table share a statement.
+ * @returns the names of the objects that were built now
+ * @throws VerdictError at the first object that rows violate, for example duplicates in a unique index. Built ones stay
  */
 export async function rebuildDeferred(
   db: Database,
@@ -381,7 +386,10 @@ export async function rebuildDeferred(
   return names
 }
 
-/** One after the other on each lane. After a failure no lane starts another, and all have ended before it is thrown. */
+/**
+ * Works on units in parallel, one at a time per lane. After a failure, no unit starts, and running ones end before it
+ * throws.
+ */
 async function sideBySide<T>(
   lanes: readonly Database[],
   units: readonly T[],
@@ -422,7 +430,7 @@ async function buildUnit(
       await db.query(`${prefix}${clauses.join(', ')}`)
       return
     } catch {
-      // One by one, the error names its constraint.
+      // Built one by one below, so that the error names its constraint.
     }
   for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
 }
@@ -430,7 +438,10 @@ async function buildUnit(
 /** Retries of a non-unique index on 23505, which CREATE INDEX can raise spuriously (cockroachdb/cockroach#142861). */
 const INDEX_ATTEMPTS = 3
 
-/** @param absent known to be missing, so the catalog need not be read */
+/**
+ * Builds one object, unless it exists.
+ * @param absent the object is known to be missing, so the catalog need not be read
+ */
 async function buildOne(db: Database, object: Deferred, absent = false): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     if ((attempt > 1 || !absent) && (await isBuilt(db, object))) return
@@ -439,7 +450,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
     } catch (error) {
       const code = sqlState(error)
       const spurious = code === '23505' && isIndex(object) && !UNIQUE.test(object.create)
-      // It exists, or its state is unknown: the loop asks the catalog first.
+      // It exists, or its state is unknown: the next round reads the catalog first.
       const unknown = code === '40003' || code === '42P07' || code === '42710'
       if ((!spurious && !unknown) || attempt >= INDEX_ATTEMPTS) throw unbuildable(object, error)
     }
@@ -448,7 +459,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
 
 const UNIQUE = /^CREATE UNIQUE|\bADD CONSTRAINT .* UNIQUE\b/s
 
-/** Whether it exists. Waits for an index that is still being built. */
+/** Whether the object exists. Waits for an index that is still being built. */
 async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
   for (const end = performance.now() + TIMING.indexBuild; ; await sleep(TIMING.indexLook)) {
     const state = (await readStates(db, [object]))(object)
@@ -462,7 +473,7 @@ async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
   }
 }
 
-/** Without the server's message, in which CockroachDB quotes the row. */
+/** The error for rows that violate a definition. Omits the server's message, in which CockroachDB quotes the row. */
 function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validated' = 'built'): unknown {
   const code = sqlState(error)
   if (!code?.startsWith('23')) return error
@@ -473,7 +484,9 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   )
 }
 
-/** A statement that lists the first rows that violate an object. Their values belong on the person's screen, never in a log. */
+/**
+ * A statement that lists the first rows that violate a definition. For people to run: row values must not reach a log.
+ */
 export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
   const from = qualified(schema, table)
   const [, condition] = /\bCHECK \((.*)\)(?: NO INHERIT)?(?: NOT VALID)?$/s.exec(create) ?? []
@@ -489,13 +502,12 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   return create
 }
 
-/** Objects that block a stream, which applies rows one by one in an order that they do not allow. */
+/** Kinds that can block the stream, because it applies rows in an order that these objects may refuse. */
 const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
 
 /**
- * Drops again what blocks the stream, because the stream continues: an earlier cutover without a commit left it there.
- * Repeatable.
- * @returns the names of what was dropped
+ * Drops objects again that an earlier cutover without a commit has rebuilt and that could block the stream. Repeatable.
+ * @returns the names of the dropped objects
  */
 export async function deferAgain(db: Database, migration: string): Promise<string[]> {
   const captured = (await listDeferred(db, migration)).filter(
@@ -503,13 +515,13 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   )
   const stateOf = await readStates(db, captured)
   const there = captured.filter((each) => stateOf(each) !== 'absent')
-  // Before the drop, so that a run that dies in between finds them marked, and does not blame another user for the drop.
+  // Marked first: if this run dies in between, the next one must not take the drop for another user's schema change.
   await mark(db, migration, there, 'rebuilt_at', 'NULL')
   for (const kind of IN_THE_WAY) for (const object of there) if (object.kind === kind) await db.query(object.drop)
   return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
 }
 
-/** Validates every foreign key and check that was valid when captured, and restores all comments; repeatable. */
+/** Validates every foreign key and check that was valid when captured, and restores all comments. Repeatable. */
 export async function validateDeferred(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
   for (const object of await listDeferred(db, migration)) {
@@ -527,7 +539,7 @@ async function validate(db: Database, object: Deferred): Promise<void> {
   })
 }
 
-/** Reads the whole table; does nothing on a valid constraint. */
+/** Validates a constraint, which scans the table. Does nothing if it is already valid. */
 export async function validateConstraint(
   db: Database,
   schema: string,
@@ -537,12 +549,12 @@ export async function validateConstraint(
   await unhurried(db, () => db.query(statement))
 }
 
-/** What a migration has dropped on the target, to be built later. */
+/** Lists what a migration has dropped on the target and not rebuilt yet. */
 export async function listAwaited(db: Database, migration: string): Promise<Pick<Deferred, 'table' | 'name'>[]> {
   return (await listDeferred(db, migration)).filter(({ rebuilt }) => !rebuilt)
 }
 
-/** Adds what is captured now to what was captured before. */
+/** Adds the names of the captured objects to `before`. */
 export async function deferredNames(
   db: Database,
   migration: string,
@@ -554,9 +566,9 @@ export async function deferredNames(
 }
 
 /**
- * What was dropped and cannot be rebuilt, because its definition is gone from the ledger. One that a user has built by
- * hand does not count.
- * @param taken as `prepare` has recorded it beside the definitions
+ * Lists dropped objects that cannot be rebuilt, because the ledger has lost their definitions. Leaves out those that a
+ * user has rebuilt by hand.
+ * @param taken the names that `prepare` recorded apart from the definitions
  */
 export async function lostDefinitions(
   db: Database,
@@ -570,12 +582,12 @@ export async function lostDefinitions(
   for (const each of missing)
     if (stateOf(each) !== 'valid')
       problems.push(
-        `${each.kind} ${each.name} of ${each.schema}.${each.table} was dropped for the load, and its definition was deleted from ${DEFERRED}. Build it by hand under this name, as on the source`,
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was dropped for the load, and its definition was deleted from ${DEFERRED}. Rebuild it by hand under this name, as on the source`,
       )
   return problems
 }
 
-/** What was captured and is now missing or invalid; only empty is green. */
+/** Lists captured objects that are missing or invalid; only an empty list is a success. */
 export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
   const problems: string[] = []
   const captured = await listDeferred(db, migration)
@@ -588,7 +600,7 @@ export async function deferralProblems(db: Database, migration: string): Promise
   return problems
 }
 
-/** What was captured and is valid on the target, so that its definition in the ledger is no longer needed. */
+/** Lists captured objects that are valid on the target, so that the ledger no longer needs their definitions. */
 export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
   const captured = await listDeferred(db, migration)
   const stateOf = await readStates(db, captured)
@@ -596,8 +608,9 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
 }
 
 /**
- * Forgets what was captured once it is back or no longer wanted. What is still missing keeps its definition, or it could
- * never be rebuilt.
+ * Deletes captured definitions of objects that are rebuilt or no longer wanted. Never pass a missing object that is
+ * still wanted, because it could not be rebuilt.
+ * @param only default: all of the migration
  */
 export async function forgetDeferred(db: Database, migration: string, only?: readonly Deferred[]): Promise<void> {
   for (const { schema, table, name } of only ?? (await listDeferred(db, migration)))
@@ -608,8 +621,8 @@ export async function forgetDeferred(db: Database, migration: string, only?: rea
 }
 
 /**
- * Rebuilds and validates everything that was dropped; repeatable. One object that cannot be built does not stop the others,
- * and its definition stays captured. A table that is gone took its objects with it.
+ * Rebuilds and validates everything that was dropped. Repeatable. An object that cannot be built keeps its definition
+ * and does not stop the others. Objects of a table that no longer exists are skipped.
  */
 export async function restoreDeferred(
   db: Database,
@@ -633,7 +646,7 @@ export async function restoreDeferred(
         if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
         else
           problems.push(
-            error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)}; ${object.create}`,
+            error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)} (${object.create})`,
           )
       }
     }
@@ -645,7 +658,7 @@ const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique
 
 type State = 'absent' | 'invalid' | 'valid'
 
-/** The state of each object by the catalog, in one round trip. An index counts once it is valid. */
+/** Reads the state of each object from the catalog, in one round trip. */
 async function readStates(db: Database, objects: readonly DeferredName[]): Promise<(object: DeferredName) => State> {
   if (!objects.length) return () => 'absent'
   const schemas = [...new Set(objects.map(({ schema }) => schema))].map(literal).join(', ')
@@ -670,7 +683,7 @@ const INDEX_STATES = `
     FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN (SCHEMAS)`
 
-/** Separate, because a join by index number is a full scan per row on CockroachDB (cockroachdb/cockroach#111047). */
+/** Separate, because on CockroachDB a join by index oid is a full scan per row (cockroachdb/cockroach#111047). */
 const INDEX_NAMES = `
   SELECT i.oid, i.relname AS name FROM pg_catalog.pg_class i
     JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace

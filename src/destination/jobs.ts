@@ -12,11 +12,11 @@ export interface ImportJob {
   owner: string
   /** From 0 to 1. */
   fraction: number
-  /** Whether it reads files of a load of this migration. Only such a job may be cancelled. */
+  /** Whether the job reads files of this migration's loads. Only such a job may be cancelled. */
   ours: boolean
 }
 
-/** A table that catalogs hide while an import holds it. */
+/** A table that the catalogs hide during an import. */
 export interface OfflineTable {
   /** `schema.table` */
   table: string
@@ -25,13 +25,13 @@ export interface OfflineTable {
 }
 
 const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
-/** States in which CANCEL JOB works; a job that is being reverted is only waited for. */
+/** States in which CANCEL JOB works. A reverting job can only be awaited. */
 const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
 
 /**
- * Reads the unfinished import jobs into these tables. A load that dies leaves its job on the cluster. Columns by
- * cockroachdb/docs, `show-jobs.md`.
- * @param folders of this migration's loads: a job that reads a file below one of them is ours
+ * Reads the unfinished import jobs of these tables. A load that is killed leaves its job on the cluster. Source of the
+ * columns: cockroachdb/docs, `show-jobs.md`.
+ * @param folders folders of this migration's loads: a job that reads a file below one of them is ours
  */
 export async function readImportJobs(
   db: Database,
@@ -54,13 +54,17 @@ export async function readImportJobs(
   return jobs
 }
 
-/** SHOW JOBS cuts a description to 100 characters (since v24.1), before the names of the files; SHOW JOB does not. */
+/**
+ * Reads the description from SHOW JOB, because since v24.1 SHOW JOBS cuts it to 100 characters, before the file names.
+ */
 async function fullDescription(db: Database, id: string, shown: string): Promise<string> {
   const { rows } = await db.query(`SELECT description FROM [SHOW JOB ${BigInt(id)}]`)
   return rows[0]?.description ?? shown
 }
 
-/** The table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` where both are given. */
+/**
+ * Parses the table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` if both are given.
+ */
 export function importedTable(description: string): string {
   const named = /IMPORT INTO ((?:"(?:[^"]|"")*"|[^\s("])+)/i.exec(description)?.[1] ?? ''
   const parts = [...named.matchAll(/"((?:[^"]|"")*)"|([^."]+)/g)].map(
@@ -69,24 +73,24 @@ export function importedTable(description: string): string {
   return parts.slice(-2).join('.')
 }
 
-/** The job for a person, with the statement that ends it. */
+/** Describes a job for people, with the statement that ends it. */
 export function jobText({ id, table, status, owner }: ImportJob): string {
-  return `import job ${id} of the role ${owner} into ${table} is ${status}; to end it, run: CANCEL JOB ${id}`
+  return `import job ${id} of the role ${owner} into ${table} is ${status}. To end it, run: CANCEL JOB ${id}`
 }
 
 /** The result of cancelling the import jobs of a load. */
 export interface Cancelled {
   ended: ImportJob[]
-  /** Still running at the deadline. */
+  /** Jobs still running at the deadline. */
   left: ImportJob[]
-  /** CANCEL JOB was refused for a missing right: up to v24.3 it requires admin or CONTROLJOB. */
+  /** Jobs that this role has no right to cancel: up to v24.3, CANCEL JOB requires admin or CONTROLJOB. */
   refused: ImportJob[]
 }
 
 /**
- * Cancels the import jobs of our loads by id until none is left, so that their tables are online again. MOLT starts
- * smaller imports when one is cancelled, so it must have ended before.
- * @param timeout milliseconds for all of them
+ * Cancels the import jobs of our loads by id until none is left, so that their tables are online again. MOLT must have
+ * ended before, because it starts smaller imports when one is cancelled.
+ * @param timeout milliseconds for all jobs
  */
 export async function cancelImports(
   db: Database,
@@ -120,7 +124,9 @@ export async function cancelImports(
   }
 }
 
-/** False when the role lacks the right. A job that has ended meanwhile refuses CANCEL JOB too. */
+/**
+ * Cancels a job; false if this role lacks the right. Ignores other refusals, because the job may have ended meanwhile.
+ */
 async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
   try {
     await db.query(`CANCEL JOB ${BigInt(id)}`)
@@ -131,10 +137,10 @@ async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
   }
 }
 
-/** The object is not in the state that a statement needs: `relation "orders" is offline: importing`. */
+/** SQLSTATE of an object in the wrong state: `relation "orders" is offline: importing`. */
 const NOT_IN_STATE = '55000'
 
-/** Those of these tables that the catalogs hide because an import holds them; the others are missing. */
+/** Lists which of these hidden tables are offline because of an import. The others do not exist. */
 export async function readOffline(
   db: Database,
   schema: string,
@@ -156,16 +162,16 @@ async function isOffline(db: Database, schema: string, name: string): Promise<bo
     () => false,
     (error) => {
       if (sqlState(error) === NOT_IN_STATE) return true
-      // Missing, or not readable by this role.
+      // The table is missing, or this role cannot read it.
       if (sqlState(error)) return false
       throw error
     },
   )
 }
 
-/** `public.orders is offline: importing (import job 7 of the role mig …)` */
+/** Describes an offline table: `public.orders is offline: importing (import job 7 of the role mig …)`. */
 export function offlineText({ table, job }: OfflineTable): string {
   return job
     ? `${table} is offline: importing (${jobText(job)})`
-    : `${table} is offline: importing, by a job that this role cannot see. Grant it SYSTEM VIEWJOB to see the job`
+    : `${table} is offline: importing, by a job that this role cannot see. Grant SYSTEM VIEWJOB to this role`
 }

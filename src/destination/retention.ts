@@ -1,11 +1,11 @@
 import { type Database, ident, qualified, queryAll } from '../runtime/database.ts'
 
 /*
- * How long the target keeps history: `gc.ttlseconds` of the zone that applies to a table or database, its own or an
- * inherited one. A read as of an earlier time fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
+ * Reads how long the target keeps history: `gc.ttlseconds` of the zone of a table or database, which can be inherited.
+ * A read as of an earlier time fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
  */
 
-/** For the database, in seconds; null when this role cannot read it. */
+/** The database's retention in seconds; null if this role cannot read it. */
 export async function readRetention(db: Database, database: string): Promise<number | null> {
   return db.query(`SHOW ZONE CONFIGURATION FROM DATABASE ${ident(database)}`).then(
     ({ rows }) => retentionOf(rows[0]?.raw_config_sql ?? ''),
@@ -13,7 +13,7 @@ export async function readRetention(db: Database, database: string): Promise<num
   )
 }
 
-/** The shortest of these tables, in seconds; null when this role cannot read one of them. */
+/** The shortest retention of these tables, in seconds; null if this role cannot read one of them. */
 export async function readShortestRetention(
   db: Database,
   schema: string,
@@ -35,7 +35,7 @@ export async function readShortestRetention(
 
 const AT_ONCE = 100
 
-/** The seconds in `ALTER DATABASE shop CONFIGURE ZONE USING … gc.ttlseconds = 14400, …`. */
+/** Parses the seconds in `ALTER DATABASE shop CONFIGURE ZONE USING … gc.ttlseconds = 14400, …`. */
 export function retentionOf(zone: string): number | null {
   const [, seconds] = /\bgc\.ttlseconds = (\d+)/.exec(zone) ?? []
   return seconds === undefined ? null : Number(seconds)

@@ -1,10 +1,10 @@
 import { type Database, isMissingTable, literal, qualified, rowsIfAny } from '../runtime/database.ts'
 
 /*
- * From CockroachDB 26.1 on, new tables have `schema_locked = true`. Such a table refuses ADD and DROP CONSTRAINT, and
- * every schema change where `sql.schema.auto_unlock.enabled` is off (SQLSTATE 57000). Tables are unlocked for the migration,
- * so that schema changes in the write pause are neither refused nor slowed down.
- * Source: cockroachdb/docs v26.2, `alter-table.md` and `online-schema-changes.md`.
+ * Since CockroachDB 26.1, new tables have `schema_locked = true`. Such a table refuses ADD and DROP CONSTRAINT and, if
+ * `sql.schema.auto_unlock.enabled` is off, every schema change (SQLSTATE 57000). Tables are unlocked for the migration,
+ * so that schema changes in the write pause are neither refused nor slow. Source: cockroachdb/docs v26.2,
+ * `alter-table.md` and `online-schema-changes.md`.
  */
 
 const UNLOCKED = 'molt_actions.unlocked'
@@ -14,7 +14,7 @@ export interface TableName {
   table: string
 }
 
-/** Which of these tables are locked; none on PostgreSQL. */
+/** Lists the locked tables among these; none on PostgreSQL. */
 async function readLocked(db: Database, tables: readonly TableName[]): Promise<TableName[]> {
   const names = tables.map(({ schema, table }) => `(${literal(schema)}, ${literal(table)})`).join(', ')
   const { rows } = await db.query<TableName>(
@@ -26,7 +26,7 @@ async function readLocked(db: Database, tables: readonly TableName[]): Promise<T
   return rows
 }
 
-/** Unlocks what is locked of these tables, and notes it before; repeatable. */
+/** Records which of these tables are locked, and unlocks them. Repeatable. */
 export async function unlockTables(db: Database, migration: string, tables: readonly TableName[]): Promise<void> {
   if (!tables.length) return
   const locked = await readLocked(db, tables)
@@ -42,12 +42,12 @@ export async function unlockTables(db: Database, migration: string, tables: read
   }
 }
 
-/** Unlocks again what another user has locked since. */
+/** Unlocks tables that another user has locked again since. */
 export async function keepUnlocked(db: Database, migration: string): Promise<void> {
   await unlockTables(db, migration, await listUnlocked(db, migration))
 }
 
-/** Locks again what {@link unlockTables} has unlocked; repeatable. A table that is gone needs no lock. */
+/** Locks the tables again that {@link unlockTables} has unlocked, unless they were dropped. Repeatable. */
 export async function lockTables(db: Database, migration: string): Promise<void> {
   for (const each of await listUnlocked(db, migration)) {
     await setLock(db, each, true).catch((error) => {

@@ -1,12 +1,12 @@
 import type { Database } from '../runtime/database.ts'
 
-/** Part of every `version()` of the rehearsals' CockroachDB-like server, and of no cluster's. */
+/** Part of `version()` on the CockroachDB-like server for rehearsals, but on no cluster. */
 export const LIKE_SERVER = 'molt-actions like-server'
 
 export interface TargetFacts {
   version: string
   isCockroach: boolean
-  /** The server of `npm run rehearse`, which only answers like CockroachDB; its `version()` says so. */
+  /** Whether it is the CockroachDB-like server of `npm run rehearse`. */
   isLikeServer: boolean
   database: string
 }

@@ -8,16 +8,16 @@ import { withLogin } from '../runtime/url.ts'
 import { readTarget } from './server.ts'
 
 /*
- * Each leg of the stream writes to the target under its own login. A replicator whose machine was paused still holds
- * changes in its socket buffer and applies them when it resumes, over what its successor has written, and it reconnects
- * when its session is ended. Only revoking its login stops it.
+ * Each leg of the stream writes to the target under its own login. A replicator whose machine was paused still has
+ * changes in its socket buffer. When it resumes, it applies them over newer ones, and it reconnects when its session is
+ * ended. Only revoking its login stops it.
  */
 
-/** A role that can write to the expected tables and nowhere else, and the target's URL for it. */
+/** A role that can write only to the expected tables and the heartbeat, and the target's URL with this login. */
 export interface StreamLogin {
   role: string
   url: string
-  /** How long the grant on its tables took, in milliseconds: a schema change on CockroachDB. */
+  /** Duration of the grant on its tables in milliseconds; on CockroachDB, it is a schema change. */
   grantMs?: number
 }
 
@@ -31,7 +31,7 @@ export function isStreamLogin(role: string): boolean {
   return role.startsWith(PREFIX)
 }
 
-/** What a leg's login gets on each table. */
+/** The rights of a leg's login on each table. */
 export const LOGIN_RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
 
 /** Whether the migration role can create logins on the target. */
@@ -45,8 +45,8 @@ export async function mayCreateLogins(db: Database): Promise<boolean> {
 }
 
 /**
- * No catalog shows CREATELOGIN, which a password and LOGIN require beside CREATEROLE. Both are checked before the role is
- * looked up, so altering a role that does not exist shows the right without changing anything (pkg/sql/alter_role.go).
+ * Tests for CREATEROLE and CREATELOGIN, which no catalog shows. The server checks both before it looks up the role, so
+ * altering a role that does not exist changes nothing (pkg/sql/alter_role.go).
  */
 async function mayOnCockroach(db: Database): Promise<boolean> {
   try {
@@ -59,8 +59,8 @@ async function mayOnCockroach(db: Database): Promise<boolean> {
 }
 
 /**
- * Creates the login of one leg with the rights that a replicator needs, and connects with it once.
- * @param tables bare names, the heartbeat among them
+ * Creates the login of one leg with the rights that a replicator needs, and connects with it once as a test.
+ * @param tables bare names, including the heartbeat
  * @throws the database's error when the login cannot be created, granted its rights, or log in
  */
 export async function createStreamLogin(
@@ -85,11 +85,11 @@ export async function createStreamLogin(
 }
 
 /**
- * Revokes a login and ends its sessions, so that nothing of that leg can write any more. Repeatable, even for a role that
- * does not exist. A new password lets this run log in as the role, because ending another role's sessions needs rights
- * that a migration role rarely has.
- * @param leg a session of the role that was opened before, so that none has to be opened now
- * @throws VerdictError `stream.login-alive` when it can still log in, or one of its sessions does not end
+ * Revokes a leg's login and ends its sessions, so that the leg can no longer write. Repeatable, even if the role does
+ * not exist. Sets a new password and logs in as the role, because ending another role's sessions requires rights that a
+ * migration role rarely has.
+ * @param leg a session of the role that is already open, which saves logging in
+ * @throws VerdictError `stream.login-alive` if the role can still log in, or one of its sessions does not end
  */
 export async function retireStreamLogin(db: Database, targetUrl: string, role: string, leg?: Leg): Promise<void> {
   if (leg) return retireBy(db, role, leg)
@@ -116,7 +116,7 @@ async function retireBy(db: Database, role: string, leg: Leg): Promise<void> {
 export interface Leg {
   db: Database
   isCockroach: boolean
-  /** Its number on CockroachDB. */
+  /** The session's id on CockroachDB; empty on PostgreSQL. */
   session: string
 }
 
@@ -130,7 +130,7 @@ async function legOf(db: Database): Promise<Leg> {
   return { db, isCockroach, session: isCockroach ? (await db.query('SHOW session_id')).rows[0].session_id : '' }
 }
 
-/** Drops a login that was revoked. */
+/** Drops a revoked login. */
 export async function dropStreamLogin(db: Database, role: string): Promise<void> {
   if ((await canLogIn(db, role)) === undefined) return
   const { rows } = await db.query(
@@ -142,7 +142,7 @@ export async function dropStreamLogin(db: Database, role: string): Promise<void>
   if (tables) await db.query(`REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`)
   for (const schema of new Set<string>(rows.map((row) => row.schema)))
     await db.query(`REVOKE USAGE ON SCHEMA ${ident(schema)} FROM ${ident(role)}`).catch((error) => {
-      // Where every role can use the schema, nothing was granted, and this role may have nothing to revoke.
+      // If every role can use the schema, nothing was granted, and this role may not be allowed to revoke it.
       if (!isNotGrantable(error)) throw error
     })
   await db.query(`DROP ROLE IF EXISTS ${ident(role)}`)
@@ -152,13 +152,13 @@ export async function loginExists(db: Database, role: string): Promise<boolean> 
   return (await canLogIn(db, role)) !== undefined
 }
 
-/** Undefined when the role does not exist. */
+/** Whether the role can log in; undefined if it does not exist. */
 async function canLogIn(db: Database, role: string): Promise<boolean | undefined> {
   const { rows } = await db.query('SELECT rolcanlogin AS may FROM pg_catalog.pg_roles WHERE rolname = $1', [role])
   return rows[0]?.may
 }
 
-/** Ends this role's sessions with one of these application names. */
+/** Ends this role's other sessions that have one of these application names. */
 export async function endOwnSessions(own: Database, applications: readonly string[]): Promise<void> {
   const { rows } = await own.query('SELECT current_user AS me')
   await endOtherSessions(
@@ -172,7 +172,7 @@ export async function endOwnSessions(own: Database, applications: readonly strin
 async function endOtherSessions(leg: Leg, role: string, which = ''): Promise<void> {
   const end = leg.isCockroach ? endOnCockroach : endOnPostgres
   const deadline = performance.now() + TIMING.sessionsEnd
-  // Twice none, because a session that was logging in when its login was revoked shows up late.
+  // Looks twice, because a session that was logging in during the revocation shows up late.
   for (let none = 0; none < 2; ) {
     none = (await end(leg, which)) ? 0 : none + 1
     if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
@@ -188,7 +188,7 @@ async function endOnPostgres({ db }: Leg, which: string): Promise<number> {
   return rowCount ?? 0
 }
 
-/** By its documented statements; not exercised on a cluster. */
+/** Uses CockroachDB's documented statements. Not exercised on a cluster. */
 async function endOnCockroach({ db, session }: Leg, which: string): Promise<number> {
   const others = `SELECT session_id FROM [SHOW CLUSTER SESSIONS] WHERE user_name = current_user() AND session_id <> ${literal(session)} ${which}`
   const { rowCount } = await db.query(others)
@@ -206,9 +206,9 @@ function alive(role: string, why: string): VerdictError {
 const WRITES = 'INSERT, UPDATE, DELETE'
 
 /**
- * Revokes this role's own right to write to these tables, when there is no login that could be revoked. An owner can grant
- * it to itself again.
- * @returns the tables to which the role can still write; superusers always can, and on CockroachDB owners
+ * Revokes this role's own write rights on the tables that it owns, for when no login can be revoked. An owner can grant
+ * them to itself again.
+ * @returns the tables to which the role can still write: superusers always can, and on CockroachDB owners too
  */
 export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   await changeOwnWrites(db, 'REVOKE', 'FROM', schema, await ownedTables(db, schema, tables))
@@ -216,8 +216,8 @@ export async function revokeOwnWrites(db: Database, schema: string, tables: read
 }
 
 /**
- * Only an owner can grant a right back to itself. On CockroachDB anyone else would also lose the grant option, and with it
- * the way to give write access to the application after the commit.
+ * Lists the tables that this role owns. Only an owner can grant a right back to itself. On CockroachDB, other roles
+ * would also lose the grant option, which restores the application's write access after the commit.
  */
 async function ownedTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -229,7 +229,7 @@ async function ownedTables(db: Database, schema: string, tables: readonly string
   return rows.map(({ name }) => name)
 }
 
-/** Grants it again where it is missing. */
+/** Grants this role its missing write rights again. */
 export async function grantOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<void> {
   const there = new Set(await ownWrites(db, schema, tables, ' AND '))
   await changeOwnWrites(
@@ -253,18 +253,18 @@ async function changeOwnWrites(
   const names = tables.map((table) => qualified(schema, table)).join(', ')
   await db
     .query(`${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`)
-    // Without the right to change rights nothing changes, and the caller reads back the result.
+    // A refusal changes nothing, and the caller reads back the result.
     .catch((error) => {
       if (!isNotGrantable(error)) throw error
     })
 }
 
-/** The server does not let this role grant or revoke such a right. */
+/** Whether the server refused this role the right to grant or revoke. */
 function isNotGrantable(error: unknown): boolean {
   return /^(42501|01006|01007)$/.test(sqlState(error) ?? '')
 }
 
-/** Tables to which this role can write in any way, or with ` AND ` in every way. */
+/** Lists the tables on which this role has one of the write rights, or with ` AND ` all of them. */
 async function ownWrites(
   db: Database,
   schema: string,

@@ -8,15 +8,15 @@ import type { Deferred } from './deferral.ts'
 import { readTarget } from './server.ts'
 
 /*
- * Finds a definition that the server would refuse before anything is dropped: each distinct form is built once on empty
- * copies of its tables. The copies live in a schema that the ledger names before it exists, so that the next run finds
- * what a killed one left behind.
+ * Finds definitions that the server would refuse, before anything is dropped: builds each distinct form once on empty
+ * copies of its tables. The ledger records the schema of the copies before it is created, so that the next run can
+ * clean up after one that was killed.
  */
 
-/** Milliseconds for all forms; each is a schema change on CockroachDB. */
+/** Time limit for all forms in milliseconds. Each form is a schema change on CockroachDB. */
 const TRIAL_LIMIT = 60_000
 
-/** A unique name, which the ledger records before the schema exists. */
+/** A unique name for the schema of the copies. */
 export const trialSchema = () => `molt_actions_trial_${randomBytes(6).toString('hex')}`
 
 /**
@@ -53,10 +53,12 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
       'Change these definitions on the target, or set `defer: none` or `trial: none`, then run `prepare` again.',
     )
   if (tried < forms.length)
-    warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
+    warning(
+      `only ${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried, because 60 s were over`,
+    )
 }
 
-/** Repeats a statement whose result is unknown (40003); its object may then already exist. */
+/** Runs a statement, and repeats it if its outcome is unknown (40003). Its object may then already exist. */
 async function build(target: Database, statement: string): Promise<void> {
   try {
     await target.query(statement)
@@ -68,15 +70,15 @@ async function build(target: Database, statement: string): Promise<void> {
   }
 }
 
-/** A schema, a relation or another object of that name exists. */
+/** SQLSTATEs of a schema, relation or other object that already exists. */
 const IS_THERE = /^(42P06|42P07|42710)$/
 
-/** Repeatable; also removes what an earlier run has left. */
+/** Drops the schema of the copies, perhaps of an earlier run. Repeatable. */
 export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
   if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
 }
 
-/** Definitions that differ only in names have the same form. */
+/** The form of a definition, without names: definitions that differ only in names have the same form. */
 function formOf({ kind, create }: Deferred): string {
   return `${kind} ${create.replace(/"(?:[^"]|"")*"|\b[a-z_][\w$]*\b/g, (word) => (KEYWORDS.test(word) ? word : '_'))}`
 }
@@ -86,7 +88,7 @@ const KEYWORDS =
 
 interface Place {
   schema: string
-  /** Unique per form, so that two of them do not collide. */
+  /** Number of the form, which makes its names unique. */
   at: number
   isCockroach: boolean
 }
@@ -109,7 +111,7 @@ const ON_TABLE = new RegExp(String.raw`^(CREATE .*?INDEX .*? ON (?:ONLY )?)${NAM
 const parts = (name: string) =>
   [...name.matchAll(new RegExp(NAME, 'g'))].map(([part]) => part.replace(/^"|"$/g, '').replaceAll('""', '"'))
 
-/** Only columns; everything else on the table is tried separately. */
+/** Creates an empty copy that has only the table's columns. */
 async function copyOf(
   target: Database,
   { schema, at, isCockroach }: Place,
@@ -117,12 +119,12 @@ async function copyOf(
   table: string,
 ): Promise<string> {
   const copy = qualified(schema, `${letter}${at}`)
-  // Else constraints could not be added to it: see schema-lock.ts.
+  // A locked table refuses constraints: see schema-lock.ts.
   await build(target, `CREATE TABLE ${copy} (LIKE ${table})${isCockroach ? ' WITH (schema_locked = false)' : ''}`)
   return copy
 }
 
-/** The statement for the copy of the object's table. */
+/** Rewrites the statement for the copy of the object's table. */
 function renamed({ schema, table }: Deferred, copy: string, create: string): string {
   const alter = `ALTER TABLE ${qualified(schema, table)} `
   if (create.startsWith(alter)) return `ALTER TABLE ${copy} ${create.slice(alter.length)}`

@@ -2,8 +2,8 @@ import { type Database, ident, literal, qualified, queryAll, sqlState } from '..
 import { VerdictError } from '../runtime/errors.ts'
 
 /*
- * Write access: until the cutover commits, only the tools write to the target's tables. The application's roles lose their
- * rights until then. The rights are recorded exactly, and the commit gives them back.
+ * Write access: until the cutover commits, only the tools can write to the target's tables. The write rights of the
+ * application's roles are recorded and revoked, and restored at the commit.
  */
 
 /** One right of one role before write access was revoked. */
@@ -14,7 +14,7 @@ export interface WriteGrant {
   grantable: boolean
 }
 
-/** PostgreSQL has a TRUNCATE right; CockroachDB has none and requires DROP. */
+/** TRUNCATE is a right only on PostgreSQL; CockroachDB requires DROP for it. */
 const WRITES = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'DROP', 'ALL']
 
 const grantsSql = (schema: string, tables: readonly string[]) => `
@@ -26,13 +26,13 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
      AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
    ORDER BY 1, 2, 3`
 
-/** Every write right on these tables of any role except ours, the owner and administrators. */
+/** Reads all write rights on these tables, except those of our role, the owner and administrators. */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
 }
 
-/** What this session can grant: a right on a table, or ANY where it owns or administers it. */
+/** Selects what this session can grant: a right on a table, or ANY if it owns the table or is an administrator. */
 const optionsSql = (schema: string, tables: readonly string[]) => `
   SELECT g.table_name AS table, g.privilege_type AS privilege
     FROM information_schema.table_privileges g
@@ -53,16 +53,16 @@ const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_cata
 export interface Access {
   /** Write rights that roles have now. */
   open: WriteGrant[]
-  /** Of these and the revoked ones, those that this session could not grant back. */
+  /** Open and revoked rights that this session could not restore. */
   ungrantable: WriteGrant[]
   /** The user that this session runs as. */
   user: string
 }
 
 /**
- * Reads write access in one round trip. CockroachDB lets only roles grant a right that have it WITH GRANT OPTION, own the
- * table or are admin; ALL needs ALL WITH GRANT OPTION.
- * @param taken rights to be given back later
+ * Reads write access in one round trip. On CockroachDB, a role can grant a right only if it has it WITH GRANT OPTION,
+ * owns the table or is admin. ALL requires ALL WITH GRANT OPTION.
+ * @param taken revoked rights that must be restored later
  */
 export async function readAccess(
   db: Database,
@@ -91,7 +91,7 @@ export async function readAccess(
 }
 
 /**
- * Revokes these rights, in one statement for many tables, because each is a schema change on CockroachDB. Repeatable.
+ * Revokes these rights. Uses few statements, because each is a schema change on CockroachDB. Repeatable.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
   const each = grants.flatMap((grant) =>
@@ -105,7 +105,7 @@ export async function closeWriteAccess(db: Database, schema: string, grants: rea
     )
 }
 
-/** The statements that give these rights back, as few as possible. */
+/** The statements that restore these rights, as few as possible. */
 export function grantStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   return bundles(grants).map((bundle) => grantStatement(schema, bundle))
 }
@@ -114,21 +114,21 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
   return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
 }
 
-/** @returns whether the server accepted it. What is then missing is reported by name */
+/** Runs a GRANT; false if it was refused. The caller reads back what is missing. */
 async function give(db: Database, statement: string): Promise<boolean> {
   try {
     await db.query(statement)
     return true
   } catch (error) {
-    // Refused for a missing right, or because a role or table is gone.
+    // A right is missing, or a role or table no longer exists.
     if (/^(0100[67]|42|0LP)/.test(sqlState(error) ?? '')) return false
     throw error
   }
 }
 
 /**
- * Gives exactly these rights back. A refusal of one does not stop the others.
- * @returns those still missing afterwards; only empty is green
+ * Restores exactly these rights. If one is refused, the others are still granted.
+ * @returns the rights that are still missing; only an empty list is a success
  */
 export async function openWriteAccess(
   db: Database,
@@ -146,7 +146,7 @@ export async function openWriteAccess(
   return missingGrants(db, schema, grants)
 }
 
-/** Those of these rights that are missing now. */
+/** Lists which of these rights are missing now. */
 export async function missingGrants(
   db: Database,
   schema: string,
@@ -159,9 +159,10 @@ export async function missingGrants(
 }
 
 /**
- * Proves that no one can write to the target, and that revoked rights can be given back, which must work after the commit.
- * @param login the role by which the stream writes
- * @throws VerdictError unless `prepare` has revoked or waived write access, and both hold
+ * Requires that no application role can write to the target, and that the revoked rights can be restored after the
+ * commit.
+ * @param login the role under which the stream writes
+ * @throws VerdictError if one of the two is not the case, or `prepare` has neither revoked nor waived write access
  */
 export async function requireClosed(
   db: Database,
@@ -173,7 +174,7 @@ export async function requireClosed(
   if (!writeAccess)
     throw new VerdictError(
       'write-access.not-closed',
-      'write access to the target was never revoked, because `prepare` did not finish. Run `prepare` again',
+      'write access to the target was never revoked, because `prepare` did not finish. Rerun `prepare`',
     )
   const access = await readAccess(db, targetSchema, tables, writeAccess)
   const open = access.open.filter(({ role }) => role !== login)
@@ -181,7 +182,7 @@ export async function requireClosed(
   if (open.length)
     throw new VerdictError(
       'write-access.granted-early',
-      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then verify again`,
+      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then run \`verify\` again`,
     )
   if (ungrantable.length)
     throw new VerdictError(
@@ -190,7 +191,7 @@ export async function requireClosed(
     )
 }
 
-/** What lets `user` give these rights back. */
+/** The statements that allow `user` to restore these rights. */
 export function grantOptionStatements(schema: string, grants: readonly WriteGrant[], user: string): string[] {
   return grantStatements(
     schema,
@@ -201,7 +202,7 @@ export function grantOptionStatements(schema: string, grants: readonly WriteGran
   )
 }
 
-/** `app has INSERT, UPDATE on orders, customers`, for people. */
+/** Describes rights for people: `app has INSERT, UPDATE on orders, customers`. */
 export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string {
   return bundles(grants)
     .map(
@@ -210,7 +211,7 @@ export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string 
     .join('; ')
 }
 
-/** Both lists without duplicates: write access that was half revoked when a run died is read in two parts. */
+/** Merges both lists. If a run died while it revoked rights, one list has what it recorded, the other what is left. */
 export function mergeWriteGrants(kept: readonly WriteGrant[], found: readonly WriteGrant[]): WriteGrant[] {
   return [...new Map([...kept, ...found].map((grant) => [nameOf(grant), grant])).values()]
 }
@@ -222,7 +223,7 @@ interface Bundle {
   grantable: boolean
 }
 
-/** The same rights as the fewest combinations of privileges, tables and roles. */
+/** Combines rights into few statements of privileges, tables and roles. */
 function bundles(grants: readonly WriteGrant[]): Bundle[] {
   const merged = (rights: Bundle[], by: (each: Bundle) => unknown, into: 'privileges' | 'tables' | 'roles') => {
     const found = new Map<string, Bundle>()
@@ -241,7 +242,7 @@ function bundles(grants: readonly WriteGrant[]): Bundle[] {
       grantable,
     }),
   )
-  // ALL stands alone in a statement.
+  // ALL cannot be combined with other privileges in a statement.
   const isAll = ({ privileges }: Bundle) => privileges[0] === 'ALL'
   const byTable = merged(all, (each) => [each.tables, each.roles, each.grantable, isAll(each)], 'privileges')
   const byRole = merged(byTable, (each) => [each.privileges, each.roles, each.grantable], 'tables')
@@ -262,7 +263,7 @@ function nameOf({ table, role, privilege }: WriteGrant): string {
 
 const isPublic = (role: string) => role.toLowerCase() === 'public'
 
-/** `public` means every role, not a role of that name; catalogs write it in either case. */
+/** Quotes a role, but not PUBLIC, which means every role. Catalogs write it in upper or lower case. */
 function grantee(role: string): string {
   return isPublic(role) ? 'PUBLIC' : ident(role)
 }

@@ -8,9 +8,10 @@ import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
 /*
- * The hold: which run streams a migration now. It keeps two runs apart. A workflow's concurrency group cannot, because a
- * run that waits for an approval keeps it for days. A hold lasts until it is released, or not renewed in time by the
- * database's clock. A request asks the holder to hand over the slot; meanwhile no other run gets the hold.
+ * The hold: a migration's lock, which one run has at a time. A workflow's concurrency group cannot replace it, because
+ * a run that waits for an approval would keep its group for days. A hold ends when it is released, or expires by the
+ * database's clock if it is not renewed. Another run can request the slot from the holder; until it has been handed
+ * over, no third run gets the hold.
  */
 
 const HOLDS = 'molt_actions.holds'
@@ -24,18 +25,18 @@ export interface Holder {
   nonce: string
 }
 
-/** What another run requests from the holder. */
+/** Another run's request for the slot. */
 export interface SlotRequest extends Holder {
   at: Date
 }
 
-/** The outcome of the approval that a stream waits for, as another run has recorded it. */
+/** The outcome of the approval that a stream waits for. Another run records it. */
 export type ApprovalOutcome = 'declined' | 'expired'
 
-/** What a stream leaves for the next one to compare with the slot. LSNs as text. */
+/** What a stream records so that the next one can check the slot. LSNs are text. */
 export interface StreamNote {
   stagingSchema: string
-  /** We ended the stream, and the slot's position is final. */
+  /** The run ended its stream in order, so the slot's position is final. */
   ended: boolean
   confirmedFlushLsn: string | null
   decoded: number | null
@@ -44,7 +45,7 @@ export interface StreamNote {
   publication?: PublicationMark
   /** The files of the source's tables when they were last read. */
   files?: TableFiles
-  /** The role by which the stream writes to the target, until it is revoked. */
+  /** The role under which the stream writes to the target, until it is revoked. */
   login?: string
 }
 
@@ -73,7 +74,7 @@ export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Who holds or requests it, in words. */
+/** Describes a run for people. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }
@@ -88,7 +89,7 @@ async function readHold(db: Database, id: string): Promise<HoldRow | undefined> 
   return rows[0]
 }
 
-/** Repeatable: creates the row if it is missing. Completes ledgers from before this table. */
+/** Creates the row if it is missing, and the table in a ledger that predates it. */
 async function ensureHold(db: Database, id: string): Promise<void> {
   const insert = () => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id])
   await insert().catch(async (error) => {
@@ -98,7 +99,7 @@ async function ensureHold(db: Database, id: string): Promise<void> {
   })
 }
 
-/** True when the statement took effect. After a lost answer, the caller reads back. */
+/** Runs a statement; true if it changed a row. False if the outcome is unknown (40003), so the caller reads back. */
 async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
   try {
     return (await db.query(sql, values)).rowCount === 1
@@ -109,9 +110,8 @@ async function changed(db: Database, sql: string, values: unknown[]): Promise<bo
 }
 
 /**
- * Takes the hold of a migration if it is free or was not renewed in time. A run from which another has requested the slot
- * must not take it.
- * @param ttl milliseconds after which it lapses unless renewed
+ * Takes the hold of a migration if it is free or has expired. Refuses while another run requests the slot.
+ * @param ttl milliseconds until the hold expires unless renewed
  * @throws VerdictError that names the run that holds or requests it
  */
 export async function takeHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
@@ -119,7 +119,7 @@ export async function takeHold(db: Database, id: string, holder: Holder, ttl: nu
   if (row) throw refusal(id, row)
 }
 
-/** Undefined when it was taken, otherwise the reason why not. */
+/** Tries to take the hold; undefined on success, otherwise the row that prevents it. */
 async function tryHold(db: Database, id: string, holder: Holder, ttl: number): Promise<HoldRow | undefined> {
   await ensureHold(db, id)
   const took = await changed(
@@ -148,11 +148,11 @@ function refusal(id: string, row: HoldRow): VerdictError {
       'hold.handover-pending',
       `migration \`${id}\` is being handed over to ${runText(row.request)}, so this run leaves the slot free`,
     )
-  return new VerdictError('hold.taken', `another run took migration \`${id}\` first. Check \`status\` and try again`)
+  return new VerdictError('hold.taken', `another run took migration \`${id}\` first. Run \`status\`, then try again`)
 }
 
 /**
- * Renews a hold, even an expired one that no other run has taken. Returns at once what it is asked for.
+ * Renews a hold, even an expired one that no other run has taken.
  * @throws VerdictError when another run has taken it
  */
 export async function renewHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
@@ -163,11 +163,11 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
     'hold.lost',
-    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}, because it was not renewed in time. This run stops so that only one acts`,
+    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}, because it was not renewed in time. This run stops, because only one run can act at a time`,
   )
 }
 
-/** Releases a hold; does nothing when another run has it by now. */
+/** Releases a hold, unless another run has taken it. */
 export async function releaseHold(db: Database, id: string, holder: Holder): Promise<void> {
   await db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
     id,
@@ -177,7 +177,7 @@ export async function releaseHold(db: Database, id: string, holder: Holder): Pro
 
 /**
  * Requests the slot from the holder; repeating it keeps the request alive.
- * @param ttl milliseconds after which the request is forgotten
+ * @param ttl milliseconds until the request expires
  * @throws VerdictError when another run has already requested it
  */
 export async function requestSlot(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
@@ -199,7 +199,7 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   )
 }
 
-/** Withdraws a request; does nothing when it belongs to another run by now. */
+/** Withdraws this run's request, if it still stands. */
 export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
   await db.query(
     `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
@@ -213,7 +213,7 @@ export async function slotRequest(db: Database, id: string): Promise<SlotRequest
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
 }
 
-/** The run that has the hold now, if any, and until when unless renewed. */
+/** The run that has the hold now, if any, and when the hold expires unless renewed. */
 export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
   const row = await readHold(db, id)
   return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
@@ -229,7 +229,7 @@ export async function readApproval(db: Database, id: string): Promise<ApprovalOu
   return (await readHold(db, id))?.approval ?? undefined
 }
 
-/** Who has the hold now, and who requests it, for people. */
+/** Describes the holder, the request and the approval for people. */
 export async function holdTexts(db: Database, id: string): Promise<string[]> {
   const row = await readHold(db, id).catch((error) => {
     if (isMissingTable(error)) return undefined
@@ -237,18 +237,18 @@ export async function holdTexts(db: Database, id: string): Promise<string[]> {
   })
   return [
     ...(row?.live && row.holder
-      ? [`${runText(row.holder)} acts on it, and holds it until ${row.expiresAt.toISOString()} unless it renews`]
+      ? [`${runText(row.holder)} holds it until ${row.expiresAt.toISOString()} unless it renews the hold`]
       : []),
     ...(row?.request && row.requestLive ? [`${runText(row.request)} requests it`] : []),
-    ...(row?.approval ? [`its last approval is ${row.approval}`] : []),
+    ...(row?.approval ? [`its last approval ${row.approval === 'declined' ? 'was declined' : 'has expired'}`] : []),
   ]
 }
 
 /**
- * For a run that must stream itself: requests the slot, waits for the handover, and takes the hold. Waits for a dead holder
- * until its hold lapses, but not for one of the same action that renews, because that hands nothing over.
+ * Requests the slot, waits for the handover and takes the hold, for a run that must stream itself. Waits for the hold
+ * of a dead run to expire, but not for a live run of the same action, which hands nothing over.
  * @param deadline milliseconds from now
- * @param ttl milliseconds after which the hold lapses unless it is renewed
+ * @param ttl milliseconds until the hold expires unless renewed
  * @throws VerdictError when it was not handed over in time; the request is then withdrawn
  */
 export async function obtainSlot(
@@ -287,7 +287,7 @@ export async function obtainSlot(
 /**
  * Keeps a hold for as long as `work` takes, and always releases it.
  * @param link a separate connection for renewals; a lost one is reopened, and it is closed at the end
- * @param ttl milliseconds; renewed every sixth of it, so that an unreachable target does not lose the hold at once
+ * @param ttl milliseconds. The hold is renewed after each sixth of it, so that it survives a short outage of the target
  * @param lost called once, when another run has taken the hold
  * @returns what `work` returns
  */
@@ -323,7 +323,7 @@ export async function keepingHold<T>(
   }
 }
 
-/** Leaves a note about the slot for the next stream. */
+/** Records facts about the slot for the next stream. */
 export async function noteStream(db: Database, id: string, note: StreamNote): Promise<void> {
   await ensureHold(db, id)
   await db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)])
@@ -334,7 +334,7 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
   return (await readHold(db, id))?.stream ?? undefined
 }
 
-/** Goes with the migration: a new one under the same name starts without a holder. */
+/** Deletes a migration's hold, so that a new migration of the same name starts without a holder. */
 export async function dropHold(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id]).catch((error) => {
     if (!isMissingTable(error)) throw error

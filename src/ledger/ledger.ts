@@ -16,7 +16,7 @@ import { createProofs, dropProof } from './proof.ts'
 
 export * from './phases.ts'
 
-/** Rows that a load has read completely: per table where the tool reports it, and in total. */
+/** Rows that a load has exported: per table if the tool reports it, and in total. */
 export interface Exported {
   tables: Record<string, number>
   total: number
@@ -24,46 +24,48 @@ export interface Exported {
 
 /** Facts that later phases need; each phase adds its own. */
 export interface Facts {
-  /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
+  /** Identifies the source: system identifier, database oid, and the random id in its heartbeat row. */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
+  /** LSN from which the stream continues the load. */
   cursor?: string
   /**
-   * A load that was started and not proved complete: what is needed to resume it. `cursor` is set once the slot exists,
+   * What is needed to resume a load that was started, but not proved complete. `cursor` is set once the slot exists,
    * `exported` once every table was read completely.
    */
   load?: { mode: string; folder?: string; cursor?: string; fetchId?: string; exported?: Exported } | null
   /** Folders below the bucket path or local path, one per load: an import that reads files from one of them is ours. */
   loadFolders?: string[]
-  /** Those of them that can still hold files: MOLT deletes a load's files only with `delete-files`, and only on success. */
+  /** Load folders that may still hold files. MOLT deletes them only with `delete-files`, and only on success. */
   filesLeft?: string[]
   /**
-   * Where the replicator keeps its progress on the target. One per load: a position that it finds there, from an earlier
-   * slot, would take precedence over the slot's own, and the changes between would be skipped silently.
+   * The schema on the target in which the replicator keeps its progress. Every load gets a new one: a position left
+   * from an earlier slot would take precedence over the new slot's, and the changes in between would be silently
+   * skipped.
    */
   stagingSchema?: string
-  /** The publication as the load left it. */
+  /** The publication at the end of the load. */
   publication?: PublicationMark
-  /** The files of the source's tables as they were before the load. */
+  /** The files of the source's tables before the load. */
   files?: TableFiles
-  /** A rollback that was started: the tables whose writes on the target are given up. */
+  /** Set when a rollback starts: the tables whose writes on the target are discarded. */
   goingBack?: string[]
   /** Write rights revoked from roles on the target until the commit. */
   writeAccess?: WriteGrant[]
-  /** `write-access: waive`: roles can write to the target all the time. */
+  /** Set by `write-access: waive`: write access to the target was never revoked. */
   writeAccessWaived?: boolean
-  /** How many writes had passed the fence at the commit, by the source's count; none may pass later. */
+  /** The source's count of writes that had passed the fence at the commit. It must not grow afterwards. */
   writesPassed?: string
-  /** The heartbeat that proved the drain of the committing cutover. */
+  /** Number of the heartbeat that proved the drain before the commit. */
   drainBeat?: number
-  /** The target's time of the commit, for the comparison after it. Only on CockroachDB. */
+  /** The target's time of the commit, for the comparison in `finalize`. Only on CockroachDB. */
   commitTime?: { asOf: string; drained: boolean }
-  /** What was dropped on the target for the load. Its definitions are stored elsewhere, and could be lost silently. */
+  /** Names of what was dropped on the target for the load. They reveal it if a stored definition is lost. */
   deferred?: DeferredName[]
-  /** Holds the empty copies on which `prepare` tries deferred definitions; null once it is dropped. */
+  /** The schema with the empty copies on which `prepare` tries deferred definitions; null once it is dropped. */
   trialSchema?: string | null
-  /** Who approved the cutover, and its plan; `by` is empty when no approval was required, null when it was discarded. */
+  /** Who approved which plan for the cutover; null if discarded. `by` is empty if no approval was required. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
-  /** The schemas of both sides as `prepare` left them; later phases require them unchanged. */
+  /** The schemas of both sides at the end of `prepare`. Later phases require them unchanged. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
 
@@ -74,7 +76,7 @@ export interface Entry {
   plan: Plan
   facts: Facts
   updatedAt: Date
-  /** Since `updatedAt`, by the database's clock; milliseconds. */
+  /** Milliseconds since `updatedAt`, by the database's clock. */
   ageMs: number
 }
 
@@ -82,7 +84,7 @@ const MIGRATIONS = 'molt_actions.migrations'
 const EVIDENCE = 'molt_actions.evidence'
 const DIGESTS = 'molt_actions.digests'
 
-/** Creates the ledger's tables. Each statement is repeatable: on CockroachDB schema changes are not one transaction. */
+/** Creates the ledger's tables. Repeatable, because CockroachDB does not run schema changes in one transaction. */
 export async function createLedger(db: Database): Promise<void> {
   await db.query('CREATE SCHEMA IF NOT EXISTS molt_actions')
   await db.query(`CREATE TABLE IF NOT EXISTS ${MIGRATIONS} (
@@ -97,14 +99,14 @@ export async function createLedger(db: Database): Promise<void> {
   await createProofs(db)
 }
 
-/** Stores an archive's digest the first time; returns the stored one. */
+/** Stores an archive's digest the first time. Always returns the stored one. */
 export async function rememberDigest(db: Database, name: string, sha256: string): Promise<string> {
   await db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256])
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0].sha256
 }
 
-/** Reads an entry and keeps its next command. */
+/** Reads an entry, and notes the migration's next command for the output. */
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
   const { rows } = await db.query<Entry>(
     `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
@@ -132,14 +134,14 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
 }
 
 /**
- * The entry that a phase after `prepare` works from.
- * @throws UserError when there is none, or it is in none of `phases`; VerdictError when its plan was changed
+ * Reads the entry for a phase after `prepare`.
+ * @throws UserError if there is none, or its phase is not one of `phases`; VerdictError if its plan was changed
  */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry)
     throw new UserError('ledger.no-migration', `the target's ledger has no migration \`${id}\`. Run \`prepare\` first`)
-  // The hash is what was shown, rehearsed and approved; the work must match it.
+  // People saw, rehearsed and approved the plan with this hash.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
       'ledger.changed-by-hand',
@@ -149,7 +151,7 @@ export async function requireEntry(db: Database, id: string, phases: readonly Ph
   throw new UserError('ledger.wrong-phase', standingText(entry))
 }
 
-/** Where a migration stands, and what to run for it. */
+/** Describes a migration's phase and its next command. */
 export function standingText({ id, phase, facts }: Entry): string {
   const next = nextOf(phase, facts)
   const step = next
@@ -158,7 +160,7 @@ export function standingText({ id, phase, facts }: Entry): string {
   return `\`${id}\` is ${STANDS[phase]}. ${step}`
 }
 
-/** Writes the first entry; an existing one keeps its phase and is returned unchanged. */
+/** Creates an entry in the phase `planned`. Returns an existing entry unchanged. */
 export async function createEntry(db: Database, id: string, plan: Plan, facts: Facts): Promise<Entry> {
   await db.query(
     `INSERT INTO ${MIGRATIONS} (id, phase, nonce, plan, facts) VALUES ($1, 'planned', $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
@@ -168,9 +170,9 @@ export async function createEntry(db: Database, id: string, plan: Plan, facts: F
 }
 
 /**
- * Moves an entry on by compare-and-set in one statement: only one of two runs that read the same entry succeeds.
- * An ambiguous answer (CockroachDB's 40003, or a broken connection) is resolved by reading the nonce back.
- * @throws UserError when another run has moved it since it was read
+ * Moves an entry to a phase by compare-and-set in one statement, so that of two runs that read the same entry only one
+ * succeeds. After an unknown outcome (CockroachDB's 40003), reads the nonce back.
+ * @throws UserError if another run has moved the entry since it was read
  */
 export async function advance(
   db: Database,
@@ -189,11 +191,11 @@ export async function advance(
   if (now?.nonce === nonce) return now
   throw new UserError(
     'ledger.moved',
-    `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} . This run stops so that only one acts`,
+    `another run has ${now ? `moved migration \`${entry.id}\` to \`${now.phase}\`` : `removed migration \`${entry.id}\``}. This run stops, because only one run can act at a time`,
   )
 }
 
-/** Forgets a migration; its evidence stays. */
+/** Deletes a migration, but not its evidence. */
 export async function dropEntry(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id])
   await dropHold(db, id)
@@ -201,12 +203,12 @@ export async function dropEntry(db: Database, id: string): Promise<void> {
   noteNext(undefined)
 }
 
-/** Who left the evidence, with a link to the run. */
+/** The run that recorded the evidence. */
 interface Origin {
-  /** Empty outside GitHub. */
+  /** A link to the run; empty outside GitHub. */
   run: string
   actor: string
-  /** Of the repository that ran it. */
+  /** Commit of the repository that ran the workflow. */
   commit: string
   runner: string
 }
@@ -224,7 +226,7 @@ function origin(): Origin {
 /** Evidence of a comparison of definitions without rows. */
 export const DEFINITIONS = 'definitions'
 
-/** Appends what a phase checked and saw, with its {@link Origin}. Never edited afterwards. */
+/** Appends evidence of what a phase checked and saw, with its {@link Origin}. Evidence is never changed. */
 export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
   await db.query(
     `INSERT INTO ${EVIDENCE} (id, migration, action, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
@@ -239,22 +241,27 @@ export interface Trace {
   origin: Origin | null
 }
 
-/** The last step that left evidence, and the last failure since the migration started; see `failed`. */
+/**
+ * Reads the last step that recorded evidence, and the last failure.
+ * @returns `overcome`: whether the action that failed has recorded evidence since
+ */
 export async function readLastSteps(
   db: Database,
   id: string,
-): Promise<{ last: Trace | undefined; failed: (Trace & Failure) | undefined }> {
+): Promise<{ last: Trace | undefined; failed: (Trace & Failure & { overcome: boolean }) | undefined }> {
   const { rows } = await db.query<Trace>(
     `SELECT action, at, body -> 'origin' AS origin FROM ${EVIDENCE}
       WHERE migration = $1 AND action <> 'error' ORDER BY at DESC LIMIT 1`,
     [id],
   )
   const { rows: errors } = await db.query(
-    `SELECT at, body FROM ${EVIDENCE} WHERE migration = $1 AND action = 'error' ORDER BY at DESC LIMIT 1`,
+    `SELECT e.at, e.body, EXISTS (SELECT 1 FROM ${EVIDENCE} s
+        WHERE s.migration = $1 AND s.action = e.body ->> 'action' AND s.at > e.at) AS overcome
+       FROM ${EVIDENCE} e WHERE e.migration = $1 AND e.action = 'error' ORDER BY e.at DESC LIMIT 1`,
     [id],
   )
   const [error] = errors
-  return { last: rows[0], failed: error && { ...error.body, at: error.at } }
+  return { last: rows[0], failed: error && { ...error.body, at: error.at, overcome: error.overcome } }
 }
 
 /** Evidence of a phase. */
@@ -265,7 +272,7 @@ export interface Evidence<T> {
   ageMs: number
 }
 
-/** The last `limit` of an action, the newest first. */
+/** Reads an action's last `limit` pieces of evidence, newest first. */
 export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
   const { rows } = await db.query(
     `SELECT body, at, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
@@ -282,7 +289,7 @@ export interface Step {
   body: Record<string, unknown> & { origin?: Origin }
 }
 
-/** All evidence of a migration, oldest first; also after `cleanup`, which forgets only the migration. */
+/** Reads all evidence of a migration, oldest first. Works after `cleanup` too, which keeps the evidence. */
 export async function readSteps(db: Database, id: string): Promise<Step[]> {
   const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
   return rowsIfAny<Step>(db, sql, [id])

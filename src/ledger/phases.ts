@@ -1,6 +1,6 @@
 import type { NextStep } from '../runtime/codes.ts'
 
-/** The order of a migration's life; `aborted` and `rolled-back` end it early. */
+/** The phases of a migration, in order. `aborted` and `rolled-back` end it early. */
 export const PHASES = [
   'planned',
   'prepared',
@@ -19,14 +19,14 @@ export type Phase = (typeof PHASES)[number]
 
 /** The load is complete, and no cutover has started its commit, so a replicator may read the slot. */
 export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-/** Those of {@link STREAMING} from which a cutover can start. */
+/** The phases of {@link STREAMING} from which a cutover can start. */
 export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
 /** The target has taken over, and the source must not change. */
 export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
-/** As {@link COMMITTED}, or on the way: a cutover has started its commit, and only the source knows the outcome. */
+/** {@link COMMITTED}, and `committing`: the commit has started, and only the source knows its outcome. */
 export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
 
-/** Where a migration stands, as an adjective that follows "is". */
+/** Describes a phase, to follow "is". */
 export const STANDS: Readonly<Record<Phase, string>> = {
   planned: 'only planned',
   prepared: 'only prepared',
@@ -43,7 +43,7 @@ export const STANDS: Readonly<Record<Phase, string>> = {
 }
 
 /**
- * The command that a person runs next for a migration in `phase`.
+ * The next command for a migration in `phase`.
  * @returns undefined when nothing is left to do
  */
 export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefined {
@@ -81,10 +81,10 @@ export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefin
   }
 }
 
-/** What of an interrupted load decides how it is resumed. */
+/** Facts of an interrupted load that decide how it continues. */
 type Load = { mode: string; cursor?: string } | null
 
-/** A direct copy, and a load that has no slot yet, cannot be resumed. */
+/** Inputs that continue an interrupted load. A direct copy, or a load without a slot, cannot be resumed. */
 function interrupted(load: Load | undefined): Record<string, string> | undefined {
   if (!load) return undefined
   const resumable = load.cursor && load.mode !== 'direct-copy'

@@ -1,10 +1,10 @@
 import { type Database, isMissingTable, rowsIfAny } from '../runtime/database.ts'
 
-/** How far a pass over a table has come, so that another run can resume it. */
+/** Progress of a pass over a table, from which another run can resume. */
 export interface Progress {
   /** When its first rows were compared, by the runner's clock. */
   began: string
-  /** Every row up to this key is compared, and none is in doubt. In the order of the key's index. */
+  /** The key up to which every row is compared and proved, in the order of the key's index. */
   after?: string[]
   /** Rows up to that key. */
   rows: number
@@ -20,20 +20,20 @@ export interface TableProof {
   pass?: Progress
 }
 
-/** The proof that source and target are equal, at rest. LSNs as text. */
+/** The rolling proof that source and target are equal, as it is stored. LSNs are text. */
 export interface ProofState {
-  /** The load that it belongs to; another load starts another proof. */
+  /** The load that the proof belongs to. Another load starts a new proof. */
   load: string
   systemIdentifier: string
   timeline: number
-  /** The log was confirmed at most up to here; later changes are read again. */
+  /** The change log was confirmed at most up to here. Later changes are read again. */
   position: string
   /** The stream's confirmed position, which must not move back. */
   confirmed: string
   tables: Record<string, TableProof>
-  /** Table → why it must be compared in full. */
+  /** Tables that must be compared in full, and why. */
   others: Record<string, string>
-  /** Keys that changed and are not proved again yet. */
+  /** Number of changed keys that are not proved again yet. */
   open: number
   /** When this state was saved. */
   at: string
@@ -51,7 +51,7 @@ export async function createProofs(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${PROOFS} (migration TEXT PRIMARY KEY, state JSONB NOT NULL)`)
 }
 
-/** Saved before the log is confirmed, so that confirmed changes are never unknown to the next run. */
+/** Saves the proof. Call it before confirming the change log, so that the next run knows every confirmed change. */
 export async function writeProof(db: Database, id: string, state: ProofState): Promise<void> {
   await db.query(
     `INSERT INTO ${PROOFS} (migration, state) VALUES ($1, $2) ON CONFLICT (migration) DO UPDATE SET state = excluded.state`,

@@ -16,16 +16,16 @@ import { withTriggers } from '../sql/triggers.ts'
 import { advance, type Entry } from './ledger.ts'
 
 /**
- * DDL on either side since `prepare`, object by object; empty without changes. `describeChange` describes each one. What
- * the ledger lists as dropped on the target may be back; what it lists as rebuilt must be.
- * @throws VerdictError when the ledger has lost its reference schema
+ * Lists the objects that DDL has changed on either side since `prepare`. Objects that the ledger lists as dropped on
+ * the target may exist again; objects that it lists as rebuilt must exist.
+ * @throws VerdictError if the ledger has lost its reference schema
  */
 export async function schemaChanges(source: Database, target: Database, entry: Entry): Promise<SchemaChange[]> {
   const { fingerprints } = entry.facts
   if (!fingerprints)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it, because its row was changed. Prepare a new migration`,
+      `the ledger lacks the schemas that \`prepare\` recorded for migration \`${entry.id}\`, because its row was changed. Prepare a new migration`,
     )
   const { sourceSchema, targetSchema, tables } = entry.plan
   const [here, there] = await Promise.all([
@@ -53,14 +53,17 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   ]
 }
 
-/** Tables that the plan would include if it were made now, when a schema is moved as a whole. */
+/** If a whole schema is moved, lists the tables that were created since `prepare`. */
 export function newTables({ tables, excluded }: Plan, present: readonly string[]): string[] {
   if (!excluded) return []
   const known = new Set([...tables, ...excluded, HEARTBEAT])
   return present.filter((name) => !known.has(name))
 }
 
-/** Removes from both the objects that this suite drops and rebuilds; those that must exist now stay in the first. */
+/**
+ * Removes what this suite drops and rebuilds from both fingerprints. Keeps missing objects that must exist in the
+ * first.
+ */
 async function withoutDeferred(
   target: Database,
   entry: Entry,
@@ -69,7 +72,7 @@ async function withoutDeferred(
 ): Promise<[Fingerprint, Fingerprint]> {
   const [was, is] = [{ ...before }, { ...after }]
   for (const { kind, table, name, rebuilt, create } of await listDeferred(target, entry.id)) {
-    // Plain indexes come back once, with the target's schema accepted again.
+    // Plain indexes are rebuilt once, and the target's schema is then recorded again.
     if (kind === 'index') continue
     const objects = [`constraint ${table}.${name}`, `index ${table}.${name}`]
     const there = objects.some((object) => object in is)
@@ -82,7 +85,7 @@ async function withoutDeferred(
   return [was, is]
 }
 
-/** Our own changes on the target are not schema changes by another user. */
+/** Records the target's current schema as the reference, after our own changes. */
 export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
   const { fingerprints } = entry.facts
   if (!fingerprints) return entry

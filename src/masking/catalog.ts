@@ -1,7 +1,7 @@
 import type { Database } from '../runtime/database.ts'
 import { ident, qualified } from '../runtime/database.ts'
 
-/** What a rule needs to know of a type; a domain counts as its base type. */
+/** The kinds of types that rules distinguish. A domain counts as its base type. */
 export type Family =
   | 'text'
   | 'integer'
@@ -22,22 +22,22 @@ export interface MaskColumn {
   type: string
   family: Family
   array: boolean
-  /** Characters that fit, when the type has a limit. */
+  /** Maximum length in characters; null without a limit. */
   maxLength: number | null
   notNull: boolean
-  /** Computed by the database: not copied; its inputs are masked instead. */
+  /** Computed by the database. Not copied, because its inputs are masked. */
   generated: boolean
-  /** Its values are handed out by the database: identity, sequence, or a uuid function. */
+  /** Values come from the database: an identity, a sequence or a uuid function. */
   surrogate: boolean
-  /** To the database, two spellings that differ in case are one value. */
+  /** The database compares values without regard to case (citext). */
   ignoresCase?: boolean
-  /** Decides the partition of a row, where a row may fit none. */
+  /** Decides a row's partition, in a table where a row may fit no partition. */
   placesRow?: boolean
   /** Part of a unique index or constraint, even within an expression. */
   unique: boolean
-  /** Of a domain, which can have its own checks. */
+  /** The type is a domain, which can have its own checks. */
   domain?: boolean
-  /** A check of the table lists its values, which makes them part of the schema, like an enum's labels. */
+  /** A check lists all allowed values, so they are part of the schema, like an enum's labels. */
   labels?: boolean
 }
 
@@ -49,11 +49,11 @@ interface ForeignKey {
   toColumns: string[]
 }
 
-/** A CHECK constraint that all rows satisfy. */
+/** A validated CHECK constraint. */
 interface RowCheck {
   name: string
   columns: string[]
-  /** Over the names of the columns. */
+  /** An SQL expression over the bare column names. */
   expression: string
 }
 
@@ -61,7 +61,7 @@ export interface MaskTable {
   schema: string
   name: string
   oid: number
-  /** Takes its rows from partitions, which are not listed separately. */
+  /** A partitioned table. Its partitions are not listed separately. */
   partitioned: boolean
   columns: MaskColumn[]
   key: string[]
@@ -69,7 +69,7 @@ export interface MaskTable {
   checks: RowCheck[]
 }
 
-/** Every base table of a schema, sorted by name; a partitioned table counts as one. */
+/** Reads every table of a schema, sorted by name. A partitioned table counts as one. */
 export async function readMaskTables(db: Database, schema: string): Promise<MaskTable[]> {
   const columns = await db.query(
     `SELECT c.oid, c.relname AS table, c.relkind = 'p' AS partitioned, a.attname AS name,
@@ -146,7 +146,7 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
   return [...tables.values()]
 }
 
-/** A check that is nothing but `IN (…)`. */
+/** Matches a check that consists only of `IN (…)`. */
 const LISTS_VALUES = /^\(+[^=<>~]+ = ANY \(+ARRAY\[(?!.* (OR|AND) )/s
 
 function toColumn(
@@ -186,7 +186,7 @@ function familyOf(type: string): Family {
   return FAMILIES.find(([regex]) => regex.test(type))?.[1] ?? 'other'
 }
 
-/** `FROM` item of a table's own rows: a plain table without the tables that inherit from it. */
+/** `FROM` item for a table's own rows, without those of tables that inherit from it. */
 export function fromItem(table: { schema: string; name: string; partitioned: boolean }): string {
   return `${table.partitioned ? '' : 'ONLY '}${qualified(table.schema, table.name)}`
 }

@@ -7,20 +7,20 @@ import { codeOf, refusal } from '../runtime/refusals.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { openSession, setParameters, suppressLogging } from './session.ts'
 
-/** One table's copy: a SELECT on one side, columns on the other. */
+/** Copies one table: the SELECT on the source, and the columns to fill on the target. */
 export interface CopyJob {
   schema: string
   table: string
   select: string
   columns: readonly string[]
-  /** Bytes on the source; the largest goes first. */
+  /** Size on the source in bytes. The largest table is copied first. */
   size: number
 }
 
 export interface CopyEnds {
   from: string
   to: string
-  /** As `pg_export_snapshot` returned it; its transaction must stay open meanwhile. */
+  /** Returned by `pg_export_snapshot`, whose transaction must stay open during the copy. */
   snapshot: string
   /** Session parameters with the keys. */
   parameters: ReadonlyMap<string, string>
@@ -28,7 +28,7 @@ export interface CopyEnds {
   signal: AbortSignal
 }
 
-/** Opens the transaction whose snapshot every reader shares. */
+/** Opens the transaction whose snapshot all readers share, and returns the snapshot's id. */
 export async function exportSnapshot(db: Database): Promise<string> {
   await db.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
   const { rows } = await db.query('SELECT pg_catalog.pg_export_snapshot() AS id')
@@ -37,9 +37,9 @@ export async function exportSnapshot(db: Database): Promise<string> {
 
 /**
  * Copies tables in parallel, each with one COPY per side and the bytes piped between them.
- * @param onRows called with the rows of each table that is done
- * @returns rows by table
- * @throws UserError with table and SQLSTATE but no value, because the database's message can quote one
+ * @param onRows called after each table with its number of rows
+ * @returns number of rows by table
+ * @throws UserError with table and SQLSTATE, but without the database's message, which can quote a value
  */
 export async function copyTables(
   jobs: readonly CopyJob[],
@@ -74,7 +74,7 @@ export async function copyTables(
   return done
 }
 
-/** A reader in the shared snapshot, with the keys set, and a writer; bound values are logged for neither. */
+/** Opens a reader in the shared snapshot, with the keys set, and a writer. Neither logs bound values. */
 export async function openPair({
   from,
   to,
@@ -83,7 +83,7 @@ export async function openPair({
 }: Omit<CopyEnds, 'atOnce'>): Promise<[Database, Database]> {
   const source = await openSession(from, 'source')
   try {
-    // First, because a role that cannot turn logging off gets an error, which would end a transaction.
+    // Before BEGIN, because the error of a role that cannot turn logging off would abort the transaction.
     await suppressLogging(source, 'source')
     await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
     await source.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`)
@@ -115,7 +115,10 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
   }
 }
 
-/** With cause and fix by the SQLSTATE, and without the database's words; `code` where it is about rows or the rules' SQL. */
+/**
+ * Builds the error for a refused statement, with cause and fix by SQLSTATE and without the database's message.
+ * @param code used for refused rows and for mistakes in the rules' SQL
+ */
 export function refused(error: unknown, code: 'mask.failed' | 'mask.copy-failed', what: string): UserError {
   const state = sqlState(error)
   const known = state && codeOf(state)
@@ -124,21 +127,21 @@ export function refused(error: unknown, code: 'mask.failed' | 'mask.copy-failed'
 }
 
 /**
- * What can be shown of a database's error: its class and location, not its message, which can quote a value. The exception
- * is an error about the statement itself, such as a missing column.
+ * Describes a database error by its SQLSTATE and its objects, without the message, which can quote a value. Shows the
+ * message only for an error in the statement itself, such as a missing column.
  */
 export function discreet(error: unknown): string {
   const state = sqlState(error)
   if (!state) return error instanceof Error ? error.message : String(error)
   const { constraint, column, dataType, position, message } = error as Partial<DatabaseError>
-  // The position is the one in our statement. Within a function, whose text can contain values, there is another.
+  // `position` is set for errors in our statement. A function's text, which can contain values, has an internal position.
   if (state.startsWith('42') && position) return `SQLSTATE ${state}: ${message}`
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
   const named = where.filter(Boolean).join(', ')
-  return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the server's own log has the message, which can quote a value and is not shown here`
+  return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the message can quote a value, so it is only in the server's log`
 }
 
-/** Closes a connection that may be in the middle of a COPY, for which `end` would wait. */
+/** Closes a connection even in the middle of a COPY, for whose end `end` would wait. */
 export async function hangUp(db: Database): Promise<void> {
   const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
   const timer = setTimeout(() => raw.stream.destroy(), TIMING.hangUp)

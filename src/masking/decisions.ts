@@ -13,13 +13,13 @@ export interface Decision {
   /** The given reason, the safe class, or the followed reference. */
   why: string
   domain: string
-  /** Its expression in the SELECT. */
+  /** SQL expression of the column in the SELECT. */
   expression: string
   /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
   values: string[]
-  /** No original may be found among the masked values. */
+  /** The proof fails if an original is found among the masked values. */
   strict: boolean
-  /** Assigned by the database, or a reference by such a type: it numbers a row, whatever its name suggests. */
+  /** A surrogate key or a reference to one, which is not personal data whatever its name suggests. */
   numbersRow?: boolean
 }
 
@@ -29,11 +29,11 @@ export interface Edge {
   columns: string[]
   to: string
   toColumns: string[]
-  /** Of a polymorphic reference. */
+  /** Set for a polymorphic reference. */
   when?: { column: string; is: string }
   /** The two columns have different types, and are compared as text. */
   asText: boolean
-  /** For one of the columns, two spellings that differ in case are one value. */
+  /** One of the columns ignores case. */
   ignoresCase: boolean
   /** Name of the constraint; empty for an undeclared reference. */
   constraint: string
@@ -47,7 +47,7 @@ export interface PlannedTable {
   hashes: Hashes
 }
 
-/** A count that must be zero on the source. */
+/** A query on the source whose count must be zero. */
 export interface Check {
   /** `table.column` of the rule. */
   column: string
@@ -60,7 +60,7 @@ export interface Plan {
   schema: string
   tables: PlannedTable[]
   edges: Edge[]
-  /** Every domain that needs a key, with the number of its session parameters. */
+  /** Every domain that needs a key, with the number in the names of its session parameters. */
   domains: Map<string, number>
   problems: string[]
   /** Columns without a rule or safe class. */
@@ -74,9 +74,9 @@ export type Resolved = { column: MaskColumn; table: MaskTable } & (
   | { jitter: string; why: string }
 )
 
-/** A column's value as compared with the one at the other end. */
+/** SQL for a value, as the reference compares it with the value at the other end. */
 export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
-  // Not by citext's own operator: that is in a schema which no search path names.
+  // citext's own operator is in a schema that is not in the search path.
   if (ignoresCase) return `lower(${value}::text)`
   return asText ? `${value}::text` : value
 }
@@ -87,30 +87,25 @@ export function meets(column: MaskColumn, parent: MaskColumn): boolean {
   return column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)
 }
 
-/** An entry of the rules file by name; a table can be called `constructor`. */
-export function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
-  return record && Object.hasOwn(record, name) ? record[name] : undefined
-}
-
 export const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
 
-/** Types that can contain a name: `other` are composite types, ranges, tsvector, inet … */
+/** Type families that can contain a person's name. `other` includes composite types, ranges, tsvector and inet. */
 export const TEXTS = new Set<Family>(['text', 'json', 'other'])
 
-/** SELECTs of every text in a value: the value itself, array elements, document values, row fields. */
+/** SELECTs of all texts in a value: the value itself, array elements, document values, row fields. */
 export function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
   if (family === 'json' && !array) return jsonLeaves(value, type)
   const whole = array ? `SELECT e::text FROM unnest(${value}) e` : `SELECT ${value}::text`
   return family === 'other' ? [whole, ...jsonLeaves(`to_jsonb(${value})`, 'jsonb', array ? 2 : 1)] : [whole]
 }
 
-/** Only letters and digits, so that a telephone number matches without its spaces. "C" knows only ASCII letters. */
+/** SQL that reduces a text to letters and digits, so that a telephone number matches without its spaces. */
 export function bare(text: string): string {
   const others = String.raw`[\x01-\x2f\x3a-\x40\x5b-\x60\x7b-\xbf\u2000-\u206f\u3000]`
   return `regexp_replace(lower(${text} COLLATE "C"), ${literal(others)}, '', 'g')`
 }
 
-/** The SELECT that yields the masked rows; `where` restricts them by the original ones. */
+/** The SELECT of the masked rows. `where` filters by the original values. */
 export function maskedSelect(planned: PlannedTable, where?: string): string {
   const { table, decisions, hashes } = planned
   const columns = decisions.filter(({ what }) => what !== 'generated')

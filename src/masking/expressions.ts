@@ -19,7 +19,7 @@ import {
   uuidDigits,
 } from './words.ts'
 
-/** Whether different originals stay different under a rule; by the birthday bound, for 10⁹ rows at 64 bits. */
+/** Whether a rule keeps different values different. By the birthday bound, 64 bits suffice for 10⁹ rows. */
 function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   if (column.array) return false
   const room = column.maxLength ?? Number.POSITIVE_INFINITY
@@ -53,10 +53,10 @@ function needs(rule: UseRule | LeafRule): number {
   return rule.use === 'phone' ? 8 : 0
 }
 
-/** Ways to read a setting, including names that are not written out and queries passed as text. */
+/** Matches SQL that can read a setting, including by escaped names and queries passed as text. */
 const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
 
-/** Rules by the type families that they support. */
+/** The type families that each rule supports. */
 const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
   null: 'all',
   constant: 'all',
@@ -97,7 +97,7 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
   return undefined
 }
 
-/** Where a rule applies: the table, for rules that read other columns, and the domains. */
+/** The column that a rule masks, with what the rule needs to know about its surroundings. */
 export interface Place {
   table: MaskTable
   column: MaskColumn
@@ -105,12 +105,12 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
-  /** Whether any column of that domain ignores case: then all must, or one person would become two. */
+  /** Whether a column of the domain ignores case. Then all must, or one person would become two. */
   caseless(domain: string): boolean
   hashes: Hashes
 }
 
-/** The SQL expression that masks a column; NULL stays NULL. */
+/** The SQL expression that masks a column. NULL stays NULL. */
 export function maskColumn(rule: UseRule, place: Place): string {
   const { column } = place
   const value = columnOf(column.name)
@@ -122,7 +122,7 @@ export function maskColumn(rule: UseRule, place: Place): string {
   if (rule.use === 'choice') return choose(rule['min-count'] ?? MIN_COUNT, place)
   if (rule.use === 'json') return maskJson(documentOf(column, place), jsonTree(rule.paths), place)
   if (column.array) return elements(rule, value, place)
-  // No cast to the column's own type: COPY sends text, and the other side has the same limit.
+  // No cast to the column's type, because COPY sends text and the target column has the same limit.
   if (column.family === 'text')
     return maskText(rule, `${value}${column.type === 'text' ? '' : '::text'}`, column, place)
   if (rule.use === 'number') return noise(rule, value, column, place.hashes.lightColumn(place.domain, column))
@@ -136,7 +136,7 @@ function documentOf({ name, type }: MaskColumn, { hashes }: Place): string {
 function maskTyped(rule: UseRule, value: string, { column, domain, hashes }: Place): string {
   if (column.family === 'bytea') return `sha256(${hashes.strongBytes(domain, value)})`
   const hash = hashes.strong(domain, `${value}::text`)
-  // COPY sends text, and the other side reads a uuid without its hyphens, too.
+  // COPY sends text, and PostgreSQL accepts a uuid without hyphens.
   if (rule.use === 'uuid') return uuidDigits(hash)
   return column.type === 'integer' ? `(${big(hash)} & 2147483647)::integer` : big(hash)
 }
@@ -147,33 +147,33 @@ function elements(rule: UseRule, value: string, place: Place): string {
   return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(${eachOf(masked, `unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
 }
 
-/** Computes something for each element `t.e`, in order. Elements in a FROM clause would be stored first. */
+/** SQL that computes `what` for each element `t.e`, in order. A set-returning function in FROM would materialize all. */
 function eachOf(what: string, elements: string, hashes: Hashes): string {
   return hashes.select(what, `(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
 
-/** Rules that turn text into text. An empty string stays empty. */
+/** SQL for rules that turn text into text. An empty string stays empty. */
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
   column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
   { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  // Except for a unique text, which can have both spellings.
+  // A unique column that respects case can contain both spellings, so they must stay different.
   const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
-  // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
+  // An empty text is hashed as NULL, so that the masked text is NULL and `unlessEmpty` writes an empty one.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // If anything else ever makes it NULL, an empty string is written and not the original.
+  // A text that is NULL for another reason also becomes empty. The original is never written.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
       const length = Math.min(rule.length ?? 32, Math.max(0, (limit ?? 96) - (rule.prefix ?? '').length))
       const prefix = rule.prefix ? `${literal(rule.prefix)} || ` : ''
-      // More than half of a digest would let it be extended; hashed once more, it is HMAC's outer pass.
+      // More than half of a digest would allow length extension. Hashing it again prevents that, as in HMAC.
       return unlessEmpty(`${prefix}${hex(length > 32 ? `sha256(${strong()})` : strong(), length)}`)
     }
     case 'partial': {
@@ -190,7 +190,7 @@ function maskText(
         return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
       return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      // As long as the original, which fits, except for short ones.
+      // As long as the original, which fits, but at least 8 characters.
       return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
@@ -199,28 +199,28 @@ function maskText(
     case 'text':
       return filler(hashes.light(domain, spelling), value)
     default:
-      throw new UserError('mask.rules-misfit', `\`${rule.use}\` does not make text`)
+      throw new UserError('mask.rules-misfit', `\`${rule.use}\` does not produce text`)
   }
 }
 
 type NumberRule = Extract<UseRule, { use: 'number' }>
 
-/** The value shifted by a percentage of itself or by an amount; equal values are shifted equally. */
+/** Shifts a number by a percentage of itself or by an amount. Equal numbers are shifted equally. */
 function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
-  // Whole millionths: they multiply exactly, and faster than a division would.
+  // Whole millionths, because multiplying by them is exact and faster than a division.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
   const millionths = `(${hash} % ${span + 1}`
   const moved = rule.absolute
     ? `${value}::${type} + ${millionths})::${type} * ${(rule.absolute / 1_000_000).toFixed(12)}::${type}`
     : `${value}::${type} * ${millionths} + 1000000)::${type} * 0.000001::${type}`
   const [min, max] = range(rule, column)
-  // No more decimals than the value had, so that the noise cannot be recognized by its tail.
+  // Additional decimals would reveal the noise.
   const bare = column.type === 'numeric' ? `round(${moved}, coalesce(scale(${value}), 0))` : moved
   const rounded = column.family === 'integer' ? `round(${moved})` : bare
   const low = min === undefined ? rounded : `greatest(${rounded}, ${min})`
   const result = max === undefined ? low : `least(${low}, ${max})`
-  // To `least` NaN is more than any limit.
+  // `least` treats NaN as greater than any limit.
   const nan = max !== undefined && column.family !== 'integer' ? `WHEN ${value} = 'NaN' THEN ${value} ` : ''
   return `CASE ${nan}WHEN ${value} IS NOT NULL THEN (${result})::${column.type} END`
 }
@@ -235,7 +235,7 @@ function range(rule: NumberRule, { type, family }: MaskColumn): [min?: string, m
   return [rule.min?.toString() ?? (limit && `-${limit}`), rule.max?.toString() ?? limit]
 }
 
-/** All dates of an entity move by the same number of days, never by none. */
+/** Moves all dates of an entity by the same number of days, and never by 0. */
 function shift(by: string, days: number, { table, column, domainOf, hashes }: Place): string {
   if (!table.columns.some(({ name }) => name === by))
     throw new UserError(
@@ -244,10 +244,10 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
     )
   const entity = table.columns.find(({ name }) => name === by) as MaskColumn
   const hash = hashes.lightColumn(`${domainOf(by)} date`, entity)
-  // -days … -1 and 1 … days: never by nothing.
+  // From -days to -1, or from 1 to days.
   const amountOf = (from: string) => `(${from} % ${days} + CASE WHEN ${from} < 0 THEN -1 ELSE 1 END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
-  // A row without its entity has nothing to move with, but still moves by its own value.
+  // A row without an entity moves by its own value.
   const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
   const moved = nullable
     ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
@@ -256,7 +256,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   return `(${columnOf(column.name)} + ${moved} * interval '24 hours')::${column.type}`
 }
 
-/** All timestamps of a row move by the same amount, so that their order stays. */
+/** Moves all timestamps of a row by the same amount, which keeps their order. */
 export function jitter(text: string, { table, column, hashes }: Pick<Place, 'table' | 'column' | 'hashes'>): string {
   const ms = jitterMs(text)
   const value = columnOf(column.name)
@@ -267,13 +267,13 @@ export function jitter(text: string, { table, column, hashes }: Pick<Place, 'tab
 
 export const MIN_COUNT = 10
 
-/** The source's own values by their own weights; they are counted in the database, in the same snapshot. */
+/** Picks one of the column's values by their weights, which are counted in the same snapshot. */
 function choose(minCount: number, { table, column, domain, hashes }: Place): string {
   const value = columnOf(column.name)
   if (!table.key.length)
     throw new UserError(
       'mask.rules-misfit',
-      `${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name} to choose by`,
+      `${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name}`,
     )
   const hash = hashes.lightRow(`${domain} choice`, table)
   const counted = `SELECT ${value} AS v, count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY 1 HAVING count(*) >= ${minCount}`
@@ -286,8 +286,8 @@ function choose(minCount: number, { table, column, domain, hashes }: Place): str
 }
 
 /**
- * The document as text, assembled from its listed members, so that nothing else can get in. It goes into the COPY as text;
- * building a jsonb first would take several times as long.
+ * Builds the document from its listed members only, so that no other value gets in. Builds text, which COPY sends anyway,
+ * because building a jsonb takes several times as long.
  */
 function maskJson(value: string, node: JsonNode, place: Place): string {
   if (node.rule) return maskLeaf(node.rule, value, place)
@@ -318,7 +318,7 @@ function maskJson(value: string, node: JsonNode, place: Place): string {
   return `CASE WHEN jsonb_typeof(${value}) = 'object' THEN '{' || ${all} || '}' ELSE ${ifThere(value)} END`
 }
 
-/** JSON's null where there is a value, NULL where there is none. */
+/** JSON's `null` if the value exists, SQL's NULL if it does not. */
 function ifThere(value: string, label = ''): string {
   return `CASE WHEN ${value} IS NOT NULL THEN ${literal(`${label}null`)} END`
 }
@@ -326,7 +326,7 @@ function ifThere(value: string, label = ''): string {
 /** Rules whose results never need JSON escaping. */
 const BARE = new Set<string>(['email', 'name', 'phone', 'address', 'text', 'uuid', 'card'])
 
-/** A member's masked value as JSON text after its label; NULL without such a member. A text rule produces a string. */
+/** A member's label and masked value as JSON text; NULL if the member does not exist. Text rules produce strings. */
 function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): string {
   const labelled = (text: string) => (label ? `${literal(label)} || ${text}` : text)
   if ('keep' in rule) return labelled(`${value}::text`)
@@ -351,7 +351,7 @@ function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): stri
 
 const REUSES = new Set<UseRule['use']>(['null', 'constant', 'number', 'date', 'choice'])
 
-/** Rules whose results can be another person's original: chosen from them, moved among them, constant, or few, as postal codes. */
+/** Whether a result can equal another original by design: a chosen, shifted or constant value, or a postal code. */
 export function bringsBack(rule: Exclude<LeafRule, { keep: true }> | UseRule): boolean {
   return REUSES.has(rule.use) || ('part' in rule && rule.part === 'postcode')
 }

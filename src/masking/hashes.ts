@@ -1,22 +1,23 @@
 import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
 
 /**
- * The keys that one masked SELECT needs, by domain, and the expressions that it computes once per row.
+ * Collects the domain keys that one masked SELECT needs, and the expressions that it computes once per row.
  *
- * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
- * sha256(domain key ‖ value), and at most 128 bits of it ever show. The domain key is HMAC-SHA256(key, domain), made once
- * by the runner; a keyed prefix with a truncated digest is as good a keyed function as HMAC is (there is no length to
- * extend), at half its price. Where the hash only says by how much a value moves or where filler text begins, it is
- * `hashtextextended` with a secret seed: it gives nothing away that the moved value does not, at a tenth of the price.
+ * There are two hashes:
+ * - For values made *from* the hash (e-mail, name, uuid …), sha256(domain key ‖ value). At most 128 of its bits are
+ *   visible. The domain key is HMAC-SHA256(key, domain), computed once by the runner. With a truncated digest, a keyed
+ *   prefix is as strong as HMAC, because length extension is impossible, and costs half as much.
+ * - For offsets (how far a value moves, where filler text begins), `hashtextextended` with a secret seed. It reveals no
+ *   more than the moved value does, and costs a tenth.
  */
 export class Hashes {
-  /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
+  /** Domain → position in the session parameters `molt_actions.k<position>` (key) and `molt_actions.s<position>` (seed). */
   readonly domains: Map<string, number>
   /** Values extracted from documents before anything is computed from them; later levels build on earlier ones. */
   readonly values: Map<string, string>[] = []
   /** Expression → its name in the inner SELECT. */
   readonly computed = new Map<string, string>()
-  /** Query → its name in the WITH list, for what is computed once per table. */
+  /** Query → its name in the WITH list, for queries that run once per table. */
   readonly tables = new Map<string, string>()
   readonly #prefix: string
 
@@ -27,7 +28,7 @@ export class Hashes {
 
   /** 32 bytes that cannot be computed from the value without the key. */
   strong(domain: string, value: string): string {
-    // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
+    // textsend uses the session's encoding, which is UTF-8. convert_to would look up the encoding for every value.
     return this.strongBytes(domain, `textsend(${value})`)
   }
 
@@ -36,7 +37,7 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
-  /** A bigint of either sign. So cheap that computing it twice costs less than another level of rows. */
+  /** A bigint of either sign. Computing it twice costs less than another subquery. */
   light(domain: string, value: string): string {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
@@ -50,7 +51,7 @@ export class Hashes {
     return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a row, by its key: each column's hash is the seed of the next one's. */
+  /** The same for a row's key. Each column's hash is the seed of the next column. */
   lightRow(domain: string, { key, columns }: MaskTable): string {
     return key.reduce(
       (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),
@@ -62,7 +63,7 @@ export class Hashes {
     return `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
   }
 
-  /** A value that is costly to extract, so it is extracted once per row; it can build on other such values. */
+  /** Extracts a costly value once per row. The expression can use other such values. */
   value(expression: string): string {
     const level =
       1 + this.values.findLastIndex((each) => [...each.values()].some((name) => expression.includes(`t."${name}"`)))
@@ -74,8 +75,8 @@ export class Hashes {
   }
 
   /**
-   * `SELECT list FROM from AS t`, with what the list asks for more than once computed once; OFFSET 0 keeps it so. What
-   * it asks for once stands in the list itself: another level of rows costs more than most hashes.
+   * `SELECT list FROM from AS t`. Expressions that the list uses several times are computed once, in a subquery that
+   * OFFSET 0 keeps from being flattened. Those used once are inlined, because a subquery costs more than most hashes.
    */
   select(list: string, from: string): string {
     const levels = [...this.values, this.computed].map((level) =>
@@ -99,14 +100,14 @@ export class Hashes {
     return `SELECT ${asked} FROM ${rows}`
   }
 
-  /** A query that runs once for all its users. */
+  /** Runs a query once, and returns its name for all expressions that use it. */
   once(query: string): string {
     const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
     this.tables.set(query, name)
     return `"${name}"`
   }
 
-  /** For the elements of a list, with names of their own. */
+  /** Hashes for the elements of a list, with separate names. */
   inner(): Hashes {
     return new Hashes(this.domains, `${this.#prefix}e`)
   }
@@ -133,7 +134,7 @@ function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): st
 
 type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
 
-/** Equal integers, and equal floats, have equal hashes whatever their width: a bigint matches the integer it refers to. */
+/** Hash functions by type. A bigint and the integer that it refers to have equal hashes, and so do floats. */
 const KEY_HASHES = new Map(
   Object.entries({
     smallint: 'hashint2extended',

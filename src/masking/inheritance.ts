@@ -1,9 +1,10 @@
+import { own } from '../model/records.ts'
 import type { MaskColumn, MaskTable } from './catalog.ts'
-import { type Edge, own, type Resolved } from './decisions.ts'
+import type { Edge, Resolved } from './decisions.ts'
 import { cutTo } from './expressions.ts'
 import type { LeafRule, Rule, Rules } from './rules.ts'
 
-/** Decides which rule applies to a column: its own, that of the column it refers to, or that of a safe class. */
+/** Decides which rule applies to a column: its own, that of the column that it refers to, or that of a safe class. */
 export class Inheritance {
   readonly #rules: Rules
   readonly #byName: ReadonlyMap<string, MaskTable>
@@ -11,7 +12,7 @@ export class Inheritance {
   readonly #problem: (text: string) => void
   readonly #resolved = new Map<string, Resolved | undefined>()
 
-  /** @param problem called with what a person must correct in the rules */
+  /** @param problem called with each mistake in the rules */
   constructor(
     rules: Rules,
     byName: ReadonlyMap<string, MaskTable>,
@@ -24,7 +25,7 @@ export class Inheritance {
     this.#problem = problem
   }
 
-  /** The rule that applies to a column: its own, its parent's, or that of a safe class. */
+  /** The rule for a column: its own, its parent's, or that of a safe class. */
   resolve(table: MaskTable, column: MaskColumn, seen = new Set<string>()): Resolved | undefined {
     const id = `${table.name}.${column.name}`
     if (seen.has(id)) return this.#own(table, column)
@@ -85,7 +86,7 @@ export class Inheritance {
     return undefined
   }
 
-  /** Where a column's values come from: the domain of its rule, or that of the column it refers to, or itself. */
+  /** The domain of a column: that of its rule, that of the column that it refers to, or its own name. */
   domain(table: string, column: string, seen = new Set<string>()): string {
     const rule = this.ruleOf(table, column)
     if (rule && 'domain' in rule && rule.domain) return rule.domain
@@ -95,7 +96,7 @@ export class Inheritance {
     return this.domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
   }
 
-  /** A domain has one rule and one maximum length; otherwise one person would become two. */
+  /** Requires one rule and one maximum length for each domain. Otherwise, one person would become two. */
   requireOneRulePerDomain(): void {
     const first = new Map<string, Shared>()
     for (const each of this.#shared()) {
@@ -112,7 +113,7 @@ export class Inheritance {
     }
   }
 
-  /** Every rule with a domain, those within documents too. */
+  /** Every rule with a domain, including those inside documents. */
   #shared(): Shared[] {
     return Object.entries(this.#rules.tables).flatMap(([name, columns]) => {
       const table = this.#byName.get(name)
@@ -126,7 +127,7 @@ export class Inheritance {
               : [],
           )
         if (!hasDomain(rule)) return []
-        // Masked by its parent's rule, so it has its parent's limit.
+        // Its parent's rule masks it, so its parent's limit applies.
         const limit = (this.resolve(table, column)?.column ?? column).maxLength ?? column.maxLength
         return [{ id, rule, type: column.type, cut: cutTo(rule, limit) }]
       })

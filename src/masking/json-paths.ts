@@ -2,14 +2,14 @@ import { literal } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import type { LeafRule } from './rules.ts'
 
-/** A JSON rule's paths as a tree: a node has a rule, or members by name, or one node for each element of an array. */
+/** A JSON rule's paths as a tree. A node has a rule, members by name, or one node for all elements of an array. */
 export interface JsonNode {
   rule?: LeafRule
   members?: Map<string, JsonNode>
   each?: JsonNode
 }
 
-/** @throws UserError when one path runs through another */
+/** @throws UserError when a path is listed twice, or continues below a path with a rule */
 export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
   const root: JsonNode = {}
   for (const [path, rule] of Object.entries(paths)) {
@@ -41,7 +41,7 @@ function requireClear(node: JsonNode, path: string): void {
   if (node.each) requireClear(node.each, `${path}[]`)
 }
 
-/** True for a document with a value that no path lists. */
+/** SQL that is true for a document with a value that no path lists. */
 export function jsonUnlisted(value: string, node: JsonNode): string {
   if (node.rule) return 'false'
   if (node.each) {
@@ -57,8 +57,8 @@ export function jsonUnlisted(value: string, node: JsonNode): string {
 }
 
 /**
- * The texts at the wanted paths of a JSON rule, as `SELECT`s of one column.
- * @param lists the arrays on the way there, each an item of the FROM clause
+ * One-column SELECTs of the texts at the wanted paths of a JSON rule.
+ * @param lists FROM items for the arrays along the path
  */
 export function jsonTexts(
   value: string,
@@ -79,8 +79,8 @@ export function jsonTexts(
 }
 
 /**
- * Every text and number of a document; a `json` without an equal in jsonb is one text.
- * @param from the level at which it begins: 1 leaves the document itself out
+ * SELECTs of every text and number of a document. A `json` that jsonb cannot represent counts as one text.
+ * @param from first level: 1 excludes the document itself
  */
 export function jsonLeaves(value: string, type: string, from = 0): string[] {
   const document = type === 'jsonb' ? value : readable(value)
@@ -88,7 +88,7 @@ export function jsonLeaves(value: string, type: string, from = 0): string[] {
   return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
 }
 
-/** A `json` as jsonb, without the escapes that jsonb does not allow: the character 0, and unpaired surrogates. */
+/** SQL for a `json` as jsonb; NULL if it has escapes that jsonb may refuse: the character 0 and surrogates. */
 export function readable(value: string): string {
   return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
 }

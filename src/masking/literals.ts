@@ -1,4 +1,4 @@
-/** The parts of SQL that can contain text. Words are read too: in `a$b$c` no dollar begins a quote. */
+/** Matches the parts of SQL that can contain text. Matches words too, because no dollar in `a$b$c` begins a quote. */
 const TOKEN = new RegExp(
   [
     String.raw`--(?<line>[^\n]*)`,
@@ -15,8 +15,8 @@ const TOKEN = new RegExp(
 )
 
 /**
- * Every text in SQL, unquoted: literals of every kind, comments, long numbers, and names that no program would generate.
- * Quoted text can be SQL itself, such as a function's body, and is read as well.
+ * All texts in SQL, unquoted: literals of every kind, comments, long numbers, and unusual names. Quoted text can be SQL
+ * itself, such as a function's body, so it is searched as well.
  */
 export function literalsOf(schema: readonly string[]): string[] {
   const found = new Set<string>()
@@ -37,7 +37,7 @@ function textOf(groups: Record<string, string | undefined>): string | undefined 
   if (escaped !== undefined) return unescaped(escaped.replaceAll("''", "'"))
   if (coded !== undefined) return coded.replaceAll("''", "'").replaceAll(/\\([0-9a-f]{4}|\+[0-9a-f]{6})/gi, character)
   if (plain !== undefined) return plain.replaceAll("''", "'")
-  // Names of tables and columns are the shape of the data; one with spaces or signs may have been made from a value.
+  // Table and column names are no data, but a name with spaces or punctuation may have been made from a value.
   if (name !== undefined) return /^\w*$/.test(name) ? undefined : name.replaceAll('""', '"')
   return line?.trim() ?? block?.trim() ?? body ?? number
 }
@@ -59,15 +59,15 @@ function unescaped(text: string): string {
   )
 }
 
-/** Adjacent words of a name or an address within a longer text. */
+/** Maximum number of adjacent words that are searched together, as in a name or an address. */
 const WORDS = 6
 
-/** Of a text longer than a page, only this much is examined in parts. */
+/** Characters. Of a longer text, only this much is split into parts. */
 const LONGEST = 20_000
 
 /**
- * A text and what it can contain: elements of an array or a list, values of a document, adjacent words, and single words with
- * more than letters. A single plain word says too little, because every language has it.
+ * Each text and its parts: elements of an array or a list, values of a document, adjacent words, and single words with a
+ * digit or a sign. A single plain word is too common to identify a person.
  */
 export function partsOf(texts: readonly string[]): string[] {
   const found = new Set(texts)

@@ -1,7 +1,7 @@
 import type { MaskColumn } from './catalog.ts'
 import { cutTo } from './expressions.ts'
 
-/** What a column's name and type suggest: a rule as YAML, and why. `TODO` where a person must decide. */
+/** A suggested rule as YAML, and the reason. Contains `TODO` where a person must decide. */
 export interface Suggestion {
   rule: string
   why: string
@@ -34,10 +34,10 @@ const PERSONAL: [RegExp, string, string][] = [
   [/birth|(^|_)dob$|^born(_|$)/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
   [/passwo?r?d|(^|_)(pwd|salt|otp|pin)(_|$)|secret|token|api_?key/, '{ use: constant, value: masked }', 'a secret'],
   [/^(user_?name|login|nick(name)?|handle|alias|user)$/, '{ use: hash, length: 16 }', 'an account name'],
-  [/(^|_)ip(_?addr(ess)?)?$|user_?agent|fingerprint|device_?id|session|cookie/, '{ use: hash }', 'a trace of a device'],
-  [/latitude|longitude|^(lat|lon|lng)$/, '{ use: number, absolute: 0.5 }', 'a position'],
+  [/(^|_)ip(_?addr(ess)?)?$|user_?agent|fingerprint|device_?id|session|cookie/, '{ use: hash }', 'a device identifier'],
+  [/latitude|longitude|^(lat|lon|lng)$/, '{ use: number, absolute: 0.5 }', 'a location'],
   [/salary|income|wage/, '{ use: number, noise: 0.2 }', 'an income'],
-  [/gender|^sex$|religion|ethnic|national(ity)?$|marital|health|diagnos/, '{ use: choice }', 'a trait of a person'],
+  [/gender|^sex$|religion|ethnic|national(ity)?$|marital|health|diagnos/, '{ use: choice }', 'a personal attribute'],
   [
     /^(notes?|comments?|body|message|description|remarks?|bio|about|content|text|reason|subject|title)$|_(notes?|text|comment|message)$/,
     '{ use: text }',
@@ -48,13 +48,13 @@ const PERSONAL: [RegExp, string, string][] = [
 const PEOPLE =
   /(^|_)(customer|user|person|employee|contact|member|patient|client|subscriber|author)s?$|(^|_)(people|staff)$/
 
-/** What a name says about a person; undefined when it says nothing. Only names are read, not values. */
+/** The kind of personal data that a name suggests; undefined if none. Reads only names, no values. */
 export function looksPersonal(name: string, table?: string): string | undefined {
   if (plain(name) === 'name') return table !== undefined && PEOPLE.test(plain(table)) ? 'a name' : undefined
   return personal(name)?.[2]
 }
 
-/** `name` alone may be a product's; for a suggestion it counts as a person's. */
+/** For a suggestion, `name` counts as a person's name, although it may be a product's. */
 function personal(name: string): [RegExp, string, string] | undefined {
   if (plain(name) === 'name') return [/^name$/, '{ use: name }', 'a name']
   return PERSONAL.find(([regex]) => regex.test(plain(name)))
@@ -67,22 +67,22 @@ function plain(name: string): string {
     .toLowerCase()
 }
 
-/** A rule for a column that has none, from its name and type alone. */
+/** Suggests a rule for a column, from its name and type alone. */
 export function suggest(column: MaskColumn): Suggestion {
   const { family, name, array } = column
   const known = personal(name)
-  if (family === 'boolean') return keep('a yes or no says nothing about a person')
-  if (family === 'enum') return keep('one of the labels of the schema')
-  if (column.labels && !known?.[1].includes('choice')) return keep('one of the labels that a check lists')
+  if (family === 'boolean') return keep('a boolean does not identify a person')
+  if (family === 'enum') return keep('a label of an enum')
+  if (column.labels && !known?.[1].includes('choice')) return keep('a label that a check lists')
   if (family === 'json')
     return { rule: '{ use: json, paths: { TODO: { use: text } } }', why: 'a document: list its members' }
   if (family === 'uuid') return { rule: '{ use: uuid }', why: 'an identifier' }
   if (family === 'bytea') return { rule: '{ use: hash }', why: 'bytes of any kind' }
-  if (family === 'timestamp') return { rule: '{ use: date, days: 30, by: TODO }', why: 'a moment in a person’s life' }
+  if (family === 'timestamp') return { rule: '{ use: date, days: 30, by: TODO }', why: 'a timestamp' }
   if (family === 'date') return { rule: '{ use: date, days: 60, by: TODO }', why: known?.[2] ?? 'a date' }
   const numeric = family === 'integer' || family === 'numeric' || family === 'float'
   if (numeric && known?.[1].includes('number')) return { rule: known[1], why: known[2] }
-  // A telephone number changed by a tenth still begins the same.
+  // With noise, a telephone number would keep its first digits.
   if (numeric && known && ['integer', 'bigint'].includes(column.type)) return { rule: '{ use: hash }', why: known[2] }
   if (numeric && known)
     return keep(`TODO: ${known[2]} as a number; keep it only for a reason, or use null, constant or sql`)
@@ -99,12 +99,12 @@ export function suggest(column: MaskColumn): Suggestion {
       ? { rule: '{ use: hash }', why: 'a unique text' }
       : { rule: array ? '{ use: hash }' : '{ use: text }', why: 'a text' }
   if (column.type === 'tsvector' && !column.notNull)
-    return { rule: "{ use: 'null' }", why: 'words of other columns; index them again afterwards' }
+    return { rule: "{ use: 'null' }", why: 'words of other columns; rebuild it after the copy' }
   const looks = known ? `, looks like ${known[2]}` : ''
   return keep(`TODO: ${column.type}${looks}; state why it may be seen, or use null, constant or sql`)
 }
 
-/** In the domain of all e-mail addresses, unless it would be truncated and could not be the same there. */
+/** Uses the domain of all e-mail addresses, unless the column would truncate them. */
 export function emailRule(column: MaskColumn, why: string): Suggestion {
   const whole = cutTo({ use: 'email' }, column.maxLength) === undefined
   return { rule: whole ? '{ use: email, domain: email }' : '{ use: email }', why }

@@ -1,18 +1,11 @@
 import { closest } from 'fastest-levenshtein'
 import { stringify } from 'yaml'
+import { own } from '../model/records.ts'
 import { literal } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
+import { plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
-import {
-  type Decision,
-  type Edge,
-  meets,
-  own,
-  type Plan,
-  type PlannedTable,
-  type Resolved,
-  textsOf,
-} from './decisions.ts'
+import { type Decision, type Edge, meets, type Plan, type PlannedTable, type Resolved, textsOf } from './decisions.ts'
 import { bringsBack, jitter, MIN_COUNT, maskColumn, misfit, type Place } from './expressions.ts'
 import { Hashes } from './hashes.ts'
 import { Inheritance } from './inheritance.ts'
@@ -21,12 +14,12 @@ import { suggest } from './names.ts'
 import type { Rules, UseRule } from './rules.ts'
 import { SourceChecks } from './source-checks.ts'
 
-/** Decides for every column of every table. Problems are collected, so that a person sees all of them at once. */
+/** Decides what happens to every column of every table. Collects all problems, so that a person sees them at once. */
 export function makePlan(all: readonly MaskTable[], rules: Rules, schema: string): Plan {
   return new Planner(all, rules, schema).plan
 }
 
-/** Builds the plan: first the references, then the decision for each column. */
+/** Builds the plan: first the references, then a decision for each column. */
 class Planner {
   readonly plan: Plan
   readonly #rules: Rules
@@ -81,7 +74,7 @@ class Planner {
       for (const key of table.foreignKeys) {
         if (key.toSchema !== table.schema || !this.#byName.has(key.toTable))
           this.#problem(
-            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; ${key.toSchema === table.schema ? 'include it, or exclude' : 'one run copies one schema: drop the foreign key on the clone, or exclude'} ${table.name} too`,
+            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied. ${key.toSchema === table.schema ? 'Include it, or exclude' : 'One run copies one schema. Drop the foreign key on the clone, or exclude'} ${table.name} too`,
           )
         else
           edges.push({
@@ -119,7 +112,7 @@ class Planner {
     const table = this.#byName.get(tableName)
     const column = table?.columns.find(({ name }) => name === columnName)
     if (table && column) return { table, column }
-    this.#problem(`references: ${path} is not among the tables that are copied`)
+    this.#problem(`references: ${path} is not a column of a copied table`)
     return undefined
   }
 
@@ -148,7 +141,7 @@ class Planner {
       values: [],
       strict: false,
     }
-    if (column.generated) return { ...plain, what: 'generated', why: 'computed again on the other side' }
+    if (column.generated) return { ...plain, what: 'generated', why: 'computed again on the rehearsal source' }
     const polymorphic = this.plan.edges.filter(
       (edge) => edge.from === table.name && edge.columns[0] === column.name && edge.when,
     )
@@ -164,10 +157,10 @@ class Planner {
       return { ...plain, why: found.why, numbersRow: column.surrogate || refers }
     }
     const use = 'rule' in found ? found.rule.use : 'jitter'
-    // A value chosen from the column's own values has a partition; for an expression its author vouches.
+    // `choice` takes an existing value, which has a partition. For `sql`, the author of the expression is responsible.
     if (column.placesRow && use !== 'choice' && use !== 'sql')
       this.#problem(
-        `${table.name}.${column.name} decides the partition of a row, and changed by \`${use}\` it may fit none. Keep it with a reason, or give ${table.name} a DEFAULT partition`,
+        `${table.name}.${column.name} decides the partition of a row, and a value from \`${use}\` may fit none. Keep it with a reason, or give ${table.name} a DEFAULT partition`,
       )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })
@@ -184,20 +177,20 @@ class Planner {
     plain: Decision,
   ): Decision {
     const { rule, domain, why } = found
-    const problem = misfit(rule, column) ?? this.#inheritProblem(found, table, column)
+    const problem = misfit(rule, column) ?? this.#inheritProblem(found, column)
     if (problem) {
       this.#problem(`${table.name}.${column.name}: ${problem}`)
       return plain
     }
     try {
-      // A child is truncated to its parent's limit and spelled the same way; otherwise the two would differ.
+      // A child gets its parent's limit and case folding. Otherwise, their masked values would differ.
       const { maxLength, ignoresCase = false, unique } = found.column
       const shaped = { ...column, maxLength: maxLength ?? column.maxLength, ignoresCase, unique }
       const expression = maskColumn(rule, this.#place(table, shaped, domain, hashes))
       const values = this.#values(rule, column)
       if (rule.use === 'json') this.#checks.document(table, column, rule)
       if (rule.use === 'choice') this.#checks.choice(table, column, rule['min-count'] ?? MIN_COUNT)
-      // 31 bits are so few that chance alone reproduces an original.
+      // With 31 bits, a masked value can equal an original by chance.
       const few = rule.use === 'hash' && column.type === 'integer'
       return {
         ...plain,
@@ -227,14 +220,14 @@ class Planner {
     return textsOf(value, column)
   }
 
-  #inheritProblem(found: Resolved & { rule: UseRule }, table: MaskTable, column: MaskColumn): string | undefined {
+  #inheritProblem(found: Resolved & { rule: UseRule }, column: MaskColumn): string | undefined {
     const parent = found.column
     if (parent === column) return undefined
     const name = `${found.table.name}.${parent.name}`
     if (['sql', 'json', 'choice', 'date'].includes(found.rule.use))
-      return `refers to ${name}, and \`${found.rule.use}\` there cannot be repeated here; use hash, uuid or email there`
+      return `refers to ${name}, whose rule \`${found.rule.use}\` cannot apply to this column. Use hash, uuid or email for ${name}`
     if (meets(column, parent)) return undefined
-    return `is ${column.type} and refers to ${name}, which is ${parent.type}: masked, they would not meet in ${table.name}`
+    return `is ${column.type} and refers to ${name}, which is ${parent.type}, so their masked values would not match. Give both the same type on the clone, or use a rule that fits both`
   }
 
   /** A column that refers to one of several tables, depending on a second column. */
@@ -243,9 +236,7 @@ class Planner {
     const label = table.columns.find(({ name }) => name === by)
     const kept = label && this.#inheritance.resolve(table, label)
     if (kept && !('keep' in kept))
-      this.#problem(
-        `${table.name}.${by} says what ${column.name} refers to. Keep it, with the reason that it names tables`,
-      )
+      this.#problem(`${table.name}.${by} decides which table ${column.name} refers to. Keep it, with that reason`)
     const cases: string[] = []
     const masked: { is: string; strict: boolean }[] = []
     for (const edge of edges) {
@@ -261,7 +252,7 @@ class Planner {
       column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${columnOf(column.name)} IS NOT NULL AND (${columnOf(by)}::text IN (${listed})) IS NOT TRUE`,
       problem: (count) =>
-        `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists. List each under \`references\` with \`when\``,
+        `${table.name}.${column.name}: ${plural(count, 'row')} with a ${by} that no reference lists. List each value under \`references\`, in \`when\``,
     })
     const why = `refers to ${edges.map((edge) => edge.to).join(', ')} by ${by}`
     if (!masked.length) return { ...plain, why }
@@ -289,12 +280,12 @@ export function pasteRules(unlisted: Plan['unlisted']): string {
   return ['tables:', ...[...tables].flatMap(([table, lines]) => [`  ${key(table)}:`, ...lines])].join('\n')
 }
 
-/** For a comment: a type's name can contain anything. */
+/** A text for a YAML comment, without line breaks. */
 export function oneLine(text: string): string {
   return text.replace(/\s+/g, ' ')
 }
 
-/** A name as a YAML key: quoted on one line where it could be read as more than a name. */
+/** A name as a YAML key, on one line, and quoted unless it is a plain word. */
 export function key(name: string): string {
   return /^[A-Za-z_][\w.]*$/.test(name) ? stringify(name, { lineWidth: 0 }).trim() : JSON.stringify(name)
 }

@@ -1,28 +1,30 @@
 import { randomBytes } from 'node:crypto'
 import { pipeline } from 'node:stream/promises'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
+import { own } from '../model/records.ts'
 import type { Database } from '../runtime/database.ts'
+import { plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
-import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS, textsOf } from './decisions.ts'
+import { bare, type Decision, type Plan, type PlannedTable, TEXTS, textsOf } from './decisions.ts'
 import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
 
-/** Both sides during the proof: the source within the copied snapshot. */
+/** Connections for the proof. The source is in the snapshot that was copied. */
 export interface Sides {
   source: Database
   target: Database
-  /** Predicates over `t` for the rows that were to be copied. */
+  /** Predicates over `t` for the rows to copy, by table. */
   where: ReadonlyMap<string, string>
   signal: AbortSignal
-  /** Further connections to both, for several tables at once. */
+  /** For more connections to both sides, to prove several tables in parallel. */
   ends?: CopyEnds
 }
 
-/** One column before and after, as numbers. Undefined when not measured. */
+/** Statistics of a column. Undefined when not measured. */
 interface ColumnShape {
   nullShare: number
   averageLength?: number
@@ -39,7 +41,7 @@ export interface ColumnProof {
   why: string
   before: ColumnShape
   after: ColumnShape
-  /** Originals found among the masked values; undefined when chance cannot be excluded. */
+  /** Originals found among the masked values; undefined when they can occur by chance. */
   survivors?: number
 }
 
@@ -47,7 +49,7 @@ interface TableProof {
   table: string
   rowsBefore: number
   rowsAfter: number
-  /** Gaps between the lowest and the highest key. */
+  /** Missing keys between the lowest and the highest. */
   keyGapsBefore?: number
   keyGapsAfter?: number
 }
@@ -56,17 +58,17 @@ export interface Proof {
   problems: string[]
   tables: TableProof[]
   columns: ColumnProof[]
-  /** Hits of each pattern by column, without those that have none. */
+  /** Hits of each pattern by column, without columns that have none. */
   hits: { table: string; column: string; pattern: string; hits: number }[]
   scannedColumns: number
   canaries: { planted: number; rowsBefore: number; rowsAfter: number }
-  /** Kept columns whose names suggest a person, for the approver. */
+  /** Kept columns whose names suggest personal data, for the approver. */
   keptPersonal: { table: string; column: string; looksLike: string; reason: string }[]
   references: { from: string; to: string; danglingBefore: number; danglingAfter: number }[]
   constraints: number
 }
 
-/** What every table's proof uses and adds to. */
+/** What the proofs of all tables share. */
 interface Run {
   plan: Plan
   rules: Rules
@@ -74,14 +76,14 @@ interface Run {
   canaries: readonly string[]
   /** Texts in the schema: in defaults, checks, labels, bounds and predicates. */
   literals: readonly string[]
-  /** Source rows in which each canary was found. */
+  /** Number of source rows with each canary. */
   seen: number[]
   proof: Proof
 }
 
 /**
- * Everything that is proved afterwards: each check reads the databases and relies on nothing that the copy reported.
- * @param schema the statements that created the schema, which could contain a canary too
+ * Proves the finished copy. The checks read both databases, instead of trusting what the copy reported.
+ * @param schema the statements that created the schema, which can also contain a canary
  */
 export async function prove(
   sides: Sides,
@@ -111,15 +113,15 @@ export async function prove(
   await proveConstraints(sides, plan, proof)
   run.seen.forEach((rows, at) => {
     if (!rows)
-      proof.problems.push(`canary ${at + 1} is nowhere on the source: it was not planted, so it proves nothing`)
+      proof.problems.push(`canary ${at + 1} is nowhere on the source, so it proves nothing. Plant it, and run again`)
   })
   const statements = schema.map(lower)
   if (canaries.some((canary) => formsOf(canary).some((form) => statements.some((sql) => sql.includes(form)))))
-    proof.problems.push('a planted canary is in the schema itself: in a default, a check, a label or an index')
+    proof.problems.push('a planted canary is in the schema itself, in a default, a check, a label or an index')
   return proof
 }
 
-/** Several tables at once, largest first; each on its own connection to both sides. */
+/** Proves several tables in parallel, largest first, each with its own connections to both sides. */
 async function proveTables(sides: Sides, run: Run, onTable: (table: string, done: number) => void): Promise<void> {
   const { plan, copied, proof } = run
   let done = 0
@@ -161,8 +163,8 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
 }
 
 /**
- * A key for this proof alone, so that what is compared between the databases is useless afterwards. No nested loops: the
- * planner knows nothing about a temporary table, and assumes that it is small.
+ * Sets a key for this proof alone, so that the hashes sent between the databases are useless afterwards. Disables nested
+ * loops, because the planner assumes that a temporary table is small.
  */
 async function setProofKey({ source, target }: Sides, { plan, literals }: Run): Promise<void> {
   const key = new Map([['molt_actions.proof', randomBytes(32).toString('hex')]])
@@ -178,13 +180,13 @@ async function setProofKey({ source, target }: Sides, { plan, literals }: Run): 
   await hashKept(target, plan)
 }
 
-/** Shorter texts of kept columns can be a person's original by chance. */
+/** Bytes. Shorter texts of kept columns can equal an original by chance. */
 const LEAST_KEPT = 6
 
-/** Rules for values that identify a person. Free text and documents have words that occur in other columns as well. */
+/** Rules for values that identify a person. Words of free text and documents also occur in other columns. */
 const PERSONAL = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
-/** What the rehearsal source has unchanged. It can contain a person's original through an unlisted reference. */
+/** Hashes the kept values on the rehearsal source. Through an unlisted reference, they can contain an original. */
 async function hashKept(target: Database, { tables }: Plan): Promise<void> {
   await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
   for (const [place, { table, decisions }] of tables.entries()) {
@@ -217,14 +219,15 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
     rowsAfter: after.rows,
     ...(before.gaps !== undefined && { keyGapsBefore: before.gaps, keyGapsAfter: after.gaps }),
   })
-  // Rows that a cycle's closure removed are missing on purpose, and their references are proved instead.
+  // `close` removes rows of a subset on purpose. Their references are proved separately.
   const planned2 = rules.subset ? copied.get(table.name) : before.rows
-  if (after.rows !== planned2) proof.problems.push(`${table.name} has ${after.rows} rows, but ${planned2} were planned`)
+  if (after.rows !== planned2)
+    proof.problems.push(`${table.name} has ${plural(after.rows, 'row')}, but ${planned2} were planned`)
   if (!rules.subset)
     for (const [at, { column, what, use }] of planned.decisions.entries())
       if (what !== 'generated' && !['null', 'sql'].includes(use) && before.filled[at] !== after.filled[at])
         proof.problems.push(
-          `${table.name}.${column.name} has ${after.filled[at]} values that are not NULL, but had ${before.filled[at]}`,
+          `${table.name}.${column.name} has ${plural(after.filled[at] as number, 'non-NULL value')}, but ${before.filled[at]} on the source`,
         )
   const found = await survivors(sides, planned, run, before.rows)
   planned.decisions.forEach((decision, at) => {
@@ -242,10 +245,10 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
       ...(decision.strict && { survivors: counts?.survivors ?? 0 }),
     })
     if (decision.strict && counts?.survivors && !rules.proof?.['allow-survivors']?.[id])
-      proof.problems.push(`${id}: ${counts.survivors} original values are found among the masked ones`)
+      proof.problems.push(`${id}: found ${plural(counts.survivors, 'original value')} among the masked values`)
     else if (decision.strict && counts && counts.unmoved * 2 > counts.short && !rules.proof?.['allow-survivors']?.[id])
       proof.problems.push(
-        `${id}: ${counts.unmoved} of ${counts.short} short values are as frequent as they were; they look unmasked`,
+        `${id}: ${counts.unmoved} of ${counts.short} short values are as frequent as before, so they look unmasked`,
       )
     if (
       column.unique &&
@@ -255,14 +258,16 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
       !rules.subset &&
       !rules.proof?.sample
     )
-      proof.problems.push(`${id} had ${counts.before.distinct} different values but has ${counts.after.distinct}`)
+      proof.problems.push(
+        `${id} has ${counts.after.distinct} different values, but ${counts.before.distinct} on the source`,
+      )
   })
 }
 
-/** A row of a result has at most 1,664 columns. */
+/** Columns per query. PostgreSQL allows 1,664. */
 const MEASURES = 1_500
 
-/** Rows, non-NULL values, lengths and key gaps of a table, in one pass if it is not too wide. */
+/** Measures rows, non-NULL values, lengths and key gaps of a table, in one pass unless it is very wide. */
 async function shapes(db: Database, { table, decisions }: PlannedTable, where?: string) {
   const number = gapColumn(table)
   const measures = decisions.flatMap(({ column }, at) => {
@@ -298,21 +303,22 @@ interface Counts {
   before: { distinct: number; top: number }
   after: { distinct: number; top: number }
   survivors: number
-  /** Rows with a value too short to identify a person, and those of them whose value is as frequent as before. */
+  /** Rows with a value too short to identify a person. */
   short: number
+  /** Those of them whose value is as frequent as before. */
   unmoved: number
 }
 
-/** A value that many rows of a masked column have, such as a state, may be a label or a default of the schema. */
+/** A value in this many rows of a masked column, such as a state, is rather a label or a default than a secret. */
 const SELDOM = 10
 
-/** Rows: a share of a small table could be none, and what was not searched for is not proved gone. */
+/** Minimum number of rows to sample. A share of a small table could select none. */
 const LEAST_SAMPLE = 10_000
 
 /**
- * Searches for the originals of every masked column among the masked values: its own, those of the table's other columns,
- * and those that a rule `sql` has produced in any table. Only 64 bits of a hash travel, under a key that is forgotten
- * afterwards, and into a temporary table, which leaves nothing in the WAL.
+ * Searches for the originals of every masked column: among the masked values of the table, and among values that a rule
+ * `sql` produced in any table. Only 64 bits of each keyed hash leave the source. The key is discarded afterwards, and the
+ * temporary table for the hashes writes no WAL.
  */
 async function survivors(
   { source, target, signal }: Sides,
@@ -359,7 +365,7 @@ async function survivors(
   )
   if (inSchema.rows[0].n && !rules.proof?.['allow-schema'])
     proof.problems.push(
-      `${table.name}: ${inSchema.rows[0].n} original values are in the schema: in a default, a check, a label or an index. Change them on the clone, or set \`allow-schema\` with a reason`,
+      `${table.name}: found ${plural(inSchema.rows[0].n, 'original value')} in the schema, in a default, a check, a label or an index. Change them on the clone, or set \`allow-schema\` with a reason`,
     )
   const kept = await target.query(
     `SELECT k.t, k.c, count(DISTINCT k.h)::int AS n FROM pg_temp.molt_kept k JOIN pg_temp.molt_originals o USING (h)
@@ -369,7 +375,7 @@ async function survivors(
     const id = `${plan.tables[t]?.table.name}.${plan.tables[t]?.decisions[c]?.column.name}`
     if (!allowed[id])
       proof.problems.push(
-        `${id} is kept, and ${n} original values of ${table.name} that are masked there are found in it. Give it the same rule, or list it under \`references\``,
+        `${id} is kept, but contains ${plural(n, 'original value')} of masked columns of ${table.name}. Give it the same rule, or list it under \`references\``,
       )
   }
   for (const other of made) {
@@ -384,10 +390,10 @@ async function survivors(
     )
     for (const { c, n } of strangers.rows) {
       const id = `${other.table.name}.${other.decisions[c]?.column.name}`
-      // Those with unchanged spelling are already reported.
+      // Originals in unchanged spelling are already reported.
       const known = other.table === table && rows.find((row) => row.c === c)?.survivors
       if (!allowed[id] && !known)
-        proof.problems.push(`${id}: ${n} original values of ${table.name} are found among the masked ones`)
+        proof.problems.push(`${id}: found ${plural(n, 'original value')} of ${table.name} among the masked values`)
     }
   }
   return new Map(
@@ -415,7 +421,7 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
 
 const isSql = ({ use }: Decision) => use === 'sql'
 
-/** The same for texts reduced to letters and digits, at least six of them; their numbers go down from -1. */
+/** The same for texts reduced to at least six letters and digits. Column numbers count down from -1. */
 function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
   return decisions
     .flatMap((decision, at) => {
@@ -428,16 +434,16 @@ function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => 
     .join(' UNION ALL ')
 }
 
-/** A label of a host name, whatever its script. */
+/** A character of a host name, in any script. */
 const HOST = String.raw`[^\s@.,;:<>()"'\[\]{}/\\]`
 
-/** One of these, with no letter or digit on either side. */
+/** Matches one of the alternatives, with no letter or digit on either side. */
 const token = (...alternatives: string[]) => `(^|[^0-9A-Za-z.+-])(${alternatives.join('|')})($|[^0-9A-Za-z-])`
 
-/** Neither a day nor a month of a year, nor within a date that begins with the year. */
+/** Excludes dates: a day or a month before a year, and parts after a year. */
 const NO_DATE = '(?<![0-9]/)(?!(0[1-9][./-])?[0-3]?[0-9][./-](19|20)[0-9]{2}($|[^0-9]))'
 
-/** What would be personal in free text. Unassigned hosts, numbers and issuers, which the rules produce, do not count. */
+/** Patterns of personal data in free text. They exclude the unassigned hosts, numbers and issuers that rules produce. */
 export const PATTERNS: Record<string, string> = {
   'e-mail': String.raw`[^\s@<>(),;:"']+@(?!([A-Za-z0-9-]+\.)*(example\.(com|net|org)|[a-z]+\.(example|invalid|test))(?![A-Za-z0-9-]|\.[A-Za-z0-9]))${HOST}+(\.${HOST}+)*\.(?!${HOST}*[0-9])${HOST}{2,}`,
   phone: token(
@@ -458,14 +464,17 @@ export const PATTERNS: Record<string, string> = {
   ),
 }
 
-/** Issuers begin with 2 to 6; those that `card` makes begin with 9. In groups of four or as on an American card, whatever follows; else any run. */
+/**
+ * Card numbers, in groups of four, in the groups of American Express, or in any other groups. Issuers begin with 2 to 6;
+ * those that `card` produces begin with 9.
+ */
 const CARDS = [
   '[2-6][0-9]{3}(?:SEP?[0-9]{4}){3}',
   '3[47][0-9]{2}SEP?[0-9]{6}SEP?[0-9]{5}',
   '[2-6][0-9]{3}(?:SEP?[0-9]){9,15}',
 ].map((card) => `(?:^|[^0-9A-Za-z])(${card.replaceAll('SEP', '[ .\u00a0-]')})(?![0-9A-Za-z])`)
 
-/** What every pattern needs; without it the costly ones can be skipped. Most texts have neither. */
+/** Cheap conditions that a text must meet before a costly pattern is tried. Most texts meet none. */
 const NEEDS: Record<string, string> = { 'e-mail': "strpos(s.text, '@') > 0" }
 const TWO_DIGITS = '[0-9][ ().-]*[0-9]'
 
@@ -473,7 +482,10 @@ const luhn = (digits: string) =>
   `(SELECT sum(CASE WHEN o % 2 = 1 THEN d ELSE d * 2 - CASE WHEN d > 4 THEN 9 ELSE 0 END END) % 10 = 0
      FROM (SELECT o, substr(reverse(${digits}), o::int, 1)::int AS d FROM generate_series(1, length(${digits})) o) y)`
 
-/** How many rows `s` with a number `c` and a text match each pattern, by that number. */
+/**
+ * Counts the texts that match each pattern, by column number.
+ * @param rows FROM items with a row `v(c, text)`: column number and text
+ */
 async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   const patterns = Object.keys(PATTERNS)
   const at = (index: number) => `$${values.length + index + 1}`
@@ -497,7 +509,7 @@ async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   )
 }
 
-/** Counts rows that match a pattern: in free text that was filled or partly rewritten, and in everything kept. */
+/** Counts rows that match a pattern, in free text that was filled or partly rewritten and in kept columns. */
 async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
   const ruled = own(rules.tables, table.name)
   const free = decisions.flatMap((decision, at) => {
@@ -521,24 +533,27 @@ async function scan(target: Database, { table, decisions }: PlannedTable, { rule
     const column = decisions[at]?.column.name as string
     proof.hits.push({ table: table.name, column, pattern, hits })
     if (hits > most && !allowed[`${table.name}.${column}`])
-      proof.problems.push(`${table.name}.${column}: ${hits} rows hold what looks like a ${pattern}`)
+      proof.problems.push(`${table.name}.${column}: possible ${pattern} in ${plural(hits, 'row')}`)
   }
 }
 
-/** Whoever reads the copy also reads its schema. */
+/** Scans the schema for the same patterns, because everyone who can read the copy can read its schema. */
 async function scanSchema(target: Database, { literals, rules, proof }: Run): Promise<void> {
   if (rules.proof?.['allow-schema']) return
   for (const { pattern, hits } of await hitsOf(target, 'unnest($1::text[]) l, LATERAL (SELECT 0, l) v(c, text)', [
     literals,
   ]))
     proof.problems.push(
-      `the schema contains ${hits} texts that look like a ${pattern}: in a default, a check, a label or an index. Change them, or set \`allow-schema\` with a reason`,
+      `the schema: possible ${pattern} in ${plural(hits, 'text')}, in a default, a check, a label or an index. Change them on the clone, or set \`allow-schema\` with a reason`,
     )
 }
 
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
-/** Not free: what a rule has generated, and keys assigned by the database. `ruled`: by its own rule. */
+/**
+ * Whether a column can contain free text: not if a rule generated its values, or if the database assigns them.
+ * @param ruled the column has its own rule
+ */
 function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   const { family } = column
   if (what === 'generated' || MADE.has(use)) return false
@@ -549,7 +564,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   )
 }
 
-/** Kept columns whose names suggest a person, without those that number rows. */
+/** Kept columns whose names suggest personal data, without surrogate keys. */
 export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
     decisions.flatMap(({ column, what, why, numbersRow }) => {
@@ -559,7 +574,7 @@ export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   )
 }
 
-/** A reference without a constraint is proved by its orphans: as many as before, or none in a subset. */
+/** Proves each reference without a constraint: as many orphans as before, or none in a subset. */
 async function proveReferences({ source, target }: Sides, plan: Plan, subset: boolean, proof: Proof): Promise<void> {
   const { schema } = plan
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
@@ -575,12 +590,12 @@ async function proveReferences({ source, target }: Sides, plan: Plan, subset: bo
     proof.references.push(found)
     if (found.danglingAfter !== (subset ? 0 : found.danglingBefore))
       proof.problems.push(
-        `${found.from} → ${found.to}: ${found.danglingAfter} rows refer to nothing, but ${subset ? 0 : found.danglingBefore} did before`,
+        `${found.from} → ${found.to}: ${plural(found.danglingAfter, 'orphaned row')} instead of ${subset ? 0 : found.danglingBefore}`,
       )
   }
 }
 
-/** As many valid constraints and indexes as on the source; any invalid one is named. */
+/** Proves that each valid constraint and index of the source exists and is valid. */
 async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Proof): Promise<void> {
   const names = plan.tables.map(({ table }) => table.name)
   const sql = `
@@ -602,10 +617,10 @@ async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Pr
 
 const NO_TEXT = new Set(['boolean', 'float', 'date', 'timestamp'])
 
-/** The maximum number of arguments of a function. */
+/** Arguments per function call. PostgreSQL allows 100. */
 const ARGUMENTS = 90
 
-/** Rows in which a planted text is found in any of its forms, on both sides. */
+/** Counts rows with a canary in any of its forms, on both sides. */
 async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, run: Run): Promise<void> {
   const { canaries, seen, proof } = run
   const columns = decisions.filter(({ column }) => !NO_TEXT.has(column.family) || column.array)
@@ -629,13 +644,13 @@ async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, r
     left += after[at] ?? 0
   }
   proof.canaries.rowsAfter += left
-  if (left) proof.problems.push(`${table.name}: planted canaries are found in ${left} rows of the rehearsal source`)
+  if (left) proof.problems.push(`${table.name}: planted canaries in ${plural(left, 'row')} of the rehearsal source`)
 }
 
-/** Letters of ASCII only, as `lower` does under the collation C. */
+/** Lower-cases ASCII letters only, as `lower` does under the collation C. */
 const lower = (text: string) => text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
 
-/** The forms of a text in a row or a statement: plain, quoted as a literal, JSON, an array or a row, hex, base64. */
+/** The forms that a text can have in a row or a statement: plain, a quoted literal, JSON, an array or a row, hex, base64. */
 function formsOf(canary: string): string[] {
   const bytes = Buffer.from(canary)
   const escaped = canary.replaceAll(/["\\]/g, '\\$&')
@@ -646,7 +661,7 @@ function formsOf(canary: string): string[] {
     escaped.replaceAll(/[^ -~]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`),
     canary.replaceAll('\\', '\\\\').replaceAll('"', '""'),
     bytes.toString('hex'),
-    // Whole groups of three bytes, whatever follows.
+    // Only whole groups of three bytes, because the rest depends on the next bytes.
     bytes.subarray(0, bytes.length - (bytes.length % 3)).toString('base64'),
   ]
   return [...new Set(forms.map(lower))]

@@ -1,5 +1,6 @@
 import { parse } from 'yaml'
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
+import { plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
 import { compared, meets } from './decisions.ts'
 import { misfit } from './expressions.ts'
@@ -9,15 +10,15 @@ import { key, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
 import type { Rule } from './rules.ts'
 
-/** Number of rows of a table to sample, inside the database. */
+/** Number of rows to sample per table. */
 const SAMPLE = 2000
 
-/** Occurrences of a JSON member's name in the sample before it is reported: a name that occurs once could be a value. */
+/** Sampled documents that must have a JSON member before its name is reported. A rare name could be a value. */
 const COMMON = 10
 
 /**
- * A first rules file, from the catalog and from samples that are matched inside the database. Only counts and the names of
- * common JSON members leave the database, never values.
+ * Proposes a rules file from the catalog and from samples, which are matched inside the database. Only counts and the
+ * names of common JSON members leave the database, never values.
  */
 export async function proposeRules(
   db: Database,
@@ -39,17 +40,20 @@ export async function proposeRules(
     open.forEach((column) => {
       const labelled = labels.get(`${table.name}.${column.name}`)
       const { rule, why } = labelled
-        ? { rule: `{ keep: true, reason: ${JSON.stringify(`says what ${labelled} refers to`)} }`, why: 'names tables' }
+        ? {
+            rule: `{ keep: true, reason: ${JSON.stringify(`decides which table ${labelled} refers to`)} }`,
+            why: 'a table name',
+          }
         : fitting(column, refine(column, found.get(column.name)))
       lines.push(`    ${key(column.name)}: ${entityOf(rule, table, tables)} # ${oneLine(column.type)}: ${why}`)
     })
   }
   const yaml = [
-    '# Proposed by `mask` with `propose: true`. Read every line: nothing here was decided by a person.',
+    '# Proposed by `mask` with `propose: true`. Review every line: no person has decided anything yet.',
     '# yaml-language-server: $schema=https://raw.githubusercontent.com/OWNER/REPO/main/docs/mask.schema.json',
     'version: 1',
     'key: env:MOLT_MASK_KEY',
-    '# Classes that need no rule of their own. Remove what does not apply here.',
+    '# Classes of columns that need no rule. Remove any that do not apply.',
     'safe:',
     '  surrogate-keys: true',
     '  foreign-keys: true',
@@ -58,14 +62,14 @@ export async function proposeRules(
     '  timestamps: { jitter: 36h }',
     'tables:',
     ...lines,
-    ...(references.length ? ['# No constraint declares these; the sample fits.', 'references:'] : []),
+    ...(references.length ? ['# References without a constraint, found by names and samples.', 'references:'] : []),
     ...references.map(({ line }) => `  - ${line}`),
     '',
   ].join('\n')
   return { yaml, columns, todo: yaml.split('\n').filter((line) => line.includes('TODO')).length }
 }
 
-/** What the safe classes of the proposal cover. */
+/** Whether a safe class of the proposal covers a column. */
 function isSafe(table: MaskTable, column: MaskColumn): boolean {
   if (column.generated || column.family === 'enum') return true
   if (column.family === 'boolean' && !column.array) return true
@@ -74,21 +78,21 @@ function isSafe(table: MaskTable, column: MaskColumn): boolean {
   return table.foreignKeys.some(({ columns }) => columns.includes(column.name))
 }
 
-/** A date moves with the entity that the table is about: its parent by foreign key, or its own key. */
+/** Fills in `by` of a date rule: the foreign key to a person's table, or the table's own key. */
 function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]): string {
   if (!rule.includes('by: TODO')) return rule
-  // Not by a reference to itself, or all people referred by one person would move together.
+  // Not a self-reference, or the dates of everyone whom a person referred would move together.
   const person = table.foreignKeys.find(
     ({ toTable }) =>
       toTable !== table.name && /customer|user|person|people|employee|account|member|patient|client/i.test(toTable),
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
-  // In a key that begins with the tenant, the last column identifies the person.
+  // A composite key often begins with the tenant, so the last column identifies the person.
   const by = person?.columns.at(-1) ?? own
   return by ? rule.replace('TODO', () => key(by)) : rule
 }
 
-/** Replaces a rule that the plan would refuse on this column. */
+/** Replaces a rule that the plan would refuse for this column. */
 function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
   const refused = (text: string) => {
     const rule = parse(text) as Rule
@@ -102,7 +106,7 @@ function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
   }
 }
 
-/** The kinds of values at a path of a document, by JSON's names. */
+/** A path in the documents, with the JSON types of its values. */
 interface Member {
   path: string
   kinds: string[]
@@ -114,14 +118,14 @@ interface Sampled {
   members: Member[]
 }
 
-/** A column that contains nothing but such values, as opposed to text that contains one. */
+/** Patterns for columns that contain only such values. */
 const WHOLE: [string, string][] = [
   ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
   ['only phone', String.raw`^(?![0-9]{2}[./-][0-9]{2}[./-][0-9]{4}$)(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
   ['only card', '^[2-6][0-9]{3}([ -]?[0-9]){9,15}$'],
 ]
 
-/** Shares of each pattern in a sample of every text column, and the common members of every document. */
+/** Samples a table: the matches of each pattern in text columns, and the common members of documents. */
 async function samples(db: Database, table: MaskTable): Promise<Map<string, Sampled>> {
   const looked = table.columns.filter(({ family }) => family === 'text' || family === 'json')
   if (!looked.length) return new Map()
@@ -144,11 +148,12 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
   return found
 }
 
-/** How many documents to sample, and how deep. */
+/** Number of documents to sample. */
 const DOCUMENTS = 500
+/** Levels of a document to read. */
 const DEPTH = 8
 
-/** The common members at every level. Documents that jsonb cannot hold have none that could be read. */
+/** The common members at every level. Skips documents that jsonb cannot represent. */
 async function members(db: Database, table: MaskTable, { name, type }: MaskColumn): Promise<Member[]> {
   const document = type === 'jsonb' ? columnOf(name) : `(${readable(columnOf(name))})`
   const { rows } = await db.query(
@@ -163,12 +168,12 @@ async function members(db: Database, table: MaskTable, { name, type }: MaskColum
      SELECT path, array_remove(array_agg(DISTINCT jsonb_typeof(v)), 'null') AS kinds FROM member WHERE path <> ''
       GROUP BY path HAVING count(DISTINCT document) >= ${COMMON} ORDER BY path COLLATE "C" LIMIT 300`,
   )
-  // A rules file cannot have both, so the kind that most paths have is used.
+  // A rule describes arrays or objects at the root, not both. Use the more common one.
   const lists = rows.filter(({ path }) => path.startsWith('[]'))
   return leaves(lists.length * 2 > rows.length ? lists : rows.filter((each) => !lists.includes(each)))
 }
 
-/** Where rules go: at paths without anything below, or that are a value in some documents and a parent in others. */
+/** The paths that need a rule: leaves, and paths with a value in some documents and members in others. */
 function leaves(found: readonly Member[]): Member[] {
   const isBelow = (path: string, above: string) => [`${above}.`, `${above}[]`].some((start) => path.startsWith(start))
   const mixed = found.filter(({ kinds }) => kinds.length > 1 && (kinds.includes('object') || kinds.includes('array')))
@@ -185,22 +190,22 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
     const paths = sampled.members.map((member) => `${JSON.stringify(pathOf(member))}: ${leafRule(member)}`)
     return {
       rule: `{ use: json, paths: { ${paths.join(', ')} } }`,
-      why: `the common members, ${Math.min(sampled.filled, DOCUMENTS)} documents seen`,
+      why: `the common members of ${plural(Math.min(sampled.filled, DOCUMENTS), 'document')}`,
     }
   }
   const share = (name: string) => (sampled.patterns[name] ?? 0) / sampled.filled
   const personal = Object.keys(PATTERNS).filter((name) => share(name) > 0)
-  if (share('only e-mail') > 0.8 && !column.array) return emailRule(column, 'holds e-mail addresses')
+  if (share('only e-mail') > 0.8 && !column.array) return emailRule(column, 'contains e-mail addresses')
   if (share('only phone') > 0.8 && !column.unique && !column.array && !byName.rule.includes('use: phone'))
-    return { rule: '{ use: phone }', why: 'holds telephone numbers' }
+    return { rule: '{ use: phone }', why: 'contains telephone numbers' }
   if (share('only card') > 0.8 && !column.unique && !column.array)
-    return { rule: '{ use: card }', why: 'holds card numbers' }
+    return { rule: '{ use: card }', why: 'contains card numbers' }
   if (personal.length && byName.rule.includes('keep'))
-    return { rule: '{ use: text }', why: `holds ${personal.join(', ')}` }
-  return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
+    return { rule: '{ use: text }', why: `contains ${personal.join(', ')}` }
+  return personal.length ? { ...byName, why: `${byName.why}; the sample contains ${personal.join(', ')}` } : byName
 }
 
-/** A list without sampled elements gets a rule for its elements. */
+/** The path for a rule. Adds `[]` to an array without sampled elements. */
 function pathOf({ path, kinds }: Member): string {
   return kinds.join() === 'array' ? `${path}[]` : path
 }
@@ -228,11 +233,11 @@ function leafRule({ path, kinds }: Member): string {
 interface Reference {
   from: string
   line: string
-  /** The column that says which table it refers to. */
+  /** The column that decides which table it refers to. */
   label?: string
 }
 
-/** Columns that refer to another table without a constraint: the name suggests it, and nine of ten sampled values match. */
+/** Finds references without a constraint: the name suggests one, and 90% of the sampled values match. */
 async function undeclared(db: Database, tables: readonly MaskTable[]): Promise<Reference[]> {
   const found: Reference[] = []
   for (const table of tables)
@@ -277,7 +282,7 @@ function candidates(table: MaskTable, column: MaskColumn, tables: readonly MaskT
   })
 }
 
-/** Whether the plan accepts such a reference: the parent's masks fit here, or it is kept. */
+/** Whether the plan would accept the reference: the parent is kept, or its masked values fit this column. */
 function refersTo(column: MaskColumn, parent: MaskTable, own: MaskColumn): boolean {
   if (parent.name.includes('.') || own.name.includes('.')) return false
   if (own.surrogate && parent.key.includes(own.name)) return own.type === column.type || column.family === 'text'
@@ -307,7 +312,7 @@ async function agrees(
   return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9
 }
 
-/** `subject_id` beside `subject_type`: the labels tried are made from the tables' names, so none is read. */
+/** Finds pairs such as `subject_id` and `subject_type`. Tries labels made from table names, and reads none. */
 async function polymorphic(db: Database, table: MaskTable, column: MaskColumn, tables: readonly MaskTable[]) {
   const stem = /^(.+?)_?id$/i.exec(column.name)?.[1]
   const type = table.columns.find(({ name }) => stem && new RegExp(`^${stem}_?(type|kind)$`, 'i').test(name))

@@ -1,27 +1,33 @@
 import { markdownText } from '../report/markdown.ts'
-import { number } from '../runtime/progress.ts'
+import { number, plural } from '../runtime/progress.ts'
 import type { ColumnProof, Proof } from './proof.ts'
 import type { Rules } from './rules.ts'
 
-/** The proof for people: verdict first, then what an approver must check, then every column before and after. */
+/** The proof as Markdown: the verdict, what an approver must check, and every column before and after. */
 export function maskSummary(
   evidence: Proof & { rows: number; durationMs: number; allowed: NonNullable<Rules['proof']> },
 ): string {
   const { problems, tables, columns, hits, canaries, keptPersonal, references } = evidence
   const masked = columns.filter(({ what }) => what === 'masked')
   const head = problems.length
-    ? `### ❌ Mask: ${problems.length} problems\n\n${problems
+    ? `### ❌ Mask: ${plural(problems.length, 'problem')}\n\n${problems
         .slice(0, 30)
         .map((each) => `- ${markdownText(each)}`)
         .join('\n')}`
-    : `### ✅ Masked and proved: ${number(evidence.rows)} rows in ${tables.length} tables`
+    : `### ✅ Masked and proved: ${plural(evidence.rows, 'row')} in ${plural(tables.length, 'table')}`
   const checks = [
-    `- ${masked.length} masked columns, ${number(columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0))} originals found among the masked values`,
-    `- ${evidence.scannedColumns} free-text columns scanned, ${number(hits.reduce((sum, each) => sum + each.hits, 0))} hits`,
+    `- ${plural(masked.length, 'masked column')}, with ${plural(
+      columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0),
+      'original',
+    )} among the masked values`,
+    `- ${plural(evidence.scannedColumns, 'free-text column')} scanned, ${plural(
+      hits.reduce((sum, each) => sum + each.hits, 0),
+      'hit',
+    )}`,
     canaries.planted
-      ? `- ${canaries.planted} canaries: in ${number(canaries.rowsBefore)} rows before, in ${number(canaries.rowsAfter)} after`
+      ? `- ${plural(canaries.planted, 'canary', 'canaries')}: in ${plural(canaries.rowsBefore, 'row')} before, in ${number(canaries.rowsAfter)} after`
       : '- no canaries were planted',
-    `- ${number(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
+    `- ${plural(evidence.constraints, 'valid constraint or index', 'valid constraints and indexes')}, ${plural(references.length, 'undeclared reference')} compared`,
   ]
   const kept = keptPersonal.map(
     ({ table, column, looksLike, reason }) =>
@@ -29,29 +35,29 @@ export function maskSummary(
   )
   const parts = [head, checks.join('\n')]
   const allowed = allowances(evidence.allowed)
-  if (allowed.length) parts.push(`#### What the rules exempt from the proof\n\n${allowed.join('\n')}`)
+  if (allowed.length) parts.push(`#### Exemptions from the proof\n\n${allowed.join('\n')}`)
   if (kept.length)
     parts.push(
-      `#### Kept, although the name suggests a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
+      `#### Kept, although the name suggests personal data\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
     )
   const vouched = columns.filter(({ use }) => use === 'sql')
   if (vouched.length) parts.push(`#### Computed by a reviewed expression\n\n${reasons(vouched)}`)
   parts.push(
-    fold('Columns that are kept, and why', reasons(columns.filter(({ what }) => what === 'kept'))),
+    fold('Kept columns, and why', reasons(columns.filter(({ what }) => what === 'kept'))),
     fold(`Tables before and after`, tableRows(evidence)),
     fold('Columns before and after', columnRows(columns)),
   )
   return parts.join('\n\n')
 }
 
-/** Longer lists are cut here; `mask.json` has them in full. */
+/** Lines per list in the summary. `mask.json` has the complete lists. */
 const MOST = 400
 
 function reasons(columns: readonly ColumnProof[]): string {
   const lines = columns
     .slice(0, MOST)
     .map(({ table, column, why }) => `| ${markdownText(table)}.${markdownText(column)} | ${markdownText(why)} |`)
-  const more = columns.length > MOST ? `\n\n${number(columns.length - MOST)} more are in the evidence.` : ''
+  const more = columns.length > MOST ? `\n\nThe evidence has ${number(columns.length - MOST)} more.` : ''
   return `| column | why |\n| --- | --- |\n${lines.join('\n')}${more}`
 }
 

@@ -5,7 +5,9 @@ import { InputError, messageOf } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 
 const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
-const fold = z.boolean().describe('Takes `A@x.org ` and `a@x.org` for the same value. Loses uniqueness.')
+const fold = z
+  .boolean()
+  .describe('Ignores case and surrounding spaces, as in `A@x.org ` and `a@x.org`. Masked values are then not unique.')
 const reason = z.string().min(3)
 const envName = z.string().regex(/^env:[A-Za-z_]\w*$/)
 const column = z.string().regex(/^[^.]+\.[^.]+$/, 'write table.column')
@@ -27,7 +29,7 @@ const scalarRules = [
   }),
   z.strictObject({
     use: z.literal('partial'),
-    last: z.int().min(0).max(8).describe('How many characters at the end are kept, of values twice as long or longer.'),
+    last: z.int().min(0).max(8).describe('Number of characters to keep at the end of values at least twice as long.'),
     with: z.string().length(1).optional().describe('Character that replaces the others. Default `*`.'),
   }),
   z.strictObject({ use: z.literal('email'), domain: domain.optional(), fold: fold.optional() }),
@@ -47,8 +49,8 @@ const scalarRules = [
   z.strictObject({ use: z.literal('text') }),
   z.strictObject({
     use: z.literal('number'),
-    noise: z.number().gt(0).lte(1).optional().describe('Share of the value, 0.1 is ±10%.'),
-    absolute: z.number().gt(0).optional().describe('Or an absolute amount, up or down.'),
+    noise: z.number().gt(0).lte(1).optional().describe('Share of the value: 0.1 is ±10%.'),
+    absolute: z.number().gt(0).optional().describe('An absolute amount, up or down, instead of a share.'),
     min: z.number().optional(),
     max: z.number().optional(),
   }),
@@ -65,8 +67,10 @@ const rule = z.union([
     ...scalarRules,
     z.strictObject({
       use: z.literal('date'),
-      days: z.int().min(1).max(3650).describe('Most days by which a date moves, either way.'),
-      by: z.string().describe('Column of the same table that names the entity; all its dates move together.'),
+      days: z.int().min(1).max(3650).describe('Maximum number of days by which a date moves, either way.'),
+      by: z
+        .string()
+        .describe('Column of the same table that identifies the entity. All dates of an entity move together.'),
     }),
     z.strictObject({
       use: z.literal('choice'),
@@ -78,7 +82,7 @@ const rule = z.union([
         .record(z.string().regex(/^(\[\]|[^.[\]]+)(\[\])*(\.[^.[\]]+(\[\])*)*$/), leaf)
         .refine((paths) => Object.keys(paths).length > 0, 'list at least one path')
         .describe(
-          '`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those, `[].b` where the document is an array.',
+          '`a.b` for a member, `a[]` for the elements of an array, `a[].b` for a member of each, `[].b` if the document is an array.',
         ),
       others: z
         .enum(['refuse', 'drop'])
@@ -96,7 +100,7 @@ const rule = z.union([
 
 const schema = z.strictObject({
   version: z.literal(1),
-  key: envName.describe('The environment variable that holds the key: 32 characters or more, random.'),
+  key: envName.describe('The environment variable with the key: at least 32 random characters.'),
   safe: z
     .strictObject({
       'surrogate-keys': z.boolean().optional().describe('Generated integer and uuid primary keys are kept.'),
@@ -107,8 +111,8 @@ const schema = z.strictObject({
         .strictObject({
           jitter: z
             .string()
-            .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d; more than nothing')
-            .describe('The most by which a timestamp moves: `90m`, `36h`, `3d`.'),
+            .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d, and more than 0')
+            .describe('Maximum by which a timestamp moves: `90m`, `36h`, `3d`.'),
         })
         .optional()
         .describe('Timestamps move by a random amount, the same for all timestamps of a row.'),
@@ -124,7 +128,7 @@ const schema = z.strictObject({
         when: z
           .strictObject({ column: z.string(), is: z.string() })
           .optional()
-          .describe('For a polymorphic reference: the row refers to that table when this column says so.'),
+          .describe('For a polymorphic reference: the row refers to that table if this column has this value.'),
       }),
     )
     .optional()
@@ -138,11 +142,11 @@ const schema = z.strictObject({
       }),
     )
     .optional()
-    .describe('Rows to copy. Rows that refer to one that is not copied are left out too, in every table.'),
+    .describe('Rows to copy. Rows of any table that refer to an omitted row are omitted too.'),
   canaries: z
     .union([envName, z.array(z.string().min(8))])
     .optional()
-    .describe('Texts planted on the source; none may be found afterwards. `env:NAME`: one per line.'),
+    .describe('Texts planted on the source, none of which may be in the copy. `env:NAME`: one per line.'),
   proof: z
     .strictObject({
       sample: z
@@ -150,17 +154,22 @@ const schema = z.strictObject({
         .gt(0)
         .lte(1)
         .optional()
-        .describe('Share of the originals to search for, of at least 10,000 rows of each table. Default 1: all.'),
-      'min-length': z.int().min(1).max(32).optional().describe('Shorter values cannot identify a person. Default 4.'),
+        .describe('Share of the originals to search for, at least 10,000 rows of each table. Default 1: all.'),
+      'min-length': z
+        .int()
+        .min(1)
+        .max(32)
+        .optional()
+        .describe('Bytes. Shorter values cannot identify a person. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason
         .optional()
-        .describe('Why texts in the schema (defaults, checks, labels) may look personal or be originals.'),
+        .describe('Why texts in the schema (defaults, checks, labels) may look like personal data or be originals.'),
       'allow-survivors': z
         .record(column, reason)
         .optional()
-        .describe('Columns in which an original may turn up among the masked values, and why.'),
+        .describe('Columns in which originals may occur among the masked values, and why.'),
     })
     .optional(),
 })
@@ -171,7 +180,7 @@ export type LeafRule = z.infer<typeof leaf>
 export type UseRule = Exclude<Rule, { keep: true }>
 export type UseName = UseRule['use']
 
-/** What a rule preserves of the data's shape, for the documentation and the report. */
+/** What each rule preserves, for the documentation and the report. */
 export const KEEPS: Record<UseName, { unique: string; order: string; distribution: string }> = {
   null: { unique: 'no', order: 'no', distribution: 'no' },
   constant: { unique: 'no', order: 'no', distribution: 'NULL share' },
@@ -188,7 +197,7 @@ export const KEEPS: Record<UseName, { unique: string; order: string; distributio
   card: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates, number of digits' },
   choice: { unique: 'no', order: 'no', distribution: 'NULLs, weights of the values' },
   json: { unique: 'no', order: 'no', distribution: 'NULLs, members, lengths of arrays' },
-  sql: { unique: 'as you vouch', order: 'no promise', distribution: 'no promise' },
+  sql: { unique: 'if its rule says so', order: 'not guaranteed', distribution: 'not guaranteed' },
 }
 
 /** JSON Schema of the rules file, for editors. */
@@ -230,11 +239,11 @@ export function parseRules(text: string, path: string): Rules {
   )
 }
 
-/** A remaining TODO of a proposal, which asks for a decision. */
+/** Finds the remaining TODOs of a proposal. */
 function undecided({ tables, exclude, proof }: Rules): string[] {
   const rules = Object.entries(tables).flatMap(([table, columns]) =>
     Object.entries(columns).flatMap(([column, { ...rule }]) => {
-      // An expression can compare with a label of that name.
+      // In an expression, TODO can be a value of the data.
       if ('expression' in rule) rule.expression = ''
       return todos(rule, `tables.${table}.${column}`)
     }),
@@ -244,14 +253,14 @@ function undecided({ tables, exclude, proof }: Rules): string[] {
 
 function todos(value: unknown, at: string): string[] {
   if (typeof value === 'string')
-    return /\bTODO\b/.test(value) ? [`${at}: is still TODO. Decide, and write the decision`] : []
+    return /\bTODO\b/.test(value) ? [`${at}: still has a TODO. Replace it with your decision`] : []
   if (value === null || typeof value !== 'object') return []
   return Object.entries(value).flatMap(([name, each]) =>
     todos(at.startsWith('tables') ? name : '', `${at}.${name}`).concat(todos(each, `${at}.${name}`)),
   )
 }
 
-/** A union fails in all its branches; only the intended one is worth reporting. */
+/** Reports only the intended branch of a failed union, although all branches fail. */
 function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
   if (issue.code === 'invalid_union' && issue.errors.length === 2) {
     const at = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], root)
@@ -267,10 +276,10 @@ function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
 
 const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdefg/i
 
-/** What follows what on a keyboard, in the alphabet, and in counting. */
+/** Sequences of the keyboard, the alphabet and the digits. */
 const RUNS = ['qwertyuiop', 'asdfghjkl', 'zxcvbnm', 'abcdefghijklmnopqrstuvwxyz', '01234567890']
 
-/** The commonest pairs of letters in English; in most languages in Latin letters many of them are common, too. */
+/** The most common letter pairs in English. Many of them are common in other languages too. */
 const PAIRS = new Set(
   'th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro ic ne ea ra ce li ch ll be ma si om ur ta ho el la'.split(
     ' ',
@@ -278,19 +287,18 @@ const PAIRS = new Set(
 )
 
 /**
- * What is wrong with a masking key, without repeating any of it; undefined when it is good enough.
- * A guessable key protects nothing: with it, anyone can try every name and e-mail address. The limits are such that no key
- * printed by `openssl rand`, as hex or base64, was ever seen to exceed one.
+ * Describes why a masking key is too weak, without quoting it; undefined when it is strong enough. With a guessed key,
+ * anyone can try every name and e-mail address. Keys printed by `openssl rand`, in hex or base64, pass.
  */
 export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
   if (key.length < 32) return `has ${key.length} characters. Use 32 or more`
   if (/\s/.test(key)) return 'contains spaces, like a sentence. Use random characters'
-  if (new Set(key).size < 12) return 'repeats itself. Use random characters'
-  if (WEAK_WORDS.test(key)) return 'contains guessable words or runs. Use random characters'
+  if (new Set(key).size < 12) return 'repeats few characters. Use random characters'
+  if (WEAK_WORDS.test(key)) return 'contains guessable words or sequences. Use random characters'
   const pairs = [...key].slice(1).map((second, at) => `${key[at]}${second}`)
   if (pairs.filter(isRun).length * 2 > pairs.length)
-    return 'consists of runs of the alphabet or the keyboard. Use random characters'
+    return 'consists of sequences of the alphabet or the keyboard. Use random characters'
   if (pairs.filter(isWord).length * 4 > pairs.length) return 'consists of words. Use random characters'
   return undefined
 }
@@ -300,7 +308,7 @@ function isRun(pair: string): boolean {
   return first === second || RUNS.some((run) => run.includes(`${first}${second}`) || run.includes(`${second}${first}`))
 }
 
-/** Letters of one case: it seldom changes within words, but every other time between random letters. */
+/** Requires the same case, which rarely changes within a word, but in half of all random pairs. */
 function isWord(pair: string): boolean {
   const lower = pair.toLowerCase()
   return PAIRS.has(lower) && (pair === lower || pair === pair.toUpperCase())

@@ -18,7 +18,7 @@ import {
 } from '../sql/ddl.ts'
 import { noteMade } from './target.ts'
 
-/** A schema as SQL, by the time at which each part runs. */
+/** SQL that creates a schema, by the time at which each part runs. */
 export interface SchemaSql {
   /** Types, sequences, tables: before the rows. */
   before: string[]
@@ -33,9 +33,9 @@ export interface SchemaSource {
 }
 
 /**
- * The source's schema for the rehearsal, from its catalog. Triggers, rules, policies, comments, grants and views are left
- * out; functions too, except those that a default, a check or an index needs.
- * @throws UserError when a part of it would reach outside the database
+ * Reads the source's schema as SQL for the rehearsal source. Leaves out triggers, rules, policies, comments, grants and
+ * views, and functions that no default, check or index needs.
+ * @throws UserError when an object would reach outside the database
  */
 export async function readSchema(db: Database, source: SchemaSource): Promise<SchemaSql> {
   const tree = await relations(db, source)
@@ -83,11 +83,11 @@ interface NeededFunction {
   sql: string
 }
 
-/** Calls that reach outside the database, or into its server's files. */
+/** Calls that reach outside the database, or into the server's files. */
 const CALLS_OUT =
   /\b(dblink\w*|http(_(get|post|put|patch|delete|head))?|pg_read_(binary_)?file|pg_stat_file|pg_ls_\w+|pg_file_\w+|lo_(import|export)|pg_notify|pg_logical_emit_message)"?\s*\(/i
 
-/** Statements with the same effect, which can only be in a function's body. */
+/** Statements with the same effect, which only a function's body can contain. */
 const ACTS_OUT = /\b(notify\s|net\.http|dblink|postgres_fdw|copy\s+[^;]*\s(from|to)\s+(program|'))/i
 
 /** Extensions that provide such calls, or languages to write them in. */
@@ -95,8 +95,8 @@ const REACHES_OUT =
   /^(dblink|.*_fdw|plpython.*|plperl.*|pltcl.*|plsh|plv8|pljava|plr|http|pg_?http.*|pgsql.?http|pg_net|pg_cron|aws_.*|azure_.*|adminpack|wrappers)$/i
 
 /**
- * What the tables and the types beside them depend on, and the functions and extensions that these need in turn. No catalog
- * lists the calls of a text body, so every function whose name is called counts.
+ * WITH clause for what the tables and types depend on, and for the functions and extensions that these need in turn. No
+ * catalog lists the calls in a function's text, so every function with a name that the text calls counts.
  */
 const NEEDS = `
   WITH RECURSIVE own AS (
@@ -166,7 +166,7 @@ async function neededByTables(
     if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(sql) || ACTS_OUT.test(body))
       throw new UserError(
         'mask.reaches-out',
-        `a default, check or index needs the function ${name}, which is in ${language} or reaches outside the database. A rehearsal must not do that. Exclude its table, or create a harmless ${name} in its place on the clone`,
+        `a default, check or index needs the function ${name}, which is in ${language} or reaches outside the database. A rehearsal must not do that. Exclude its table, or replace it with a harmless function ${name} on the clone`,
       )
   const others = new Set(await otherTypes(db, source.schema, oids))
   return {
@@ -177,7 +177,7 @@ async function neededByTables(
   }
 }
 
-/** Types of other schemas that columns use, or that these types use; extensions provide their own. */
+/** Types in other schemas that columns use, directly or through other types. Leaves out those of extensions. */
 async function otherTypes(db: Database, schema: string, tables: readonly number[]): Promise<number[]> {
   const { rows } = await db.query(
     `WITH RECURSIVE used AS (
@@ -194,7 +194,7 @@ async function otherTypes(db: Database, schema: string, tables: readonly number[
   return rows.map(({ oid }) => oid)
 }
 
-/** A default, a check or an index expression can itself reach outside. */
+/** Requires that no default, check or index expression calls out of the database. */
 function requireInside(statements: readonly string[]): void {
   for (const sql of statements) {
     const call = CALLS_OUT.exec(sql)?.[1]
@@ -207,11 +207,11 @@ function requireInside(statements: readonly string[]): void {
   }
 }
 
-/** Schemas and extensions. */
+/** Creates schemas and extensions. */
 function prelude({ schema }: SchemaSource, { extensions, functions, types }: Needed, tree: readonly Relation[]) {
   const schemas = new Set([schema, ...[...extensions, ...functions, ...types, ...tree].map((each) => each.schema)])
   return [
-    // A body can call what comes later.
+    // A function's body can call a function that is created later.
     'SET check_function_bodies = off',
     ...[...schemas].map((name) => `CREATE SCHEMA IF NOT EXISTS ${ident(name)}`),
     ...extensions.map((each) => `CREATE EXTENSION IF NOT EXISTS ${ident(each.name)} SCHEMA ${ident(each.schema)}`),
@@ -224,7 +224,7 @@ async function collationsOf(db: Database, schema: string): Promise<string[]> {
   )
 }
 
-/** Types and functions in the order in which they were made, since either may need the other; a type's parts come first. */
+/** Types and functions in order of creation, because each can need the other. The types that a type uses come first. */
 function inOrder(types: readonly Type[], functions: readonly NeededFunction[]): string[] {
   const byName = new Map(types.map((type) => [`${type.schema}.${type.name}`, type]))
   const done = new Set<number>()
@@ -253,7 +253,7 @@ function typeSql(type: Type): string {
 
 interface Relation {
   oid: number
-  /** A partition may be in another one than its table. */
+  /** A partition can be in another schema than its table. */
   schema: string
 }
 
@@ -271,7 +271,7 @@ async function relations(db: Database, { tables }: SchemaSource): Promise<Relati
   return rows
 }
 
-/** One schema's share of what is copied. */
+/** The copied objects of one schema. */
 interface Part extends Definitions {
   /** Names of `tables`. */
   names: ReadonlySet<string>
@@ -297,7 +297,7 @@ function byDepth(parts: readonly Part[], tree: readonly Relation[], sql: (part: 
   return tree.flatMap(({ oid }) => found.get(oid)?.() ?? [])
 }
 
-/** Without those of identity columns, and of tables that are not copied. */
+/** Sequences to create, without those of identity columns and of tables that are not copied. */
 function ownSequences({ sequences, names }: Part) {
   return sequences.filter(({ identity, table }) => !identity && (table === null || names.has(table)))
 }
@@ -312,7 +312,7 @@ function ownersSql(part: Part): string[] {
   )
 }
 
-/** A partition is attached rather than created as one: its columns may have another order and their own defaults. */
+/** Creates a table. Attaches a partition afterwards, because it can have another column order and other defaults. */
 function tableSql(part: Part, table: Table): string[] {
   const { schema } = part
   const name = qualified(schema, table.name)
@@ -326,7 +326,7 @@ function tableSql(part: Part, table: Table): string[] {
       notNull: column.notNull && !isUnproved(part, table.name, column.name),
       default: generated ? null : expression,
       generated: generated && expression !== null ? { expression, kind: generated } : null,
-      // A partition takes it from its table.
+      // A partition inherits the identity of its table.
       identity:
         identity && sequence && !table.isPartition
           ? {
@@ -354,7 +354,7 @@ function tableSql(part: Part, table: Table): string[] {
   ]
 }
 
-/** A NOT NULL that is not validated (PostgreSQL 18): rows may still hold nulls. */
+/** Whether a NOT NULL is not validated (PostgreSQL 18), so that rows can still contain NULL. */
 function isUnproved({ constraints, schema }: Part, table: string, column: string): boolean {
   return constraints.some(
     (each) =>
@@ -366,7 +366,7 @@ function isUnproved({ constraints, schema }: Part, table: string, column: string
   )
 }
 
-/** Of the tables, and those that partitions have of their own; a table that inherits has its parents' too. */
+/** Constraints of tables, and those that only a partition has. A table that inherits also gets its parents' checks. */
 function constraintsSql({ constraints, schema, tables }: Part, kinds: Constraint['kind'][]): string[] {
   const isPartition = new Map(tables.map((each) => [each.name, each.isPartition]))
   return kinds.flatMap((kind) =>
@@ -378,7 +378,7 @@ function constraintsSql({ constraints, schema, tables }: Part, kinds: Constraint
   )
 }
 
-/** An index of a partitioned table covers its partitions, so that theirs are left out and it becomes valid. */
+/** Indexes. Leaves out those of partitions, which an index of the partitioned table creates. */
 function indexesSql({ indexes, tables }: Part): string[] {
   const kinds = new Map(tables.map((each) => [each.name, each.kind]))
   return indexes
@@ -389,7 +389,7 @@ function indexesSql({ indexes, tables }: Part): string[] {
     )
 }
 
-/** What needs indexes and checks to be there. */
+/** Statements that need existing indexes and checks. */
 function afterRows({ schema }: Part, table: Table): string[] {
   const name = qualified(schema, table.name)
   const identity = table.settings.filter((each) => each.startsWith('REPLICA IDENTITY '))

@@ -1,24 +1,24 @@
 import { createHmac } from 'node:crypto'
-import { connect, type Database, type Side, sqlState } from '../runtime/database.ts'
+import { connect, type Database, ident, type Side, sqlState } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 
 /**
- * What makes the text of a value the same on every server, and resolves no name through a search path. Rows that a policy
- * would hide are an error: without them the copy would not have the source's shape.
+ * Settings that give a value the same text on every server, and prevent name look-ups through a search path. With
+ * `row_security` off, a policy that would hide rows raises an error instead.
  */
 const SETTINGS = `
   SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
   SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET statement_timeout = 0;
   SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET jit = off; SET client_min_messages = warning`
 
-/** A connection for masking: no time limit, and the same text for the same value on both sides. */
+/** Opens a connection for masking: without a statement timeout, and with the same text for a value on both sides. */
 export async function openSession(url: string, side: Side): Promise<Database> {
   const db = await connect(url, side, 0)
   await db.query(SETTINGS)
   return db
 }
 
-/** Session parameters for the domains' keys; see `Hashes` for what each is for. */
+/** Session parameters with the keys and seeds of the domains, for `Hashes`. */
 export function domainKeys(key: string, domains: ReadonlyMap<string, number>): Map<string, string> {
   const parameters = new Map<string, string>()
   for (const [domain, position] of domains) {
@@ -29,7 +29,7 @@ export function domainKeys(key: string, domains: ReadonlyMap<string, number>): M
   return parameters
 }
 
-/** Sets session parameters by bind: they are in no statement, and {@link suppressLogging} has kept them out of the log. */
+/** Sets session parameters as bound values, which no statement contains and {@link suppressLogging} keeps out of the log. */
 export async function setParameters(db: Database, parameters: ReadonlyMap<string, string>): Promise<void> {
   await db.query('SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS u(name, value)', [
     [...parameters.keys()],
@@ -56,7 +56,7 @@ export async function suppressLogging(db: Database, side: Side): Promise<void> {
   if (loud)
     throw new UserError(
       'mask.key-logged',
-      `the ${side} would write the masking key to its log, because ${loud} there and this role cannot change it. Have an administrator run: ALTER ROLE <role> SET log_parameter_max_length = 0 (PostgreSQL 13 or newer), or SET log_statement = 'none' and log_min_duration_statement = -1 for the role`,
+      `the ${side} would write the masking key to its log, because ${loud} there and this role cannot change it. As an administrator, run \`ALTER ROLE ${ident(db.user ?? '')} SET log_parameter_max_length = 0\` (PostgreSQL 13 or later), or set \`log_statement = 'none'\` and \`log_min_duration_statement = -1\` for that role`,
     )
 }
 
@@ -70,11 +70,11 @@ const QUIET: [setting: string, value: string][] = [
   ['log_duration', 'off'],
   ['pgaudit.log_parameter', 'off'],
   ['auto_explain.log_min_duration', '-1'],
-  // A plan is logged with the bound values in it, byte by byte.
+  // A logged plan contains the bound values, byte by byte.
   ['debug_print_plan', 'off'],
 ]
 
-/** The setting that would log a bound value; undefined when none would. */
+/** The setting that would log bound values; undefined when none would. */
 async function logsParameters(db: Database): Promise<string | undefined> {
   const { rows } = await db.query(
     `SELECT ${['log_parameter_max_length', ...QUIET.map(([name]) => name)]

@@ -1,5 +1,6 @@
+import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
-import { number } from '../runtime/progress.ts'
+import { number, plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
   bare,
@@ -7,7 +8,6 @@ import {
   type Decision,
   maskedSelect,
   NUMBERS,
-  own,
   type PlannedTable,
   TEXTS,
   textsOf,
@@ -18,14 +18,14 @@ import type { Inheritance } from './inheritance.ts'
 import { jsonTexts, jsonTree, jsonUnlisted } from './json-paths.ts'
 import type { Rules, UseRule } from './rules.ts'
 
-/** Rows of a table that are masked as a trial before all are. */
+/** Rows per table that are masked as a trial before the copy. */
 const TRIED = 1000
 
-/** What to do when masked rows violate a check of a table or a domain. */
+/** The fix when masked rows violate a check of a table or a domain. */
 export const MEETS_CHECKS =
-  "take `choice`, which takes the source's own values, `constant` or `sql`, or keep it with a reason"
+  'Use `choice` (which takes values of the source), `constant` or `sql`, or keep it with a reason'
 
-/** Collects what is counted on the source before anything is copied; every count must be zero. */
+/** Collects queries for the source whose counts must all be zero before anything is copied. */
 export class SourceChecks {
   readonly #checks: Check[]
   readonly #domains: Map<string, number>
@@ -33,7 +33,7 @@ export class SourceChecks {
   readonly #placeOf: (table: MaskTable, column: MaskColumn, hashes: Hashes) => Place
   readonly #survivors: Record<string, string> | undefined
 
-  /** @param placeOf where a column's own rule applies */
+  /** @param placeOf returns the place for a column's own rule */
   constructor(
     plan: { checks: Check[]; domains: Map<string, number> },
     { proof }: Rules,
@@ -47,11 +47,11 @@ export class SourceChecks {
     this.#survivors = proof?.['allow-survivors']
   }
 
-  /** A rule knows nothing of a CHECK, so some masked rows are tested before all are copied, which takes hours. */
+  /** Tests some masked rows against CHECK constraints, which rules ignore, before a copy that can take hours. */
   rows(planned: PlannedTable): void {
     const { table, decisions, columns } = planned
     const changed = decisions.filter(({ what }) => what === 'masked' || what === 'moved').map(({ column }) => column)
-    // Casts, since COPY takes text for a document or a uuid; that to a domain is the domain's own check.
+    // Cast, because a rule produces text for a document or a uuid. A cast to a domain runs the domain's checks.
     const typed = (wanted: readonly string[]) =>
       table.columns
         .flatMap(({ name, type }) => (wanted.includes(name) ? [`m.${ident(name)}::${type} AS ${ident(name)}`] : []))
@@ -74,12 +74,12 @@ export class SourceChecks {
         column: about.join(', '),
         sql: `SELECT count(*) FROM ${rows(check.columns)} WHERE (${check.expression}) IS FALSE`,
         problem: (count) =>
-          `${about.join(', ')}: ${count} of the first masked rows (at most ${number(TRIED)}) violate the check ${check.name}; ${MEETS_CHECKS}`,
+          `${about.join(', ')}: ${count} of the first masked rows (at most ${number(TRIED)}) violate the check ${check.name}. ${MEETS_CHECKS}`,
       })
     }
   }
 
-  /** If every value is too rare to be chosen, the column would come out empty. */
+  /** Requires a value that is frequent enough for `choice`. Otherwise, every value would become NULL. */
   choice(table: MaskTable, column: MaskColumn, least: number): void {
     const value = columnOf(column.name)
     this.#checks.push({
@@ -87,11 +87,11 @@ export class SourceChecks {
       sql: `SELECT CASE WHEN coalesce(max(n), 0) < ${least} THEN coalesce(sum(n), 0) ELSE 0 END AS count
               FROM (SELECT count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY ${value}) c`,
       problem: (count) =>
-        `${table.name}.${column.name}: no value is seen ${least} times, so \`choice\` would make NULLs of all ${count}. Lower \`min-count\`, or use another rule`,
+        `${table.name}.${column.name}: no value occurs ${least} times, so \`choice\` would replace ${plural(count, 'value')} with NULL. Lower \`min-count\`, or use another rule`,
     })
   }
 
-  /** Finds unlisted members before anything is copied, in the snapshot that is copied. */
+  /** Finds unlisted members before the copy, in the same snapshot. */
   document(table: MaskTable, column: MaskColumn, rule: Extract<UseRule, { use: 'json' }>): void {
     if (rule.others === 'drop') return
     const bad = jsonUnlisted(`${columnOf(column.name)}::jsonb`, jsonTree(rule.paths))
@@ -99,11 +99,11 @@ export class SourceChecks {
       column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${bad}`,
       problem: (count) =>
-        `${table.name}.${column.name}: ${count} documents have members that no path lists. List them under \`paths\`, or set \`others: drop\``,
+        `${table.name}.${column.name}: ${plural(count, 'document')} with members that no path lists. List them under \`paths\`, or set \`others: drop\``,
     })
   }
 
-  /** What the values as a set cannot show afterwards: a value within a longer one, and numbers that hardly move. */
+  /** Checks what the proof cannot see afterwards: originals within longer values, and numbers that hardly move. */
   change(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     const rule = this.#inheritance.ruleOf(table.name, column.name)
@@ -113,11 +113,11 @@ export class SourceChecks {
     const place = this.#placeOf(table, column, fresh)
     if (rule.use === 'sql') {
       const made = textsOf('s.made', column)
-      this.#checkTexts(table, id, `(${rule.expression})::${column.type}`, made, decisions, 'the expression gives away')
+      this.#checkTexts(table, id, `(${rule.expression})::${column.type}`, made, decisions, 'the expression reveals')
     }
-    // An expression may have written the same number in another way.
+    // An expression can produce the same number in another form, such as 1.0 for 1.
     if (rule.use === 'number' || (rule.use === 'sql' && NUMBERS.has(column.family) && !column.array)) {
-      // NaN and the infinities have nowhere to move to.
+      // NaN and infinity cannot move.
       const moved = `${value} - ${value} = 0${'absolute' in rule ? '' : ` AND ${value} <> 0`}`
       const same = `${fresh.select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)} WHERE ${moved}`
       this.#checks.push({
@@ -129,32 +129,32 @@ export class SourceChecks {
     }
   }
 
-  /** A kept column can contain what another column of its row hides, such as a name within a remark. */
+  /** Checks that a kept column does not contain what another column of its row hides, such as a name in a remark. */
   kept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     if (own(this.#survivors, id)) return
     const texts = this.#keptTexts(table, column, what)
     const hidden = decisions.filter(({ strict, use }) => strict && use !== 'partial')
-    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'the kept value gives away', 6)
+    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'the kept value reveals', 6)
   }
 
-  /** Texts of a kept column, or of the members of a document that are kept, of a value `s.made`. */
+  /** SELECTs of the kept texts in a value `s.made`: those of a kept column, or of kept members of a document. */
   #keptTexts(table: MaskTable, column: MaskColumn, what: Decision['what']): string[] {
     const rule = this.#inheritance.ruleOf(table.name, column.name)
     const { family, array } = column
     if (what === 'kept' && TEXTS.has(family)) {
-      // A person's name can be a member's key; only the document as text includes keys.
+      // A person's name can be a member's key, and only the document as text includes keys.
       const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
       return [...textsOf('s.made', column), ...members]
     }
     if (what === 'kept' && family === 'bytea' && !array) return [`SELECT encode(s.made, 'escape')`]
-    // A telephone number; not what the database counts, nor what refers to that.
+    // A number with its own rule can be a telephone number. Surrogate keys and references have none.
     if (what === 'kept' && NUMBERS.has(family) && rule) return textsOf('s.made', column)
     if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
     return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)
   }
 
-  /** No text in `value` may contain an original text of its row, literally or in another spelling. */
+  /** Requires that no text in `value` contains an original text of its row, literally or in another spelling. */
   #checkTexts(
     table: MaskTable,
     id: string,
@@ -176,7 +176,7 @@ export class SourceChecks {
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT ${value} OFFSET 0) s(made)
              WHERE EXISTS (SELECT FROM ${list(made, least)} m, ${list(originals, least)} o WHERE ${within})`,
       problem: (count) =>
-        `${id}: in ${count} rows ${verb} an original text of the row. Give it another rule, or set \`allow-survivors\` with a reason`,
+        `${id}: in ${plural(count, 'row')}, ${verb} an original text of the row. Give it another rule, or set \`allow-survivors\` with a reason`,
     })
   }
 }

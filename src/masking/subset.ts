@@ -1,16 +1,17 @@
+import { own } from '../model/records.ts'
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { compared, type Edge, own, type Plan } from './decisions.ts'
+import { compared, type Edge, type Plan } from './decisions.ts'
 import { Hashes } from './hashes.ts'
 import type { Rules } from './rules.ts'
 
 type Subset = NonNullable<Rules['subset']>
 
 /**
- * Which rows of each table are copied: by its own predicate, and for every reference to a restricted table only if the
- * referenced row is copied too. Cycles and self-references are cut here and closed on the other side, by {@link close}.
- * @returns predicates over `t`, for the tables that have one
+ * Predicates for the rows to copy: the table's own predicate, and for every reference to a restricted table, that the
+ * referenced row is copied too. Ignores cycles and self-references, which {@link close} resolves on the rehearsal source.
+ * @returns predicates over `t`, for tables with one
  */
 export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string> {
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
@@ -30,7 +31,7 @@ export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string
     takenRows(tables.get(name) as MaskTable, columns, ownOf.get(name) as string[], edges, queryName)
   const predicate = (name: string): string => {
     if (!edgesOf(name).length) return (ownOf.get(name) as string[]).join(' AND ')
-    // Every parent table is written once, however many paths lead to it, after those that it refers to.
+    // One query per parent table, however many paths lead to it, after the tables that it refers to.
     const queries = new Map<string, string>()
     const open = new Set([name])
     const add = (above: string) => {
@@ -52,7 +53,7 @@ function referredColumns(edges: readonly Edge[], name: string): string[] {
   return [...new Set(edges.filter(({ to }) => to === name).flatMap(({ toColumns }) => toColumns))]
 }
 
-/** Rows by joins, which cost as much as the tables are large; a predicate by sub-select would run for each row. */
+/** SELECT of a table's rows in the subset. Uses joins, because a subquery in the predicate would run for each row. */
 function takenRows(
   table: MaskTable,
   columns: readonly string[],
@@ -63,7 +64,7 @@ function takenRows(
   const joins = edges.map((edge, at) => {
     const keys = edge.toColumns.map((name, key) => `${compared(edge, ident(name))} AS "molt k${key}"`)
     const meets = edge.columns.map((name, key) => `p${at}."molt k${key}" = ${compared(edge, columnOf(name))}`)
-    // A foreign key meets one row; what no constraint declares may meet several.
+    // A foreign key matches one row. An undeclared reference can match several.
     const distinct = edge.constraint ? '' : 'DISTINCT '
     return ` LEFT JOIN (SELECT ${distinct}${keys.join(', ')} FROM ${queryName.get(edge.to)}) p${at} ON ${meets.join(' AND ')}`
   })
@@ -89,7 +90,7 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
   const parts: string[] = []
   if (own?.where) {
     parts.push(`(${own.where})`)
-    // A predicate that does not run is reported before an earlier copy is dropped.
+    // Reports an invalid predicate before an earlier copy is dropped.
     const sql = `SELECT 0 AS count FROM ${fromItem(table)} AS t WHERE ${own.where} LIMIT 1`
     plan.checks.push({
       column: `subset.${table.name}`,
@@ -98,7 +99,8 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
     })
   }
   if (own?.percent !== undefined) {
-    if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
+    if (!table.key.length)
+      plan.problems.push(`subset: ${table.name} has no primary key, which \`percent\` needs. Use \`where\``)
     else {
       const hash = hashes.lightRow(`${table.name} subset`, table)
       parts.push(`abs(${hash} % 1000000) < ${Math.round(own.percent * 10_000)}`)
@@ -113,7 +115,7 @@ function unless({ when }: Edge): string[] {
 
 /**
  * Rows of `edge.from` that refer to a missing row, as a predicate over `t`.
- * @param parents what represents `edge.to`; by default the table with those that inherit from it
+ * @param parents FROM item for `edge.to`; by default the table and those that inherit from it
  */
 export function dangling(edge: Edge, schema: string, parents = qualified(schema, edge.to)): string {
   const meets = edge.columns.map(
@@ -122,7 +124,7 @@ export function dangling(edge: Edge, schema: string, parents = qualified(schema,
   return [...points(edge), `NOT EXISTS (SELECT FROM ${parents} p WHERE ${meets.join(' AND ')})`].join(' AND ')
 }
 
-/** The row `t` refers to something by this reference. */
+/** Conditions for a row `t` with this reference. */
 function points({ columns, when }: Edge): string[] {
   return [
     ...columns.map((name) => `${columnOf(name)} IS NOT NULL`),
@@ -131,8 +133,8 @@ function points({ columns, when }: Edge): string[] {
 }
 
 /**
- * Removes rows that refer to a row that was not copied, until none is left: a predicate cannot express this for cycles.
- * @returns removed rows by table
+ * Removes rows that refer to a row that was not copied, until no such row is left. A predicate cannot express cycles.
+ * @returns number of removed rows by table
  */
 export async function close(target: Database, plan: Plan): Promise<Map<string, number>> {
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
@@ -155,7 +157,7 @@ export async function close(target: Database, plan: Plan): Promise<Map<string, n
   return gone
 }
 
-/** Whether a row has at most one parent. An undeclared reference can match several, and any of them keeps the row. */
+/** Whether every row has at most one parent. With an undeclared reference it can have several, and any one keeps it. */
 async function meetsOne(target: Database, edge: Edge, table: MaskTable): Promise<boolean> {
   if (edge.constraint) return true
   const keys = parentKeys(edge).join(', ')
@@ -169,7 +171,7 @@ function parentKeys(edge: Edge): string[] {
   return edge.toColumns.map((name) => compared(edge, columnOf(name)))
 }
 
-/** For a table that refers to itself: the orphans and everything below them, because a chain would take a round per row. */
+/** For a self-reference: the orphans and all their descendants. Otherwise, a chain would take one round per row. */
 function withDescendants(edge: Edge, table: MaskTable, orphans: string): string {
   const item = `${fromItem(table)} AS t`
   const columns = [...rowColumns(table).map(columnOf), ...parentKeys(edge)]
@@ -182,7 +184,7 @@ function withDescendants(edge: Edge, table: MaskTable, orphans: string): string 
     UNION ALL SELECT ${columns.join(', ')} FROM gone JOIN ${item} ON ${[...meets, ...points(edge)].join(' AND ')}) SELECT ${gone} FROM gone)`
 }
 
-/** What distinguishes a row of a table from all others, for the duration of a statement. */
+/** Columns that identify a row within one statement. */
 function rowColumns({ partitioned }: MaskTable): string[] {
   return partitioned ? ['tableoid', 'ctid'] : ['ctid']
 }
@@ -192,17 +194,17 @@ function rowOf(table: MaskTable): string {
 }
 
 /**
- * A subset with few rows left is seldom intended, although it is proved.
- * @param taken rows that the predicates took, by table
- * @param gone what {@link close} has returned
- * @returns a sentence for each table that lost more than half of its rows
+ * Warnings about tables that lost more than half of their rows, which is rarely intended.
+ * @param taken number of rows that the predicates selected, by table
+ * @param gone the result of {@link close}
+ * @returns one sentence per table
  */
 export function lostMost(taken: ReadonlyMap<string, number>, gone: ReadonlyMap<string, number>): string[] {
   return [...gone].flatMap(([table, rows]) => {
     const all = taken.get(table) ?? 0
     return rows * 2 > all
       ? [
-          `${table}: ${number(rows)} of the ${number(all)} rows that the subset took refer to rows that it did not take, and were left out; ${number(all - rows)} are left. Restrict fewer of the tables that refer to each other, or by a larger share`,
+          `${table}: ${number(rows)} of the ${number(all)} selected rows refer to rows outside the subset, so only ${number(all - rows)} were copied. Restrict fewer of the tables that refer to each other, or raise \`percent\``,
         ]
       : []
   })

@@ -1,20 +1,21 @@
 import { randomInt } from 'node:crypto'
 import { type Database, ident, literal, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
-import { someOf } from '../runtime/progress.ts'
+import { plural, someOf } from '../runtime/progress.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { openSession } from './session.ts'
 import { MEETS_CHECKS } from './source-checks.ts'
 
-/** Records on the rehearsal source what this suite created, so that a second run replaces only that. */
+/** Schema on the rehearsal source. Records what this suite created, so that the next run replaces nothing else. */
 export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
 export type MaskState = 'loading' | 'refused' | 'proved'
 
 /**
- * @throws VerdictError unless `to` is a different database from `from`, confirmed by its exact name, and contains nothing
- * but what an earlier run has put there
+ * Requires that `to` may be overwritten: it is not the database of `from`, is confirmed by its exact name, and contains
+ * only what an earlier run created.
+ * @throws VerdictError otherwise
  */
 export async function requireRehearsal(source: Database, target: Database, allowed: string): Promise<void> {
   const { rows } = await target.query(
@@ -25,20 +26,23 @@ export async function requireRehearsal(source: Database, target: Database, allow
   if (await isSameDatabase(source, target))
     throw new VerdictError(
       'mask.same-database',
-      '`from` and `to` are the same database: masking would overwrite what it reads',
+      '`from` and `to` are the same database, so masking would overwrite what it reads. Set `to` to an empty database',
     )
   if (name !== allowed)
     throw new VerdictError(
       'mask.target-not-allowed',
-      `\`to\` is the database ${name}, and \`allow-target\` allows ${allowed || 'none'}. Set it to the exact name of a database for rehearsals`,
+      `\`to\` is the database ${name}, but \`allow-target\` ${allowed ? `allows ${allowed}` : 'is not set'}. Set \`allow-target\` to the exact name of a rehearsal database`,
     )
   if (replica)
-    throw new VerdictError('mask.target-replica', '`to` is a replica: its content comes from its primary, unmasked')
+    throw new VerdictError(
+      'mask.target-replica',
+      '`to` is a replica, whose rows come unmasked from its primary. Set `to` to a separate primary',
+    )
   await requireUnfed(target)
   await requireNothingElse(target)
 }
 
-/** Two names can mean one server; only a lock that both see shows it. */
+/** Whether both connections lead to one database. Its names can differ, so this tests a lock that both would see. */
 async function isSameDatabase(source: Database, target: Database): Promise<boolean> {
   const lock = [randomInt(2 ** 31), randomInt(2 ** 31)]
   await source.query('SELECT pg_catalog.pg_advisory_lock($1, $2)', lock)
@@ -51,7 +55,7 @@ async function isSameDatabase(source: Database, target: Database): Promise<boole
   }
 }
 
-/** Masked rows are worthless if unmasked changes stream in after them. */
+/** Requires that no subscription or migration writes to the target, because those changes are not masked. */
 async function requireUnfed(target: Database): Promise<void> {
   const { rows } = await target.query(
     `SELECT 'the subscription ' || subname AS feed FROM pg_catalog.pg_subscription s
@@ -66,7 +70,7 @@ async function requireUnfed(target: Database): Promise<void> {
   if (rows[0])
     throw new VerdictError(
       'mask.target-fed',
-      `\`to\` is fed by ${rows[0].feed}: its changes are not masked, and would leak personal data into the rehearsal. Drop the feed first, and rehearse streaming with generated load on the masked source`,
+      `${rows[0].feed} writes to \`to\`. Its changes are not masked, and would leak personal data into the rehearsal. Drop it first, and rehearse streaming with generated load on the masked source`,
     )
 }
 
@@ -85,7 +89,7 @@ async function requireNothingElse(target: Database): Promise<void> {
   if (others.length)
     throw new VerdictError(
       'mask.target-not-empty',
-      `\`to\` has ${others.length} tables that no earlier \`mask\` created (${someOf(others, 5)}). Use an empty database`,
+      `\`to\` has ${plural(others.length, 'table')} that no earlier \`mask\` created (${someOf(others, 5)}). Use an empty database`,
     )
 }
 
@@ -95,7 +99,7 @@ async function ownTables(target: Database): Promise<string[]> {
   return run.rows.flatMap(({ schema, tables }) => (tables as string[]).map((name) => `${schema}.${name}`))
 }
 
-/** Removes what an earlier run has created, and records what this one will create. */
+/** Drops what an earlier run created, and records what this run will create. */
 export async function takeOver(target: Database, schema: string, tables: readonly string[]): Promise<void> {
   await dropOurs(target)
   await target.query(`CREATE SCHEMA IF NOT EXISTS ${OURS}`)
@@ -111,8 +115,8 @@ export async function takeOver(target: Database, schema: string, tables: readonl
 }
 
 /**
- * Collations, sequences, types and functions of the schema `$1` by name: `$2` are the functions, `$3` types of other schemas,
- * each null for all.
+ * Query for the names of the collations, sequences, types and functions in the schema `$1`. `$2` restricts the functions,
+ * and `$3` adds types of other schemas; NULL means all.
  */
 const BESIDE_TABLES = `
   SELECT 'COLLATION' AS kind, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname) AS name
@@ -129,7 +133,7 @@ const BESIDE_TABLES = `
    WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f' AND ($2::oid[] IS NULL OR p.oid = ANY ($2))
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`
 
-/** Records on the rehearsal source what a run creates there beside the tables, before it does. */
+/** Statement that records what a run creates on the rehearsal source besides tables. Runs before the creation. */
 export async function noteMade(
   source: Database,
   schema: string,
@@ -141,10 +145,10 @@ export async function noteMade(
   return `UPDATE ${RUN} SET made = ARRAY[${made.join(', ')}]::text[]`
 }
 
-/** The tables of an earlier run with their sequences, and the types and functions that it created. */
+/** Drops the tables of an earlier run with their sequences, and the types and functions that it created. */
 async function dropOurs(target: Database): Promise<void> {
   if (!(await relationExists(target, RUN))) return
-  // A run of an earlier version has recorded nothing.
+  // An earlier version did not have this column.
   await target.query(`ALTER TABLE ${RUN} ADD COLUMN IF NOT EXISTS made text[] NOT NULL DEFAULT '{}'`)
   const run = await target.query(`SELECT schema_name AS schema, made FROM ${RUN}`)
   const schema = run.rows[0]?.schema as string | undefined
@@ -161,7 +165,7 @@ async function dropOurs(target: Database): Promise<void> {
   )
 }
 
-/** Not by CASCADE, which would drop objects that are not ours; in rounds, because types and functions depend on each other. */
+/** Drops objects in rounds, because they depend on each other. CASCADE could drop objects that are not ours. */
 async function dropAll(target: Database, objects: readonly string[]): Promise<void> {
   const stuck: string[] = []
   for (const object of objects)
@@ -185,8 +189,8 @@ export async function setState(target: Database, state: MaskState): Promise<void
 }
 
 /**
- * Rows that were not proved must not stay: they can be personal data. Their tables go too, because even an emptied table
- * keeps the values that ANALYZE has seen. On a separate connection: the other one may have failed.
+ * Drops the tables of an unproved copy, which can contain personal data. Emptying them is not enough, because ANALYZE has
+ * copied values into the statistics. Uses a separate connection, because the other one may have failed.
  * @returns the tables that could not be dropped
  */
 export async function discardTables(url: string, schema: string, tables: readonly string[]): Promise<string[]> {
@@ -203,20 +207,20 @@ export async function discardTables(url: string, schema: string, tables: readonl
   return left
 }
 
-/** An undefined object, function, table, and schema. */
+/** SQLSTATEs for an undefined object, function, table and schema. */
 const NOT_THERE = new Set(['42704', '42883', '42P01', '3F000'])
 
-/** Runs a step's statements one by one; an error names the object, up to the first literal. */
+/** Runs statements one by one. An error quotes the failed statement up to its first literal. */
 export async function runAll(target: Database, statements: readonly string[], what: string): Promise<void> {
   for (const sql of statements)
     try {
       await target.query(sql)
     } catch (error) {
       const { code, constraint, message } = error as { code?: string; constraint?: string; message?: string }
-      // For a missing object the server reports the name, and no value.
+      // The message about a missing object contains its name, but no value.
       const missing = NOT_THERE.has(code ?? '') ? `: ${message}` : ''
-      const unmet = code?.startsWith('23') ? '. Masked rows violate it: correct the rules of its columns' : ''
-      const advice = code === '23514' ? `; ${MEETS_CHECKS}` : ''
+      const unmet = code?.startsWith('23') ? '. Masked rows violate it. Correct the rules of its columns' : ''
+      const advice = code === '23514' ? `. ${MEETS_CHECKS}` : ''
       const first = sql
         .trim()
         .split(/[\n']|\$\w*\$/)[0]

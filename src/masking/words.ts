@@ -1,16 +1,16 @@
 import { literal } from '../runtime/database.ts'
 
-/* SQL expressions that turn a hash into a text: names, addresses, numbers and filler that belong to no one. */
+/* SQL expressions that turn a hash into text: names, addresses, numbers and filler that belong to no one. */
 
 const EMAIL_HOST = '@example.com'
 export const EMAIL_LENGTH = 29
 
-/** A bigint of 63 bits, of a hash that is one-way already. */
+/** 63 bits of a one-way hash, as a bigint. */
 export function big(hash: string): string {
   return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 8), 'hex'), 0) & 9223372036854775807)`
 }
 
-/** Up to 15 decimal digits that a hash gives; the first is not 0. */
+/** Up to 15 decimal digits of a hash. The first is not 0. */
 function digits(hash: string, length: string): string {
   return `left((100000000000000 + ${big(hash)} % 900000000000000)::text, ${length})`
 }
@@ -21,14 +21,14 @@ export function hex(hash: string, length: number): string {
   return length % 2 ? `left(${whole}, ${length})` : whole
 }
 
-/** One of some words, by a whole number from 0 on. */
+/** Picks a word by its index from 0. */
 function pick(index: string, words: readonly string[]): string {
-  // As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on.
+  // Elements of type `name` have a fixed size, so PostgreSQL finds one without scanning those before it.
   const list = literal(`[0:${words.length - 1}]={${words.map((word) => `"${word}"`).join(',')}}`)
   return `(${list}::name[])[${index}]::text`
 }
 
-/** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
+/** An address with 64 bits in the local part, at a host that RFC 2606 reserves, so that mail to it reaches no one. */
 export function email(hash: string, limit: number | null): string {
   const length = limit === null ? 16 : Math.max(1, Math.min(16, limit - EMAIL_LENGTH + 16))
   const text = `'u' || ${hex(hash, length)} || '${EMAIL_HOST}'`
@@ -38,17 +38,17 @@ export function email(hash: string, limit: number | null): string {
 const syllables = (...lists: string[]) =>
   lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
 
-/** Words from syllables, so that none is a real name. Long lists: a second look-up costs more than a hash. */
+/** Words made of syllables, so that none is a real name. The lists are long, because a second look-up is slow. */
 const FIRST = syllables(
   'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
   'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
 )
 const LAST = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma', 'be da fe ga', 'ck hl lm rt')
 
-/** No name, street or place of these words is longer. */
+/** Maximum length of a name, a street or a place, in characters. */
 export const ROOM = 24
 
-/** 262,144 full names. */
+/** A first, last or full name, out of 262,144 full names. */
 export function personName(hash: string, part: 'full' | 'first' | 'last'): string {
   const first = (after: string) =>
     pick(
@@ -70,24 +70,24 @@ export function streetLine(hash: string): string {
   return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
 }
 
-/** From the cheap hash: how often a place occurs reveals more than the name it gets. */
+/** A city or a postal code. Takes the cheap hash, because a place's frequency reveals more than its masked name. */
 export function locality(hash: string, part: 'city' | 'postcode', value: string): string {
   if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
   return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
 }
 
-/** As long as the original; +999 is an unassigned country code. */
+/** A telephone number as long as the original, with the unassigned country code +999. */
 export function phone(hash: string, value: string): string {
   return `CASE WHEN ${value} LIKE '+%' THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
 }
 
-/** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
+/** A card number with as many digits as the original, a valid check digit, and an issuer (90…) of no card network. */
 export function card(hash: string, value: string, limit: number | null): string {
   const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
   const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
   const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
   const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
-  // What four digits add to the sum, the last one doubled: one look-up for all four.
+  // The share of four digits in the checksum, so that one look-up serves all four. Every second digit is doubled.
   const table = Array.from({ length: 10_000 }, (_, four) =>
     [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
   )
@@ -96,7 +96,7 @@ export function card(hash: string, value: string, limit: number | null): string 
   return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
 }
 
-/** 112 bits, with what marks a random (version 4) uuid: two whole bytes, since a hash that is asked for once is cheaper. */
+/** The hex digits of a random (version 4) uuid with 112 bits of the hash. Sets whole bytes, to use the hash only once. */
 export function uuidDigits(hash: string): string {
   return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
 }
@@ -111,6 +111,6 @@ const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString(
 export function filler(hash: string, value: string): string {
   const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
   const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
-  // By octets, which need no counting: a text of so many has no more characters.
+  // octet_length is faster than length, and never less.
   return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
 }

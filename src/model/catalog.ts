@@ -1,6 +1,6 @@
 import type { CollationFacts } from './collation.ts'
 
-/* A PostgreSQL schema as read from its catalog by sql/catalog.ts. */
+/* A PostgreSQL schema, as sql/catalog.ts reads it. */
 
 /** The type of a column, a domain, a field or an array element. */
 export interface TypeName {
@@ -9,7 +9,7 @@ export interface TypeName {
   /** pg_type.typname of the type, or of an array's element. */
   name: string
   schema: string
-  /** pg_type.typtype of the same: `b` base, `c` composite, `d` domain, `e` enum, `m` multirange, `r` range. */
+  /** pg_type.typtype of that type: `b` base, `c` composite, `d` domain, `e` enum, `m` multirange, `r` range. */
   kind: string
   array: boolean
   /** The extension that provides the type, or null. */
@@ -28,7 +28,7 @@ export interface Column {
   expression: string | null
   generated: 'stored' | 'virtual' | null
   identity: 'always' | 'by default' | null
-  /** Named for this column, unlike its type's: `pg_catalog."de-x-icu"`; else null. */
+  /** The column's collation if it differs from its type's, such as `pg_catalog."de-x-icu"`; else null. */
   collation: Collation | null
   /** Storage, compression and statistics targets that differ from the type's. */
   settings: string[]
@@ -49,7 +49,7 @@ export interface Table {
   ofType: string | null
   /** PARTITION BY's argument. */
   partitionKey: string | null
-  /** Tables that this one inherits from; the parent, for a partition. */
+  /** Tables that this one inherits from; for a partition, its parent. */
   parents: string[]
   isPartition: boolean
   /** `FOR VALUES …` of a partition. */
@@ -68,7 +68,7 @@ export interface IndexColumn {
   expression: string
   descending: boolean
   nullsFirst: boolean
-  /** Operator class that is not the type's default; else null. */
+  /** The operator class if it is not the type's default; else null. */
   opclass: string | null
   collation: Collation | null
 }
@@ -84,10 +84,10 @@ export interface Index {
   include: string[]
   predicate: string | null
   options: string[]
-  /** The constraint that it enforces. */
+  /** The constraint that the index enforces. */
   constraint: string | null
   definition: string
-  /** A partition's part of an index of its table. */
+  /** Whether it is a partition's part of a partitioned index. */
   isPartition: boolean
 }
 
@@ -102,7 +102,7 @@ export interface Constraint {
   deferrable: boolean
   validated: boolean
   noInherit: boolean
-  /** Inherited from a parent, or a partition's part of its table's constraint. */
+  /** Inherited from a parent table or, in a partition, from the partitioned table. */
   inherited: boolean
   index: string | null
   references: Reference | null
@@ -116,7 +116,7 @@ interface Reference {
   onUpdate: Action
   onDelete: Action
   match: 'simple' | 'full' | 'partial'
-  /** Of ON DELETE SET NULL or SET DEFAULT (columns); empty for all of them. */
+  /** Columns listed in ON DELETE SET NULL or SET DEFAULT; empty means all. */
   setColumns: string[]
 }
 
@@ -128,18 +128,18 @@ export interface Type {
   name: string
   kind: 'enum' | 'domain' | 'composite' | 'range'
   labels: string[]
-  /** A domain's. */
+  /** Base type of a domain. */
   base: TypeName | null
-  /** A domain's, where it is not that of its base. */
+  /** A domain's collation if it differs from its base type's. */
   collation: Collation | null
   notNull: boolean
   default: string | null
   checks: { name: string; expression: string }[]
-  /** A composite's. */
+  /** Fields of a composite type. */
   fields: { name: string; type: TypeName; collation: Collation | null }[]
-  /** A range's parameters, as `subtype = integer`. */
+  /** Parameters of a range, such as `subtype = integer`. */
   range: string[]
-  /** As PostgreSQL takes it. */
+  /** CREATE statement for PostgreSQL. */
   definition: string
 }
 
@@ -154,11 +154,13 @@ export interface Sequence {
   cycle: boolean
   table: string | null
   column: string | null
-  /** Made by the column's GENERATED … AS IDENTITY. */
+  /** Created by a column's GENERATED … AS IDENTITY. */
   identity: boolean
 }
 
-/** Code, security and whatever else depends on a schema. `table` is null for standalone objects. */
+/**
+ * An object other than the tables' own parts, such as a function or a policy. `table` is null if it belongs to none.
+ */
 export interface SchemaObject {
   kind: string
   name: string
@@ -169,12 +171,12 @@ export interface SchemaObject {
 export interface Comment {
   on: 'table' | 'column' | 'index' | 'constraint' | 'type' | 'schema' | 'sequence' | 'view' | 'other'
   name: string
-  /** The column, or the table of a constraint or an index. */
+  /** The column's name, or the table of a constraint or index. */
   of: string | null
   text: string
 }
 
-/** What the tables of a schema are made of. */
+/** The tables of a schema and everything they consist of. */
 export interface Definitions {
   schema: string
   /** server_version_num. */
@@ -189,7 +191,7 @@ export interface Definitions {
 }
 
 export interface Catalog extends Definitions {
-  /** Views, functions, triggers, rules, policies, grants, extensions and others, sorted by kind and name. */
+  /** Views, functions, triggers, rules, policies, grants, extensions and others, by kind and name. */
   objects: SchemaObject[]
   comments: Comment[]
 }

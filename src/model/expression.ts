@@ -1,10 +1,11 @@
+import { own } from './records.ts'
 import { tokens } from './tokens.ts'
 
 /**
- * SQL expressions as the catalogs of both servers print them, in one comparable form. PostgreSQL parenthesizes
- * everything and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`); CockroachDB annotates literals
- * (`lower(email) IN ('a':::STRING,)`). The form names operators and functions first, and keeps no parenthesis, no cast that
- * only widens, no qualifier of a function and no letter case outside of quotes.
+ * Converts SQL expressions from the catalogs of both servers into one comparable form. PostgreSQL parenthesizes
+ * everything and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`). CockroachDB annotates literals
+ * (`lower(email) IN ('a':::STRING,)`). The form is in prefix notation. It drops the original parentheses, widening
+ * casts, schemas of functions, and letter case outside quotes.
  */
 
 interface Piece {
@@ -12,7 +13,7 @@ interface Piece {
   text: string
 }
 
-/** Operator precedence; a missing operator binds like `||`. */
+/** Operator precedence. An operator that is not listed binds like `||` ({@link OTHER}). */
 const BINDING: Record<string, number> = {
   or: 1,
   and: 2,
@@ -41,7 +42,7 @@ const IN = 6
 const OTHER = 7
 const UNARY = 11
 
-/** PostgreSQL prints LIKE as its operator. */
+/** PostgreSQL prints LIKE as an operator. */
 const SAME_OPERATOR: Record<string, string> = {
   '!=': '<>',
   '~~': 'like',
@@ -49,7 +50,7 @@ const SAME_OPERATOR: Record<string, string> = {
   '~~*': 'ilike',
   '!~~*': 'not ilike',
 }
-/** Functions that need no parentheses on one of the servers, or have another name there. */
+/** Functions with different names on the two servers. */
 const SAME_FUNCTION: Record<string, string> = {
   current_timestamp: 'now',
   transaction_timestamp: 'now',
@@ -58,7 +59,7 @@ const SAME_FUNCTION: Record<string, string> = {
   date_part: 'extract',
 }
 const BARE_FUNCTIONS = new Set(['current_timestamp', 'current_date', 'current_time', 'current_user', 'session_user'])
-/** Casts that PostgreSQL adds where CockroachDB needs none; they lose nothing. */
+/** Casts to these types lose nothing. PostgreSQL adds them where CockroachDB needs none. */
 const WIDENING =
   /^(text|character varying|varchar|string|citext|name|numeric|decimal|bigint|int8|int|float8|double precision|anyarray|regclass)$/
 const LONG_TYPE = /^(timestamp|time)(\(\d\))? with(out)? time zone|^character varying|^double precision|^bit varying/
@@ -73,7 +74,10 @@ const SAME_TYPE: Record<string, string> = {
   bytes: 'bytea',
 }
 
-/** @returns a form that is equal for two servers' texts of one expression; undefined when it is not an expression */
+/**
+ * The comparable form of an expression.
+ * @returns undefined if the text cannot be parsed
+ */
 export function expressionForm(sql: string): string | undefined {
   try {
     const reader = new Reader(sql)
@@ -137,7 +141,7 @@ class Tokens {
     })
   }
 
-  /** Consumes these words or signs when they come next. */
+  /** Consumes these words or signs if they are next. */
   protected take(...words: string[]): boolean {
     if (!this.is(...words)) return false
     this.at += words.length
@@ -194,7 +198,7 @@ class Reader extends Tokens {
     const quantified = this.#quantified(name, left)
     if (quantified !== undefined) return quantified
     const right = this.expression(binding + 1)
-    // A chain has one form, whatever its parentheses.
+    // `a AND (b AND c)` has the same form as `(a AND b) AND c`.
     if (name === 'and' || name === 'or') return `(${name} ${inner(name, left)} ${inner(name, right)})`
     return `(${name} ${left} ${right})`
   }
@@ -270,7 +274,7 @@ class Reader extends Tokens {
     return this.#items(')').join(' ')
   }
 
-  /** Up to `close`; CockroachDB writes a comma after the only item of a tuple. */
+  /** Reads items up to `close`. CockroachDB writes a comma after the only item of a tuple. */
   #items(close: string): string[] {
     const items: string[] = []
     while (!this.take(close)) {
@@ -294,7 +298,7 @@ class Reader extends Tokens {
     if (kind === 'cast') {
       this.at++
       const type = this.#type()
-      // Three colons only say which type a literal has.
+      // `:::` only annotates the type of a literal.
       return this.#casts(text === '::' ? cast(of, type) : of)
     }
     if (this.take('[')) {
@@ -347,13 +351,13 @@ class Reader extends Tokens {
     return cast(of, type)
   }
 
-  /** A column or a function, each perhaps qualified. */
+  /** Reads a column or a function call, which can be qualified. */
   #named(): string {
     let name = this.name()
     while (this.take('.')) name = this.name()
     const called = this.take('(')
-    if (!called) return BARE_FUNCTIONS.has(name) ? `(${SAME_FUNCTION[name] ?? name})` : JSON.stringify(name)
-    const same = SAME_FUNCTION[name] ?? name
+    if (!called) return BARE_FUNCTIONS.has(name) ? `(${own(SAME_FUNCTION, name) ?? name})` : JSON.stringify(name)
+    const same = own(SAME_FUNCTION, name) ?? name
     if (same === 'extract' && this.peek(1).text.toLowerCase() === 'from') {
       const part = this.peek().text.toLowerCase()
       this.at += 2
@@ -376,7 +380,7 @@ class Reader extends Tokens {
     else type = this.qualifiedName()
     if (this.take('(')) this.#items(')')
     while (this.take('[', ']')) type = 'anyarray'
-    return SAME_TYPE[type as string] ?? (type as string)
+    return own(SAME_TYPE, type as string) ?? (type as string)
   }
 }
 
@@ -391,7 +395,7 @@ function inner(name: string, form: string): string {
   return form.startsWith(head) ? form.slice(head.length, -1) : form
 }
 
-/** A literal takes its type from its context; `'-1'::integer` is a number. */
+/** Drops casts of literals, whose context decides the type, and widening ones. `'-1'::integer` becomes a number. */
 function cast(of: string, type: string): string {
   const literal = /^'(-?\d+(?:\.\d+)?)'$/.exec(of)
   if (literal && /^(int\d?|bigint|numeric|decimal|float8|double precision)$/.test(type)) return literal[1] as string
@@ -399,7 +403,7 @@ function cast(of: string, type: string): string {
   return `(as ${type} ${of})`
 }
 
-/** Without the escapes of `e'…'`. */
+/** Rewrites `e'…'` without escapes. */
 function plainString(text: string): string {
   if (!/^e'/i.test(text)) return text
   const escapes: Record<string, string> = { n: '\n', t: '\t', r: '\r', b: '\b', f: '\f' }

@@ -1,13 +1,12 @@
-/** A table of any schema, from a catalog. */
 export interface TableName {
   schema: string
   name: string
 }
 
 /**
- * What the tools' filters match beyond `expected`, or fail to match, on one side. They are POSIX expressions, and newer
- * builds ignore case: two tables whose names differ only in case are silently merged into one.
- * @param filters anchored expressions for schema and bare name, as given to the tool
+ * Lists how the tools' filters differ from the expected tables on one side. The tools read them as POSIX expressions,
+ * and newer builds ignore case: they silently merge two tables whose names differ only in case.
+ * @param filters anchored expressions for the schema and the bare table name, as passed to the tool
  */
 export function filterProblems(
   side: 'source' | 'target',
@@ -27,7 +26,7 @@ export function filterProblems(
     const twin = folded.get(each.name.toLowerCase())
     if (!ours && twin && each.schema.toLowerCase() === expected.schema.toLowerCase())
       problems.push(
-        `${full} on the ${side} differs from the expected table ${twin} only in case, so MOLT would merge the two. Rename one, or move it out of the schema`,
+        `${full} on the ${side} differs from the expected table ${twin} only in case, so MOLT would merge them. Rename one, or move it out of the schema`,
       )
   }
   for (const name of expected.tables)

@@ -2,17 +2,17 @@ import { createHash } from 'node:crypto'
 import { brotliCompressSync, brotliDecompressSync, constants } from 'node:zlib'
 import { type Constraint, isShardCheck, type Schema, type SchemaColumn } from './schema.ts'
 
-/** Object → its definition, such as `column orders.total` → `numeric(14,2) not null`. */
+/** Objects and their definitions, such as `column orders.total` → `numeric(14,2) not null`. */
 export type Fingerprint = Record<string, string>
 
-/** How a fingerprint is stored: compressed, because ten thousand tables have a hundred thousand columns. */
+/** A fingerprint as the ledger stores it, compressed because 10,000 tables have 100,000 columns. */
 export interface PackedFingerprint {
   sha256: string
-  /** A list of the objects and one of their definitions, as JSON, compressed by Brotli, in base64. */
+  /** JSON of two lists, objects and definitions, compressed with Brotli and encoded in base64. */
   objects: string
 }
 
-/** What changed about one object. */
+/** A change of one object. `before` or `after` is null if it was added or dropped. */
 export interface SchemaChange {
   side: 'source' | 'target'
   object: string
@@ -21,13 +21,14 @@ export interface SchemaChange {
 }
 
 /**
- * Tables, columns with types and defaults, constraints, indexes, enums of `tables`, and the schema's sequences.
- * Left out is what a migration changes itself: whether a constraint is validated, a sequence's value and cache.
+ * Fingerprints the definitions of `tables` (columns with types and defaults, constraints, indexes, enums) and the
+ * schema's sequences. Leaves out what the migration itself changes: validation of constraints, and a sequence's value
+ * and cache.
  */
 export function fingerprint(schema: Schema, tables: readonly string[]): Fingerprint {
   const expected = new Set(tables)
   const found: Fingerprint = {}
-  // Identical columns are one object.
+  // Identical columns share one object.
   const known = new Map<SchemaColumn, string>()
   const definitionOf = (column: SchemaColumn) => {
     const text = known.get(column) ?? columnText(column)
@@ -86,7 +87,7 @@ function constraintText(each: Constraint): string {
 export function packFingerprint(of: Fingerprint): PackedFingerprint {
   const objects = Object.keys(of).sort()
   const text = Buffer.from(JSON.stringify([objects, objects.map((object) => of[object])]))
-  // Names repeat over megabytes, which gzip does not see.
+  // Names repeat over megabytes, beyond gzip's window.
   const params = { [constants.BROTLI_PARAM_QUALITY]: 5, [constants.BROTLI_PARAM_LGWIN]: 18 }
   return {
     sha256: createHash('sha256').update(text).digest('hex'),
@@ -100,7 +101,7 @@ export function unpackFingerprint(packed: PackedFingerprint): Fingerprint {
   return Object.fromEntries(objects.map((object, at) => [object, definitions[at] as string]))
 }
 
-/** Every object that is new, gone or different; a table that came or went stands for its columns. */
+/** Lists added, dropped and changed objects. An added or dropped table stands for everything in it. */
 export function compareFingerprints(
   side: SchemaChange['side'],
   before: Fingerprint,
@@ -125,7 +126,7 @@ function tableCameOrWent(object: string, before: Fingerprint, after: Fingerprint
   return false
 }
 
-/** The change in words: before and after. */
+/** Describes a change for people, with the definitions before and after. */
 export function describeChange({ side, object, before, after }: SchemaChange): string {
   if (before === null) return `${object} is new on the ${side}: ${after}`
   if (after === null) return `${object} is gone from the ${side}. Before: ${before}`

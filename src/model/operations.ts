@@ -1,6 +1,6 @@
 /*
- * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. The
- * pause clock accepts only these parts, and a test compares their order with a real cutover.
+ * The parts of the write pause in order, with what each does and proves. The pause clock accepts only these parts, and
+ * a test compares their order with a real cutover.
  */
 
 type Decision = 'rehearse' | 'commit'
@@ -8,7 +8,7 @@ type Decision = 'rehearse' | 'commit'
 export interface Operation {
   /** Name of the part in `pause-parts` and `estimated-parts`. */
   name: string
-  /** Only for this decision; for both without one. */
+  /** Absent if the part belongs to both decisions. */
   decision?: Decision
   /** Skipped unless the input has a value. */
   unless?: 'smokeTest'
@@ -22,7 +22,7 @@ const OPERATIONS = [
   {
     name: 'fence',
     inputs: ['lease', 'holders-timeout'],
-    does: 'Refuses writes to the expected tables on the source, and waits until every transaction that writes has ended.',
+    does: 'Refuses writes to the expected tables on the source, and waits until every writing transaction has ended.',
     proves: 'A write is refused with the id of this fence.',
   },
   {
@@ -88,8 +88,8 @@ const OPERATIONS = [
     name: 'write access',
     decision: 'commit',
     inputs: [],
-    does: 'Gives the application roles their write access to the target back.',
-    proves: 'Each role has every right that it had before.',
+    does: 'Restores write access to the target for the application roles.',
+    proves: 'Each role has all its previous rights.',
   },
 ] as const satisfies readonly Operation[]
 
@@ -104,7 +104,7 @@ export function operationsOf(decision: Decision, inputs: { smokeTest?: readonly 
   )
 }
 
-/** Place of a part in the pause. */
+/** Position of a part in the pause, from 0. */
 export function partIndex(part: string): number {
   return OPERATIONS.findIndex(({ name }) => name === part)
 }

@@ -11,15 +11,15 @@ export function canonicalJson(value: unknown): string {
 }
 
 /**
- * What is compared, strictest first: `full` compares every row, by molt and by hashes that both databases compute; `molt`
- * every row by molt alone, `counts` only row counts, `tables` only definitions.
+ * Levels of comparison, strictest first. `full` compares every row, with molt and with hashes that both databases
+ * compute. `molt` compares every row with molt only, `counts` only row counts, and `tables` only definitions.
  */
 export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
 
 /**
- * What is compared while writes are paused, strictest first. `changed` compares the rows that changed last, and relies on
- * the rolling proof for all others; `auto` is `full` where that is short, otherwise `changed`.
+ * Levels of comparison in the write pause, strictest first. `changed` compares the rows that changed last, and relies
+ * on the rolling proof for all others. `auto` means `full` if that is short enough, otherwise `changed`.
  */
 export const FINAL_VERIFIES = ['full', 'auto', 'changed', 'molt', 'counts', 'tables'] as const
 export type FinalVerify = (typeof FINAL_VERIFIES)[number]
@@ -27,8 +27,8 @@ export type FinalVerify = (typeof FINAL_VERIFIES)[number]
 export type ReportLevel = VerifyLevel | 'changed'
 
 /**
- * What was decided and must not change during a migration: what is moved, and how. Hosts, credentials, data and times are
- * not part of it. Stored as JSON in the ledger; later phases must match it.
+ * The decisions that must not change during a migration: what is moved, and how. Contains no hosts, credentials, data
+ * or times. Stored as JSON in the ledger; later phases must match it.
  */
 export interface Plan {
   sourceSchema: string
@@ -39,23 +39,23 @@ export interface Plan {
   excluded?: string[]
   slot: string
   publication: string
-  /** `check=object`, as given: findings that were accepted. */
+  /** Accepted findings, as `check=object`. */
   waivers?: string[]
-  /** What is dropped on the target for the load, as in `prepare`: `none`, or a list such as `indexes,constraints`. */
+  /** What is dropped on the target for the load: `none`, or a list such as `indexes,constraints`. */
   defer?: string
   /** What `convert.yml` decides about definitions of the expected tables; absent without decisions. */
   decided?: Decided[]
-  /** What is compared while writes are paused; `auto` by default. */
+  /** Default `auto`. */
   finalVerify?: FinalVerify
-  /** The target only answers like CockroachDB. Its rehearsals have another hash, and count for no plan of a cluster. */
+  /** The target is the CockroachDB-like server. The hash differs, so its rehearsals do not count for a real cluster. */
   likeServer?: boolean
-  /** Program → sha256, for programs installed when it was prepared. */
+  /** Program → sha256, for the tools that `prepare` found installed. */
   tools?: Record<string, string>
-  /** {@link planHash} of all of this. */
+  /** {@link planHash} of this plan. */
   hash?: string
 }
 
-/** sha256 in hex; the order of tables or waivers does not matter. */
+/** Hex sha256 of a plan, independent of the order of tables and waivers. */
 export function planHash(plan: Plan): string {
   const { sourceSchema, targetSchema, slot, publication, defer = 'none', decided, tools = {} } = plan
   const hashed = {

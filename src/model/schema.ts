@@ -2,22 +2,22 @@ import type { Column, Table } from './tables.ts'
 
 /** A column, with details that only the checks and the fingerprint need. */
 export interface SchemaColumn extends Column {
-  /** The default, or the expression of a generated column, as the database writes it; null when there is none. */
+  /** The default or a generated column's expression, as the database writes it; null if there is none. */
   default: string | null
   identity: boolean
-  /** CockroachDB's name of the column's own locale; null without one, and where CockroachDB has none. */
+  /** CockroachDB's name of the column's explicit collation; null if the column has none or CockroachDB lacks it. */
   collation: string | null
-  /** Of the source only: what kind of type it is, and how it is stored. */
+  /** Details of the type; only for the source. */
   detail?: ColumnDetail
 }
 
 export interface ColumnDetail {
-  /** pg_type.typtype of the type, or of the element type of an array: `b` base, `d` domain, `e` enum, `c` composite. */
+  /** pg_type.typtype of the type or array element: `b` base, `d` domain, `e` enum, `c` composite. */
   kind: string
   typeName: string
   typeSchema: string
   array: boolean
-  /** Named for this column, other than its type's; else null. */
+  /** The column's collation if it differs from its type's; else null. */
   collation: string | null
 }
 
@@ -42,9 +42,9 @@ export interface Constraint {
   /** pg_constraint.contype: p primary key, u unique, f foreign key, c check, x exclusion. */
   kind: string
   columns: string[]
-  /** The condition of a check; null for others, and where the catalog has two with one name. */
+  /** The condition of a check; null for others, and if two checks in the catalog have this name. */
   condition: string | null
-  /** What follows `ADD CONSTRAINT name`, as the server writes it. */
+  /** The part after `ADD CONSTRAINT name`, as the server writes it. */
   definition: string
   deferrable: boolean
   validated: boolean
@@ -61,7 +61,7 @@ export interface Index {
   primary: boolean
   valid: boolean
   partial: boolean
-  /** Key columns; an expression is the empty string. */
+  /** Key columns; an empty string stands for an expression. */
   columns: string[]
   /** btree, gin, gist … */
   method: string
@@ -81,28 +81,31 @@ interface SchemaSequence {
   column: string | null
 }
 
-/** One schema of one side; foreign keys from other schemas into it are among the constraints. */
+/** One schema on one side. The constraints include foreign keys from other schemas that reference it. */
 export interface Schema {
   name: string
   tables: SchemaTable[]
   constraints: Constraint[]
   indexes: Index[]
   sequences: SchemaSequence[]
-  /** Of the source only: every partition below a table of the schema, with the table at the top. */
+  /** Only for the source: every partition, with the table at the root. */
   partitions?: { root: string; name: string }[]
   /** Only for the target: triggers and rules of its tables. */
   actions?: { kind: 'trigger' | 'rule'; table: string; name: string; definition: string }[]
 }
 
-/** Columns that CockroachDB adds itself (hash shards, hidden row ids, regions); every comparison ignores them. */
+/** Columns that CockroachDB adds (hash shards, hidden row ids, regions). Every comparison ignores them. */
 export const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
-/** Holds the shard of a hash-sharded index; such indexes list it from 24.2 on (cockroachdb/cockroach#126397). */
+/**
+ * Shard column of a hash-sharded index. Since 24.2, the catalog lists it as a key column
+ * (cockroachdb/cockroach#126397).
+ */
 export const SHARD_COLUMN = /^crdb_internal_.*_shard_\d+(_\d+)?$/
-/** Holds the value of an expression that is indexed. */
+/** Hidden column with the value of an indexed expression. */
 export const EXPRESSION_COLUMN = /^crdb_internal_idx_expr/
 
-/** A check that CockroachDB made for a hash-sharded index: it comes and goes with the index. */
+/** Whether CockroachDB created this check for a hash-sharded index. It is dropped with the index. */
 export function isShardCheck(constraint: Constraint): boolean {
   return constraint.kind === 'c' && /crdb_internal_/.test(`${constraint.name} ${constraint.condition ?? ''}`)
 }

@@ -1,14 +1,14 @@
-/** The transactions that a statement on the source could see; PostgreSQL writes it as `xmin:xmax:xip,xip`. */
+/** A PostgreSQL snapshot: which transactions a statement sees. Its text form is `xmin:xmax:xip,xip`. */
 export interface Snapshot {
   /** Every older transaction has ended. */
   xmin: bigint
-  /** Every transaction from here on is not visible. */
+  /** Transactions from this one on are invisible. */
   xmax: bigint
-  /** Transactions between the two that had not ended. */
+  /** Transactions between the two that had not ended, and so are invisible. */
   running: ReadonlySet<bigint>
 }
 
-/** Reads what `txid_current_snapshot()::text` returns. */
+/** Parses the result of `txid_current_snapshot()::text`. */
 export function parseSnapshot(text: string): Snapshot {
   const [xmin, xmax, running] = text.split(':')
   if (!xmin || !xmax || running === undefined) throw new Error(`not a snapshot: ${text}`)
@@ -17,16 +17,16 @@ export function parseSnapshot(text: string): Snapshot {
 }
 
 /**
- * Whether a snapshot shows what a committed transaction has written. The log reports a commit before a snapshot shows
- * it; under synchronous replication they can be minutes apart.
- * @param xid the transaction's id without its epoch, as the log writes it
+ * Whether a snapshot includes a committed transaction. The WAL contains a commit before any snapshot does; with
+ * synchronous replication, minutes can pass in between.
+ * @param xid the transaction's id without its epoch, as in the WAL
  */
 export function isVisible({ xmin, xmax, running }: Snapshot, xid: number): boolean {
   const id = withEpoch(xid, xmax)
   return id < xmin || (id < xmax && !running.has(id))
 }
 
-/** No two transactions in use are more than half of all ids apart. */
+/** Adds the epoch that puts the id closest to `near`: ids in use are never more than half the range apart. */
 function withEpoch(xid: number, near: bigint): bigint {
   const id = (near & ~0xffffffffn) | BigInt(xid)
   if (id - near > 0x80000000n) return id - 0x100000000n

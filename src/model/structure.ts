@@ -1,7 +1,7 @@
 import { ident, qualified } from '../runtime/database.ts'
 import type { Difference, Table } from './tables.ts'
 
-/** A definition in a form that is the same on both servers, and as its server writes it. */
+/** A definition: a form that is comparable between the servers, and the server's own text. */
 interface Definition {
   form: string
   text: string
@@ -9,7 +9,7 @@ interface Definition {
   decided?: true
 }
 
-/** `columns` in key order, `(expression)` for one that is computed. */
+/** `columns` are in key order; `(expression)` stands for an expression. */
 interface Index extends Definition {
   table: string
   name: string
@@ -18,7 +18,7 @@ interface Index extends Definition {
   columns: string[]
 }
 
-/** `columns` in alphabetical order; `references` is the other table of a foreign key. */
+/** `columns` are in alphabetical order; `references` is the table that a foreign key references. */
 interface Constraint extends Definition {
   table: string
   name: string
@@ -28,7 +28,7 @@ interface Constraint extends Definition {
   references: string | null
 }
 
-/** One thing that a column's definition says beside its type, which is compared before. */
+/** One part of a column's definition, except its type, which is compared elsewhere. */
 interface ColumnPart extends Definition {
   table: string
   column: string
@@ -37,24 +37,26 @@ interface ColumnPart extends Definition {
 
 export interface SequenceState {
   name: string
-  /** The table that it feeds; null for one that stands alone. */
+  /** The table that it feeds; null for a standalone sequence. */
   table: string | null
-  /** The number furthest along on either side, in the sequence or in its column; undefined when none was used. */
+  /** The furthest number used on either side, in the sequence or its column; undefined if none was used. */
   used: bigint | undefined
-  /** What the target would hand out next; undefined when it has no such sequence. */
+  /** The target sequence's next value; undefined if the target lacks the sequence. */
   next: bigint | undefined
   increment: bigint
-  /** Why the target's sequence cannot be set beyond `used`, in words. */
+  /** Why the target's sequence cannot be set beyond `used`, as a message. */
   unfit?: string
 }
 
-/** What the target lacks (`missing`), does not enforce (`invalid`), or defines differently (`different`). */
+/**
+ * A definition that the target lacks (`missing`), does not enforce (`invalid`) or defines differently (`different`).
+ */
 export interface StructureProblem {
   kind: 'missing' | 'invalid' | 'different'
   what: string
 }
 
-/** Definitions beside the primary keys. */
+/** All compared definitions except primary keys. */
 export interface Structure {
   indexes: Index[]
   constraints: Constraint[]
@@ -119,8 +121,8 @@ export function asDecided(source: Structure, decided: readonly Decided[]): Struc
 }
 
 /**
- * The source's definitions that the target lacks or defines differently. Names may differ, and extra definitions on
- * the target are fine.
+ * Lists the source's definitions that the target lacks or defines differently. Names may differ, and the target may
+ * have additional definitions.
  */
 export function structureProblems(
   source: Structure,
@@ -145,7 +147,7 @@ function indexProblems(
     const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
     if (!found) return [{ kind: 'missing', what: `${what} is missing on the target` }]
     if (found.valid) return otherForm(what, index, found)
-    const invalid = `${index.table}: the index ${found.name} is not valid on the target; rebuild it`
+    const invalid = `${index.table}: the index ${found.name} is not valid on the target. Rebuild it`
     return [{ kind: 'invalid', what: invalid }]
   })
 }
@@ -163,7 +165,7 @@ function constraintProblems(
     const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
     if (!found) return [{ kind: 'missing', what: `${named} is missing on the target` }]
     if (found.validated || !constraint.validated) return otherForm(named, constraint, found)
-    const invalid = `${what} ${found.name} is not validated on the target; ALTER TABLE ${qualified(schema, constraint.table)} VALIDATE CONSTRAINT ${ident(found.name)}`
+    const invalid = `${what} ${found.name} is not validated on the target. Run ALTER TABLE ${qualified(schema, constraint.table)} VALIDATE CONSTRAINT ${ident(found.name)}`
     return [{ kind: 'invalid', what: invalid }]
   })
 }
@@ -182,7 +184,7 @@ function otherForm(what: string, wanted: Definition, found: Definition): Structu
   return [{ kind: 'different', what: `${what} differs: ${wanted.text} ${by}, ${found.text} on the target` }]
 }
 
-/** Pairs each of the source's with one of the target's with the same signature, preferring one of the same form. */
+/** Pairs each definition of the source with one of the same signature on the target, preferably of the same form. */
 function paired<T extends { table: string; form: string }>(
   source: readonly T[],
   target: readonly T[],
@@ -201,17 +203,17 @@ function paired<T extends { table: string; form: string }>(
   return wanted.map((each) => [each, alike.get(each) ?? take(each, false)])
 }
 
-/** Whether the next value is safe: a sequence that is behind hands out numbers that rows already have. */
+/** Lists sequences that are missing on the target, or whose next value is already in use. */
 export function sequenceProblems(states: readonly SequenceState[]): string[] {
   return states.flatMap(({ name, used, next, increment, unfit }) => {
     if (unfit) return unfit
     if (next === undefined) return `the sequence ${name} is missing on the target`
     if (used === undefined || (increment > 0n ? next > used : next < used)) return []
-    return `the sequence ${name} is behind: the target's next value is ${next}, but ${used} already exists; \`finalize\` sets it`
+    return `the sequence ${name} is behind: the target's next value is ${next}, but ${used} already exists; run \`finalize\` to set it`
   })
 }
 
-/** Columns whose type on the target is of the same family and cannot hold what the source's can, unless decided so. */
+/** Lists columns whose target type is of the same family but cannot hold every value of the source's type, unless decided so. */
 export function narrowColumns(
   source: Table,
   target: Table | undefined,
@@ -268,8 +270,9 @@ export function typeForm(sql: string): string {
   return `${TYPE_NAMES[name] ?? name}${sizes}${array}`
 }
 
+/** Bytes of types without a length or precision. */
 const WHOLE: Record<string, number> = { smallint: 2, integer: 4, bigint: 8, real: 4, 'double precision': 8 }
-/** Default precision of a type. */
+/** Precision of a type that is written without one. */
 const UNSAID: Record<string, number> = { timestamp: 6, time: 6 }
 
 /** Whether `target` keeps fewer digits or characters than `source`, for two types of the same kind. */

@@ -6,10 +6,10 @@ export interface Column {
   /** As `format_type` writes it: `numeric(12,2)`, `timestamp with time zone`. */
   type: string
   notNull: boolean
-  /** Computed by the database; neither tool moves it. */
+  /** Computed by the database. The tools do not move it. */
   generated: boolean
   identityAlways: boolean
-  /** The labels in their order, when the type is an enum. */
+  /** An enum's labels in order; null for other types. */
   labels: string[] | null
 }
 
@@ -37,7 +37,7 @@ export type DifferenceKind =
   | 'enum-labels'
   | 'identity-always'
 
-/** Something that differs between source and target. `what` and `fix` are for a person. */
+/** A difference between source and target. `what` and `fix` are texts for people. */
 export interface Difference {
   kind: DifferenceKind
   table: string
@@ -58,7 +58,7 @@ const FAMILIES: [RegExp, string][] = [
   [/^bit/, 'bit'],
 ]
 
-/** Types between which both tools move values: CockroachDB's INT8 for `integer`, STRING for `varchar(40)`. */
+/** Groups types between which both tools move values, such as `integer` and INT8, or `varchar(40)` and STRING. */
 export function typeFamily(column: Column): string {
   if (column.labels) return 'enum'
   const array = column.type.endsWith('[]')
@@ -67,12 +67,12 @@ export function typeFamily(column: Column): string {
   return array ? `${family}[]` : family
 }
 
-/** A POSIX expression that matches exactly these bare names; the tools' filters are not anchored by themselves. */
+/** A POSIX expression that matches exactly these bare names. The tools do not anchor their filters. */
 export function exactFilter(names: readonly string[]): string {
   return `^(${names.map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|')})$`
 }
 
-/** What prevents all rows of `expected` from being moved to the target's tables. */
+/** Lists the differences that prevent rows of the expected tables from being moved. */
 export function compareTables(expected: readonly Table[], target: readonly Table[]): Difference[] {
   const byName = new Map(target.map((table) => [table.name, table]))
   return expected.flatMap((source) => {
@@ -92,7 +92,7 @@ function compareTable(source: Table, target: Table): Difference[] {
         'primary-key',
         source,
         `has the primary key (${source.key.join(', ') || 'none'}) on the source and (${target.key.join(', ') || 'none'}) on the target`,
-        'give both the same key columns in the same order; MOLT moves no row of such a table and still exits 0',
+        'give both the same key columns in the same order, because MOLT moves no row of such a table and still exits 0',
       ),
     )
   const columns = new Map(target.columns.map((column) => [column.name, column]))
@@ -104,7 +104,7 @@ function compareTable(source: Table, target: Table): Difference[] {
         difference(
           'column-on-target-only',
           source,
-          `has the column ${column.name} on the target only`,
+          `has the column ${column.name} only on the target`,
           'drop it, or add it to the source',
         ),
       )
@@ -117,7 +117,7 @@ function compareColumn(table: Table, source: Column, target: Column | undefined)
       difference(
         'column-on-source-only',
         table,
-        `has the column ${source.name} on the source only`,
+        `has the column ${source.name} only on the source`,
         `add ${source.name} ${source.type} to the target`,
       ),
     ]
@@ -128,7 +128,7 @@ function compareColumn(table: Table, source: Column, target: Column | undefined)
         'column-type',
         table,
         `has the column ${source.name} as ${source.type} on the source and ${target.type} on the target`,
-        'MOLT skips such a column; give both the same type',
+        'give both the same type, because MOLT skips such a column',
       ),
     )
   if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))
@@ -137,7 +137,7 @@ function compareColumn(table: Table, source: Column, target: Column | undefined)
         'enum-labels',
         table,
         `has the enum ${source.name} with the labels ${source.labels.join(', ')} on the source and ${target.labels.join(', ')} on the target`,
-        'create the target type with the same labels in the same order: the order decides how values sort',
+        'create the target type with the same labels in the same order, which decides how values sort',
       ),
     )
   if (target.identityAlways)

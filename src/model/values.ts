@@ -1,20 +1,23 @@
 import { parse } from 'postgres-array'
 
-/** Types whose values both servers write the same way, when read as in `row-digests.ts`. */
+/** Types whose values both servers write identically in the text form that `row-digests.ts` reads. */
 const EXACT =
   /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*)$/
 /** CockroachDB writes a zero with more decimals than this as `0E-7`. */
 const NUMERIC = /^numeric\(\d+(,[0-6])?\)$/
 
-/** Whether two texts of this type differ only when the values do. @param type as `format_type` writes it */
+/**
+ * Whether equal values of this type always have equal texts on both servers.
+ * @param type as `format_type` writes it
+ */
 export function writtenAlike(type: string, isEnum = false): boolean {
   return isEnum || EXACT.test(type) || NUMERIC.test(type)
 }
 
 /**
- * The value that a text stands for, in one form for both servers: the order of keys and spaces in JSON, zeros at the
- * end of a number, exponents and the quotes in an array are each server's own.
- * @returns undefined for a type with unknown forms: then only equal texts prove something
+ * Normalizes a value's text. The servers differ in JSON key order and white space, trailing zeros, exponents, and
+ * quotes in arrays.
+ * @returns undefined for a type whose forms are unknown, where only equal texts prove equal values
  */
 export function plainForm(type: string, text: string, isEnum = false): string | undefined {
   if (type.endsWith('[]')) return plainArray(type.slice(0, -2), text)
@@ -29,18 +32,20 @@ export function plainForm(type: string, text: string, isEnum = false): string | 
 function plainArray(type: string, text: string): string | undefined {
   const items: unknown[] = parse(text, (item) => item)
   const plain = (items.flat(6) as (string | null)[]).map((item) => (item === null ? null : plainForm(type, item)))
-  // Flattening keeps the number of braces, and so the shape of a nested array.
+  // The values are flattened, so the number of opening braces distinguishes the shapes of nested arrays.
   return plain.includes(undefined) ? undefined : JSON.stringify([text.match(/^(\[.*?\]=)?\{+/)?.[0].length, plain])
 }
 
 const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
-/** JSON.parse would round a long number, so it becomes a text that cannot occur in JSON. */
+/**
+ * Turns a number into a string, because JSON.parse would round a long one. A prefix tells strings and numbers apart.
+ */
 function plainToken(token: string): string {
   return token.startsWith('"') ? `"t${token.slice(1)}` : `"n${plainNumber(token)}"`
 }
 
-/** `-1.50` and `-150E-2` are `-15e-1`. */
+/** Normalizes a number: `-1.50` and `-150E-2` become `-15e-1`. */
 function plainNumber(text: string): string {
   const [, sign, whole = '', decimals = '', exponent = '0'] = /^([+-]?)(\d*)\.?(\d*)(?:e([+-]?\d+))?$/i.exec(text) ?? []
   if (sign === undefined || !(whole + decimals)) return text.toLowerCase()

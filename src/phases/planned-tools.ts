@@ -8,9 +8,9 @@ import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 const WAIVED_BY = 'tool.version'
 
 /**
- * Rehearsals and approvals cover a plan with its programs; others can move data differently. A program missing from the
- * PATH is reported by the step that starts it, and nothing is known of one that `prepare` has not seen.
- * @throws VerdictError for the first program that differs from the one `prepare` saw; UserError without a lasting password
+ * Requires the programs that were rehearsed and approved, because others can move data differently. Ignores a program
+ * that is not on the PATH, which the step that starts it reports, and one that `prepare` has not seen.
+ * @throws VerdictError for the first program that differs from the plan's; UserError for a password that may expire
  */
 export async function requirePlannedTools(
   plan: Plan,
@@ -24,7 +24,7 @@ export async function requirePlannedTools(
   }
 }
 
-/** The same for a program with a known sha256. */
+/** Requires the planned program, by its sha256. */
 export function requirePlannedTool({ tools = {}, waivers = [] }: Plan, tool: string, found: string): void {
   const planned = tools[tool]
   if (!planned || planned === found) return

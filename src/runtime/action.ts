@@ -11,12 +11,12 @@ import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import { type ActionSpec, camel, type InputsOf, type OutputsOf } from './spec.ts'
 
-/** What an action's code receives; all its output to the world goes through here. */
+/** What an action's code receives. Outputs and the summary go through it. */
 export interface Context<S extends ActionSpec> {
   inputs: InputsOf<S>
-  /** Aborted when the runner cancels the job; 7.5 s remain then, and 2.5 s after a second signal. */
+  /** Aborts when the runner cancels the job. The process then has 7.5 s, and 2.5 s after a second signal. */
   signal: AbortSignal
-  /** Sets an output. GitHub silently drops a value that contains a secret, so that is an error here. */
+  /** Sets an output. Throws if the value contains a secret, because GitHub would silently drop it. */
   output(name: OutputsOf<S>, value: string | number | boolean): void
   /** Adds Markdown to the job's summary. */
   summary(markdown: string): void
@@ -32,26 +32,26 @@ export interface Action<S extends ActionSpec = ActionSpec> {
 
 export type Phase = 'run' | 'post'
 
-/** Outputs of every action: what went wrong, empty when nothing did. */
+/** Outputs of every action. Empty unless the action fails. */
 export const COMMON_OUTPUTS = {
   'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check failed), `cancelled`, or `bug`.',
   'error-code':
-    'When the action fails: what went wrong, as a stable code such as `fence.write-passed`; docs/troubleshooting.md explains them.',
+    'When the action fails: a stable code such as `fence.write-passed`. docs/troubleshooting.md explains all codes.',
 } as const
 
-/** GitHub drops a step summary over 1 MiB entirely. Ours stops well before, because several steps share a page. */
+/** Bytes. GitHub drops a step summary over 1 MiB entirely; this is well below, because several steps share a page. */
 const SUMMARY_LIMIT = 256 * 1024
 
-/** A failure to record in the ledger, of an action that has read it. */
+/** A failure to record in the ledger. */
 export interface Failure {
   action: string
   code: ErrorCode
-  /** Its first line, as logged. */
+  /** First line of the error, as logged. */
   message: string
 }
 
 /**
- * Runs one phase of an action as GitHub's runner expects. Never throws; the exit code reports the outcome.
+ * Runs an action's main or post step. Never throws; the exit code reports the outcome.
  * @param keep writes a failure into the ledger of `target`; never throws
  */
 export async function runAction<S extends ActionSpec>(
@@ -66,7 +66,7 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(new CancelledError('cancelled.run', `the run was cancelled (${signal})`))
   }
   const abandoned = () =>
-    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone, and nothing reads the output'))
+    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone: nothing reads the output'))
   const summary = summaryOf()
   const unguard = guardOutput()
   process.stdout.on('error', abandoned)
@@ -99,7 +99,7 @@ export async function runAction<S extends ActionSpec>(
   }
 }
 
-/** With the password of `password-command` in URLs without one, where it lasts for the job. */
+/** Adds the password from `password-command` to URLs without one, if that password lasts for the job. */
 async function withPasswords<S extends ActionSpec>(
   { inputs: known }: S,
   given: InputsOf<S>,
@@ -127,7 +127,7 @@ function contextOf<S extends ActionSpec>(
       if (holdsSecret(text))
         throw new UserError(
           'output.secret',
-          `output \`${name}\` would hold a masked value, and GitHub would drop it. Rename the object in it`,
+          `output \`${name}\` would contain a secret, so GitHub would drop it. Rename the object whose name contains the secret`,
         )
       core.setOutput(name, text)
     },
@@ -141,7 +141,7 @@ function summaryOf(): (markdown: string) => void {
   let written = 0
   return (markdown) => {
     const path = process.env.GITHUB_STEP_SUMMARY
-    // A blank line after each part. Without it, the next part belongs to the HTML block that ends with `</details>`, as text.
+    // Without a blank line, the next part would become text of the HTML block that ends with `</details>`.
     const text = `${shown(redact(markdown))}\n\n`
     written += Buffer.byteLength(text)
     if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
@@ -149,13 +149,13 @@ function summaryOf(): (markdown: string) => void {
   }
 }
 
-/** Where it was thrown. A stack begins with the message, which can quote a row in a database's error. */
+/** Message and stack frames. Leaves out the start of `stack`, which repeats the raw message and can quote a row. */
 function traceOf(error: Error): string {
   const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line))
   return [messageOf(error), ...frames].join('\n')
 }
 
-/** Set once a migration is read. */
+/** Logs the next command, if the action has read the ledger. */
 function tellNext(summary: (markdown: string) => void): void {
   const next = nextToTell()
   if (!next) return
@@ -163,7 +163,7 @@ function tellNext(summary: (markdown: string) => void): void {
   summary(nextMarkdown(next))
 }
 
-/** GitHub cuts an annotation at 4,096 characters, and the code and the next command come last. */
+/** Characters. GitHub cuts an annotation at 4,096, and ours ends with the code and the next command. */
 const ANNOTATION = 3000
 
 function annotation(error: unknown, told: string, code: ErrorCode, next: NextStep | undefined): string {
@@ -173,7 +173,7 @@ function annotation(error: unknown, told: string, code: ErrorCode, next: NextSte
   return `${redact(error.short(ANNOTATION))} [${code}]${end}`
 }
 
-/** Does not repeat a list that the summary already has. */
+/** The error for the summary. Leaves out a list that the summary already has. */
 function inSummary(error: unknown, told: string, code: ErrorCode): string {
   return error instanceof ListedError && error.summarized ? redact(`${error.what}. ${error.next} [${code}]`) : told
 }
@@ -189,8 +189,7 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
-    // Each line is a separate paragraph or list item; otherwise text after a list would be read as part of its last
-    // item.
+    // Each line becomes a separate paragraph. Otherwise Markdown adds the text after a list to its last item.
     summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }

@@ -1,8 +1,8 @@
 import { debug } from '@actions/core'
 
 /**
- * A named moment at which the state left behind matters if the process dies. Written to the debug log. The fault
- * tests stop the process there, by `MOLT_ACTIONS_STOP_AT`, to kill it or to disconnect a database.
+ * Marks a moment at which a crash must be survivable, and writes its name to the debug log. Fault tests set
+ * `MOLT_ACTIONS_STOP_AT` to stop the process there, and then kill it or disconnect a database.
  */
 export function checkpoint(name: string): void {
   debug(`checkpoint: ${name}`)

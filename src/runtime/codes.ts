@@ -2,7 +2,7 @@
 export interface NextStep {
   /** Folder in `actions/`. */
   action: string
-  /** Inputs beside the connections and the migration's name. */
+  /** Inputs in addition to the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
   /** What to do first, as an imperative with its full stop. */
   before?: string
@@ -16,42 +16,42 @@ export interface Explanation {
   cause: string
   /** What to do, as an imperative. */
   fix: string
-  /** Set when the fix is another action than the one that failed. */
+  /** Set when the fix is to run a different action from the one that failed. */
   next?: NextStep
 }
 
 /**
- * Every code that an error can have, by topic: the part before the first dot. `docs/troubleshooting.md` is generated
- * from it. A code is stable: people's workflows branch on the output `error-code`.
+ * All error codes, grouped by topic (the part before the first dot). `docs/troubleshooting.md` is generated from this
+ * table. Codes are stable, because users' workflows branch on the output `error-code`.
  */
 export const CODES = {
   'abort.committed': {
     meaning: 'The migration is committed and cannot be aborted.',
-    cause: 'The cutover has committed to the target, which may already have application data.',
+    cause: 'The cutover has committed to the target, and the application may already have written there.',
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
     next: { action: 'rollback' },
   },
   'abort.incomplete': {
     meaning: 'The migration is aborted, but parts of it remain.',
     cause: 'The message lists what failed, each with the code of its own error.',
-    fix: 'Correct what the message lists, then run `abort` again.',
+    fix: 'Fix what the message lists, then run `abort` again.',
   },
 
   'approval.any-branch': {
-    meaning: 'An environment admits any branch.',
-    cause: 'Without a branch rule, anyone who can push a branch can run an edited workflow there, with its secrets.',
-    fix: 'Limit the deployment branches of the environment to the default branch: [environments](environments.md).',
+    meaning: 'The environment allows deployments from any branch.',
+    cause: 'Without a branch rule, anyone who can push a branch can run an edited workflow with its secrets.',
+    fix: "Limit the environment's deployment branches to the default branch: [environments](environments.md).",
   },
   'approval.bypass-possible': {
     meaning: 'Administrators can bypass the reviewers of the environment.',
     cause:
-      '"Allow administrators to bypass configured protection rules" is ticked, and `admins-can-bypass` is `refuse`.',
-    fix: 'Untick it in the settings of the environment, or set `admins-can-bypass: warn`.',
+      '"Allow administrators to bypass configured protection rules" is selected, and `admins-can-bypass` is `refuse`.',
+    fix: "Clear it in the environment's settings, or set `admins-can-bypass: warn`.",
   },
   'approval.declined': {
     meaning: 'The cutover was declined, or not approved in time.',
     cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
-    fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A slot that is kept fills the source's disk until a stream reads it.",
+    fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A kept slot fills the source's disk until a stream reads it.",
     next: { action: 'cutover' },
   },
   'approval.environment-missing': {
@@ -62,19 +62,19 @@ export const CODES = {
   },
   'approval.follower-failed': {
     meaning: 'The `follow` job of this run failed, so its stream cannot be trusted.',
-    cause: 'The job that streams while the cutover waits for approval ended red.',
-    fix: 'Read the log of that job, correct the cause, and start a new run with `phase: cutover`.',
+    cause: 'That job streams changes while the cutover waits for approval.',
+    fix: 'Read the log of that job, fix the cause, and start a new run with `phase: cutover`.',
     next: { action: 'cutover' },
   },
   'approval.gh-missing': {
-    meaning: 'The program `gh` cannot be run.',
-    cause: 'A self-hosted runner lacks the GitHub CLI, which checks the signatures of rehearsals.',
+    meaning: 'The GitHub CLI (`gh`) cannot be run.',
+    cause: 'It is not installed on this self-hosted runner. `gate` uses it to check the signatures of rehearsals.',
     fix: 'Install `gh` on the runner.',
   },
   'approval.missing': {
-    meaning: 'This run reached the cutover without an approval that counts.',
+    meaning: 'This run reached the cutover without a valid approval.',
     cause:
-      'An administrator bypassed the rule, the rule was removed, or "Re-run" was used: an approval counts for one attempt.',
+      'An administrator bypassed the rule, the rule was removed, or "Re-run" was used. An approval is valid for one attempt.',
     fix: 'Start a new run with `phase: cutover` and have it approved, or set `bypass: warn`.',
     next: { action: 'cutover' },
   },
@@ -84,46 +84,46 @@ export const CODES = {
     fix: 'Add required reviewers to the environment: [environments](environments.md).',
   },
   'approval.not-rehearsed': {
-    meaning: 'Too few green rehearsals of this plan count.',
+    meaning: 'This plan has too few valid rehearsals.',
     cause: 'The plan changed since the last rehearsal, or rehearsals failed, are too old, or ran on another branch.',
-    fix: 'Run the rehearsal workflow on the default branch. The log names each run that does not count, and why: [what counts](environments.md#only-rehearsed-plans).',
+    fix: 'Run the rehearsal workflow on the default branch. The log lists each run that does not count, with the reason: [what counts](environments.md#only-rehearsed-plans).',
   },
   'approval.over': {
-    meaning: 'This approval was already declined or has expired.',
-    cause: 'The follower saw the end of the approval and stopped streaming.',
+    meaning: 'This approval was declined or has expired.',
+    cause: 'The `follow` job noticed and stopped streaming.',
     fix: 'Start a new run with `phase: cutover`.',
     next: { action: 'cutover' },
   },
   'approval.plan-changed': {
     meaning: 'The plan in the ledger is not the one that was approved.',
     cause: '`prepare` ran after the plan was shown to the reviewers.',
-    fix: 'Start a new run with `phase: cutover` and approve the plan that it shows.',
+    fix: 'Start a new run with `phase: cutover`, and approve the plan in its brief.',
     next: { action: 'cutover' },
   },
   'approval.plan-not-shown': {
     meaning: 'No earlier run showed this plan, or it is older than `max-approval-wait`.',
     cause: 'With `gate: plan-hash` the first run shows the plan, and the second one carries its hash.',
-    fix: 'Start a run with an empty `approved-hash`, read its brief, and start another one with the hash.',
+    fix: 'Start a run with an empty `approved-hash`, read its brief, and start another run with the hash from it.',
   },
   'approval.required': {
     meaning: 'A commit needs an approval.',
     cause: '`gate: none` was set together with `decision: commit`.',
-    fix: 'Set `gate: environment`, or `gate: plan-hash` where your plan has no required reviewers.',
+    fix: 'Set `gate: environment`, or `gate: plan-hash` if your GitHub plan has no required reviewers.',
   },
   'approval.same-person': {
     meaning: 'One person both started and approved this cutover.',
-    cause: 'Two people are required: one starts the run, another approves it.',
-    fix: 'Have another person start or approve it, or set `self-approval: warn`.',
+    cause: 'Two people are required: one starts the run, and another approves it.',
+    fix: 'Have a second person approve the run, or set `self-approval: warn`.',
   },
   'approval.weaker-verify': {
-    meaning: '`final-verify` asks for less than the approved plan promises.',
+    meaning: '`final-verify` is weaker than in the approved plan.',
     cause: 'The input was lowered after the approval.',
     fix: 'Leave `final-verify` out, or run `prepare` with the weaker level and have that plan approved.',
   },
   'approval.wrong-hash': {
-    meaning: '`approved-hash` is not the hash of the plan.',
-    cause: 'The hash was mistyped, or the plan changed since the brief.',
-    fix: 'Copy the hash from the brief of the run that you approve.',
+    meaning: '`approved-hash` does not match the plan.',
+    cause: 'The hash was mistyped, or the plan has changed since the brief was shown.',
+    fix: 'Copy the hash from the latest brief.',
   },
 
   'brief.not-ready': {
@@ -146,7 +146,7 @@ export const CODES = {
   },
   'cancelled.runner-gone': {
     meaning: 'The runner closed the output of the action.',
-    cause: 'The runner died or lost its machine.',
+    cause: 'The runner process or its machine died.',
     fix: 'Run the step again on a healthy runner.',
   },
 
@@ -156,15 +156,15 @@ export const CODES = {
     fix: 'Set the replica identity of the table to DEFAULT on the source, or compare the table in full.',
   },
   'change-log.truncate': {
-    meaning: 'A table was truncated on the source while its changes were logged.',
-    cause: 'A TRUNCATE lists no keys.',
+    meaning: 'A table was truncated on the source while the change log was read.',
+    cause: 'The log of a TRUNCATE does not contain the keys of the deleted rows.',
     fix: 'Compare the table in full.',
   },
 
   'cleanup.degraded': {
-    meaning: 'The last observation after the commit is degraded.',
-    cause: 'A threshold of `observe` was exceeded, so a rollback may still be needed. The message lists each.',
-    fix: 'Run `observe` until it is healthy, roll back, or set `waive: observe`: [observe](observe.md).',
+    meaning: 'The last run of `observe` found the application degraded.',
+    cause: 'Thresholds of `observe` were exceeded, so a rollback may still be needed. The message lists them.',
+    fix: 'Run `observe` until the application is healthy, roll back, or set `waive: observe`: [observe](observe.md).',
     next: { action: 'observe' },
   },
   'cleanup.fence-armed': {
@@ -174,23 +174,23 @@ export const CODES = {
   },
   'cleanup.foreign-objects': {
     meaning: "An object cannot be dropped because other users' objects depend on it.",
-    cause: 'Someone created tables, views or functions inside a schema of this suite, or built on one of its objects.',
+    cause: "Someone created tables, views or functions in this suite's schemas, or some that use its objects.",
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'cleanup.incomplete': {
     meaning: 'Some objects still exist after the cleanup.',
-    cause: 'Locks or another run kept them.',
+    cause: 'A lock or another run prevented dropping them.',
     fix: 'Run `cleanup` again.',
   },
   'cleanup.not-compared': {
-    meaning: 'Rows were not compared since the commit.',
-    cause: '`finalize` has not run, or did not get that far. Once the fence is gone, nothing can be compared.',
+    meaning: 'Rows have not been compared since the commit.',
+    cause: '`finalize` has not run, or ended before the comparison. After the cleanup, rows can no longer be compared.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
     next: { action: 'finalize' },
   },
   'cleanup.not-observed': {
-    meaning: 'The application was not observed after the commit.',
-    cause: 'Without an observation it is not known whether a rollback is still needed.',
+    meaning: 'The application has not been observed since the commit.',
+    cause: '`observe` has not run, so a rollback may still be needed.',
     fix: 'Run `observe`, or set `waive: observe`: [observe](observe.md).',
     next: { action: 'observe' },
   },
@@ -207,12 +207,12 @@ export const CODES = {
   },
   'cleanup.rollback-window': {
     meaning: 'The rollback window is still open.',
-    cause: 'Until it closes, the fenced source is the way back.',
+    cause: 'Until it closes, `rollback` needs the fenced source.',
     fix: 'Wait until the time that the message names, or set a shorter `rollback-window`.',
   },
   'cleanup.rows-differ': {
     meaning: 'Rows differ between the source and the target as of the commit.',
-    cause: '`finalize` compared all rows after the commit. The fenced source is the only place that has these rows.',
+    cause: '`finalize` compared all rows after the commit. Only the fenced source still has the correct ones.',
     fix: 'Roll back, or restore the rows by hand and set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
   },
 
@@ -234,25 +234,26 @@ export const CODES = {
 
   'command.failed': {
     meaning: 'Your command failed.',
-    cause: '`pause-command`, `probe-command`, `undo-command` or `switch-command` ended with an exit code other than 0.',
-    fix: 'Read its output in the log, correct it, and run the step again.',
+    cause: '`switch-command` or `smoke-test` ended with an exit code other than 0.',
+    fix: 'Read its output in the log, fix it, and run the step again.',
   },
   'command.timeout': {
     meaning: 'Your command did not end in time and was stopped.',
-    cause: 'It took longer than the timeout input of the same name.',
-    fix: 'Make it faster, or raise its timeout.',
+    cause: 'It ran longer than `switch-timeout` or `smoke-test-timeout`.',
+    fix: 'Make it faster, or raise that timeout.',
   },
 
   'commit.no-timestamp': {
-    meaning: 'The target does not report its time, so rows could not be compared as of the commit.',
+    meaning: 'The target does not report its time, so `finalize` could not compare rows as of the commit.',
     cause:
       '`cluster_logical_timestamp()` failed. It needs serializable transactions, and SELECT on the heartbeat table.',
-    fix: 'Where the role has another isolation, run the ALTER ROLE statement that the message shows on the target. Otherwise run `prepare` with `grants: print`, and grant what is missing.',
+    fix: 'If the role uses another isolation level, run the ALTER ROLE statement from the message on the target. Otherwise run `prepare` with `grants: print`, and grant what is missing.',
   },
   'commit.retention-short': {
-    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was committed.',
-    cause: '`gc.ttlseconds` is short for the time that a comparison of all rows takes.',
-    fix: 'Run the `CONFIGURE ZONE` statement that the message shows, until the migration is finalized.',
+    meaning:
+      'The target would discard its history before `finalize` has compared all rows as of the commit. Nothing was committed.',
+    cause: '`gc.ttlseconds` is too short for a comparison of all rows.',
+    fix: 'Run the `CONFIGURE ZONE` statement from the message. Keep that setting until the migration is finalized.',
   },
 
   'config.invalid': {
@@ -262,8 +263,8 @@ export const CODES = {
   },
   'config.secret-in-file': {
     meaning: 'The config file contains a plain-text secret.',
-    cause: 'An input that is a secret was written as a value.',
-    fix: 'Write `env:NAME`, pass the secret in the environment variable NAME, and change the secret.',
+    cause: 'A secret input has its value in the file.',
+    fix: 'Write `env:NAME`, pass the secret in the environment variable NAME, and rotate the secret.',
   },
   'config.unknown-name': {
     meaning: 'The config file has a section or an input that does not exist.',
@@ -284,12 +285,12 @@ export const CODES = {
   'connect.certificate-expired': {
     meaning: "The server's certificate is outside its validity period.",
     cause: 'It has expired or is not valid yet, or the clock of the runner is wrong.',
-    fix: "Renew the certificate, or set the runner's clock.",
+    fix: "Renew the certificate, or correct the runner's clock.",
   },
   'connect.certificate-host': {
     meaning: "The server's certificate is for another host.",
     cause: 'The URL names the server differently than its certificate does.',
-    fix: 'Write the host in the URL as the certificate has it.',
+    fix: 'In the URL, use the host name in the certificate.',
   },
   'connect.certificate-untrusted': {
     meaning: "The server's certificate is not signed by an authority that this runner trusts.",
@@ -299,7 +300,7 @@ export const CODES = {
   'connect.failed': {
     meaning: 'A database cannot be reached.',
     cause: 'The host or the port is wrong, the server is down, or a firewall blocks the runner.',
-    fix: 'Check host and port, and allow the runner in the firewall.',
+    fix: 'Check the host and the port, and allow the runner in the firewall.',
   },
   'connect.login-refused': {
     meaning: 'A database refused the login.',
@@ -313,51 +314,51 @@ export const CODES = {
   },
   'connect.no-free-slot': {
     meaning: 'The server has no free connection.',
-    cause: 'The connection limit of the role or the database, or `max_connections` is reached. The server names which.',
-    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`.',
+    cause:
+      'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. The server names it.',
+    fix: 'Close idle connections, or raise that limit.',
   },
   'connect.no-tls': {
     meaning: 'The server does not offer TLS.',
-    cause: 'TLS is off on the server, and rows and passwords would travel unencrypted.',
-    fix: 'Turn TLS on at the server.',
+    cause: 'TLS is off on the server, so rows and passwords would travel unencrypted.',
+    fix: 'Turn on TLS on the server.',
   },
   'connect.not-allowed': {
-    meaning: 'A database does not let this user in.',
-    cause: 'The user can log in to the server, but has no CONNECT on this database.',
+    meaning: 'The user may not connect to a database.',
+    cause: 'The user can log in to the server, but lacks CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
   'connect.not-ready': {
     meaning: 'The server is not accepting connections.',
-    cause: 'It is starting, shutting down, or recovering (57P03).',
+    cause: 'It is starting, shutting down or recovering (57P03).',
     fix: 'Wait until it has started, then run the step again.',
   },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',
-    cause: '`options` in the URL sets a parameter that this server does not have, or gives it a value that it refuses.',
+    cause: '`options` in the URL sets a parameter that this server does not know, or a value that it rejects.',
     fix: 'Remove that parameter from `options` in the URL.',
   },
   'connect.pooler': {
     meaning: 'A pooler between this runner and a database rejects or drops start-up parameters.',
     cause:
-      'PgBouncer and similar poolers lend one server session to several clients. Loads, streams and the fence need sessions of their own.',
-    fix: 'Write the host and port of the server itself into the URL, such as 5432 instead of 6432.',
+      'PgBouncer and similar poolers lend one server session to several clients. Loads, streams and the fence need dedicated sessions.',
+    fix: 'Use the host and port of the server itself in the URL, such as 5432 instead of 6432.',
   },
   'connect.url-unusable': {
     meaning: 'A connection URL cannot be used.',
-    cause: 'A certificate file that it names is missing or damaged, or a parameter is invalid.',
-    fix: 'Correct the URL, and make sure that the files exist in the job.',
+    cause: 'A certificate file in it is missing or damaged, or a parameter is invalid.',
+    fix: 'Correct the URL, and make sure that its files exist in the job.',
   },
 
   'convert.decisions': {
     meaning: 'The file that `decisions` names cannot be used.',
-    cause:
-      'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that does not exist.',
+    cause: 'It does not exist, is not valid YAML, or names an unknown key, table, column, index or constraint.',
     fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
   },
   'convert.object-exists': {
-    meaning: 'A statement of `1-tables.sql` met an object of the same name on the target.',
+    meaning: 'An object that `1-tables.sql` creates already exists on the target.',
     cause: 'The source has changed since an earlier `apply`, or another user created the object.',
-    fix: 'Change the object by hand, or drop it and run `convert` again. `convert` drops nothing.',
+    fix: 'Alter the object by hand, or drop it and run `convert` again. `convert` never drops objects.',
   },
   'convert.schema-missing': {
     meaning: 'The source has no schema of this name.',
@@ -367,12 +368,12 @@ export const CODES = {
   'convert.target-not-empty': {
     meaning: 'The schema on the target has tables that `convert` did not create. Nothing was created.',
     cause: '`target` names a database that is in use, or the tables were created by hand.',
-    fix: 'Point `target` at an empty database, or create what is missing from `1-tables.sql` by hand.',
+    fix: 'Point `target` at an empty database, or create the missing objects of `1-tables.sql` by hand.',
   },
   'convert.too-late': {
-    meaning: 'The migration is past `prepare`, so no table is created.',
+    meaning: 'The migration is past `prepare`, so `convert` creates no tables.',
     cause: '`convert` ran with `apply` after the load had begun.',
-    fix: 'Run `convert` without `apply`. To start again, run `abort` and `cleanup` first.',
+    fix: 'Run `convert` without `apply`. To start over, run `abort` and `cleanup` first.',
   },
 
   'cutover.end-sessions': {
@@ -392,15 +393,15 @@ export const CODES = {
     fix: 'Run the step again. It resumes from the ledger.',
   },
   'database.contention': {
-    meaning: 'The target refused the same statement again and again, because of other transactions.',
+    meaning: 'The target kept refusing a statement because of other transactions.',
     cause:
-      'Long or many transactions work on the same rows or definitions (40001), or the result of a statement is unknown (40003).',
+      'Long or frequent transactions use the same rows or definitions (40001), or the result of a statement is unknown (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
   'database.dependent-objects': {
-    meaning: 'A database object cannot be dropped because others depend on it.',
-    cause: 'A view, a key or code was built on an object of this suite or of the deferral.',
-    fix: 'Move or drop what the message names, and run the step again.',
+    meaning: 'A database object cannot be dropped because other objects depend on it.',
+    cause: 'A view, a foreign key or a function uses an object that this suite created or deferred.',
+    fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
@@ -408,14 +409,14 @@ export const CODES = {
     fix: 'End that session, or wait for it, and run the step again.',
   },
   'database.missing-right': {
-    meaning: 'The migration user lacks a right.',
-    cause: 'The right was never granted, or was revoked after `prepare`.',
-    fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
+    meaning: 'The migration user lacks a privilege.',
+    cause: 'The privilege was never granted, or was revoked after `prepare`.',
+    fix: 'Grant it. `prepare` with `grants: print` prints all the grants that are needed.',
   },
   'database.object-busy': {
     meaning: 'A database object cannot be used now.',
     cause: 'A schema change, an import or another session is using it.',
-    fix: 'Wait for it, or end it, and run the step again.',
+    fix: 'Wait until that has ended, or end it, and run the step again.',
   },
   'database.object-exists': {
     meaning: 'A name that this step needs is already in use in the database.',
@@ -434,89 +435,88 @@ export const CODES = {
   },
   'database.read-only': {
     meaning: 'A database is read-only.',
-    cause: 'The server is a standby, its owner or a full disk made it read-only, or a setting of the role did.',
-    fix: 'Write the primary into the URL, or make the database writable, and run the step again.',
+    cause: 'The server is a standby, or an administrator, a full disk or a role setting made it read-only.',
+    fix: 'Use the primary in the URL, or make the database writable, and run the step again.',
   },
   'database.refused-by-code': {
-    meaning: 'Code of the database refused a statement.',
+    meaning: 'Code in the database refused a statement.',
     cause:
-      'A trigger, an event trigger, a rule or an extension raised an exception. An event trigger may forbid schema changes.',
+      'A trigger, an event trigger, a rule or an extension raised an exception. Some event triggers forbid schema changes.',
     fix: 'Exempt the migration user in that code, or disable the event trigger for the migration, and run the step again.',
   },
   'database.row-refused': {
     meaning: 'A database refused a value or a row.',
-    cause: 'A constraint, a domain or the type of a column does not allow it. The message leaves out values.',
-    fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
+    cause: 'A constraint, a domain or a column type does not allow it. The message leaves out the values.',
+    fix: "Correct the row or the definition that the message names. The server's log shows the row.",
   },
   'database.schema-locked': {
     meaning: 'A table of the target is locked against schema changes.',
     cause:
-      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
+      'From 26.1 on, CockroachDB creates tables with `schema_locked = true`. `prepare` unlocks the tables whose indexes or constraints it defers. This table was locked later, or is not part of the migration.',
     fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
   },
   'database.server-fault': {
     meaning: 'A database server reported an internal error.',
-    cause: 'Its disk fails, a file is damaged, or the server has a bug.',
-    fix: 'Read the log of the server, and repair it first.',
+    cause: 'A disk is failing, a file is damaged, or the server has a bug.',
+    fix: "Read the server's log, repair the server, and run the step again.",
   },
   'database.session-timeout': {
-    meaning: 'A timeout of the server ended a session.',
+    meaning: 'The server ended a session because of a timeout.',
     cause:
-      'The timeout idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+      'The timeout `idle_in_transaction_session_timeout`, `idle_session_timeout` or `transaction_timeout` is set for the role, the database or the server.',
     fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET idle_session_timeout = 0;`, and run the step again.',
   },
   'database.statement-ended': {
-    meaning: 'A database ended a statement.',
+    meaning: 'A database cancelled a statement.',
     cause:
-      'A statement_timeout is set for the role, the database or the server, an operator cancelled it, or the server is shutting down.',
-    fix: 'As the migration user, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` where one is set, and run the step again.',
+      'The timeout `statement_timeout` is set for the role, the database or the server, an operator cancelled the statement, or the server is shutting down.',
+    fix: 'If `statement_timeout` is set, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` as the migration user. Then run the step again.',
   },
-
   'database.uncategorized': {
-    meaning: 'CockroachDB refused a statement with an error of no known kind.',
+    meaning: 'CockroachDB refused a statement with an uncategorized error.',
     cause:
-      'It uses SQLSTATE XXUUU for errors without a code of their own: a file or bucket that it cannot read, a row that an import refuses, a schema change that fails.',
-    fix: 'Read the message: it names what failed. Correct that, and run the step again.',
+      'It uses SQLSTATE XXUUU for errors without a specific code: an unreadable file or bucket, a row that an import refuses, a failed schema change.',
+    fix: 'Read the message, fix what failed, and run the step again.',
   },
   'database.unsupported': {
     meaning: 'A database does not support a statement that this step needs.',
     cause: 'Its version is too old, or a provider has turned the feature off.',
-    fix: 'Upgrade the server, or ask its provider to allow what the message names.',
+    fix: 'Upgrade the server, or ask its provider to allow the statement in the message.',
   },
 
   'deferral.not-captured': {
-    meaning: 'Indexes or constraints on the target cannot be captured, so none was dropped.',
+    meaning: 'The definitions of some indexes or constraints on the target cannot be captured, so none was dropped.',
     cause: 'A schema change is in progress on the target, or the catalog does not show a definition.',
-    fix: 'Wait until the schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
+    fix: 'Wait until all schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
     next: { action: 'prepare' },
   },
   'deferral.not-restored': {
     meaning: 'Deferred unique indexes or constraints could not be built on the target.',
     cause: 'Rows violate their definition, or the target refuses the statement. The message lists each object.',
-    fix: 'Correct what the message lists, and run the step again.',
+    fix: 'Fix what the message lists, and run the step again.',
   },
   'deferral.rows-break-definition': {
     meaning: 'An index or constraint cannot be built because rows violate its definition.',
-    cause: 'The source has such rows, or its own object is not validated.',
+    cause: 'The source has such rows too, for example because its own constraint is NOT VALID.',
     fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
   },
   'deferral.trial-failed': {
-    meaning: 'A definition cannot be rebuilt on the target, so nothing was dropped.',
+    meaning: 'A trial rebuild of indexes or constraints failed on the target, so none was dropped.',
     cause:
-      'The server does not accept its own definition, or the migration user lacks a right. The message lists each object.',
+      'The server does not accept its own definition, or the migration user lacks a privilege. The message lists each object.',
     fix: 'Change the definition on the target, or set `defer: none`. `trial: none` skips the trial.',
   },
 
   'drain.not-proved': {
-    meaning: 'It is not proved that the target has everything that was committed on the source.',
+    meaning: 'It is not proved that the target has every change that was committed on the source.',
     cause: 'The replicator retried or was still applying changes, or changes are in the dead-letter table.',
-    fix: 'Correct what the message names, wait until the stream is calm, and run the step again.',
+    fix: 'Fix what the message names, wait until the stream has caught up, and run the step again.',
   },
   'drain.replicator-ended': {
-    meaning: 'The replicator ended while the drain was being proved, and was started again. Nothing is lost.',
+    meaning: 'The replicator ended during the drain and was restarted. No change is lost.',
     cause:
-      'After SIGKILL the machine ran out of memory or someone ended the process; after an exit code the message has its last error.',
-    fix: "Check the machine's kernel log for the out-of-memory killer, and run the step again.",
+      'SIGKILL means that the machine ran out of memory or someone killed the process. Otherwise, the message has its last error.',
+    fix: "Check the runner's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
@@ -526,7 +526,8 @@ export const CODES = {
   },
   'fence.cannot-probe': {
     meaning: 'The fence of a table cannot be tested.',
-    cause: 'A right is missing, or triggers or rules of the table refuse or replace every write before the fence does.',
+    cause:
+      'A privilege is missing, or triggers or rules of the table refuse or replace every write before the fence does.',
     fix: 'Grant DELETE to the migration user, or let it run a DELETE, UPDATE or INSERT that affects no rows.',
   },
   'fence.changed-by-other': {
@@ -543,8 +544,8 @@ export const CODES = {
   },
   'fence.damaged-after-commit': {
     meaning: 'The fence on the source was changed or lifted after the commit.',
-    cause: 'Someone lifted the fence or changed its triggers after the decision.',
-    fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
+    cause: 'Someone lifted the fence or changed its triggers after the commit.',
+    fix: 'Look for rows written on the source since the commit. The message names the tables and the next step.',
   },
   'fence.lapsed': {
     meaning: 'The fence lapsed or was changed just before the commit. Nothing was committed.',
@@ -554,7 +555,7 @@ export const CODES = {
   'fence.not-holding': {
     meaning: 'The fence does not hold. Writes may have passed.',
     cause: 'Triggers are missing or disabled, or the fence was changed while it was armed.',
-    fix: 'Run `prepare` again, and verify everything that was compared behind this fence.',
+    fix: 'Run `prepare` again, and repeat every verification that relied on this fence.',
     next: { action: 'prepare' },
   },
   'fence.not-installed': {
@@ -564,14 +565,14 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.permanent': {
-    meaning: 'The fence is permanent: the cutover is committed.',
-    cause: 'The target has taken over.',
+    meaning: 'The fence is permanent, because the cutover is committed.',
+    cause: 'After the commit, the application uses the target.',
     fix: 'Run `rollback` to return to the source.',
     next: { action: 'rollback' },
   },
   'fence.permanent-without-commit': {
     meaning: 'The source is fenced permanently, but the ledger has no commit of this migration.',
-    cause: 'The ledger was restored from an old state, or someone fenced the source by hand.',
+    cause: 'The ledger was restored from an older state, or someone fenced the source by hand.',
     fix: 'Find out which database the application uses. `rollback` makes the source writable again.',
     next: { action: 'rollback' },
   },
@@ -588,8 +589,8 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.removed-after-commit': {
-    meaning: 'The ledger says committed, but the source is not fenced.',
-    cause: 'Someone removed the fence after the decision, or restored the source.',
+    meaning: 'The migration is committed, but the source is not fenced.',
+    cause: 'Someone removed the fence after the commit, or restored the source.',
     fix: 'Look for rows written on the source since the commit before you do anything else.',
   },
   'fence.table-dropped': {
@@ -600,8 +601,8 @@ export const CODES = {
   },
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
-    cause: 'DDL, VACUUM FULL or CLUSTER ran in the write pause; DDL bypasses every trigger.',
-    fix: 'Stop such jobs until the cutover is over, and run it again.',
+    cause: 'DDL, VACUUM FULL or CLUSTER ran during the write pause. No trigger stops them.',
+    fix: 'Stop such jobs, and run the cutover again.',
   },
   'fence.write-passed': {
     meaning: 'A write passed the fence after it was armed.',
@@ -615,7 +616,7 @@ export const CODES = {
   },
 
   'finalize.cutover-unfinished': {
-    meaning: 'The cutover has not ended, so nothing is finalized.',
+    meaning: 'The cutover is unfinished, so nothing was finalized.',
     cause: 'Its run was interrupted.',
     fix: 'Run `cutover` again. It continues from where it stopped.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
@@ -632,29 +633,29 @@ export const CODES = {
   },
 
   'github.not-found': {
-    meaning: 'GitHub has no such object.',
+    meaning: 'GitHub cannot find an artifact of an earlier run.',
     cause: 'It was deleted, or has expired.',
     fix: 'Check the name in the message, and start a new run.',
   },
   'github.rate-limited': {
-    meaning: 'GitHub limits the requests of this token.',
-    cause: 'The runs of this repository have used the 1,000 requests that `GITHUB_TOKEN` has in an hour.',
+    meaning: "The token's GitHub rate limit is used up.",
+    cause: 'The runs of this repository have used the 1,000 requests that `GITHUB_TOKEN` has per hour.',
     fix: 'Rerun the job at the time that the message names.',
   },
   'github.refused': {
     meaning: 'GitHub refused a request.',
-    cause: 'The job lacks a permission or the token.',
+    cause: 'The job lacks a permission, or `token` is not set.',
     fix: 'Grant the calling job `actions: read` (and `attestations: read` for rehearsals), and set `token` to `github.token`.',
   },
   'github.unavailable': {
     meaning: 'GitHub keeps failing, even after several minutes of retries.',
     cause: 'GitHub has an outage.',
-    fix: 'Look at githubstatus.com, and rerun the job when it is over.',
+    fix: 'Check githubstatus.com, and rerun the job after the outage.',
   },
   'github.unexpected-answer': {
-    meaning: 'GitHub answered in a form that this version does not know.',
-    cause: 'The API of this GitHub Enterprise Server, or a proxy, differs.',
-    fix: 'Update this suite, or report the message.',
+    meaning: 'GitHub returned a response that this version cannot read.',
+    cause: 'A GitHub Enterprise Server or a proxy responds differently from github.com.',
+    fix: 'Update this suite. If that does not help, report the message.',
   },
   'github.unreachable': {
     meaning: 'GitHub cannot be reached.',
@@ -665,22 +666,22 @@ export const CODES = {
   'heartbeat.changed': {
     meaning: 'The heartbeat on the target is ahead of the source.',
     cause: 'Someone changed the row on the target, or another stream writes there.',
-    fix: 'Run the UPDATE that the message shows, on the target, and find out who changed the row.',
+    fix: 'Run the UPDATE from the message on the target, and find out who changed the row.',
   },
   'heartbeat.missing': {
     meaning: 'The heartbeat row no longer exists.',
     cause: 'Someone ran `abort` or `cleanup`, or deleted the row.',
-    fix: 'Prepare and load again.',
+    fix: 'Run `prepare` and `fetch` again.',
   },
 
   'hold.handover-pending': {
-    meaning: 'Another run has asked for the slot of this migration.',
-    cause: 'The slot is being handed over, and only one run can have it.',
+    meaning: 'Another run has requested the slot of this migration.',
+    cause: 'The slot is being handed over, and only one run can read it.',
     fix: 'Wait for that run, or cancel it.',
   },
   'hold.handover-timeout': {
     meaning: 'The slot was not handed over in time.',
-    cause: 'The run that streams hangs.',
+    cause: 'The streaming run hangs.',
     fix: 'Cancel that run, and start a new one with `phase: cutover`.',
     next: { action: 'cutover' },
   },
@@ -691,7 +692,7 @@ export const CODES = {
   },
   'hold.taken': {
     meaning: 'Another run holds this migration.',
-    cause: 'Only one run can act at a time. The hold of a dead run expires after twice the `lease`.',
+    cause: 'Only one run can act on a migration at a time. The message shows when the hold of a dead run expires.',
     fix: 'Wait for that run, or cancel it.',
   },
 
@@ -702,13 +703,13 @@ export const CODES = {
   },
   'input.insecure-url': {
     meaning: 'A connection may be unencrypted.',
-    cause: '`sslmode` in the URL allows a connection without TLS, or without a check of the server.',
+    cause: '`sslmode` in the URL allows a connection without TLS, or without verifying the server.',
     fix: 'Set `sslmode=verify-full` in the URL, or `allow-insecure: true`.',
   },
   'input.invalid': {
     meaning: 'An input has a value that is not allowed.',
-    cause: 'The value does not have the form that the input needs.',
-    fix: 'Write the value in the form that the message shows.',
+    cause: 'The value does not have the required form.',
+    fix: 'Set the input to a value of the form that the message shows.',
   },
   'input.missing': {
     meaning: 'A required input is missing.',
@@ -717,8 +718,8 @@ export const CODES = {
   },
   'input.reserved-argument': {
     meaning: 'An extra argument is reserved.',
-    cause: 'The action sets it itself, or it would break a proof.',
-    fix: 'Remove the argument. An input of the action may do the same.',
+    cause: 'The action sets this argument itself, or the argument would break a proof.',
+    fix: 'Remove the argument. The action may have an input for it.',
   },
   'input.secret-missing': {
     meaning: 'A secret is empty or not set for this job.',
@@ -732,18 +733,18 @@ export const CODES = {
   },
 
   'internal.bug': {
-    meaning: 'This suite failed in an unforeseen way.',
-    cause: 'A bug.',
-    fix: 'Report the message with its stack. Row values and passwords are masked in it.',
+    meaning: 'The action failed unexpectedly.',
+    cause: 'This suite has a bug.',
+    fix: 'Report the message with its stack trace. Row values and passwords are masked in it.',
   },
 
   'ledger.changed-by-hand': {
     meaning: 'The ledger was changed by hand.',
-    cause: 'The plan does not match its hash, or a part of the entry is missing.',
+    cause: 'The plan does not match its hash, or part of the entry is missing.',
     fix: 'Prepare a new migration.',
   },
   'ledger.moved': {
-    meaning: 'Another run moved this migration meanwhile, so this run stopped.',
+    meaning: 'Another run changed the phase of this migration, so this run stopped.',
     cause: 'Two runs acted at the same time.',
     fix: 'Run `status`, then the step that it names.',
     next: { action: 'status' },
@@ -760,31 +761,31 @@ export const CODES = {
   },
 
   'load.aborted': {
-    meaning: 'The load ended because the migration was aborted meanwhile.',
+    meaning: 'The load stopped because the migration was aborted.',
     cause: 'Someone ran `abort` while `fetch` was loading.',
-    fix: 'Run `prepare` and `fetch` again to continue the migration.',
+    fix: 'To start over, run `prepare` and `fetch` again.',
     next: { action: 'prepare' },
   },
   'load.bucket-refused': {
-    meaning: 'The bucket refuses the keys that MOLT uses, or does not exist.',
-    cause: "The keys, the region or the endpoint in the step's environment are missing, wrong or expired.",
+    meaning: "The bucket refuses MOLT's credentials, or does not exist.",
+    cause: "The credentials, the region or the endpoint in the step's environment are missing, wrong or expired.",
     fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that may read, write and list the bucket.',
   },
   'load.cancel-refused': {
-    meaning: 'The migration role cannot cancel imports of its own load.',
+    meaning: 'The migration role cannot cancel the imports of its own load.',
     cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
     fix: 'As an administrator, cancel the jobs that the message names. Then grant the migration role SYSTEM CONTROLJOB.',
   },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
-    cause: 'A direct copy keeps nothing to resume from, or the load ended before every table was exported.',
+    cause: 'A direct copy cannot be resumed. Other loads can, once every table was exported.',
     fix: 'Set `on-interrupted: restart`.',
     next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'load.cannot-stream': {
     meaning: 'Every row was loaded, but no stream can continue from this load.',
-    cause: 'The slot, the publication or a table was changed during the load.',
-    fix: 'Correct what the message lists, empty the target tables, and load again.',
+    cause: 'The slot, the publication or a table changed during the load.',
+    fix: 'Fix what the message lists, empty the target tables, and load again.',
   },
   'load.disk-full': {
     meaning: 'The disk for intermediate files is full.',
@@ -793,74 +794,74 @@ export const CODES = {
   },
   'load.duplicate-key': {
     meaning: 'A row with the same key already exists on the target.',
-    cause: 'The table was not empty, or another session writes to it.',
-    fix: 'Empty the table, stop the writer, and load again.',
+    cause: 'The table was not empty, or another session is writing to it.',
+    fix: 'Stop that session, empty the table, and load again.',
   },
   'load.files-unreadable': {
     meaning: 'The target cannot read the files that MOLT wrote.',
-    cause: 'The cluster cannot reach the bucket or the file server on the runner, or lacks the right to read.',
+    cause: "The cluster cannot reach the bucket or the runner's file server, or may not read the files.",
     fix: 'Give every node access to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
   },
   'load.foreign-import': {
-    meaning: 'An import that no load of this migration started keeps expected tables offline.',
+    meaning: 'An import that does not belong to this migration keeps expected tables offline.',
     cause:
-      'Another person or tool imports into these tables. Only imports that read files of our own loads are cancelled.',
+      "Another person or tool is importing into these tables. `fetch` cancels only imports of this migration's own files.",
     fix: 'Wait until the job that the message names has ended, or ask its owner to cancel it.',
   },
   'load.generated-column': {
     meaning: 'A generated column cannot be loaded.',
     cause: 'The target computes it, but MOLT writes it.',
-    fix: 'Leave the table out, or make the column a plain one on both sides until the switch: [`tbl.generated`](checks.md#tblgenerated).',
+    fix: 'Exclude the table, or make it an ordinary column on both sides until the switch: [`tbl.generated`](checks.md#tblgenerated).',
   },
   'load.incomplete': {
     meaning: 'The load is not complete, although molt fetch reported no failure.',
     cause:
       'A table or column was skipped, rows are missing, or the completion record is missing. The message lists each problem.',
-    fix: 'Correct what the message lists, empty the target tables, and load again.',
+    fix: 'Fix what the message lists, empty the target tables, and load again.',
   },
   'load.interrupted': {
-    meaning: 'An earlier load did not end, and its slot still exists.',
-    cause: 'A load was cancelled or failed.',
+    meaning: 'An earlier load was interrupted, and its slot still exists.',
+    cause: 'That load failed or was cancelled.',
     fix: 'Set `on-interrupted: resume` to continue it, or `on-interrupted: restart` to load everything again.',
   },
   'load.jobs-running': {
     meaning: 'Import jobs on the target do not end.',
-    cause: 'Jobs of an earlier load still keep their tables offline.',
-    fix: 'Look at them with `SHOW JOBS`, and cancel them.',
+    cause: 'Jobs of an earlier load keep their tables offline.',
+    fix: 'Find them with `SHOW JOBS`, and cancel them.',
   },
   'load.no-address': {
-    meaning: 'This machine has no network address under which the target could read local files.',
+    meaning: 'The runner has no network address from which the target could read local files.',
     cause: '`local-path-crdb-access-addr` is not set, and the runner has only its loopback address.',
     fix: 'Set `local-path-crdb-access-addr`, or use a bucket.',
   },
   'load.null-refused': {
     meaning: 'The target refuses NULL in a column.',
     cause: 'Early MOLT builds write NULL for an empty string.',
-    fix: 'Look for empty strings in that column on the source, or use a newer build.',
+    fix: 'Use a newer build, or correct the empty strings in that column on the source.',
   },
   'load.partly-imported': {
-    meaning: 'Tables hold some of the rows that MOLT would import again.',
-    cause: 'MOLT halves a batch of files that fails, and the good half stays imported.',
-    fix: 'Empty the tables that the message names, then resume again.',
+    meaning: 'Tables already contain some of the rows that MOLT would import again.',
+    cause: 'When a batch of files fails, MOLT splits it in half and retries. The rows of the good half remain.',
+    fix: 'Empty the tables that the message names, then resume the load again.',
   },
   'load.still-running': {
-    meaning: 'A run still loads a migration that was aborted.',
-    cause: 'The run did not see that it was aborted, or did not end.',
+    meaning: 'A run is still loading an aborted migration.',
+    cause: 'The run did not notice the abort, or hangs.',
     fix: 'Cancel the run that the message names, then run `abort` again.',
   },
   'load.tables-not-exact': {
     meaning: 'The load would not move exactly the expected tables. No row was moved.',
-    cause: "MOLT's filter matches other tables too, or not all of them.",
+    cause: "MOLT's table filter matches additional tables, or not all of the expected ones.",
     fix: 'Rename or exclude the tables that the message lists.',
   },
   'load.target-not-empty': {
-    meaning: 'Target tables hold rows before the load.',
-    cause: 'An earlier load left them.',
+    meaning: 'Target tables already contain rows before the load.',
+    cause: 'An earlier load or another writer left them.',
     fix: 'Empty the tables, or list them in `allow-truncate`: [start over](runbook.md#abort-before-the-commit).',
   },
 
   'mask.canaries-missing': {
-    meaning: 'The environment variable with the canaries is empty or not set.',
+    meaning: 'The environment variable for the canaries is empty or not set.',
     cause: 'The secret does not exist, or the job does not pass it on.',
     fix: 'Set the variable that the rules file names.',
   },
@@ -872,12 +873,12 @@ export const CODES = {
   'mask.failed': {
     meaning: 'Masking failed.',
     cause: 'A database refused a statement. Values are left out of the message.',
-    fix: 'Correct the cause by the SQLSTATE in the message, and run the step again.',
+    fix: 'Look up the SQLSTATE in the message, fix the cause, and run the step again.',
   },
   'mask.file-exists': {
     meaning: 'The rules file already exists.',
-    cause: 'A proposal never overwrites a file.',
-    fix: 'Set `rules` to a new file.',
+    cause: '`mask` never overwrites a file with its proposed rules.',
+    fix: 'Set `rules` to the path of a new file.',
   },
   'mask.file-unwritable': {
     meaning: 'A file cannot be written.',
@@ -892,21 +893,22 @@ export const CODES = {
   'mask.key-logged': {
     meaning: 'A server would write the masking key to its log.',
     cause: 'Statement logging is on for this role.',
-    fix: 'Run the ALTER ROLE statement that the message shows, as an administrator.',
+    fix: 'Run the ALTER ROLE statement from the message as an administrator.',
   },
   'mask.no-tables': {
     meaning: 'The schema has no tables to mask.',
-    cause: '`schema` is misspelled, or the role does not see the tables.',
-    fix: 'Correct `schema`, or grant USAGE and SELECT.',
+    cause: '`schema` is misspelled, or the role lacks USAGE or SELECT.',
+    fix: 'Correct `schema`, or grant these privileges.',
   },
   'mask.not-proved': {
-    meaning: 'The masked copy is not proved to be free of personal data, so it was discarded.',
-    cause: 'A value survived, a text looks personal, or the copy breaks a constraint. The message lists each column.',
-    fix: 'Give these columns another rule. Accept one with a reason under `proof` in the rules file: [masking](masking.md).',
+    meaning: 'It is not proved that the masked copy is free of personal data, so the copy was discarded.',
+    cause:
+      'A value survived, a text looks like personal data, or the copy violates a constraint. The message lists each column.',
+    fix: 'Give these columns another rule, or accept them with a reason under `proof` in the rules file: [masking](masking.md).',
   },
   'mask.reaches-out': {
     meaning: 'An object of the schema reaches outside the database.',
-    cause: 'An extension or a function calls other systems, and a rehearsal must not.',
+    cause: 'An extension or a function calls other systems. A rehearsal must not do that.',
     fix: 'Exclude its table, or replace the object on the clone.',
   },
   'mask.rule-failed': {
@@ -916,7 +918,7 @@ export const CODES = {
   },
   'mask.rules-invalid': {
     meaning: 'The rules file has mistakes.',
-    cause: 'It is not YAML, or contains an unknown rule or option.',
+    cause: 'It is not valid YAML, or contains an unknown rule or option.',
     fix: 'Correct the lines that the message lists: [masking](masking.md).',
   },
   'mask.rules-misfit': {
@@ -931,13 +933,13 @@ export const CODES = {
   },
   'mask.same-database': {
     meaning: '`from` and `to` are the same database.',
-    cause: 'Masking would overwrite what it reads.',
+    cause: '`mask` would overwrite the database that it reads.',
     fix: 'Set `to` to an empty database.',
   },
   'mask.schema-failed': {
-    meaning: 'A part of the schema cannot be created on the rehearsal source.',
-    cause: 'It needs an object of another schema, or masked rows break a constraint.',
-    fix: 'Correct the rules of its columns, exclude its table, or remove the need on the clone.',
+    meaning: 'Part of the schema cannot be created on the rehearsal source.',
+    cause: 'It needs an object in another schema, or masked rows violate a constraint.',
+    fix: 'Correct the rules of its columns, exclude its table, or remove the dependency on the clone.',
   },
   'mask.target-fed': {
     meaning: 'A subscription or another feed writes to the rehearsal source.',
@@ -946,73 +948,73 @@ export const CODES = {
   },
   'mask.target-not-allowed': {
     meaning: '`allow-target` does not name the database of `to`.',
-    cause: 'The name protects a production database from being overwritten.',
+    cause: 'The exact name is required, so that a production database is not overwritten.',
     fix: 'Set `allow-target` to the exact name of the rehearsal database.',
   },
   'mask.target-not-empty': {
-    meaning: 'The rehearsal source holds objects that `mask` did not create.',
-    cause: 'The database is used for something else.',
-    fix: 'Use an empty database.',
+    meaning: 'The rehearsal source contains objects that `mask` did not create.',
+    cause: 'The database has another purpose.',
+    fix: 'Set `to` to an empty database.',
   },
   'mask.target-replica': {
     meaning: 'The rehearsal source is a replica.',
     cause: 'Its rows come from its primary, unmasked.',
-    fix: 'Use a separate primary.',
+    fix: 'Set `to` to a database on a separate primary.',
   },
   'mask.unlisted-columns': {
     meaning: 'Columns have no rule and no safe class. Nothing was copied.',
     cause: 'They are new, or the rules file is incomplete.',
-    fix: 'Paste the lines that the message shows into the rules file, and decide each one.',
+    fix: 'Paste the lines from the message into the rules file, and choose a rule for each column.',
   },
 
   'molt.target-not-cockroach': {
     meaning: 'The real MOLT accepts only CockroachDB as the target.',
-    cause: 'The target is PostgreSQL.',
-    fix: 'Set a CockroachDB target.',
+    cause: '`target` names a PostgreSQL server.',
+    fix: 'Set `target` to a CockroachDB cluster.',
   },
   'molt.type-unsupported': {
-    meaning: 'This build of molt cannot move the type of a column.',
-    cause: 'It does not know the type.',
-    fix: 'Leave the table out, or use a newer build.',
+    meaning: 'This build of molt cannot move a column.',
+    cause: "It does not support the column's type.",
+    fix: 'Exclude the table, or use a newer build.',
   },
   'molt.unknown-flag': {
     meaning: 'This build of molt does not know a flag.',
-    cause: 'It is older than the setting that needs the flag.',
-    fix: 'Leave the setting out, or use the version that `setup` pins by default.',
+    cause: 'One of your settings needs the flag, and the build is older than the flag.',
+    fix: 'Remove the setting, or use the version that `setup` installs by default.',
   },
 
   'observe.degraded': {
     meaning: 'The application is degraded on the target.',
-    cause:
-      'Latency, failures, retries or another threshold got worse than the baseline allows. The message lists each.',
-    fix: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
+    cause: 'Latency, failures, retries or another measure exceeds its threshold. The message lists each.',
+    fix: 'Fix the causes and run `observe` again, or roll back while the rollback window is open.',
   },
   'observe.inconclusive': {
     meaning: 'It is not proved that the application is healthy on the target.',
-    cause: 'Too few calls were seen, or data of one side could not be read. The message lists each gap.',
-    fix: 'Close these gaps, and run `observe` again.',
+    cause: 'Too few calls were seen, or the data of one side could not be read. The message lists each gap.',
+    fix: 'Fix what the message lists, and run `observe` again.',
   },
 
   'output.secret': {
-    meaning: 'An output would hold a masked value.',
-    cause: 'A secret is part of a name, such as the database or the migration. GitHub drops such an output silently.',
+    meaning: 'An output would contain a secret.',
+    cause:
+      'The secret is part of a name, such as that of the database or the migration. GitHub silently drops such an output.',
     fix: 'Rename the object, or change the secret.',
   },
 
   'password.command-failed': {
     meaning: '`password-command` printed no password.',
     cause: 'The program is missing, failed, took longer than 30 s, or printed nothing or several lines.',
-    fix: 'Run the program on the runner with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set, as the job has them. It must print one line.',
+    fix: 'Run the program on the runner with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set as in the job. It must print one line.',
   },
   'password.not-for-tools': {
-    meaning: '`password-command` prints a password for one connection, and this step starts MOLT.',
-    cause: 'The programs molt and replicator connect again until they end. By then a short-lived password has expired.',
-    fix: 'Use a login with a password in the URL for this step, or set `password-lasts: job` where the password outlives the job: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
+    meaning: 'The password from `password-command` is short-lived, and this step starts MOLT.',
+    cause: 'MOLT opens new connections until the step ends. By then, a short-lived password has expired.',
+    fix: 'Use a login with a password in the URL for this step. If the password lasts as long as the job, set `password-lasts: job`: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
   },
 
   'pause.estimate-too-long': {
     meaning: 'The write pause would take longer than `max-pause`. Nothing was paused.',
-    cause: 'The measured parts add up to more.',
+    cause: 'The measured parts of the pause add up to more.',
     fix: 'Raise `max-pause`, lower `final-verify`, or rehearse again on a quieter machine.',
   },
   'pause.too-long': {
@@ -1024,35 +1026,35 @@ export const CODES = {
   'preflight.blocked': {
     meaning: 'Checks of `prepare` found problems.',
     cause: 'The message and the summary list each finding with its fix: [all checks](checks.md).',
-    fix: 'Correct each one, or waive it by name, and run `prepare` again.',
+    fix: 'Fix each finding, or waive it by name, and run `prepare` again.',
   },
 
   'prepare.no-tables': {
-    meaning: 'No table is selected.',
+    meaning: 'No tables are selected.',
     cause: 'The schema is empty, or `tables` and `exclude-tables` leave nothing.',
     fix: 'Correct `schema`, `tables` or `exclude-tables`.',
   },
   'prepare.other-plan': {
     meaning: 'This migration was prepared with another plan.',
-    cause: 'Tables, schemas or the slot differ from the first time.',
-    fix: 'Run `abort` first to start over, or set another `migration` for another source.',
+    cause: 'The tables, the schemas or the slot differ from that plan.',
+    fix: 'To start over, run `abort` first. For another source, set another `migration`.',
     next: { action: 'abort' },
   },
   'prepare.plan-fixed': {
     meaning: 'The plan can no longer change.',
     cause: 'Rows are already loaded under it.',
-    fix: 'Restore the settings that the message lists, or abort and prepare again.',
+    fix: 'Restore the settings that the message lists, or run `abort` and `prepare` again.',
     next: { action: 'abort' },
   },
 
   'publication.changed': {
     meaning: 'The publication was altered on the source.',
-    cause: 'A table was removed, or removed and added again. Changes in between may never have been sent.',
-    fix: 'Prepare and load again.',
+    cause: 'A table was removed, or removed and added again. The stream may have missed changes in between.',
+    fix: 'Abort, then prepare and load again.',
   },
   'publication.dropped': {
     meaning: 'The publication was dropped.',
-    cause: 'Someone dropped it. A new one of the same name does not heal a stream on a live slot.',
+    cause: 'Someone dropped it. Creating it again does not repair the stream of an existing slot.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
@@ -1063,69 +1065,69 @@ export const CODES = {
   },
   'publication.unfit': {
     meaning: 'The publication does not send exactly what the stream needs.',
-    cause: 'A table is missing or too many are in it, or it filters rows, columns or operations.',
-    fix: 'Correct the publication. Rows written before may be lost to the stream, so load again.',
+    cause: 'It lacks a table, has additional tables, or filters rows, columns or operations.',
+    fix: 'Correct the publication, and load again: the stream may have missed changes.',
   },
 
   'rehearse.invalid-option': {
     meaning: '`npm run rehearse` does not understand its options.',
-    cause: 'An option is misspelled, has an invalid value, or does not go with another one.',
+    cause: 'An option is misspelled, has an invalid value, or conflicts with another option.',
     fix: 'Run `npm run rehearse -- --help`.',
   },
   'rehearse.source-not-allowed': {
     meaning: '`--allow-source` does not name the database of `--source`.',
-    cause: 'A rehearsal pauses its writes for some seconds.',
-    fix: 'Add `--allow-source` with the exact name of the database, if you mean it.',
+    cause: 'A rehearsal pauses writes to this database for a few seconds.',
+    fix: 'If that is acceptable, add `--allow-source` with the exact name of the database.',
   },
 
   'rollback.inconclusive': {
     meaning: 'It is unknown whether the target was written to since the commit.',
-    cause: 'Tables could not be compared.',
-    fix: 'Correct what the message lists. To accept the loss of writes, name each table in `accept-data-loss`; stop the application first.',
+    cause: 'Some tables could not be compared.',
+    fix: 'Fix what the message lists. To accept the loss of writes instead, stop the application and name each table in `accept-data-loss`.',
   },
   'rollback.not-fenced': {
     meaning: 'The source is not fenced permanently, so nothing can be rolled back safely.',
-    cause: 'No cutover was committed, or the fence was removed and the source was written to beside the target.',
+    cause: 'No cutover was committed, or the fence was removed and both databases may have new rows.',
     fix: 'Find out which database the application uses.',
   },
   'rollback.target-written': {
     meaning: 'The target was written to since the commit.',
-    cause: 'The application uses it. Nothing copies these writes to the source.',
+    cause: 'The application uses the target. A rollback does not copy these writes to the source.',
     fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
   },
 
   'runner.action-missing': {
-    meaning: 'The local runner found no action at a path.',
+    meaning: 'The local runner cannot find an action.',
     cause: 'The path is wrong, or the action is not checked out.',
     fix: 'Correct `uses`.',
   },
   'runner.invalid-action': {
     meaning: 'An action file is invalid.',
     cause: 'GitHub would refuse it as well.',
-    fix: 'Correct what the message lists.',
+    fix: 'Fix what the message lists.',
   },
   'runner.outside-repository': {
     meaning: 'A step uses an action outside the repository.',
-    cause: 'The path leaves the checkout.',
+    cause: 'The path leads out of the checkout.',
     fix: 'Move the action into the repository.',
   },
   'runner.unsupported': {
     meaning: 'The local runner does not support a feature.',
-    cause: 'It runs composite and JavaScript actions with bash and sh only.',
+    cause: 'It supports only composite and JavaScript actions, with the shells bash and sh.',
     fix: 'Run this workflow on GitHub.',
   },
 
   'schema.changed': {
     meaning: 'The schema has changed since `prepare`.',
     cause: 'DDL ran on the source or on the target. DDL is frozen from the load to the cutover.',
-    fix: 'Undo the change, or abort, and prepare and load again.',
+    fix: 'Undo the change. Otherwise abort, then prepare and load again.',
     next: { action: 'abort' },
   },
 
   'sequences.not-set': {
     meaning: 'Sequences could not be set on the target.',
-    cause: 'A right is missing, or a sequence does not exist. The next insert could collide with an existing row.',
-    fix: 'Correct what the message lists, and run the step again.',
+    cause: 'A privilege or a sequence is missing. The next insert could collide with an existing row.',
+    fix: 'Fix what the message lists, and run the step again.',
   },
 
   'setup.archive-damaged': {
@@ -1134,14 +1136,14 @@ export const CODES = {
     fix: 'Run the step again.',
   },
   'setup.digest-mismatch': {
-    meaning: 'The sha256 of the archive is not the pinned one.',
+    meaning: "The archive's SHA-256 digest does not match the pinned one.",
     cause: 'The file was replaced, or a proxy changed it.',
-    fix: 'Do not use the archive before you know why.',
+    fix: 'Find out why before you use the archive.',
   },
   'setup.digest-unknown': {
-    meaning: 'No sha256 is known for this archive.',
-    cause: 'This suite does not pin that version.',
-    fix: 'Check the archive, and set `checksum` to the value that the message shows.',
+    meaning: 'This suite has no SHA-256 digest for this archive.',
+    cause: 'This version of MOLT is not pinned.',
+    fix: 'Check the archive, and set `checksum` to the value in the message.',
   },
   'setup.download-failed': {
     meaning: 'MOLT could not be downloaded.',
@@ -1155,64 +1157,64 @@ export const CODES = {
   },
   'setup.programs-missing': {
     meaning: 'A program in `bin-dir` is missing or not executable.',
-    cause: 'The folder does not hold both molt and replicator for this platform.',
+    cause: 'The folder must contain both molt and replicator for this platform.',
     fix: 'Correct `bin-dir`, or make the files executable.',
   },
   'setup.version-denied': {
     meaning: 'This version of MOLT is on the deny list.',
-    cause: 'It has a fault that can lose rows.',
+    cause: 'It has a bug that can lose rows.',
     fix: 'Use another version, or name it in `allow-denied-version`.',
   },
 
   'slot.earlier-replicator': {
-    meaning: 'A replicator of an earlier run is still alive and takes the slot again.',
-    cause: 'Its job or its machine still runs.',
+    meaning: 'A replicator of an earlier run keeps taking the slot.',
+    cause: 'Its job or its machine is still running.',
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot of that name already exists on the source and belongs to something else.',
+    meaning: 'A slot with this name already exists on the source and does not belong to this migration.',
     cause:
-      'Another database of the server, a standby or another tool uses the name of `slot`, or that name followed by `_verify`.',
+      'Another database of the server, a standby or another tool uses the name in `slot`, or that name with `_verify` appended.',
     fix: 'Run `abort`, then `prepare` with another `slot`.',
   },
   'slot.in-use': {
-    meaning: 'Another process reads the slot.',
+    meaning: 'Another process is reading the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
-    fix: 'End that process. Changes that it took are lost to the stream, so run `status` and verify.',
+    fix: 'End that process. The stream lacks the changes that it consumed, so run `status`, and verify.',
   },
   'slot.missing': {
     meaning: 'The slot does not exist.',
-    cause: 'Someone dropped it, or the source failed over. Changes since then are lost.',
+    cause: 'Someone dropped it, or the source failed over. The stream lacks all changes since then.',
     fix: 'Abort, then prepare and load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'abort' },
   },
   'slot.moved': {
     meaning: "The slot's position is not where this migration left it.",
-    cause: 'Someone recreated, advanced or read it. Changes are lost.',
+    cause: 'Someone recreated, advanced or read it. The stream lacks changes.',
     fix: 'Load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'slot.none-free': {
     meaning: 'The source has no free replication slot.',
     cause: '`max_replication_slots` is reached.',
-    fix: 'Raise `max_replication_slots` on the source, or drop slots that nothing needs.',
+    fix: 'Raise `max_replication_slots` on the source, or drop unused slots.',
   },
   'slot.recreated': {
-    meaning: 'The slot was recreated while the stream ran.',
-    cause: 'Someone dropped and created it. Changes in between are lost.',
+    meaning: 'The slot was recreated during the stream.',
+    cause: 'Someone dropped it and created it again. The stream lacks the changes in between.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
   'slot.wal-budget': {
-    meaning: 'The slot keeps more WAL on the source than `wal-budget`.',
+    meaning: 'The slot retains more WAL on the source than `wal-budget` allows.',
     cause: 'Nothing reads the slot, or the stream is slower than the writes.',
-    fix: 'Start `phase: cutover` or run `replicate`, raise the budget, or abort before the disk is full.',
+    fix: 'Start `phase: cutover`, run `replicate`, or raise the budget. Abort before the disk is full.',
     next: { action: 'replicate' },
   },
   'slot.wal-lost': {
     meaning: 'The slot has lost WAL that the stream needs.',
     cause: 'The source removed it: `max_slot_wal_keep_size` is too small.',
-    fix: 'Raise `max_slot_wal_keep_size`, abort, and prepare and load again.',
+    fix: 'Raise `max_slot_wal_keep_size` and abort. Then prepare and load again.',
     next: { action: 'abort' },
   },
 
@@ -1223,17 +1225,17 @@ export const CODES = {
   },
   'source.row-level-security': {
     meaning: 'Row-level security hides rows from the migration user.',
-    cause: 'Hidden rows would be neither moved nor compared.',
-    fix: 'Run the ALTER ROLE statement that the message shows, as a superuser. Load again if the right was missing during the load.',
+    cause: 'A policy applies to this user, which lacks BYPASSRLS. Hidden rows would be neither moved nor compared.',
+    fix: 'Run the ALTER ROLE statement from the message as a superuser. Load again if it was missing during the load.',
   },
   'source.taken': {
     meaning: 'The source belongs to another migration.',
-    cause: "A source database takes part in one migration at a time, because MOLT's publication has a fixed name.",
+    cause: "A source database can have only one migration at a time, because the name of MOLT's publication is fixed.",
     fix: 'Run `cleanup` for that migration first.',
   },
   'source.truncated': {
     meaning: 'A table was emptied by TRUNCATE on the source.',
-    cause: 'No stream moves a TRUNCATE, not even one between two streams.',
+    cause: 'The replicator does not apply a TRUNCATE, even if it ran while no stream was active.',
     fix: 'Load again. Empty tables with DELETE until the cutover is over.',
   },
   'source.version-unsupported': {
@@ -1243,30 +1245,30 @@ export const CODES = {
   },
 
   'status.unreadable': {
-    meaning: 'A given side could not be read.',
-    cause: 'The message names each side with the code and text of its own error.',
-    fix: 'Correct what these errors say, then run `status` again.',
+    meaning: 'The source, the target or both could not be read.',
+    cause: 'The message lists each error with its code.',
+    fix: 'Fix these errors, and run `status` again.',
   },
 
   'stream.login-alive': {
     meaning: 'The login of an earlier leg of the stream could not be revoked.',
-    cause: 'A role `molt_leg_…` on the target can still log in, or a session of it does not end.',
-    fix: 'Run the ALTER ROLE statement that the message shows on the target, end the sessions of that role, and run the step again.',
+    cause: 'A role `molt_leg_…` on the target can still log in, or one of its sessions does not end.',
+    fix: 'Run the ALTER ROLE statement from the message on the target, end the sessions of that role, and run the step again.',
   },
   'stream.not-continuous': {
-    meaning: 'The stream would not continue where the last one ended.',
+    meaning: 'The stream cannot continue where the last one ended.',
     cause: 'The slot, its position or the publication has changed since then. Changes would be lost silently.',
     fix: 'Load again.',
   },
   'stream.stuck.check': {
-    meaning: 'The stream is stuck: the target refuses a row by a constraint.',
+    meaning: 'The stream is stuck: a constraint of the target refuses a row.',
     cause: 'The target has a CHECK or another constraint that the source does not have.',
     fix: 'Drop that constraint on the target until after the drain.',
   },
   'stream.stuck.column': {
-    meaning: 'The stream is stuck: the columns of a table differ between both sides.',
+    meaning: 'The stream is stuck: the columns of a table differ between source and target.',
     cause: 'A column was added, dropped or renamed on one side.',
-    fix: 'Make the columns equal. The stream continues within a minute.',
+    fix: 'Make the same change on the other side. The stream continues within a minute.',
   },
   'stream.stuck.connection': {
     meaning: 'The stream is stuck: the replicator cannot reach a database.',
@@ -1276,8 +1278,8 @@ export const CODES = {
   'stream.stuck.connection-limit': {
     meaning: 'The stream is stuck: a server has no free connection for the replicator.',
     cause:
-      'The connection limit of the role or the database, or `max_connections` is reached, perhaps since `prepare`.',
-    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`. The stream then continues automatically.',
+      'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. It may have been set since `prepare`.',
+    fix: 'Close idle connections, or raise that limit. The stream then continues automatically.',
   },
   'stream.stuck.contention': {
     meaning: 'The stream is stuck: the target keeps retrying a transaction.',
@@ -1286,11 +1288,11 @@ export const CODES = {
   },
   'stream.stuck.foreign-key': {
     meaning: 'The stream is stuck: a foreign key of the target refuses a change.',
-    cause: 'Changes do not arrive in the order of foreign keys.',
+    cause: 'The replicator does not apply changes in the order that foreign keys require.',
     fix: 'Drop the foreign key on the target until after the drain.',
   },
   'stream.stuck.identity': {
-    meaning: 'The stream is stuck: the keys of a table do not fit.',
+    meaning: 'The stream is stuck: the keys of a table do not match.',
     cause: 'REPLICA IDENTITY is not DEFAULT, or the primary keys differ.',
     fix: 'Set REPLICA IDENTITY DEFAULT, and give both sides the same primary key.',
   },
@@ -1300,7 +1302,7 @@ export const CODES = {
     fix: 'Run `prepare` or `verify` with `level: tables`, which print the statement for each such column, and run it on the target.',
   },
   'stream.stuck.lock': {
-    meaning: 'The stream is stuck: its session on the target waits for a lock.',
+    meaning: 'The stream is stuck: its session on the target is waiting for a lock.',
     cause: 'Another session holds the lock.',
     fix: 'End the session that the message names.',
   },
@@ -1312,7 +1314,7 @@ export const CODES = {
   'stream.stuck.name-collision': {
     meaning: 'The stream is stuck: two column names differ only in case.',
     cause: 'The replicator cannot distinguish them.',
-    fix: 'Rename one of them.',
+    fix: 'Rename one of the columns.',
   },
   'stream.stuck.no-key': {
     meaning: 'The stream is stuck: a target table has no primary key.',
@@ -1326,17 +1328,17 @@ export const CODES = {
   },
   'stream.stuck.other': {
     meaning: 'The stream is stuck for an unknown reason.',
-    cause: 'The replicator retries the same change, stays behind, or prints nothing.',
-    fix: 'Read the last line of the replicator in the message. Its whole log is in the evidence folder.',
+    cause: 'The replicator keeps retrying the same change, falls behind, or prints nothing.',
+    fix: "Read the replicator's last line in the message. Its complete log is in the evidence folder.",
   },
   'stream.stuck.permission': {
-    meaning: "The stream is stuck: the replicator's role lacks a right.",
-    cause: 'The right was never granted, or was revoked.',
-    fix: 'Grant the right that the message names.',
+    meaning: "The stream is stuck: the replicator's role lacks a privilege.",
+    cause: 'The privilege was never granted, or was revoked.',
+    fix: 'Grant the privilege that the message names.',
   },
   'stream.stuck.publication': {
     meaning: 'The stream is stuck: its publication is gone.',
-    cause: 'Someone dropped it. A new one of the same name does not heal the stream.',
+    cause: 'Someone dropped it. Creating it again does not repair the stream.',
     fix: 'Abort, then prepare and load again.',
   },
   'stream.stuck.read-only': {
@@ -1350,23 +1352,23 @@ export const CODES = {
     fix: 'Restore it.',
   },
   'stream.stuck.slot-busy': {
-    meaning: 'The stream is stuck: another process reads the slot.',
-    cause: 'A replicator of another run, or a foreign program, is connected.',
+    meaning: 'The stream is stuck: another process is reading the slot.',
+    cause: 'A replicator of another run, or another program, is connected.',
     fix: 'End that process.',
   },
   'stream.stuck.slot-gone': {
-    meaning: 'The stream is stuck: the slot is gone.',
+    meaning: 'The stream is stuck: the slot does not exist.',
     cause: 'Someone dropped it, or the source failed over.',
     fix: 'Abort, then prepare and load again.',
   },
   'stream.stuck.slot-invalid': {
     meaning: 'The stream is stuck: the source has removed WAL that the slot needs.',
     cause: '`max_slot_wal_keep_size` is too small.',
-    fix: 'Raise it, abort, and prepare and load again.',
+    fix: 'Raise `max_slot_wal_keep_size` and abort. Then prepare and load again.',
   },
   'stream.stuck.timeout': {
-    meaning: 'The stream is stuck: a timeout of a server ends its session or its statements.',
-    cause: 'A timeout is set for the role, the database or the server, perhaps since `prepare`.',
+    meaning: 'The stream is stuck: a server timeout ends its session or its statements.',
+    cause: 'A timeout is set for the role, the database or the server. It may have been set since `prepare`.',
     fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET statement_timeout = 0;`. The stream continues with its next connection.',
   },
   'stream.stuck.toast': {
@@ -1377,17 +1379,17 @@ export const CODES = {
   'stream.stuck.trigger': {
     meaning: 'The stream is stuck: code on the target refuses a change.',
     cause: 'A trigger or function of an expected table raised an exception. A deferred trigger does so at the commit.',
-    fix: 'Disable the triggers of the table on the target until after the drain. `SHOW TRIGGERS FROM` a table lists them.',
+    fix: "Disable the table's triggers on the target until after the drain. `SHOW TRIGGERS FROM` lists the triggers of a table.",
   },
   'stream.stuck.truncate': {
-    meaning: 'The stream is stuck: a TRUNCATE was run on the source.',
+    meaning: 'The stream is stuck: a table was truncated on the source.',
     cause: 'The replicator cannot apply a TRUNCATE.',
     fix: 'Load again. Empty tables with DELETE until the cutover is over.',
   },
   'stream.stuck.type': {
     meaning: 'The stream is stuck: a value does not fit its column on the target.',
     cause: 'The types differ, or the replicator cannot apply the type.',
-    fix: 'Give both sides the same type, leave the table out, or use another replicator.',
+    fix: 'Give both sides the same type, exclude the table, or use another version of the replicator.',
   },
   'stream.stuck.unique': {
     meaning: 'The stream is stuck: a unique index of the target refuses a change.',
@@ -1397,19 +1399,19 @@ export const CODES = {
 
   'target.table-offline': {
     meaning: 'An expected table of the target is offline.',
-    cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',
-    fix: 'Wait until the job that the message names has ended, or cancel it: `CANCEL JOB id`. Then run the step again.',
+    cause: 'An import is using it. The catalogs do not list such a table, and every statement on it fails.',
+    fix: 'Wait until the job that the message names has ended, or cancel it with `CANCEL JOB`. Then run the step again.',
   },
 
   'tool.failed': {
     meaning: 'A MOLT program failed.',
-    cause: 'Its last line is in the message.',
-    fix: 'Read its log in the evidence folder.',
+    cause: "The message has the program's last line.",
+    fix: "Read the program's log in the evidence folder.",
   },
   'tool.killed': {
     meaning: 'A MOLT program was killed by a signal.',
     cause: 'The machine ran out of memory, or someone ended the process.',
-    fix: 'Look at what else runs on the machine, and run the step again.',
+    fix: "Check the runner's memory and kernel log, and run the step again.",
   },
   'tool.not-installed': {
     meaning: 'A MOLT program is not on the PATH.',
@@ -1423,8 +1425,9 @@ export const CODES = {
   },
   'tool.stalled': {
     meaning: 'A MOLT program printed nothing for `stall-after` and was ended.',
-    cause: 'It waits for a lock, or the runner is out of memory or disk. A large IMPORT INTO prints nothing either.',
-    fix: 'Look for locks on both sides. Raise `stall-after` for very large tables.',
+    cause:
+      'It is waiting for a lock, or the runner is out of memory or disk. A large IMPORT INTO also prints nothing for a long time.',
+    fix: 'Look for locks on the source and the target. For very large tables, raise `stall-after`.',
   },
   'tool.unusable': {
     meaning: 'A MOLT program does not respond.',
@@ -1433,8 +1436,8 @@ export const CODES = {
   },
 
   'tools.not-planned': {
-    meaning: 'The program is not the one in the plan.',
-    cause: 'This runner has a different MOLT from the one that was rehearsed and approved.',
+    meaning: 'A MOLT program differs from the one in the plan.',
+    cause: 'This runner has a different build than the one that was rehearsed and approved.',
     fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
   },
 
@@ -1448,29 +1451,30 @@ export const CODES = {
   'verify.after-commit-inconclusive': {
     meaning: 'Not every row was compared as of the commit.',
     cause:
-      'The target no longer keeps that state (`gc.ttlseconds`), a table or a right is gone, or the ledger has no time of the commit.',
-    fix: 'Correct what the message lists and run `finalize` again. Set `waive: compare` in `cleanup` to accept this.',
+      'The target no longer has that state (`gc.ttlseconds`), a table or a privilege is missing, or the ledger lacks the time of the commit.',
+    fix: 'Fix what the message lists and run `finalize` again. Set `waive: compare` in `cleanup` to accept this.',
   },
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'While changes stream, a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss. One known cause: molt creates its slot before its snapshot. A transaction whose commit waits for a synchronous standby in between is in neither.',
-    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
+      'During streaming, a difference can be lag, unless `while: streaming` ruled that out. After the drain, it is loss. One known cause: molt creates its slot before its snapshot. A transaction whose commit waits for a synchronous standby in between is in neither.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. If rows are lost, load again.',
   },
   'verify.inconclusive': {
-    meaning: 'It is not proved that source and target are equal, but no loss is known.',
-    cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
-    fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
+    meaning: 'No difference was found, but it is not proved that source and target are equal.',
+    cause:
+      'Rows kept changing, a privilege is missing, or a table could not be compared. The message lists each problem.',
+    fix: 'Fix what the message lists. Verify again under less load, or after the drain.',
   },
   'verify.not-provable': {
-    meaning: '`final-verify: changed` has no complete rolling proof.',
+    meaning: '`final-verify: changed` requires a complete rolling proof, and this one is incomplete.',
     cause:
-      'The change log cannot be read, the source changes faster than it is read, or others may write to the target.',
-    fix: 'Set `final-verify: auto`, which compares every row in the write pause unless the proof is complete.',
+      'The change log cannot be read, the source changes faster than the log is read, or other roles can write to the target.',
+    fix: 'Set `final-verify: auto`. Without a complete proof, it compares every row in the write pause.',
   },
   'verify.rows-lost': {
     meaning: 'Rows differ after the drain. Nothing was committed.',
-    cause: 'Nothing is in flight, so this is loss.',
+    cause: 'After the drain no changes are in flight, so rows were lost.',
     fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
     next: { action: 'abort' },
   },
@@ -1478,7 +1482,7 @@ export const CODES = {
   'waiver.not-allowed': {
     meaning: 'A check cannot be waived.',
     cause: 'A later step would fail anyway.',
-    fix: 'Correct what the check found.',
+    fix: 'Fix what the check found.',
   },
   'waiver.unknown-check': {
     meaning: '`waive` names an unknown check.',
@@ -1487,37 +1491,37 @@ export const CODES = {
   },
   'waiver.unused': {
     meaning: 'A waiver matches nothing.',
-    cause: 'The object is misspelled, or the problem is gone.',
+    cause: 'The object is misspelled, or the problem no longer exists.',
     fix: 'Remove the waiver, or correct its object.',
   },
 
   'write-access.granted-early': {
     meaning: 'Roles can write to the target, which must stay read-only until the commit.',
-    cause: 'Someone granted rights since `prepare`.',
-    fix: 'Revoke the rights that the message lists, and verify again.',
+    cause: 'Someone has granted privileges since `prepare`.',
+    fix: 'Revoke the privileges that the message lists, and verify again.',
   },
   'write-access.missing': {
-    meaning: 'The migration is committed, and write access to the target could not be given back.',
-    cause: 'The migration user lost the right to grant since the last check before the commit, or a role was dropped.',
-    fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
+    meaning: 'The migration is committed, but write access to the target could not be restored.',
+    cause: 'After the last check before the commit, the migration user lost its grant option, or a role was dropped.',
+    fix: 'As an administrator, run the statements from the message on the target. Then run `cutover` again, or `rollback` to return to the source.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'write-access.not-closed': {
     meaning: 'Write access to the target was never revoked.',
-    cause: '`prepare` was interrupted before its end.',
+    cause: '`prepare` was interrupted.',
     fix: 'Run `prepare` again.',
     next: { action: 'prepare' },
   },
   'write-access.not-grantable': {
-    meaning: 'Write access to the target could not be given back after the commit.',
+    meaning: 'The migration user could not restore write access to the target after the commit.',
     cause:
-      'The migration user lacks the grant option, ownership or admin for a right that the application has. ALL needs ALL WITH GRANT OPTION.',
-    fix: 'Have an administrator run the statements of the message on the target, then run the step again.',
+      'For a privilege of the application, the migration user lacks the grant option, ownership or the role admin. ALL needs ALL WITH GRANT OPTION.',
+    fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
   },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
     cause: 'Another role granted it.',
-    fix: 'Revoke the rights that the message lists, or set `write-access: waive`.',
+    fix: 'Revoke the privileges that the message lists, or set `write-access: waive`.',
   },
 } as const satisfies Record<string, Explanation>
 

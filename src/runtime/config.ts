@@ -19,7 +19,7 @@ type Sections = Record<string, Record<string, unknown> | null>
 
 export interface Config {
   sections: Sections
-  /** In the order of the file. */
+  /** Sorted by position in the file. */
   problems: ConfigProblem[]
 }
 
@@ -32,12 +32,12 @@ export function variableOf(value: unknown): string | undefined {
   return SECRET.exec(String(value))?.[1]
 }
 
-/** A value as the text that an input of a workflow would be. */
+/** A value of the config file as the text of a workflow input. */
 export function textOf(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value)
 }
 
-/** Parses the text of a config file and finds every mistake. Reads no environment variable, and connects to nothing. */
+/** Parses a config file and finds every mistake. Reads no environment variables, and connects to nothing. */
 export function parseConfig(text: string, specs: readonly ActionSpec[]): Config {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
@@ -122,7 +122,7 @@ class Check {
     // Up to a third of the letters may differ; beyond that the suggestion would mislead.
     const meant = distance(name, near) <= Math.max(1, name.length / 3)
     const fix = meant ? `Did you mean \`${near}\`?` : 'docs/config.schema.json lists all sections and their inputs.'
-    this.#add('config.unknown-name', key, `${what} is not known. ${fix}`)
+    this.#add('config.unknown-name', key, `${what} is unknown. ${fix}`)
   }
 
   #add(code: ErrorCode, node: Node, what: string): void {

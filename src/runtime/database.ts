@@ -14,15 +14,15 @@ export type Side = 'source' | 'target'
 
 export type Database = pg.Client
 
-/** No connection could be opened; the cause may be temporary. */
+/** Thrown when a connection cannot be opened. The cause may be temporary. */
 export class ConnectError extends UserError {
   override name = 'ConnectError'
 }
 
-/** Quotes an identifier, so that `"a""b; drop table x"` is only the name of a table. */
+/** Quotes an identifier. */
 export const ident = pg.escapeIdentifier
 
-/** Quotes a text as a string constant. */
+/** Quotes a text as an SQL string constant. */
 export const literal = pg.escapeLiteral
 
 /** `"schema"."name"` */
@@ -30,12 +30,12 @@ export function qualified(schema: string, name: string): string {
   return `${ident(schema)}.${ident(name)}`
 }
 
-/** Whether a relation of this name exists. The name is written as in a statement. */
+/** Whether a relation exists. `name` is quoted and qualified as in a statement. */
 export async function relationExists(db: Database, name: string): Promise<boolean> {
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }
 
-/** The rows of a query; none where its table was never created. */
+/** The rows of a query; empty when its table does not exist. */
 export async function rowsIfAny<Row extends pg.QueryResultRow>(
   db: Database,
   sql: string,
@@ -51,7 +51,7 @@ export async function rowsIfAny<Row extends pg.QueryResultRow>(
 
 /**
  * Runs statements without parameters in one round trip.
- * @returns the rows of each, in their order
+ * @returns the rows of each statement, in order
  */
 export async function queryAll(db: Database, statements: readonly string[]): Promise<pg.QueryResultRow[][]> {
   if (!statements.length) return []
@@ -59,7 +59,7 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
   return [results].flat().map(({ rows }) => rows)
 }
 
-/** For a read-only session. */
+/** Session settings that forbid writes. */
 export const READ_ONLY = { default_transaction_read_only: 'on' } as const
 
 export interface ConnectOptions {
@@ -67,15 +67,15 @@ export interface ConnectOptions {
   config?: pg.ClientConfig
   /** For the session; overrides our defaults. */
   settings?: Readonly<Record<string, string>>
-  /** A session as the tools get it: only the settings of its role, its database and the URL. */
+  /** Opens the session as the MOLT tools do, with only the settings of the role, the database and the URL. */
   asTools?: boolean
 }
 
 /**
  * Opens one connection. Keeps libpq's meaning of `sslmode`, and passes on the user's own `options`.
  * @param statementTimeout milliseconds, 0 for none
- * @param signal ends the attempt, not an open connection
- * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
+ * @param signal cancels the attempt, but does not close an open connection
+ * @throws UserError that names the side and the likely cause; the signal's reason when it aborts
  */
 export async function connect(
   url: string,
@@ -89,7 +89,7 @@ export async function connect(
   const password = given.password ? undefined : await passwordFor(loginOf(given), signal)
   const timeout = { statement_timeout: String(statementTimeout) }
   const session = asTools ? undefined : sessionSettings(side, { ...timeout, ...settings }, given.options)
-  // Our own socket: nothing in the driver ends an attempt that hangs.
+  // The driver cannot cancel an attempt that hangs. Destroying the socket does.
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
@@ -99,7 +99,7 @@ export async function connect(
     ...(password !== undefined && { password }),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
-    // The server's own limit does not help when the network swallows its answer.
+    // The server's own limit does not help when its response is lost.
     query_timeout: statementTimeout ? statementTimeout + TIMING.statementGrace : undefined,
     keepAlive: true,
     ...(session && { options: session.options }),
@@ -131,14 +131,14 @@ function connectError(error: unknown, side: Side, session: SessionSettings | und
 }
 
 /**
- * Removes the time limit of every statement in `work`: counts and index builds take as long as the tables are large.
- * Lifts the limit on both the server and this side.
+ * Runs `work` without statement timeouts, on the server and in the driver. Counts and index builds on large tables
+ * exceed any limit.
  */
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
     .connectionParameters
   const before = own.query_timeout
-  // Nested calls have nothing to lift.
+  // An outer call has already removed the limit.
   if (!before) return work()
   await db.query('SET statement_timeout = 0')
   own.query_timeout = false
@@ -150,7 +150,7 @@ export async function unhurried<T>(db: Database, work: () => Promise<T>): Promis
   }
 }
 
-/** Runs `work` with a connection that is always closed. */
+/** Runs `work` with a connection, and closes the connection afterwards. */
 export async function withDatabase<T>(
   url: string,
   side: Side,
@@ -180,7 +180,7 @@ export class Link {
     this.#signal = signal
   }
 
-  /** One call at a time. A lost connection is an error of this call; the next one connects again. */
+  /** Not for concurrent calls. If the connection is lost, this call throws and the next one reconnects. */
   async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
     try {
       this.#db ??= await connect(this.url, this.side, TIMING.statementTimeout, this.#signal)
@@ -214,7 +214,7 @@ export function isMissingTable(error: unknown): boolean {
 /** True when the database or the network is temporarily unavailable, so that a retry may help. */
 export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
-  // Their message may come from a program with its own connection.
+  // Their messages may describe a connection of another program.
   if (error instanceof UserError || error instanceof ToolError) return false
   const code = sqlState(error)
   if (code) return code.startsWith('08') || code.startsWith('57P')
@@ -230,7 +230,7 @@ export function connectForReplication(url: string, application: string): Promise
   })
 }
 
-/** A certificate file may be gone since the inputs were checked. */
+/** Parses the URL for the driver. Fails when a certificate file was removed after the inputs were checked. */
 function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
@@ -250,7 +250,7 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   if (state === '53300')
     return {
       code: 'connect.no-free-slot',
-      advice: 'Raise the limit that the server names: of the role, the database, or max_connections.',
+      advice: 'Raise the limit that the server names.',
     }
   if (state === '57P03')
     return { code: 'connect.not-ready', advice: 'Wait until the server has started, then rerun the step.' }
@@ -258,12 +258,12 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
     return {
       code: 'connect.certificate-host',
-      advice: "The server's certificate is for another host: use the host name in the certificate.",
+      advice: "The server's certificate is for another host. In the URL, use the host name in the certificate.",
     }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
     return {
       code: 'connect.certificate-expired',
-      advice: "Renew the server's certificate, or set this runner's clock.",
+      advice: "Renew the server's certificate, or correct this runner's clock.",
     }
   if (/CERT|^UNABLE_TO_VERIFY/.test(code))
     return {
@@ -274,10 +274,10 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   if (/does not support SSL/.test(messageOf(error)))
     return {
       code: 'connect.no-tls',
-      advice: 'Turn TLS on there. Without it, rows and passwords would travel unencrypted.',
+      advice: 'Turn on TLS on the server. Without it, rows and passwords would travel unencrypted.',
     }
   return {
     code: 'connect.failed',
-    advice: "Check host and port, and that the server's firewall allows this runner.",
+    advice: "Check the host and the port, and whether the server's firewall allows this runner.",
   }
 }

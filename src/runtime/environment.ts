@@ -1,4 +1,4 @@
-/** Everything of our environment that a child process may see. RUNNER_TRACKING_ID lets the runner find orphans. */
+/** Variables that child processes inherit. RUNNER_TRACKING_ID lets the runner find orphaned processes. */
 const INHERITED = [
   'PATH',
   'HOME',
@@ -11,7 +11,7 @@ const INHERITED = [
 ] as const
 const CLOUD = /^(AWS_|GOOGLE_|AZURE_|CLOUDSDK_)/
 
-/** The environment of a child: what it needs to run and to reach a cloud, and none of our inputs or tokens. */
+/** The environment of a child process: what it needs to run and to reach a cloud, without our inputs and tokens. */
 export function childEnvironment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = {}
   for (const [name, value] of Object.entries(process.env))

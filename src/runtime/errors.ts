@@ -3,7 +3,7 @@ import type { ErrorCode } from './codes.ts'
 /** Values of an action's `error-kind` output. */
 export type ErrorKind = 'input' | 'user' | 'tool' | 'verdict' | 'cancelled' | 'bug'
 
-/** Something a person can fix: what is wrong and what to do about it. */
+/** An error that the user can fix. The message says what is wrong and what to do. */
 export class UserError extends Error {
   override name = 'UserError'
   readonly kind: ErrorKind = 'user'
@@ -15,13 +15,13 @@ export class UserError extends Error {
   }
 }
 
-/** A setting that was refused before anything was changed. */
+/** An invalid setting. Thrown before anything was changed. */
 export class InputError extends UserError {
   override name = 'InputError'
   override readonly kind = 'input'
 }
 
-/** The check completed, and it is not safe to continue. */
+/** A check completed, and found that it is not safe to continue. */
 export class VerdictError extends UserError {
   override name = 'VerdictError'
   override readonly kind = 'verdict'
@@ -83,7 +83,7 @@ export function throwIfCancelled(signal: AbortSignal): void {
   if (signal.aborted) throw new CancelledError()
 }
 
-/** The message of anything thrown. Node's AggregateError (a refused connection on two addresses) hides its own. */
+/** The message of any thrown value. Node's AggregateError, such as for two refused addresses, has an empty one. */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
   const violation = violationText(error)
@@ -91,7 +91,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** The objects that a database's error names apart from its message. */
+/** Fields of a database error, besides its message. */
 interface DatabaseFields {
   code?: unknown
   severity?: unknown
@@ -101,11 +101,11 @@ interface DatabaseFields {
   constraint?: string
 }
 
-/** Data errors, violated constraints, and what a user's own function raises; 22023 is about a setting. */
+/** SQLSTATEs whose messages can quote a row: data errors (not 22023, a bad setting), constraints, user functions. */
 const QUOTES_ROWS = /^(22(?!023)|23|P0001)/
 
 /**
- * What a database's error says, without the row that it quotes: CockroachDB writes values into the message itself
+ * Describes a database error that can quote a row, without the values. CockroachDB writes them into the message itself
  * (`failed on row: id=7, …`). Undefined for any other error.
  */
 function violationText(error: unknown): string | undefined {
@@ -116,12 +116,12 @@ function violationText(error: unknown): string | undefined {
   return `${what} ${[constraint && `the constraint ${constraint}`, at].filter(Boolean).join(' of ') || 'the database'} (SQLSTATE ${code})`
 }
 
-/** A verdict with its reasons, one per line. GitHub cuts an annotation at 4,096 characters, so it shows only some. */
+/** A verdict with a list of problems, one per line. */
 export class ListedError extends VerdictError {
   readonly what: string
   readonly problems: readonly string[]
   readonly next: string
-  /** The step has written the problems to its summary, so the error leaves them out there. */
+  /** True when the step has already written the problems to the summary. */
   readonly summarized: boolean
 
   constructor(code: ErrorCode, what: string, problems: readonly string[], next: string, summarized = false) {
@@ -132,7 +132,7 @@ export class ListedError extends VerdictError {
     this.summarized = summarized
   }
 
-  /** As many problems as fit into `limit` characters, and always the advice. */
+  /** The message with as many problems as fit into `limit` characters. Always includes the advice. */
   short(limit: number): string {
     const shown: string[] = []
     let length = this.what.length + this.next.length
@@ -142,12 +142,12 @@ export class ListedError extends VerdictError {
       shown.push(`  - ${problem}`)
     }
     const left = this.problems.length - shown.length
-    if (left) shown.push(`  - and ${left} more, in the log and the summary`)
+    if (left) shown.push(`  - and ${left} more in the log and the summary`)
     return `${this.what}:\n${shown.join('\n')}\n${this.next}`
   }
 }
 
-/** Several failures as one error, with one line for each. */
+/** Throws several problems as one error, one per line. */
 export function refuse(
   code: ErrorCode,
   what: string,
@@ -158,7 +158,7 @@ export function refuse(
   throw new ListedError(code, what, problems, next, summarized)
 }
 
-/** Waits until all have ended, then throws the first failure, in their order. */
+/** Waits until all promises have settled, then throws the first rejection in list order. */
 export async function allEnded(works: readonly Promise<unknown>[]): Promise<void> {
   const ended = await Promise.allSettled(works)
   const failed = ended.find((each) => each.status === 'rejected')

@@ -1,7 +1,5 @@
 import { info } from '@actions/core'
-import { Octokit } from '@octokit/core'
-import { retry } from '@octokit/plugin-retry'
-import { throttling } from '@octokit/plugin-throttling'
+import type { Octokit } from '@octokit/core'
 import { RequestError } from '@octokit/request-error'
 import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
@@ -10,7 +8,7 @@ import { seconds } from './progress.ts'
 import { TIMING } from './timing.ts'
 
 /*
- * The part of GitHub's REST API that the approval needs. All of it is read-only.
+ * Read-only access to the parts of GitHub's REST API that approvals need.
  * Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
  */
 
@@ -24,58 +22,63 @@ export function runUrl(): string {
   return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
-/** Total time for an answer. A minute's outage must not lose an approval. */
+/** How long to keep trying. An outage of a minute must not lose an approval. */
 export interface Patience {
-  /** Attempts after the first, when GitHub fails or is unreachable; they start 1, 4, 9, 16 … s after the last. */
+  /** Retries when GitHub fails or is unreachable, with delays of 1, 4, 9, 16 … s. */
   retries: number
-  /** Milliseconds to wait for a rate limit at most. */
+  /** Longest wait for a rate limit, in milliseconds. */
   rateLimit: number
 }
 const PATIENT: Patience = { retries: 8, rateLimit: 15 * MINUTE }
 /** For callers that retry themselves. */
 export const ONE_TRY: Patience = { retries: 0, rateLimit: 0 }
-/** For the approved job: it holds nothing, and its approval counts only once. */
+/** For the approved job: it blocks no other run, and its approval is valid only once. */
 export const APPROVED: Patience = { retries: 8, rateLimit: 60 * MINUTE }
 
-/** GitHub gave no usable answer. */
+/** GitHub returned no usable response. */
 export class GithubError extends UserError {
   override name = 'GithubError'
 }
 
-/** An answer, and its time by GitHub's clock. */
+/** A response, with its time by GitHub's clock. */
 export interface Answer<T> {
   body: T
   /** Milliseconds since 1970. */
   at: number
 }
 
-/** The repository of this run. */
+/** Read access to the repository of this run. */
 export interface Github {
   /**
    * @param path below the repository, such as `environments/cutover`
-   * @returns undefined for what does not exist (404)
+   * @returns undefined when GitHub returns 404
    * @throws GithubError
    */
   read<T>(path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined>
-  /** Follows GitHub's redirect, without the token. @throws GithubError */
+  /** Downloads a file. Follows GitHub's redirect without the token. @throws GithubError */
   download(path: string): Promise<Buffer>
 }
 
-const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
-
-export function connectGithub(token: string, patience: Patience = PATIENT): Github {
+/** Loads Octokit only now: most actions never ask GitHub. */
+async function openClient(token: string, patience: Patience): Promise<Octokit> {
+  const [{ Octokit }, { retry }, { throttling }] = await Promise.all([
+    import('@octokit/core'),
+    import('@octokit/plugin-retry'),
+    import('@octokit/plugin-throttling'),
+  ])
   const { GITHUB_API_URL = 'https://api.github.com' } = process.env
   const wait = (retryAfter: number, _: unknown, __: unknown, retries: number) => {
     const waits = retries < 3 && retryAfter * 1_000 <= patience.rateLimit
-    if (waits) info(`GitHub's rate limit is used up; asking again in ${seconds(retryAfter * 1_000)}`)
+    if (waits) info(`GitHub's rate limit is used up; retrying in ${seconds(retryAfter * 1_000)}`)
     return waits
   }
-  const client = new RestClient({
+  const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
+  return new RestClient({
     auth: token,
     baseUrl: GITHUB_API_URL,
     userAgent: 'molt-actions',
     request: {
-      // A deadline for each attempt: `signal` would be one for all of them.
+      // A deadline for each attempt. Octokit's own `signal` covers all attempts together.
       fetch: (url: string, options: RequestInit) =>
         fetch(url, { ...options, signal: AbortSignal.timeout(TIMING.githubTimeout) }),
     },
@@ -83,10 +86,16 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
     throttle: { onRateLimit: wait, onSecondaryRateLimit: wait, retryAfterBaseValue: TIMING.githubBackoff },
     log: { debug() {}, info() {}, warn: info, error() {} },
   })
+}
+
+export function connectGithub(token: string, patience: Patience = PATIENT): Github {
+  let opened: Promise<Octokit> | undefined
   const ask = async (path: string) => {
     try {
-      // The client takes `:name` for a parameter.
+      // Octokit would replace `:name` by a parameter.
       const escaped = `${process.env.GITHUB_REPOSITORY}${path && `/${path}`}`.replaceAll(':', '%3A')
+      opened ??= openClient(token, patience)
+      const client = await opened
       return await client.request(`GET /repos/${escaped}`, {
         headers: { 'x-github-api-version': '2022-11-28' },
       })
@@ -101,18 +110,21 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
       if (!answer) return undefined
       const parsed = schema.safeParse(answer.data)
       if (!parsed.success)
-        throw new GithubError('github.unexpected-answer', `GitHub's answer for ${subject(path)} has an unknown shape`)
+        throw new GithubError(
+          'github.unexpected-answer',
+          `GitHub's response for ${subject(path)} has an unknown format`,
+        )
       return { body: parsed.data, at: Date.parse(answer.headers.date ?? '') || Date.now() }
     },
     async download(path) {
       const answer = await ask(path)
-      if (!answer) throw new GithubError('github.not-found', `GitHub has no ${subject(path)}`)
+      if (!answer) throw new GithubError('github.not-found', `GitHub returned 404 for ${subject(path)}`)
       return Buffer.from(answer.data as ArrayBuffer)
     },
   }
 }
 
-/** Leaves a rate limit to the throttling plugin, which waits until it is over; the retry plugin would ask at once. */
+/** Leaves rate limits to the throttling plugin, which waits for the reset. The retry plugin would retry at once. */
 function neverRepeatLimited(octokit: Octokit): void {
   octokit.hook.before('request', ({ request }) => {
     delete request?.retries
@@ -138,10 +150,10 @@ function failure(error: unknown, path: string): GithubError {
   const { headers } = error.response
   if (isRateLimit(error) || status === 429) {
     const reset = Number(headers['x-ratelimit-reset'])
-    const until = reset ? ` until ${new Date(reset * 1_000).toISOString()}` : ''
+    const when = reset ? `after ${new Date(reset * 1_000).toISOString()}` : 'in an hour'
     return new GithubError(
       'github.rate-limited',
-      `GitHub refused ${what} (${status}): the rate limit of this token is used up${until}. Rerun the job then`,
+      `GitHub returned ${status} for ${what}: the rate limit of this token is used up. Rerun the job ${when}`,
     )
   }
   if (status < 500) {
@@ -157,7 +169,7 @@ function failure(error: unknown, path: string): GithubError {
   )
 }
 
-/** The documented permission, for servers that do not name it. */
+/** The documented permission, for GitHub servers that do not return it in a header. */
 function rightFor(path: string): string {
   return path === '' || path.startsWith('branches') ? 'contents=read' : 'actions=read'
 }
@@ -181,9 +193,9 @@ export interface Environment {
   /** Number of required reviewers. */
   reviewers: number
   preventSelfReview: boolean
-  /** Which branches may deploy: `any`, those that are `protected`, or the patterns. */
+  /** Branches that may deploy: `any`, only `protected` ones, or a list of patterns. */
   branches: 'any' | 'protected' | string[]
-  /** Whether administrators can skip the rules. Undefined: GitHub does not say. */
+  /** Whether administrators can bypass the rules. Undefined when GitHub does not report it. */
   bypass: boolean | undefined
 }
 
@@ -214,7 +226,7 @@ const reviews = z.array(
   }),
 )
 
-/** The reviewers' answers to this run for an environment, oldest first. */
+/** The reviews of this run for an environment, oldest first. */
 export async function readReviews(github: Github, name: string) {
   const answer = await github.read(`actions/runs/${process.env.GITHUB_RUN_ID}/approvals`, reviews)
   const same = (other: string) => other.toLowerCase() === name.toLowerCase()
@@ -235,7 +247,7 @@ const jobs = z.object({
 })
 export type Job = z.infer<typeof jobs>['jobs'][number]
 
-/** The jobs of this attempt. In a called workflow a job is named `caller / job`, and a leg of a matrix `job (1)`. */
+/** The jobs of this attempt. A job of a called workflow is named `caller / job`, and a matrix leg `job (1)`. */
 export async function readJobs(github: Github): Promise<Answer<Job[]>> {
   const { GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT = '1' } = process.env
   const all: Job[] = []

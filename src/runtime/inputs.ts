@@ -7,9 +7,9 @@ import { addSecret, addSecretUrl } from './secrets.ts'
 import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
 
 /**
- * Reads and checks every input of an action: the step's `with`, otherwise the config file, otherwise the default.
- * @param all every action's spec, because one config file serves them all, and a misspelled section or key is an error
- * @throws InputError for the first input that is missing or does not fit, before anything else has happened
+ * Reads and checks every input of an action, from the step's `with`, otherwise the config file, otherwise the default.
+ * @param all specs of all actions, because one config file has sections for all of them
+ * @throws InputError for the first missing or invalid input, before the action does anything
  */
 export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSpec[]): InputsOf<S> {
   for (const [name, input] of Object.entries(spec.inputs)) mask(input, getInput(name))
@@ -45,7 +45,7 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
   throw new InputError('input.invalid', `${where}: ${shown}. Set it to ${input.type.hint}`)
 }
 
-/** A file never contains a secret: it names the environment variable that does, as `env:NAME`. */
+/** Reads a value of the config file, which refers to secrets by environment variable, as `env:NAME`. */
 function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
   if (value === undefined || value === null) return undefined
   if (!input.type.secret) return textOf(value)
@@ -54,7 +54,7 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
   if (!secret)
     throw new InputError(
       'config.variable-empty',
-      `\`${name}\` in the config file names ${variable}, which is empty or not set`,
+      `\`${name}\` in the config file refers to the environment variable ${variable}, which is empty or not set. Set the secret, and pass it in \`env:\` of the job`,
     )
   mask(input, secret)
   return secret
@@ -62,7 +62,7 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
 
 /**
  * The config file's values for `spec`: its section `common`, overridden by the section named after the action.
- * @throws InputError that lists everything wrong in the file, in sections of other actions too
+ * @throws InputError that lists every mistake in the file, including those in sections of other actions
  */
 function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Record<string, unknown> {
   if (!path) return {}
@@ -72,7 +72,7 @@ function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]):
   return { ...sections[COMMON], ...sections[spec.name] }
 }
 
-/** `molt-actions.yml:3:5: what is wrong`, as compilers write it and editors read it. */
+/** `molt-actions.yml:3:5: what is wrong`, the format of compilers, which editors turn into links. */
 export function problemText(path: string, { line, column, what }: ConfigProblem): string {
   return `${path}:${line}:${column}: ${what}`
 }
@@ -89,7 +89,7 @@ function readText(path: string): string {
   }
 }
 
-/** A suggestion to append to an unknown name. */
+/** A suggestion to append to an error about an unknown name. */
 export function didYouMean(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
 }

@@ -7,11 +7,11 @@ import type { ActionSpec } from './spec.ts'
 import { argumentList } from './types.ts'
 
 /*
- * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
- * step comes next; this says how a person runs it.
+ * Prints the next command, ready to paste: on GitHub it starts a workflow, elsewhere an action. The ledger decides which
+ * step is next.
  */
 
-/** A workflow as `npm run adopt` writes it, and the fields of its form. */
+/** A workflow that `npm run adopt` writes, and the values for its form. */
 interface Form {
   file: string
   fields: Record<string, string>
@@ -20,7 +20,7 @@ interface Form {
 const migrate = (phase: string): Form => ({ file: 'migrate.yml', fields: { phase } })
 const operation = (name: string): Form => ({ file: 'molt-operations.yml', fields: { operation: name } })
 
-/** Action → the form that runs it. Those that are missing belong to the current workflow. */
+/** Action → the form that runs it. All other actions run in the current workflow. */
 const FORMS: Readonly<Record<string, Form>> = {
   prepare: migrate('prepare'),
   fetch: migrate('load'),
@@ -45,13 +45,13 @@ export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
-/** A program with its arguments, which may hold a password. */
+/** Inputs with a command line, which may contain a password. */
 const PROGRAM = /-command$|^smoke-test$/
 
-/** The action that runs, and its inputs that may be shown. */
+/** The running action, and the inputs of it that may be printed. */
 let current: { action: string; inputs: readonly string[] } = { action: '', inputs: [] }
 
-/** Forgets what an earlier action of this process remembered. */
+/** Clears the state of an earlier action in this process. */
 export function resetNext({ name, inputs }: ActionSpec): void {
   standing = undefined
   told = false
@@ -61,7 +61,7 @@ export function resetNext({ name, inputs }: ActionSpec): void {
   current = { action: name, inputs: shown.map(([input]) => input) }
 }
 
-/** For an action that has shown the next command itself. */
+/** Marks the next command as shown, for an action that prints it itself. */
 export function nextTold(): void {
   told = true
 }
@@ -71,39 +71,39 @@ export function nextToTell(): NextStep | undefined {
   return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
 }
 
-/** The next action according to the ledger, if this process knows it. */
+/** The next action according to the ledger, if this process has read it. */
 export function nextByLedger(): NextStep | undefined {
   return standing
 }
 
 /**
- * What to run after an error of `action`: what its code says, what the ledger says if the step was the wrong one,
- * otherwise the same action again.
+ * What to run after `action` failed: the step that the code's explanation names; the ledger's next step if this one was
+ * wrong; otherwise the same action again.
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
   const explained = EXPLAINED[code]?.next
   const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
-  // With the inputs that the ledger asks for.
+  // Add the inputs that the ledger requires.
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
 
-/** The bundle contains only codes with text to print. */
+/** A partial table, because the build bundles only codes with something to print. */
 const EXPLAINED: Partial<Record<ErrorCode, Explanation>> = CODES
 
-/** Only the ledger knows what comes next. */
+/** Codes after which only the ledger knows the next step. */
 const WRONG_STEP: ReadonlySet<ErrorCode> = new Set(['ledger.wrong-phase', 'ledger.no-migration'])
 
-/** What to do first, if anything, and the command; as plain text. */
+/** Plain text: what to do first, if anything, and the command. */
 export function nextText(step: NextStep): string {
   return [step.before, nextCommand(step)].filter(Boolean).join(' ')
 }
 
-/** As Markdown, with the command in a separate block that GitHub offers to copy. */
+/** Markdown, with the command in a code block that GitHub lets people copy. */
 export function nextMarkdown(step: NextStep): string {
   return `**Next:** ${step.before ?? ''}\n\n\`\`\`sh\n${nextCommand(step)}\n\`\`\``
 }
 
-/** Runs `step`. Connections are named by variables, so that no URL is printed. */
+/** The command that runs `step`. Refers to connections by variables, so that no URL is printed. */
 export function nextCommand(step: NextStep): string {
   const { MOLT_ACTIONS_AGAIN: command } = process.env
   if (command) return command
@@ -111,12 +111,12 @@ export function nextCommand(step: NextStep): string {
   return onGithub() ? workflowCommand(complete) : localCommand(complete)
 }
 
-/** As in this run. A commit is never proposed to someone who has not asked for one. */
+/** The decision of this run. A commit is never suggested unless this run was started with one. */
 function decision(): string {
   return getInput('decision') || 'rehearse'
 }
 
-/** False for the local runner too, which sets GitHub's variables. */
+/** Whether GitHub runs this process. The local runner sets GitHub's variables too. */
 export function onGithub(): boolean {
   return Boolean(process.env.GITHUB_RUN_ID) && process.env.MOLT_ACTIONS_RUNNER !== 'local'
 }
@@ -127,21 +127,21 @@ function workflowCommand({ action, inputs = {} }: NextStep): string {
   const migration = getInput('migration') || 'main'
   const fields = form ? { migration, ...form.fields, ...inputs } : dispatched()
   const file = form?.file ?? ownWorkflow()
-  // Set where `npm run workflow` runs the copied files on this machine: its options and their folder.
+  // Folder of the copied workflows, when `npm run workflow` runs them on this machine.
   const { MOLT_ACTIONS_WORKFLOWS: here } = process.env
   const flag = here ? '--field' : '-f'
-  const given = Object.entries(fields).map(([name, value]) => `${flag} ${quoted(`${name}=${value}`)}`)
+  const given = Object.entries(fields).map(([name, value]) => `${flag} ${shellWord(`${name}=${value}`)}`)
   const start = here ? `npm run workflow -- ${here}/${file}` : `gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`
   return [start, ...given].join(' ')
 }
 
-/** This run's own workflow file. */
+/** File name of this run's workflow. */
 function ownWorkflow(): string {
   const { GITHUB_WORKFLOW_REF = '', GITHUB_WORKFLOW = '' } = process.env
   return basename(GITHUB_WORKFLOW_REF.split('@')[0] as string) || GITHUB_WORKFLOW
 }
 
-/** The form's values in this run. */
+/** The form values that this run was started with. */
 function dispatched(): Record<string, string> {
   try {
     const event = JSON.parse(readFileSync(process.env.GITHUB_EVENT_PATH as string, 'utf8'))
@@ -152,13 +152,13 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** For one run: what was printed or tried, and what an earlier run left. */
+/** Inputs that apply to one run only, and are not repeated. */
 const ONCE = new Set(['grants', 'dry-run', 'fetch-id', 'continuation-token', 'continuation-file-name', 'approved-hash'])
 
-/** What every action takes. */
+/** Inputs of every action. */
 const COMMON = ['migration', 'config', 'allow-insecure']
 
-/** With the local runner. Repeats the inputs of this run: all of them for the same action, otherwise what every action takes. */
+/** The command for the local runner. Repeats this run's inputs: all of them for the same action, otherwise the common ones. */
 function localCommand({ action, inputs = {} }: NextStep): string {
   const repeated = new Set([
     ...COMMON,
@@ -166,17 +166,17 @@ function localCommand({ action, inputs = {} }: NextStep): string {
   ])
   const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
   const given = Object.fromEntries(same.filter(([, value]) => value && !isPrivate(value)))
-  const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
+  const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${shellWord(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
 }
 
-/** A secret, or a URL that may carry one, such as a bucket's with its keys. */
+/** Whether a value is a secret, or a URL that may contain one, such as a bucket URL with keys. */
 function isPrivate(value: string): boolean {
   return holdsSecret(value) || /:\/\/\S*[?@]/.test(value)
 }
 
-/** For actions that do not connect to both sides. */
+/** Connection options of actions that do not use both the source and the target. */
 const CONNECTIONS: Readonly<Record<string, string>> = {
   setup: '--target "$MOLT_TARGET"',
   gate: '--target "$MOLT_TARGET"',
@@ -184,7 +184,7 @@ const CONNECTIONS: Readonly<Record<string, string>> = {
   mask: '--from "$MOLT_CLONE" --to "$MOLT_SOURCE"',
 }
 
-/** As one word of a shell. */
-function quoted(text: string): string {
+/** Quotes a text as one word for the shell. */
+export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }

@@ -3,21 +3,21 @@ import { runUrl } from './github.ts'
 import { redact } from './secrets.ts'
 import { TIMING } from './timing.ts'
 
-/** Events that people are notified of: value of `event` in a message. */
+/** Events that people are notified of, by their value of `event`, each with its text. */
 const EVENTS = {
-  'approval-wanted': 'the cutover waits for approval',
+  'approval-wanted': 'the cutover is waiting for approval',
   declined: 'the approval was declined or has expired',
   'stream-stuck': 'the stream is stuck',
-  'wal-half': 'the slot keeps more than half of `wal-budget` on the source',
+  'wal-half': 'the WAL that the slot retains exceeds half of `wal-budget`',
   'fence-up': 'the fence is up: writes to the source are refused',
   committed: 'committed: the target takes over',
   'rows-differ': 'rows differ between the source and the target as of the commit',
-  'rolled-back': 'rolled back: the source takes writes again',
+  'rolled-back': 'rolled back: the source accepts writes again',
   degraded: 'the application is degraded on the target',
 } as const
 export type NotifyEvent = keyof typeof EVENTS
 
-/** A message: flat, with text values only, so that chat programs can use its fields as variables. */
+/** A message. It is flat and has only text values, so that chat programs can use its fields as variables. */
 interface Message extends Record<string, string> {
   version: '1'
   event: NotifyEvent
@@ -26,7 +26,7 @@ interface Message extends Record<string, string> {
   text: string
   /** By the runner's clock, ISO 8601. */
   at: string
-  /** A link; empty outside GitHub. */
+  /** Link to the run; empty outside GitHub. */
   run: string
 }
 
@@ -34,16 +34,16 @@ let target: { url: string; migration: string; timeout: number } | undefined
 const told = new Set<NotifyEvent>()
 const pending = new Set<Promise<void>>()
 
-/** Sends later {@link notify} events to `url`; without one nothing is sent. */
+/** Makes {@link notify} send to `url`, or send nothing if it is undefined. */
 export function notifyTo(url: string | undefined, migration: string, timeout = TIMING.notifyTimeout): void {
   target = url ? { url, migration, timeout } : undefined
   told.clear()
 }
 
 /**
- * Notifies people of an event, once per process. Returns at once and never fails, because a write pause must not wait for a
- * chat program. {@link notified} waits for pending messages.
- * @param more details for the text and for a program; no row value, no secret
+ * Notifies people of an event, once per process. Returns at once and never throws, because a write pause must not wait
+ * for a chat program. {@link notified} waits for pending messages.
+ * @param more `what` is added to the text, the rest to the message's fields; no row values and no secrets
  */
 export function notify(event: NotifyEvent, more: { what?: string } & Record<string, string> = {}): void {
   if (!target || told.has(event)) return
@@ -60,7 +60,7 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
     ...fields,
   }
   const sent = send(url, message, timeout).catch((error) => {
-    // Neither the address nor the answer, because both can contain the webhook's token.
+    // Not the URL or the response, because both can contain the webhook's token.
     warning(
       `sending \`${event}\` to \`notify-url\` failed: ${error instanceof Refusal ? error.message : reason(error)}`,
     )
@@ -69,7 +69,7 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
   void sent.then(() => pending.delete(sent))
 }
 
-/** Waits until everything has been sent or given up, for at most 5 s. */
+/** Waits until every message was sent or has failed; at most 5 s. */
 export async function notified(): Promise<void> {
   await Promise.all(pending)
 }
@@ -85,11 +85,11 @@ async function send(url: string, message: Message, timeout: number): Promise<voi
     signal: AbortSignal.timeout(timeout),
   })
   await response.body?.cancel()
-  if (!response.ok) throw new Refusal(`it answered ${response.status}`)
+  if (!response.ok) throw new Refusal(`the server returned ${response.status}`)
 }
 
 function reason(error: unknown): string {
   const { name, cause } = error as { name?: string; cause?: { code?: string } }
-  if (name === 'TimeoutError') return 'it did not answer in time'
-  return `it cannot be reached (${cause?.code ?? name ?? 'unknown'})`
+  if (name === 'TimeoutError') return 'the server did not respond in time'
+  return `the server cannot be reached (${cause?.code ?? name ?? 'unknown'})`
 }

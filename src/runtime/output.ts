@@ -1,22 +1,22 @@
 import { isSecret } from './secrets.ts'
 
 /**
- * What a terminal or log viewer interprets: control characters, unusual line ends, and marks that change text
- * direction.
+ * Characters that a terminal or log viewer interprets: control characters, unusual line breaks, and marks that change
+ * the text direction.
  */
 const ACTED_ON = /(?!\r?\n|\t)\p{Cc}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 
-/** Makes foreign text safe to print: a replacement character stands for anything that would be interpreted. */
+/** Makes external text safe to print. Replaces every interpreted character with U+FFFD. */
 export function shown(text: string): string {
   return text.replace(ACTED_ON, '\ufffd')
 }
 
-/** The runner commands that we use, each in its own line and write. */
+/** The runner commands that we print, each with its own write. */
 const OURS = /^::(?:(?:debug|notice|warning|error|group)(?: [^:\n]*)?::|endgroup::\n|add-mask::(.*)\n)/
 
 /**
- * Stops foreign names and texts from acting as runner commands anywhere in our output. Source: the runner reads
- * `::name::` at the start of a line, after any white space, and `##[name]` anywhere.
+ * Stops external names and texts from acting as runner commands. The runner interprets `::name::` at the start of a
+ * line, after any white space, and `##[name]` anywhere.
  */
 function withoutCommands(text: string): string {
   const [own, mask] = OURS.exec(text) ?? []
@@ -31,8 +31,8 @@ function unescaped(data: string): string {
 }
 
 /**
- * Filters standard output: nothing foreign can act as a command or an escape sequence.
- * @returns a function that ends the filter
+ * Filters standard output, so that external text cannot act as a runner command or an escape sequence.
+ * @returns a function that removes the filter
  */
 export function guardOutput(): () => void {
   const { write } = process.stdout

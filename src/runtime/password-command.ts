@@ -7,13 +7,13 @@ import { TIMING } from './timing.ts'
 import { withLibpqTls, withLogin } from './url.ts'
 
 /*
- * Passwords that a program prints, such as cloud IAM tokens, for URLs without one.
+ * Passwords from a program, such as cloud IAM tokens, for URLs without a password.
  */
 
-/** How long a password is accepted: for new connections within minutes, or until the job ends. */
+/** How long the server accepts a password: for a connection within minutes, or until the job ends. */
 export type PasswordLasts = 'connection' | 'job'
 
-/** What a password is for. */
+/** The login that a password is for. */
 export interface Login {
   host: string
   port: string
@@ -30,7 +30,7 @@ let command: readonly string[] | undefined
 let lasts: PasswordLasts = 'connection'
 let kept = new Map<string, Kept>()
 
-/** Sets the program of this action, or none with undefined. */
+/** Sets the program for this action; undefined for none. */
 export function setPasswordCommand(words: readonly string[] | undefined, how: PasswordLasts = 'connection'): void {
   command = words?.length ? words : undefined
   lasts = how
@@ -49,19 +49,19 @@ export async function withJobPassword(url: string, signal: AbortSignal): Promise
 }
 
 /**
- * Requires that molt and the replicator can connect again at any time until they end.
- * @throws UserError when a URL's password is one for a single connection
+ * Requires passwords that outlast molt and replicator, because both open new connections until they end.
+ * @throws UserError when the password for a URL may expire earlier
  */
 export function requireToolPasswords(urls: readonly string[]): void {
   if (!command || lasts === 'job' || urls.every(hasPassword)) return
   throw new UserError(
     'password.not-for-tools',
-    'molt and the replicator open connections until they end, and the password of `password-command` may have expired by then. Use a login with a password of its own in the URL, or set `password-lasts: job` where the password outlives the job',
+    'molt and replicator open new connections until they end, and the password from `password-command` may expire earlier. Use a login with a password in the URL. If the password lasts as long as the job, set `password-lasts: job`',
   )
 }
 
 /**
- * The password from the program; undefined without a program. The program runs again after a minute.
+ * The password that the program prints; undefined without a program. A password is reused for a minute.
  * @throws UserError when the program fails
  */
 export function passwordFor(login: Login, signal?: AbortSignal): Promise<string> | undefined {
@@ -99,7 +99,7 @@ function ending(error: Error & { code?: unknown; killed?: boolean }): string {
   return typeof error.code === 'number' ? `ended with exit code ${error.code}` : `cannot be run: ${String(error.code)}`
 }
 
-/** @param said on standard error; a cloud's reason is in the last line */
+/** @param said text on standard error. Cloud CLIs print the reason last */
 function failed(how: string, said: string): UserError {
   const last = said.trim().split('\n').at(-1)?.slice(0, 300)
   return new UserError('password.command-failed', `\`password-command\` ${how}${last ? `: ${redact(last)}` : ''}`)
@@ -111,7 +111,7 @@ function hasPassword(url: string): boolean {
 
 type Config = Pick<ReturnType<typeof parseIntoClientConfig>, 'host' | 'port' | 'user' | 'database'>
 
-/** The driver's configuration for this password. */
+/** The login in a driver configuration. */
 export function loginOf({ host = '', port = 5432, user = '', database = '' }: Config): Login {
   return { host, port: String(port), user, database }
 }

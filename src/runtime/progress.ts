@@ -3,14 +3,14 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
 
-/** A folder for logs and evidence of this job, private to its user. */
+/** Creates the folder for logs and evidence of this job, private to its user. */
 export function workFolder(migrationId: string): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', migrationId)
   mkdirSync(folder, { recursive: true, mode: 0o700 })
   return folder
 }
 
-/** Logs what `line` returns every `everyMs`, until stopped. */
+/** Logs `line()` every `everyMs` milliseconds, until stopped. */
 export function progress(everyMs: number, line: () => string): { stop(): void } {
   const stopper = new AbortController()
   void (async () => {

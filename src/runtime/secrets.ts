@@ -1,7 +1,7 @@
 import { setSecret } from '@actions/core'
 
 /**
- * Passwords used in rehearsals and printed in the documentation. Masking them would replace ordinary words in a log.
+ * Passwords of rehearsals and of the documentation. Masking them would remove ordinary words from logs.
  */
 const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
 const MIN_LENGTH = 4
@@ -17,7 +17,7 @@ export function addSecret(value: string): void {
   }
 }
 
-/** Hides a connection URL as a whole, and its password both as written and decoded. */
+/** Registers a connection URL and its passwords as secrets. */
 export function addSecretUrl(url: string): void {
   addSecret(url)
   for (const [, value] of url.matchAll(/[?&](?:password|sslpassword)=([^&#]*)/gi)) addPassword(value as string)
@@ -25,7 +25,7 @@ export function addSecretUrl(url: string): void {
   if (raw) addPassword(raw)
 }
 
-/** As written in the URL, and in every form in which a program may repeat it. */
+/** Registers a password as written in the URL, and in every form in which a program may print it. */
 function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)
@@ -33,18 +33,18 @@ function addPassword(raw: string): void {
   addSecret(JSON.stringify(plain).slice(1, -1))
   const encoded = encodeURIComponent(plain)
   const strict = encoded.replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
-  // Go leaves some of RFC 3986's delimiters in a password as they are.
+  // Go does not encode some of RFC 3986's delimiters in a password.
   for (const form of [encoded, strict, strict.replace(/%(24|26|2B|2C|3B|3D)/g, decodeURIComponent)]) addSecret(form)
 }
 
-/** The same text with every registered secret, and the password in any URL, replaced by `***`. */
+/** Replaces every registered secret, and the password in any URL, with `***`. */
 export function redact(text: string): string {
   let out = text.replace(/(:\/\/[^\s:@/]*):[^\s@/]+@/g, '$1:***@')
   for (const secret of [...secrets].sort((a, b) => b.length - a.length)) out = out.replaceAll(secret, '***')
   return out
 }
 
-/** Whether this exact text is masked. */
+/** Whether this exact text is a registered secret. */
 export function isSecret(text: string): boolean {
   return secrets.has(text)
 }

@@ -3,8 +3,8 @@ import type pg from 'pg'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * Settings of all our sessions, whatever a role, a database or a server sets. Sent as start-up parameters, so that nothing
- * changes in a session that a pooler lends to others.
+ * Settings of all our sessions, which override those of the role, the database and the server. Sent as start-up
+ * parameters, because a SET would also change a session that a pooler lends to other clients.
  */
 
 /** Settings that make values, names and errors look the same on both sides. */
@@ -18,11 +18,11 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // A policy that would hide rows is an error: rows that no comparison sees look clean.
+  // Makes a policy that would hide rows an error, because no comparison would see those rows.
   row_security: 'off',
 }
 
-/** Those that CockroachDB does not have. */
+/** Settings that CockroachDB does not have. */
 const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
   quote_all_identifiers: 'off',
   transform_null_equals: 'off',
@@ -32,10 +32,10 @@ const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
   default_transaction_deferrable: 'off',
 }
 
-/** No limits that only some versions know: an unknown start-up parameter ends the attempt. */
+/** Timeouts that only newer versions have. As start-up parameters, they would make others refuse the connection. */
 const NEWER_TIMEOUTS = ['idle_session_timeout', 'transaction_timeout']
 
-/** Milliseconds. A lock timeout over 10 days means none, and its exact value identifies this session. */
+/** Range of `lock_timeout`, in milliseconds. Over 10 days means no limit, and the random value identifies our session. */
 const TOKENS = [900_000_000, 1_800_000_000] as const
 
 export interface SessionSettings {
@@ -44,7 +44,11 @@ export interface SessionSettings {
   token: string
 }
 
-/** @param settings override the user's `options`, which override none of ours */
+/**
+ * Builds the start-up parameters of a session.
+ * @param settings added to the pinned ones
+ * @param own the user's `options`, which cannot override any of ours
+ */
 export function sessionSettings(
   side: 'source' | 'target',
   settings: Readonly<Record<string, string>>,
@@ -56,13 +60,13 @@ export function sessionSettings(
   return { options: [own, ...options].filter(Boolean).join(' '), token }
 }
 
-/** CockroachDB only; a role may have it on, and every comparison reads whole tables. */
+/** CockroachDB only. A role may have it on, but comparisons need full table scans. */
 const FULL_SCANS = 'disallow_full_table_scans'
 
 /**
- * Proves that the start-up parameters reached the session, then lifts the limits that could not be among them, because one
- * of the servers does not know them. Both in one statement, which changes nothing in a session that is not ours.
- * @throws UserError `connect.pooler` when they did not
+ * Requires that the start-up parameters reached the session, and removes the limits that only some servers know. Uses
+ * a single statement, which changes nothing in a session that is not ours.
+ * @throws UserError `connect.pooler` when the parameters did not reach the session
  */
 export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
   const timeouts = NEWER_TIMEOUTS.map((name) => `'${name}'`).join(', ')
@@ -81,6 +85,6 @@ export function poolerError(side: string, what: 'drops' | 'refuses', error?: unk
   const words = error === undefined ? '' : ` (${messageOf(error)})`
   return new UserError(
     'connect.pooler',
-    `the connection to the ${side} goes through a pooler that ${what} start-up parameters${words}. Write the host and port of the server itself into the URL`,
+    `the connection to the ${side} goes through a pooler that ${what} start-up parameters${words}. Use the host and port of the server itself in the URL`,
   )
 }

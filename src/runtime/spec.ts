@@ -1,6 +1,6 @@
 import type { InputType } from './types.ts'
 
-/** One input of an action. `fallback` is applied in code, not in action.yml, where it would hide the config file. */
+/** An input of an action. `fallback` is applied in code: in action.yml, it would override the config file. */
 export interface InputSpec<T> {
   type: InputType<NonNullable<T>>
   description: string

@@ -3,9 +3,9 @@ import pg from 'pg'
 import { TIMING } from './timing.ts'
 
 /*
- * The only way in which statements reach the target. CockroachDB can end any statement, including a schema change and a
- * COMMIT, with 40001: nothing was done, and the client must retry. 40003 means that the result is unknown: a statement that
- * can run twice is retried; for any other the caller checks.
+ * All statements to the target go through this client. CockroachDB can end any statement, including a schema change and
+ * a COMMIT, with 40001: nothing was done, and the client must retry. 40003 means that the result is unknown. A statement
+ * that can run twice is then retried; for any other, the caller checks.
  */
 
 const SERIALIZATION_FAILURE = '40001'
@@ -14,14 +14,14 @@ const COMPLETION_UNKNOWN = '40003'
 /** Attempts per statement: about 8 s of waiting in total. */
 const ATTEMPTS = 12
 
-/** A connection to the target that retries a statement when CockroachDB asks for it. Inside BEGIN it retries nothing. */
+/** A connection to the target that retries a statement when CockroachDB requires it, but not in a transaction. */
 export class TargetClient extends pg.Client {
   // biome-ignore lint/suspicious/noExplicitAny: matches the last of the driver's overloads and keeps the others
   override query(...given: any[]): any {
     const [first] = given
     const query = (...args: unknown[]) => (super.query as (...all: unknown[]) => unknown)(...args)
     const text = typeof first === 'string' ? first : first?.text
-    // A COPY stream brings its own protocol, and a callback its own handling.
+    // COPY streams and callers with callbacks handle errors themselves.
     const ours = typeof text === 'string' && typeof first?.submit !== 'function' && typeof given.at(-1) !== 'function'
     if (!ours || this.getTransactionStatus() === 'T' || OPENS_TRANSACTION.test(text)) return query(...given)
     return repeating(text, () => query(...given) as Promise<unknown>)
@@ -30,7 +30,7 @@ export class TargetClient extends pg.Client {
 
 const OPENS_TRANSACTION = /^\s*(BEGIN|START\s+TRANSACTION)\b/i
 
-/** Runs a statement until the server has accepted it, at most {@link ATTEMPTS} times. */
+/** Runs a statement until the server accepts it, at most {@link ATTEMPTS} times. */
 async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++)
     try {
@@ -39,12 +39,12 @@ async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
       const { code } = error as { code?: string }
       const again = code === SERIALIZATION_FAILURE || (code === COMPLETION_UNKNOWN && isRepeatable(text))
       if (!again || attempt >= ATTEMPTS) throw error
-      // Two colliding runs must not collide again at the same moment.
+      // Random, so that two colliding runs do not collide again.
       await sleep(Math.min(TIMING.repeatMost, TIMING.repeatFirst * 2 ** (attempt - 1)) * (0.5 + Math.random()))
     }
 }
 
-/** Statements with the same result when they run twice. An UPDATE by nonce then hits no row, and is read back. */
+/** Statements that can run twice. An UPDATE by nonce matches no row the second time, so its caller reads the row. */
 const REPEATABLE = [
   /^\s*(SELECT|SHOW|SET|RESET|VALUES|WITH|GRANT|REVOKE|UPDATE|DELETE|TRUNCATE|ANALYZE|VALIDATE)\b/i,
   /^\s*INSERT\b[\s\S]*\bON CONFLICT\b/i,

@@ -1,140 +1,141 @@
 import * as z from 'zod'
 
-/** How long the suite waits, and how often it checks, where no input sets it; in milliseconds. */
+/** Timeouts and polling intervals that no input sets, in milliseconds. */
 const DEFAULTS = {
-  /** Attempts to connect to a database. */
+  /** Timeout of a connection attempt. */
   connectTimeout: 15_000,
-  /** One run of `password-command`, and how long its password is used for further connections. */
+  /** Timeout of `password-command`, and how long its password is reused for new connections. */
   passwordCommand: 30_000,
   passwordKept: 60_000,
-  /** A catalog statement, by the server's limit. */
+  /** The server's timeout for a catalog statement. */
   statementTimeout: 60_000,
-  /** After the server's limit, until this side gives up. */
+  /** Added to the server's timeout for the driver's own. */
   statementGrace: 1_000,
-  /** A statement on the fence; a slower one has met a broken connection. */
+  /** Timeout of a statement on the fence. Only a broken connection takes longer. */
   fenceTimeout: 3_000,
-  /** How long a failed cutover waits for work beside its verify. */
+  /** How long a failed cutover waits for the work that runs during its verify. */
   besideEnds: 30_000,
-  /** A table's lock for the fence's trigger; requested again if it is not granted. */
+  /** Lock timeout for creating the fence's trigger on a table, per attempt. */
   fenceLock: 1_000,
-  /** Delay before a retry on the target: the first and the maximum; doubled each time. */
+  /** Delay before a retry on the target: the first, doubled each time, and the maximum. */
   repeatFirst: 20,
   repeatMost: 1_500,
-  /** One request to GitHub. */
+  /** Timeout of a request to GitHub. */
   githubTimeout: 20_000,
-  /** Unit of the back-off when GitHub fails. */
+  /** Unit of the back-off when a request to GitHub fails. */
   githubBackoff: 1_000,
-  /** One message to `notify-url`. */
+  /** Timeout of a message to `notify-url`. */
   notifyTimeout: 5_000,
-  /** Measuring how much WAL the source writes. */
+  /** How long to measure the WAL rate of the source. */
   walWindow: 2_000,
-  /** Sampling rows, in total. */
+  /** Time limit for sampling rows of all tables. */
   sampleLimit: 10_000,
-  /** Searching all tables for the column that a tool could not load. The failure is reported even without it. */
+  /** Time limit for finding the column that a tool could not load. Without it, the failure is reported anyway. */
   columnLook: 60_000,
-  /** Between two counts of the rows of a load. */
+  /** Interval between counts of the loaded rows. */
   loadSample: 1_000,
-  /** The hold of a load lapses unless it is renewed; between two checks for an abort. */
+  /** How long the hold of a load lasts without renewal. */
   loadHold: 20_000,
-  /** What a run has beyond its hold to end its load, or to take over a lapsing hold. */
+  /** Extra time after a hold has lapsed: for its run to stop the load, and for another run to take over. */
   holdGrace: 5_000,
+  /** Interval between checks for an abort. */
   abortLook: 2_000,
-  /** Between two checks of imports whose runner was killed, two notices of it, and two checks of a load that `abort` waits for. */
+  /** While imports of a dead runner end: intervals between checks and log lines; then between `abort`'s checks of a load. */
   importLook: 1_000,
   importNotice: 30_000,
   loadEndLook: 500,
-  /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to check. */
+  /** From SIGTERM to SIGKILL for a tool, the same at the end of a run, and the interval between checks. */
   toolGrace: 5_000,
   toolStop: 1_000,
   toolLook: 20,
-  /** For output that a descendant of an ended tool may still write. */
+  /** How long to wait for output from child processes of an ended tool. */
   pipeGrace: 1_000,
-  /** A reply from the replicator's metrics endpoint. */
+  /** Timeout of a request for the replicator's metrics. */
   metricsTimeout: 2_000,
-  /** A tool's stall: the first warning, the longest gap between two, and how often to check. */
+  /** Stall of a tool: time before the first warning, longest time between warnings, and interval between checks. */
   stallFirst: 5 * 60_000,
   stallLongest: 60 * 60_000,
   stallLook: 1_000,
-  /** The stream: between heartbeats, readings of the target's marker, measurements, and checks of both databases. */
+  /** Intervals of the stream: heartbeats, reads of the target's marker, slot measurements, and database checks. */
   heartbeat: 250,
   lagLook: 50,
   slotLook: 500,
   watchLook: 1_000,
-  /** Between two acknowledgements of the replicator, whose default of 5 s would be most of a write pause. */
+  /** Interval between the replicator's acknowledgements. Its default of 5 s would dominate the write pause. */
   standby: 200,
-  /** Longest time the replicator gathers changes before it writes them. */
+  /** Longest time that the replicator batches changes before it writes them. */
   flush: 100,
-  /** After a lost connection of the stream, and after a replicator that ended: multiplied by its ends without progress, at most. */
+  /** Delay after a lost connection; delay per unsuccessful restart of the replicator, and its maximum. */
   reconnect: 250,
   restart: 200,
   restartMost: 1_000,
-  /** Retries this far apart are unrelated. */
+  /** Retries farther apart than this count as unrelated. */
   retryGap: 5_000,
-  /** Between two checks of the lag, of a request for the slot, and of its reader. */
+  /** Intervals between checks of the lag, of requests for the slot, and of the slot's reader. */
   caughtUpLook: 100,
   handoverLook: 100,
   readerLook: 100,
-  /** Until the server has noticed that a slot's reader is gone. */
+  /** How long the server may take to notice that the slot's reader is gone. */
   readerGone: 1_500,
-  /** The drain: between two checks, and how long nothing may move. */
+  /** The drain: interval between checks, and how long counters must stay unchanged. */
   drainLook: 10,
   drainStill: 60,
-  /** The last test of the stream before the fence, and the marker's time on top of `max-lag`. */
+  /** Last check of the stream before the fence: its quiet period, extra time for the marker beyond `max-lag`, interval. */
   movingFor: 100,
   markerGrace: 2_000,
   markerLook: 20,
-  /** Before a verify beside the stream: until the source's current changes have reached the target. */
+  /** Longest wait for the source's current changes to reach the target, before a verify during streaming. */
   arrival: 5_000,
-  /** Between two rounds of comparing rows again. */
+  /** Delay between rounds of the recheck. */
   recheckPause: 500,
-  /** Between two checks for writers under the fence. */
+  /** Interval between checks for remaining writers under the fence. */
   holdersLook: 10,
-  /** A hold of the migration lapses unless it is renewed: long enough for a short outage of the target; and between two requests for it. */
+  /** How long a hold lasts without renewal, long enough for a short outage of the target; interval between requests. */
   hold: 60_000,
   holdAsk: 1_000,
-  /** Between two checks whether a hold is renewed by its owner. */
+  /** Interval between checks of whether the owner renews a hold. */
   holderLook: 1_000,
-  /** Until the sessions of a revoked login have ended, and between two checks of them. */
+  /** How long sessions of a revoked login may take to end, and the interval between checks. */
   sessionsEnd: 5_000,
   sessionsLook: 10,
-  /** Until a unique index is built, and between two checks of it and of schema changes. */
+  /** How long a unique index may take to build and schema changes to end, with the intervals between checks. */
   indexBuild: 600_000,
   indexLook: 250,
   jobsEnd: 60_000,
   jobsLook: 500,
-  /** The rolling proof: between two rounds, until a round's marker or the log has arrived, and between two saves. */
+  /** The rolling proof: delay between rounds, longest waits for a round's marker and log, interval between saves. */
   proofRound: 200,
   proofMarker: 10_000,
   proofLog: 30_000,
   proofLogLook: 5,
   proofSave: 5_000,
-  /** Between two checks of its progress, and until so little is left that a write pause is short. */
+  /** Interval between checks of the rolling proof, and longest wait until little enough is left for a short pause. */
   proofLook: 50,
   proofNear: 120_000,
-  /** Between two of its sessions after a failed one. */
+  /** Delay before the rolling proof starts a new session after a failed one. */
   proofAgain: 1_000,
-  /** Between two keepalives of the change log's reader; the server drops one that is silent for 60 s. */
+  /** Interval between keepalives of the change log's reader. The server drops a reader that is idle for 60 s. */
   changeLogAnswer: 2_000,
-  /** Between two samples of a watch after the switch; short-lived clients are seen only by chance. */
+  /** Interval between samples after the switch. Clients that connect for a shorter time can be missed. */
   observeSample: 5_000,
-  /** More than two nodes' clocks differ, because nothing can be read as of a future time. */
+  /** More than the clocks of two nodes can differ, because reads as of a future time fail. */
   clockOffset: 600,
-  /** Between two samples of lag and WAL for the dossier. */
+  /** Interval between samples of lag and WAL for the dossier. */
   streamSample: 500,
-  /** To write a failure to the ledger: enough for a target that answers, and short for a job that ends. */
+  /** Time limit for writing a failure to the ledger. Short, because the job is ending. */
   failureKept: 5_000,
-  /** A connection that may hang in a COPY. */
+  /** How long a COPY may take to end before its connection is closed. */
   hangUp: 500,
-  /** A lock for discarding a masked copy: a cancelled run has few seconds. */
+  /** Lock timeout for discarding a masked copy. Short, because a cancelled run has only seconds. */
   discardLock: 3_000,
 }
 
 export type Timing = typeof DEFAULTS
 
 /**
- * Tests shorten waits by `MOLT_ACTIONS_TEST_TIMING`, JSON such as `{"walWindow":50}`. A GitHub runner, recognized by its own
- * name, ignores the variable.
- * @throws ZodError for a name that is none of these
+ * Shorter values for tests, from `MOLT_ACTIONS_TEST_TIMING`, JSON such as `{"walWindow":50}`. Ignored on a GitHub runner,
+ * where `RUNNER_NAME` is set.
+ * @throws ZodError for an unknown name
  */
 function shortened({ MOLT_ACTIONS_TEST_TIMING: given, RUNNER_NAME: runner = 'local' }: NodeJS.ProcessEnv) {
   if (!given || runner !== 'local') return {}

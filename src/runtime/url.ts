@@ -3,8 +3,8 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * The problem with a connection URL, quoting none of it; undefined when it is valid. A strict pattern, because `new
- * URL` quietly repairs a password with a bare `@` or `%`, which the tools then misread.
+ * Describes what is wrong with a connection URL, without quoting it; undefined when it is valid. Uses a strict pattern,
+ * because `new URL` silently repairs a password with a bare `@` or `%`, which the MOLT tools then misread.
  */
 export function urlProblem(url: string): string | undefined {
   if (!/^postgres(ql)?:\/\//.test(url)) return 'it does not begin with postgresql://'
@@ -19,11 +19,11 @@ export function urlProblem(url: string): string | undefined {
     (userinfo.match(/:/g)?.length ?? 0) + (/[@/?#\s[\]]|%(?![0-9A-Fa-f]{2})/.test(userinfo) ? 2 : 0) > 1
   )
     return 'its user name or password contains a character that must be percent-encoded: "@" is %40, ":" %3A, "/" %2F, "%" %25, "#" %23, "?" %3F'
-  if (!/^postgres(ql)?:\/\/[^/]+\/[^/?]+/.test(url)) return 'it names no database: write /database after the host'
+  if (!/^postgres(ql)?:\/\/[^/]+\/[^/?]+/.test(url)) return 'it names no database. Add /database after the host'
   return 'it does not parse as a URL'
 }
 
-/** @param address what stands between the login and the database */
+/** @param address the part between the login and the database */
 function addressProblem(address: string): string | undefined {
   if (address.includes(','))
     return 'it names several hosts. Use only the primary (for CockroachDB, one node or its balancer)'
@@ -35,16 +35,16 @@ function addressProblem(address: string): string | undefined {
 const PORT_PROBLEM = 'its port must be a number from 1 to 65535'
 const isPort = (text: string) => /^\d{1,5}$/.test(text) && Number(text) >= 1 && Number(text) <= 65_535
 
-/** Where libpq, and MOLT like it (pgx), look for what the URL does not name. */
+/** Files that libpq, and pgx in MOLT, use when the URL names none. */
 const CERTIFICATES = {
   sslrootcert: join(homedir(), '.postgresql/root.crt'),
   sslcert: join(homedir(), '.postgresql/postgresql.crt'),
   sslkey: join(homedir(), '.postgresql/postgresql.key'),
 }
-/** Instead of a file: the authorities that this machine trusts. */
+/** Value of `sslrootcert` for the authorities that this machine trusts. */
 const SYSTEM_ROOTS = 'system'
 
-/** The URL as our driver needs it, so that TLS means the same as for libpq and MOLT. */
+/** Rewrites the URL for our driver, so that its TLS settings mean the same as in libpq and MOLT. */
 export function withLibpqTls(url: string): string {
   const parameters = new URLSearchParams(url.split(/\?(.*)/s)[1] ?? '')
   const mode = parameters.get('sslmode')
@@ -59,7 +59,7 @@ export function withLibpqTls(url: string): string {
 
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
 
-/** The part after the `?`: the driver reads certificates from files, and ignores unknown modes. */
+/** Checks the part after the `?`. The driver would ignore unknown modes and throw on missing files. */
 function parameterProblem(url: string): string | undefined {
   const parameters = new URLSearchParams(url.split(/\?(.*)/s)[1] ?? '')
   const modes = parameters.getAll('sslmode')
@@ -86,7 +86,7 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** The driver parses it like this, and its error would look like a mistake of ours. */
+/** Parses the URL as the driver does, whose error would look like a bug of ours. */
 function parseProblem(url: string): string | undefined {
   try {
     new URL(url)
@@ -97,7 +97,7 @@ function parseProblem(url: string): string | undefined {
   }
 }
 
-/** The URL with another login, without the parts that belong only to the old one. */
+/** Replaces the login in a URL, and removes the parameters that belong to the old one. */
 export function withLogin(url: string, user: string, password: string): string {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const kept = query
@@ -107,13 +107,13 @@ export function withLogin(url: string, user: string, password: string): string {
   return `${base.replace(/^([a-z]+:\/\/)(?:[^@/]*@)?/, `$1${login}@`)}${kept.length ? `?${kept.join('&')}` : ''}`
 }
 
-/** Host and port, for a person to tell servers apart; no login. */
+/** Host and port without the login, so that people can identify a server. */
 export function hostOf(url: string): string {
   const { host, searchParams } = new URL(url)
   return searchParams.get('host') ?? host
 }
 
-/** Why a connection by this URL may be unencrypted; undefined when it cannot, or uses no network. */
+/** Why a connection with this URL may be unencrypted; undefined when it is encrypted or uses no network. */
 export function tlsProblem(url: string): string | undefined {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const params = query.split('&').map((pair) => pair.split('='))

@@ -1,8 +1,8 @@
 import { type Database, ident, sqlState } from '../runtime/database.ts'
 
 /*
- * PostgreSQL's statistics of an application: pg_stat_statements where installed, pg_stat_database and
- * pg_stat_activity. Resets nothing; figures are the difference of two readings.
+ * Reads PostgreSQL's statistics of an application: pg_stat_statements if installed, pg_stat_database and
+ * pg_stat_activity. Resets nothing; callers subtract two readings.
  */
 
 /** Counters per statement, user and plan since the server's last reset. Times in milliseconds. */
@@ -20,7 +20,7 @@ export interface StatementRow {
 export type NoStatements = { missing: 'not-installed' | 'right' }
 
 export interface DatabaseCounters {
-  /** Includes this suite's own. Leaves out rollbacks: decoding a slot counts one for each transaction it reads. */
+  /** Includes this suite's own. Rollbacks are left out, because decoding a slot counts one for each transaction. */
   commits: number
   deadlocks: number
 }
@@ -32,18 +32,19 @@ export interface SourceSession {
   /** Empty for a local socket. */
   address: string
   sessions: number
-  /** The last statement of one of them was a write. */
+  /** Whether the last statement of one of them was a write. */
   writes: boolean
   /** The role can write to one of the requested tables, and is not a superuser. */
   mayWrite: boolean
 }
 
-/** Most expensive first. Limited, because the ledger keeps them. */
+/** At most this many statements, the most expensive first, because the ledger stores them. */
 const STATEMENTS = 500
 
 /**
- * Statements of this database, without catalog queries, statements on our schema, and those that create or read a
- * slot. Statements of the migration user count only when no other user has any: the application then shares its role.
+ * Reads the statements of this database, without catalog queries, statements on our schema, and statements that create
+ * or read a slot. Includes those of the migration user only if no other user has any, because the application then
+ * shares its role.
  */
 export async function readStatements(db: Database): Promise<StatementRow[] | NoStatements> {
   const { rows } = await db.query(
@@ -89,8 +90,9 @@ export async function readDatabaseCounters(db: Database): Promise<DatabaseCounte
 }
 
 /**
- * Clients of this database, without those of this suite and its tools.
- * @param tables tables in `schema` whose writers are wanted
+ * Lists the clients of this database, without those of this suite and its tools.
+ * @param tables tables in `schema`, to find out which roles can write to them
+ * @param own application names of this suite and its tools
  * @returns undefined when other users' sessions are hidden
  */
 export async function readSourceSessions(

@@ -32,7 +32,7 @@ export interface ChangeLogOptions {
   onEnd(error: Error): void
 }
 
-/** Identifies a reader of an earlier run as ours. */
+/** Application name, which identifies a reader of an earlier run as ours. */
 export const LOG_APPLICATION = 'molt-actions change log'
 
 /** pg's connection with the members that its types omit and a replication stream needs. */
@@ -120,7 +120,7 @@ export class ChangeLog {
     try {
       if (chunk[0] === 0x77) this.#data(chunk.subarray(25))
       else if (chunk[0] === 0x6b) {
-        // The server has decoded up to here, and has sent everything committed before.
+        // The server has decoded up to this position, and has sent everything committed before it.
         if (!this.#transaction) this.#advance(chunk.readBigUInt64BE(1))
         if (chunk[17] === 1) this.#answer()
       }
@@ -160,7 +160,7 @@ export class ChangeLog {
   #change(message: { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[]; old?: Value[] }): void {
     const relation = this.#relations.get(message.relation)
     if (!relation || !this.#transaction)
-      throw new Error('the change log sends a change without its table or transaction')
+      throw new Error('the change log contains a change without its table or transaction')
     const { schema, name: table, identity: columns } = relation
     const old = message.kind === 'delete' ? message.values : message.old
     const tell = (key: string[], present: boolean) =>
@@ -182,7 +182,7 @@ export class ChangeLog {
     if (lsn > this.#read) this.#read = lsn
   }
 
-  /** The same position as written, flushed and applied. */
+  /** Reports the confirmed position as written, flushed and applied. */
   #answer(): void {
     if (this.#over) return
     const message = Buffer.alloc(34)

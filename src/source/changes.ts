@@ -18,12 +18,13 @@ interface TableState {
   digest: string
 }
 
-/** The plan's tables with their partitions, the publication's tables, and the schema's tables: one small query. */
+/** The source's tables and publication at one moment, read in one small query. */
 export interface SourceState {
+  /** The plan's tables, with their partitions. */
   tables: TableState[]
   /** Tables that the publication sends, as `schema.table`. */
   published: string[]
-  /** null when the publication is gone. */
+  /** null if the publication does not exist. */
   publication: PublicationMark | null
   /** Bare names of all tables of the schema, without partitions. */
   present: string[]
@@ -53,7 +54,7 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
   return rows[0]
 }
 
-/** What was done to a table's definition, on either side. */
+/** A change of a table's definition, on either side. */
 export type SchemaChange =
   | 'table-gone'
   | 'table-offline'
@@ -156,7 +157,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
 }
 
 export function createdTable(plan: Plan, name: string): Observation {
-  const what = `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`
+  const what = `the table ${plan.sourceSchema}.${name} was created on the source. It is not part of this migration`
   return { kind: 'table-created', severity: 'ddl', what }
 }
 
@@ -166,7 +167,7 @@ export function publicationObservations(
   after: PublicationMark | null,
   plan: Plan,
 ): Observation[] {
-  // Reading the slot shows a dropped publication, even if another one has its name.
+  // A dropped or recreated publication is noticed when the slot is read.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
   return [{ kind: 'publication-changed', severity: 'fatal', what: alteredPublication(plan, changes) }]
@@ -202,19 +203,19 @@ export function filesAfter({ tables }: SourceState, known: TableFiles = {}, befo
   return Object.fromEntries(stored.map((table) => [table.oid, emptied(table) ? EMPTIED : table.file]))
 }
 
-/** Finds what was done to the source's tables since they had these files, while no stream was watching. */
+/** Finds tables that were truncated or rewritten since these files were read, while no stream was watching. */
 export function compareFiles(known: TableFiles, { tables }: SourceState): Observation[] {
   return tables.flatMap((table): Observation[] => {
     const file = known[table.oid]
     if (file === undefined || file === table.file) return []
     if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
-    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began. No stream moves that, so the target may still have its rows. Repeat the load`
+    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began. The stream does not move that, so the target may still have the old rows. Repeat the load`
     return [{ kind: 'table-truncated', severity: 'fatal', what }]
   })
 }
 
 function rewritten({ name }: TableState): Observation {
-  const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE followed by new rows and ANALYZE looks the same, and only a verify can distinguish them`
+  const what = `${name} was rewritten on the source (by VACUUM FULL or CLUSTER, for example). A TRUNCATE followed by new rows and ANALYZE looks the same; only \`verify\` can tell them apart`
   return { kind: 'table-rewritten', severity: 'warning', what }
 }
 

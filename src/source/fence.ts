@@ -8,9 +8,9 @@ import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 /*
  * The fence is a statement trigger on every expected table, installed disarmed ahead of time. One number arms it: the
  * time, by the source's clock, until which writes are refused. It is a sequence's value, because sequences are read
- * outside any snapshot: even an old REPEATABLE READ transaction sees it, where it would not see a row. For the same
- * reason a second sequence counts the writes that passed, and a third those that the permanent fence refused: a
- * rollback hides none.
+ * outside any snapshot: even an old REPEATABLE READ transaction sees the current value, which it would not in a row. A
+ * second sequence counts the writes that passed, and a third the writes that the permanent fence refused. A rollback
+ * does not undo these counts.
  */
 
 export const LEASE = `${OUR_SCHEMA}.fence_lease`
@@ -21,8 +21,8 @@ const SEQUENCES = [LEASE, PASSED, REFUSALS]
 /** Set by a session that only tests the fence, so that its writes are not counted. */
 const PROBE = 'molt_actions.probe'
 /**
- * With a cache, a session takes its next values from memory: a write that passes would not be counted. One that
- * cycles could return to an earlier value.
+ * With a cache, a session takes its next values from memory, so a write that passes might not be counted. With CYCLE,
+ * the count could return to an earlier value.
  */
 const PLAIN = 'INCREMENT BY 1 MINVALUE 1 NO MAXVALUE CACHE 1 NO CYCLE'
 const TRIGGER = 'molt_actions_fence'
@@ -80,8 +80,8 @@ export async function installFence(db: Database, tables: readonly Table[]): Prom
 const SEARCH_PATH = 'pg_catalog, pg_temp'
 
 /**
- * SECURITY DEFINER: otherwise a role without rights on our schema could not fire it, and would be locked out
- * permanently.
+ * The trigger function. SECURITY DEFINER, because otherwise every write by a role without rights on our schema would
+ * fail, even while the fence is lifted.
  */
 function fenceFunction(id: string): string {
   return `
@@ -110,7 +110,7 @@ function fenceFunction(id: string): string {
     END $fence$`
 }
 
-/** The fence's sequences that were changed since the installation, or are missing. */
+/** Lists the fence's sequences that are missing or were changed since the installation. */
 async function oddSequences(db: Database): Promise<{ name: string; unlogged: boolean }[]> {
   const { rows } = await db.query(
     `SELECT name, (SELECT relpersistence = 'u' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(name)) AS unlogged
@@ -130,8 +130,8 @@ export async function installedFence(db: Database): Promise<Fence | undefined> {
 }
 
 /**
- * The fence with every table that needs it, as far as the source alone shows: tables that have the trigger, and those
- * of the heartbeat's publication, with their partitions.
+ * The fence with every table that needs it, as far as the source alone can tell: tables that have the trigger, and
+ * tables of the heartbeat's publication with their partitions.
  */
 export async function expectedFence(db: Database): Promise<Fence | undefined> {
   const installed = await installedFence(db)
@@ -160,7 +160,7 @@ async function readFenceId(db: Database): Promise<string | undefined> {
   return /molt-actions fence ([0-9a-f-]{36})/.exec(rows[0]?.prosrc ?? '')?.[1]
 }
 
-/** Also replaces one of that name that differs from ours. */
+/** Installs the trigger on a table, and replaces one of the same name that differs from ours. */
 async function installTrigger(db: Database, table: { schema: string; name: string; oid: number }): Promise<void> {
   const { rows } = await db.query(
     `SELECT tgenabled = 'A' AS always, ${WHOLE} AS whole FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2`,
@@ -194,7 +194,7 @@ export async function removeFence(
     if (!decided && (await readFence(db)).state === 'permanent')
       throw new VerdictError(
         'fence.permanent',
-        'the source was permanently fenced meanwhile, because a cutover was committed. Its fence stays',
+        'a cutover was committed meanwhile, so the fence on the source is permanent and stays',
       )
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
@@ -203,7 +203,7 @@ export async function removeFence(
   await db.query(`DROP SEQUENCE IF EXISTS ${SEQUENCES.join(', ')}`)
 }
 
-/** Every table that has the fence's trigger now, whatever the plan says. */
+/** Lists every table that has the fence's trigger now, regardless of the plan. */
 async function fencedTables(db: Database): Promise<{ schema: string; name: string; oid: number }[]> {
   const { rows } = await db.query(
     `SELECT n.nspname AS schema, c.relname AS name, c.oid FROM pg_catalog.pg_trigger t
@@ -267,7 +267,7 @@ export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
 }
 
 /**
- * Refuses writes from now until `lease`, without a lock on any table. Also renews.
+ * Arms or renews the fence: refuses writes from now until `lease`. Locks no table.
  * @param own the lease to renew: a fence lifted since then is not rearmed
  * @returns false when nothing was changed: the fence is permanent, or has another lease than `own`
  */
@@ -288,9 +288,9 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
 }
 
 /**
- * Makes the fence permanent: the decision for the target, durable on the source before this returns. Only if `lease`,
- * the value that was checked for gaps, is still set and has not lapsed. One statement, so that no write can pass
- * between check and decision.
+ * Makes the fence permanent. This is the decision for the target, and is durable on the source before the function
+ * returns. Requires that `lease`, the value that was checked for gaps, is still set and has not lapsed. Uses one
+ * statement, so that no write can pass between check and decision.
  * @returns false, with nothing changed, when the lease was lost
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
@@ -309,18 +309,18 @@ export async function revokePermanent(db: Database): Promise<void> {
 const bigint = (text: string) => BigInt(text).toString()
 
 /**
- * A sequence is logged ahead of its use: after a crash or on a standby, the counter would include writes that never
- * happened.
+ * Writes the exact count to the WAL. Sequences are logged ahead of their use, so after a crash or on a standby the
+ * count would include writes that never happened.
  */
 const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
 
-/** Refusals are counted from the commit on. */
+/** Resets the count of refusals, which starts at the commit. */
 const FROM_ZERO = `, (SELECT setval('${REFUSALS}', 1, false))`
 
 /**
- * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. Sent as a
- * whole, because if the connection broke in between, an open transaction would keep the lock, and no run could lift
- * the fence.
+ * Changes the lease, one session at a time: without the advisory lock, a lift that read "not permanent" could undo a
+ * commit. Sends all statements in one message. Otherwise, if the connection broke in between, the open transaction
+ * would keep the lock, and no run could lift the fence.
  */
 async function changeLease(db: Database, value: string, condition: string, also = ''): Promise<string | undefined> {
   try {
@@ -335,7 +335,7 @@ async function changeLease(db: Database, value: string, condition: string, also 
   }
 }
 
-/** Number of writes that have passed the fence; a change between two readings means a gap. */
+/** Counts the writes that have passed the fence. A change between two readings means a gap. */
 export async function writesPassed(db: Database): Promise<string> {
   const { rows } = await db.query(`SELECT last_value::text || is_called::text AS passed FROM ${PASSED}`)
   return rows[0].passed
@@ -351,7 +351,9 @@ export async function writesRefused(db: Database): Promise<number | undefined> {
   return rows[0].refused
 }
 
-/** The statement with which a person accepts a count from {@link writesPassed}. */
+/**
+ * The statement that sets the count back to one from {@link writesPassed}, for a person who accepts the writes since.
+ */
 export function resetCount(passed: string): string {
   const [, value, called] = /^(\d+)(true|false)$/.exec(passed) ?? []
   return `SELECT setval('${PASSED}', ${value}, ${called})`
@@ -379,12 +381,12 @@ export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVer
   return rows[0]
 }
 
-/** @returns the tables that were rewritten between the two, or are gone */
+/** Lists the tables that were rewritten or dropped between two versions. */
 export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
   return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }
 
-/** Every transaction, including prepared ones, that currently holds a write lock on a fenced table. */
+/** Lists every transaction, including prepared ones, that holds a write lock on a fenced table. */
 export async function writeHolders(db: Database, fence: Fence): Promise<WriteHolder[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT virtualtransaction AS transaction, pid FROM pg_catalog.pg_locks
@@ -402,7 +404,7 @@ export async function writeHolders(db: Database, fence: Fence): Promise<WriteHol
  * grant or a read-only session fails too.
  * @returns the tables that refused, and those that let the write through
  * @throws UserError for a table that cannot be tested, because something else refuses or replaces every write;
- * VerdictError for one that is gone
+ * VerdictError for one that was dropped
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []
@@ -427,7 +429,7 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
   return { refused, passed }
 }
 
-/** Table → statements that hit no row, one of each kind that no rule of the table replaces. */
+/** Statements by table oid that hit no row, one of each kind that no rule of the table replaces. */
 async function readProbes(db: Database, fence: Fence): Promise<Map<number, string[]>> {
   const { rows } = await db.query(
     `SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -476,7 +478,7 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
   )
 }
 
-/** Problems of the installed fence: a trigger, its function or a sequence that is missing or was changed. */
+/** Lists what is wrong with the installed fence: triggers, function and sequences that are missing or were changed. */
 export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT tgrelid AS oid, tgenabled AS enabled, ${WHOLE} AS whole, prosrc AS body,
@@ -495,7 +497,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
   )
   const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
   const sequences = (await oddSequences(db)).map(
-    ({ name }) => `the fence's sequence ${name} was dropped or changed by someone else, so its value cannot be trusted`,
+    ({ name }) => `the fence's sequence ${name} was dropped or changed, so its value cannot be trusted`,
   )
   const tables = fence.tables.flatMap((table) => {
     const trigger = triggers.get(table.oid)
@@ -506,9 +508,8 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
       ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
-    if (!trigger.whole)
-      return [`the fence trigger of ${name} was recreated by someone else, and may let writes through`]
-    if (trigger.body !== body || !trigger.ours) return [`the fence function was changed by someone else`]
+    if (!trigger.whole) return [`the fence trigger of ${name} was recreated differently, and may let writes through`]
+    if (trigger.body !== body || !trigger.ours) return ['the fence function was changed']
     return []
   })
   return [...sequences, ...tables]

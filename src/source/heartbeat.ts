@@ -2,10 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { type Database, isMissingTable, qualified, relationExists, type Side } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
-/** Holds all our objects on the source. */
+/** The schema of all our objects on the source. */
 export const OUR_SCHEMA = 'molt_actions'
 
-/** The stream ignores the source's schema, so on the target the heartbeat is in the schema of the migrated tables. */
+/**
+ * On the target, this table is in the schema of the migrated tables, because the stream ignores the source's schema.
+ */
 export const HEARTBEAT = 'molt_actions_heartbeat'
 
 const COLUMNS =
@@ -29,13 +31,13 @@ export async function createHeartbeat(
   if (!owner)
     throw new VerdictError(
       'heartbeat.missing',
-      `the row of ${OUR_SCHEMA}.${HEARTBEAT} on the source is gone right after it was written. Drop the trigger, rule or policy that removes it`,
+      `the row of ${OUR_SCHEMA}.${HEARTBEAT} on the source disappeared right after it was written. Drop the trigger, rule or policy that removes it`,
     )
   return owner
 }
 
 /**
- * The migration that this source database belongs to; undefined when none has begun.
+ * Reads which migration this source database belongs to; undefined if none.
  * @param there whether the heartbeat exists, if the caller knows
  */
 export async function readHeartbeatOwner(
@@ -50,15 +52,18 @@ export async function readHeartbeatOwner(
 }
 
 /**
- * Creates the heartbeat's table on the target; its row arrives with the stream. A row left by another source could be
- * ahead of this one's.
+ * Creates the heartbeat's table on the target; the stream fills it. Deletes the row of another source, which could be
+ * ahead.
  */
 export async function createTargetHeartbeat(db: Database, schema: string, sourceId: string): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${qualified(schema, HEARTBEAT)} (${COLUMNS})`)
   await db.query(`DELETE FROM ${qualified(schema, HEARTBEAT)} WHERE source_id <> $1`, [sourceId])
 }
 
-/** Writes the next beat and a marker on the source. @returns the beat's number, which only grows */
+/**
+ * Writes the next beat and a marker on the source.
+ * @returns the beat's number, which only grows
+ */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
   return beatOf(
     db.query(`UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`, [
@@ -78,7 +83,7 @@ async function beatOf(query: Promise<{ rows: { beat: string }[] }>): Promise<num
   return Number(rows[0].beat)
 }
 
-/** The last heartbeat that has arrived on the target. */
+/** Reads the last heartbeat that has reached the target. */
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
   const { rows } = await db
     .query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
@@ -93,6 +98,6 @@ function throwGone(error: unknown, side: Side): never {
 function gone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
-    `the heartbeat on the ${side} is gone: \`abort\` or \`cleanup\` has run, or the row was deleted. Without it there is no way to know what has arrived. Prepare and load again`,
+    `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, nothing proves what has reached the target. Prepare and load again`,
   )
 }

@@ -1,12 +1,12 @@
 /** A WAL position as a number. */
 export type Lsn = bigint
 
-/** `16/B374D848` */
+/** Formats a position as `16/B374D848`. */
 export function formatLsn(lsn: Lsn): string {
   return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffffffffn).toString(16).toUpperCase()}`
 }
 
-/** Reads `16/B374D848`; 0 for anything else. */
+/** Parses a position such as `16/B374D848`; 0 for any other text. */
 export function parseLsn(text: string): Lsn {
   const match = /^([0-9A-Fa-f]+)\/([0-9A-Fa-f]+)$/.exec(text)
   return match ? (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`) : 0n
@@ -14,7 +14,7 @@ export function parseLsn(text: string): Lsn {
 
 interface RelationColumn {
   name: string
-  /** Part of the replica identity: with FULL, every column. */
+  /** Whether the column is part of the replica identity. With FULL, every column is. */
   key: boolean
 }
 
@@ -31,9 +31,9 @@ export type Value = string | null | typeof UNCHANGED
 export const UNCHANGED = Symbol('unchanged TOASTed value')
 
 /**
- * One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. `commitLsn` is where
- * the commit record begins, `endLsn` where it ends. An update has the `old` row's key if it changed or is TOASTed; a
- * delete has the key in `values`.
+ * A message of the `pgoutput` plugin, protocol version 1, with values in the source's text form. The commit record
+ * begins at `commitLsn` and ends at `endLsn`. An update has the key of the `old` row if the key changed or is TOASTed.
+ * A delete has the key in `values`.
  */
 export type Message =
   | { kind: 'begin'; commitLsn: Lsn; commitTime: number; xid: number }
@@ -139,7 +139,7 @@ class Reader {
     return this.buffer.readBigUInt64BE(this.at - 8)
   }
 
-  /** Milliseconds of the Unix epoch. */
+  /** Milliseconds since the Unix epoch. */
   time(): number {
     return Number(this.lsn()) / 1000 + POSTGRES_EPOCH_MS
   }

@@ -1,11 +1,12 @@
+import { own } from '../model/records.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
-/** Tables that the publication sends, and whether it would send a TRUNCATE, which blocks the stream. */
+/** What a publication sends. A TRUNCATE would block the stream. */
 export interface Publication {
   allTables: boolean
   truncate: boolean
-  /** Those of INSERT, UPDATE and DELETE that it does not send. */
+  /** The operations among INSERT, UPDATE and DELETE that it does not send. */
   withheld: string[]
   /** As `schema.table`. */
   tables: string[]
@@ -45,8 +46,8 @@ export async function readPublication(db: Database, name: string): Promise<Publi
 }
 
 /**
- * Changes with every change of a publication, even one that is undone at once: each part is a catalog row, which
- * every change replaces.
+ * Identifies a publication's state. Every change of the publication changes the mark, even if it is undone at once,
+ * because it replaces a catalog row.
  */
 export interface PublicationMark {
   oid: string
@@ -56,7 +57,7 @@ export interface PublicationMark {
   tables: Record<string, string>
 }
 
-/** Part of another query; `$n` is the name. */
+/** SQL expression for a {@link PublicationMark}; `$n` is the publication's name. */
 export function publicationMark(n: number): string {
   return `(SELECT jsonb_build_object('oid', p.oid::text, 'itself', p.xmin::text, 'tables',
              (SELECT coalesce(jsonb_object_agg(n.nspname || '.' || c.relname, concat(pr.oid, ' ', pr.xmin)), '{}')
@@ -70,14 +71,14 @@ export async function readPublicationMark(db: Database, name: string): Promise<P
   return rows[0].mark ?? undefined
 }
 
-/** What changed in a publication between two readings, in words; empty when nothing did. */
+/** Describes what changed in a publication between two readings. */
 export function publicationChanges(before: PublicationMark, after: PublicationMark): string[] {
   if (before.oid !== after.oid) return ['it was dropped and recreated']
   const found = before.itself === after.itself ? [] : ['its published operations were set']
   for (const [table, mark] of Object.entries(before.tables))
-    if (!after.tables[table]) found.push(`${table} was removed`)
+    if (!own(after.tables, table)) found.push(`${table} was removed`)
     else if (after.tables[table] !== mark) found.push(`${table} was removed and added again`)
-  for (const table of Object.keys(after.tables)) if (!before.tables[table]) found.push(`${table} was added`)
+  for (const table of Object.keys(after.tables)) if (!own(before.tables, table)) found.push(`${table} was added`)
   return found
 }
 
@@ -102,12 +103,13 @@ export async function completePublication(db: Database, name: string): Promise<v
   const found = await readPublication(db, name)
   if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
     await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
-  // One that withholds changes has done so since the slot was created. Correcting it would only hide the loss.
+  // A publication that withholds changes has done so since the slot was created. Correcting it would only hide the
+  // loss.
   if (found?.truncate && !found.withheld.length)
     await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
 }
 
-/** Problems of the publication for a stream of exactly `tables`. */
+/** Lists what is wrong with the publication for a stream of exactly these tables. */
 export async function publicationProblems(
   db: Database,
   facts: { publication: string; schema: string; tables: readonly string[] },

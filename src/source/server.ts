@@ -11,7 +11,8 @@ export interface ServerFacts {
   database: string
   encoding: string
   /**
-   * Identifies the server and database, but not a clone of it; compared together with the random id in the heartbeat.
+   * Identifies the server, and with `databaseOid` the database. A clone has the same ids, so the random id in the
+   * heartbeat is compared too.
    */
   systemIdentifier: string
   databaseOid: string
@@ -36,7 +37,8 @@ export async function readServer(db: Database): Promise<ServerFacts> {
 }
 
 /**
- * Tries each kind of definition that `prepare` and `molt fetch` create, and undoes it: an event trigger may forbid one.
+ * Tries each kind of definition that `prepare` and `molt fetch` create, and rolls back. An event trigger may forbid
+ * one.
  * @throws the server's error
  */
 export async function tryDefinitions(db: Database): Promise<void> {

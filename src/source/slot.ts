@@ -15,7 +15,7 @@ export interface Slot {
   walBytes: number
 }
 
-/** Of this database: one of another database or of a standby is never this migration's, whatever its name. */
+/** Reads a slot of this database. Slots of other databases or of a standby never belong to this migration. */
 export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
   const { rows } = await db.query(
     `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
@@ -27,7 +27,7 @@ export async function readSlot(db: Database, name: string): Promise<Slot | undef
   return rows[0]
 }
 
-/** @throws UserError `slot.foreign` when the server has a slot of that name that is not this database's */
+/** @throws UserError `slot.foreign` if a slot of this name belongs to another database or to a standby */
 export async function requireNoForeignSlot(db: Database, name: string): Promise<void> {
   const { rows } = await db.query(
     `SELECT database FROM pg_catalog.pg_replication_slots
@@ -37,21 +37,24 @@ export async function requireNoForeignSlot(db: Database, name: string): Promise<
   if (rows[0])
     throw new UserError(
       'slot.foreign',
-      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}; a server has one slot of a name. Run abort, then prepare with another \`slot\``,
+      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}. Slot names are unique on a server. Run \`abort\`, then \`prepare\` with another \`slot\``,
     )
 }
 
-/** @param database null for a physical slot */
+/**
+ * Describes who owns a slot.
+ * @param database null for a physical slot
+ */
 export function slotOwner(database: string | null): string {
   return database === null ? 'a standby or a backup' : `the database ${database}`
 }
 
-/** The second slot of a migration, for changes during the verification. PostgreSQL does not truncate slot names. */
+/** Name of a migration's second slot, for the change log. Shortened, because PostgreSQL refuses more than 63 bytes. */
 export function logSlotOf(slot: string): string {
   return `${slot.slice(0, 56)}_verify`
 }
 
-/** Waits for every running transaction. */
+/** Creates the slot of the change log. Waits until every running transaction has ended. */
 export async function createLogSlot(db: Database, slot: string): Promise<void> {
   await db.query("SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
 }
@@ -86,8 +89,8 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
 }
 
 /**
- * What supervising a stream needs to know about the slot and its surroundings, from one query. LSNs are text such as
- * `0/2E02140`.
+ * Facts for supervising a stream: its slot, reader and publication, and the server. From one query. LSNs are text such
+ * as `0/2E02140`.
  */
 export interface SlotFacts {
   active: boolean
@@ -103,15 +106,15 @@ export interface SlotFacts {
   behindBytes: number
   /** The current reader. */
   reader: Reader | null
-  /** The decoding process is working, not waiting for another. */
+  /** Whether the decoding process is working rather than waiting. */
   decoding: boolean
   /** Changes when the server restarts, or loses its statistics in a crash. */
   serverStart: string
   /** Transactions decoded since the slot was created (PostgreSQL 14 and later); null after a reset. */
   decoded: number | null
-  /** The publication's oid, which differs for a recreated one; null when it is gone. */
+  /** The publication's oid, which changes if it is recreated; null if it does not exist. */
   publication: number | null
-  /** The oldest transaction that holds the slot back: it writes, or is prepared. Age in milliseconds. */
+  /** The oldest transaction that holds the slot back, because it has written or is prepared. */
   oldest: { pid: number | null; ageMs: number; application: string | null } | null
 }
 
@@ -124,13 +127,13 @@ interface Reader {
   since: string
 }
 
-/** Who reads a slot, in words. */
+/** Describes a slot's reader for people. */
 export function readerText({ pid, application, user, address, since }: Reader): string {
   const who = `${application ? `${application}, ` : ''}user ${user}`
   return `PID ${pid} (${who}${address ? `, from ${address}` : ''}), connected since ${since}`
 }
 
-/** Undefined when the slot does not exist. Needs only the migration user's privileges. */
+/** Reads the facts; undefined if the slot does not exist. Needs only the migration user's rights. */
 export async function readSlotFacts(
   db: Database,
   slot: string,
@@ -167,19 +170,19 @@ export async function readSlotFacts(
   return rows[0]
 }
 
-/** Why a migration can only be loaded again; undefined while its slot can stream. */
+/** Why the slot can no longer stream, so that the load must be repeated; undefined if it can. */
 export function slotLoss(slot: Pick<Slot, 'walStatus'> | undefined): 'slot.missing' | 'slot.wal-lost' | undefined {
   if (!slot) return 'slot.missing'
   return slot.walStatus === 'lost' ? 'slot.wal-lost' : undefined
 }
 
-/** Compares LSNs; `0/A` is before `1/0`. */
+/** An LSN as a number, for comparisons: `0/A` is before `1/0`. */
 export function lsnNumber(lsn: string): bigint {
   const [high, low] = lsn.split('/') as [string, string]
   return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)
 }
 
-/** Problems of slot and publication for a stream of exactly `tables`; empty without any. */
+/** Lists what is wrong with the slot and the publication for a stream of exactly these tables. */
 export async function slotProblems(
   db: Database,
   facts: { slot: string; publication: string; schema: string; tables: readonly string[]; cursor?: string },

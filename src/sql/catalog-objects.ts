@@ -8,7 +8,7 @@ const MEMBER = (catalog: string, oid: string) =>
 
 const OURS = "s.nspname = 'molt_actions'"
 
-/** With what only newer servers keep: ICU rules, the built-in provider. */
+/** Includes ICU rules and the built-in provider, which only newer servers have. */
 const COLLATIONS = `
   SELECT 'collation' AS kind, l.collname AS name, NULL AS table, 'CREATE COLLATION ' || quote_ident(n.nspname) || '.' || quote_ident(l.collname) || ' ('
           || CASE f->>'collprovider' WHEN 'c' THEN 'provider = libc, lc_collate = ' || quote_literal(l.collcollate) || ', lc_ctype = ' || quote_literal(l.collctype)
@@ -19,7 +19,7 @@ const COLLATIONS = `
      FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace, to_jsonb(l) f
     WHERE l.collnamespace = $1::oid AND NOT ${MEMBER('pg_collation', 'l.oid')} ORDER BY l.oid`
 
-/** Each has the columns kind, name, table and definition. */
+/** Queries that return the columns kind, name, table and definition. */
 const OBJECTS = [
   `SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END AS kind, c.relname AS name, NULL AS table,
           'CREATE ' || CASE c.relkind WHEN 'v' THEN 'VIEW ' ELSE 'MATERIALIZED VIEW ' END || c.oid::regclass
@@ -76,7 +76,7 @@ const OBJECTS = [
           || CASE k.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || k.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
           || CASE k.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END AS definition
      FROM pg_catalog.pg_cast k WHERE k.oid >= 16384 AND $1::oid IS NOT NULL AND NOT ${MEMBER('pg_cast', 'k.oid')}`,
-  // Of whatever form: of tables, of the schema, of all tables. MOLT's own is none of the application's.
+  // Publications of every form: of tables, of schemas, of all tables. MOLT's publication does not count.
   `SELECT 'publication' AS kind, p.pubname AS name, NULL AS table,
           'CREATE PUBLICATION ' || quote_ident(p.pubname) || ' FOR ' || CASE WHEN b.puballtables THEN 'ALL TABLES'
             ELSE 'TABLE ' || string_agg(quote_ident(p.schemaname) || '.' || quote_ident(p.tablename), ', ' ORDER BY p.tablename COLLATE "C") END AS definition
@@ -102,7 +102,7 @@ const OBJECTS = [
           || ' SET ' || split_part(c, '=', 1) || ' = ' || CASE WHEN c LIKE 'search_path=%' THEN substr(c, 13)
              WHEN s.name IS NULL THEN '-- value left out' ELSE quote_literal(substr(c, strpos(c, '=') + 1)) END AS definition
      FROM pg_catalog.pg_db_role_setting d CROSS JOIN LATERAL unnest(d.setconfig) c
-     -- An application keeps secrets in parameters of its own.
+     -- Custom parameters of an application may contain secrets.
      LEFT JOIN pg_catalog.pg_settings s ON lower(s.name) = lower(split_part(c, '=', 1)) AND strpos(s.name, '.') = 0
     WHERE $1::oid IS NOT NULL AND d.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())`,
   `SELECT 'security label' AS kind, l.objtype || ' ' || l.objname AS name, NULL AS table,
@@ -111,8 +111,8 @@ const OBJECTS = [
 ]
 
 /**
- * All other objects that the catalog records for the schema or its tables, by the server's name for their kind: base
- * types, operators, text search configurations, and kinds of newer servers that this reader does not know.
+ * All other objects that depend on the schema or its tables, with the server's name for their kind: base types,
+ * operators, text search configurations, and kinds of newer servers that this reader does not know.
  */
 const OTHERS = `
   SELECT DISTINCT i.type AS kind, i.identity AS name, NULL AS table, i.type || ' ' || i.identity AS definition
@@ -129,12 +129,12 @@ const OTHERS = `
      AND i.type NOT LIKE 'publication %'
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e')`
 
-/** CREATE statements of a schema's own collations, for PostgreSQL. */
+/** Reads the CREATE statements, for PostgreSQL, of a schema's collations. */
 export async function readCollations(read: Read): Promise<string[]> {
   return (await read(COLLATIONS)).map(({ definition }) => definition)
 }
 
-/** Views, code, security and all other objects of the schema; extensions and event triggers of the database. */
+/** Reads the schema's views, code, security and other objects, and the database's extensions and event triggers. */
 export async function readObjects(read: Read): Promise<SchemaObject[]> {
   const found = await read([...OBJECTS, OTHERS].map((sql) => `(${sql})`).join(' UNION ALL '))
   const key = ({ kind, table, name, definition }: SchemaObject) => JSON.stringify([kind, table ?? '', name, definition])

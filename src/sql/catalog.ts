@@ -4,10 +4,9 @@ import { readObjects } from './catalog-objects.ts'
 import { createComposite, createDomain, createEnum, createRange } from './ddl.ts'
 
 /*
- * A PostgreSQL schema with everything in its DDL, read in a fixed number of queries. Names and expressions are the
- * server's own text, printed with an empty search path: every name outside pg_catalog is qualified, so every user
- * gets the same text. Columns that only newer servers have are read through `to_jsonb`, which returns NULL for a
- * missing one.
+ * Reads a PostgreSQL schema completely, in a fixed number of queries. The server prints names and expressions with an
+ * empty search path, so every name outside pg_catalog is qualified, and every user gets the same text. Catalog columns
+ * that only newer servers have are read through `to_jsonb`, which gives NULL for a missing one.
  */
 
 const TYPE_NAME = `jsonb_build_object('text', pg_catalog.format_type(%t, %m), 'name', e.typname, 'schema', en.nspname,
@@ -59,7 +58,7 @@ const TABLES = `
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid AND m.deptype = 'e')
    ORDER BY c.relname COLLATE "C"`
 
-/** From every schema: a column's type, or a domain's base type, may be in another one. */
+/** Types of all schemas, because a column's type, or a domain's base type, may be in another schema. */
 const TYPES = `
   SELECT t.oid::int8::float8 AS oid, n.nspname AS schema, t.typname AS name, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' ELSE 'range' END AS kind,
          ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
@@ -125,7 +124,7 @@ const actionOf = (letter: string) =>
 const namesOf = (table: string, key: string) =>
   `ARRAY(SELECT a.attname::text FROM unnest(${key}) WITH ORDINALITY u(num, at) JOIN pg_catalog.pg_attribute a ON a.attrelid = ${table} AND a.attnum = u.num ORDER BY at)`
 
-/** Includes foreign keys from other schemas into this one. */
+/** Includes foreign keys in other schemas that reference this one. */
 const CONSTRAINTS = `
   SELECT n.nspname AS schema, t.relname AS table, k.conname AS name,
          CASE k.contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign key'
@@ -165,7 +164,7 @@ const COMMENTS = `
    ORDER BY 1, 2, 3`
 
 /**
- * Reads one schema. The transaction is read-only and sees a single state of the catalog.
+ * Reads one schema from a single snapshot, in a read-only transaction.
  * @returns undefined when `schema` does not exist
  * @throws the database's error
  */
@@ -182,7 +181,7 @@ export async function readCatalog(db: Database, schema: string): Promise<Catalog
   }
 }
 
-/** The same without objects and comments, and `oid`, the schema's. The caller's session must have an empty search path. */
+/** Reads the schema's oid and tables, without objects and comments. Requires a session with an empty search path. */
 export async function readDefinitions(
   db: Database,
   schema: string,

@@ -9,16 +9,16 @@ import { ident, literal, qualified } from '../runtime/database.ts'
 export interface ColumnDefinition {
   name: string
   type: string
-  /** As SQL names it; null for the type's own. */
+  /** SQL name of the collation; null for the type's default. */
   collation: string | null
   notNull: boolean
   default: string | null
   generated: { expression: string; kind: 'stored' | 'virtual' } | null
-  /** `options` are those of its sequence. */
+  /** `options` are the options of its sequence. */
   identity: { kind: 'always' | 'by default'; options: string } | null
 }
 
-/** With `buckets` null, the cluster chooses their number. */
+/** If `buckets` is null, the cluster chooses the number. */
 export interface HashSharding {
   buckets: number | null
 }
@@ -34,9 +34,9 @@ export interface TableDefinition {
   name: string
   columns: ColumnDefinition[]
   key: KeyDefinition | null
-  /** Conditions by name, enforced from the first row. */
+  /** Checks that are enforced from the first row. */
   checks: { name: string; condition: string }[]
-  /** What PostgreSQL alone has. */
+  /** Properties that only PostgreSQL has. */
   postgres?: {
     unlogged: boolean
     /** PARTITION BY's argument. */
@@ -52,7 +52,7 @@ export interface IndexDefinition {
   name: string
   unique: boolean
   method: 'btree' | 'inverted' | 'vector'
-  /** Each without its parentheses. */
+  /** Key columns and expressions, as they stand between the parentheses of CREATE INDEX. */
   columns: string[]
   storing: string[]
   where: string | null
@@ -86,7 +86,7 @@ export function createRange({ schema, name, range }: Type): string {
   return `CREATE TYPE ${qualified(schema, name)} AS RANGE (${range.join(', ')})`
 }
 
-/** `bare` leaves out the default and the checks, which may need functions that need the domain. */
+/** Writes CREATE DOMAIN. `bare` leaves out the default and the checks, because their functions may need the domain. */
 export function createDomain(domain: Type, bare = false): string {
   const { schema, name, base, collation, notNull, checks } = domain
   const parts = [
@@ -98,7 +98,7 @@ export function createDomain(domain: Type, bare = false): string {
   return parts.filter(Boolean).join(' ')
 }
 
-/** What a bare domain lacks. */
+/** Statements that add the default and the checks to a bare domain. */
 export function completeDomain({ schema, name, default: fallback, checks }: Type): string[] {
   const alter = `ALTER DOMAIN ${qualified(schema, name)}`
   const added = checks.map((each) => `${alter} ADD CONSTRAINT ${ident(each.name)} CHECK (${each.expression})`)
@@ -109,7 +109,6 @@ function collate(collation: Type['collation']): string {
   return collation ? ` COLLATE ${qualified(collation.schema, collation.name)}` : ''
 }
 
-/** The bounds say what the sequence's type said; CockroachDB refuses CYCLE. */
 export function createSequence(schema: string, sequence: Sequence): string {
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} ${sequenceOptions(sequence)}`
 }
@@ -118,7 +117,7 @@ export function createPostgresSequence(schema: string, sequence: Sequence): stri
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} AS ${sequence.type} ${postgresSequenceOptions(sequence)}`
 }
 
-/** The bounds replace the sequence's type; CockroachDB refuses CYCLE. */
+/** Options for CockroachDB: the bounds stand for the sequence's type, and CYCLE is left out because it is refused. */
 export function sequenceOptions({ start, increment, min, max, cache }: Sequence): string {
   return `INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max} START WITH ${start} CACHE ${cache}`
 }
@@ -202,12 +201,12 @@ export function addCheck(schema: string, table: string, name: string, condition:
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} CHECK (${condition}) NOT VALID`
 }
 
-/** As PostgreSQL's catalog prints the definition. */
+/** `definition` is as PostgreSQL's catalog prints it. */
 export function addConstraint(schema: string, table: string, name: string, definition: string): string {
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** NOT VALID, so that no lock waits for a scan; it is validated later. */
+/** Adds the key as NOT VALID, so that no lock is held during a scan. It is validated later. */
 export function addForeignKey(key: ForeignKeyDefinition): string {
   const { references: to } = key
   const actions = [

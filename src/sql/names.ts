@@ -1,7 +1,7 @@
 import type { TableName } from '../model/filter.ts'
 import { type Database, qualified } from '../runtime/database.ts'
 
-/** Every user table of every schema, including partitions. */
+/** Lists the user tables of all schemas, including partitions. */
 export async function readTableNames(db: Database): Promise<TableName[]> {
   const { rows } = await db.query(
     `SELECT n.nspname AS schema, c.relname AS name
@@ -14,13 +14,13 @@ export async function readTableNames(db: Database): Promise<TableName[]> {
   return rows
 }
 
-/** Whether a table holds any row, without counting them. */
+/** Whether a table has at least one row. */
 export async function holdsRows(db: Database, schema: string, table: string): Promise<boolean> {
   const { rows } = await db.query(`SELECT 1 FROM ${qualified(schema, table)} LIMIT 1`)
   return rows.length > 0
 }
 
-/** Estimated rows and bytes of a table, from the server's statistics, with its partitions. Only for progress. */
+/** Estimated rows and bytes of the tables with their partitions, from the server's statistics. Only for progress. */
 export async function estimateSize(
   db: Database,
   schema: string,

@@ -16,13 +16,13 @@ import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { ENUMS, type EnumRow, enumLabels } from './tables.ts'
 
 /*
- * Reads one schema in three round trips, however many tables it has. The target's queries are CockroachDB's SQL, and
- * also work on PostgreSQL. They avoid two traps (docs/cockroachdb.md): nullable booleans that are always NULL, so
- * each is tested with `IS NOT TRUE`; and `conkey`, whose column ids differ from attribute numbers after ALTER COLUMN
- * TYPE, so names of keys and foreign keys come from elsewhere.
+ * Reads one schema in three round trips, however many tables it has. The queries for the target are CockroachDB's SQL,
+ * and also work on PostgreSQL. They avoid two traps (docs/cockroachdb.md). Some booleans are always NULL, so all are
+ * tested with `IS NOT TRUE`. And the column ids in `conkey` differ from attribute numbers after ALTER COLUMN TYPE, so
+ * the columns of keys and foreign keys come from elsewhere.
  */
 
-/** Everything comparable about the tables of one schema. */
+/** Reads everything about a schema's tables that is compared. */
 export async function readSchema(db: Database, side: Side, name: string): Promise<Schema> {
   const of = (sql: string) => sql.replaceAll('$1', literal(name))
   const [columns, defaults, constraints, indexes, sequences, labels, ...more] = await queryAll(
@@ -61,8 +61,8 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
 const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE`
 
 /**
- * A table's columns come as one text with type numbers: ten thousand rows to read instead of a hundred thousand. The
- * few dozen types are read once.
+ * Returns a table's columns in one row, as texts with type oids: 10,000 tables give 10,000 rows instead of 100,000. The
+ * few dozen types are read separately.
  */
 const columnsSql = (side: Side) => `
   SELECT c.oid, c.relname AS table, c.relkind AS kind, json_agg(
@@ -75,7 +75,7 @@ const columnsSql = (side: Side) => `
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped IS NOT TRUE
    WHERE ${ONLY_TABLES} GROUP BY c.oid, c.relname, c.relkind ORDER BY c.relname`
 
-/** Reads these types, each with its modifier and, on the source, the column's collation. */
+/** Reads the given types, with their modifiers and, on the source, the columns' collations. */
 const typesSql = (side: Side, kinds: string) =>
   side === 'source'
     ? `
@@ -152,7 +152,7 @@ const PARTITIONS = `
     JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relispartition ORDER BY 1, 2`
 
-/** Every partition below a table of the schema, on the source. */
+/** Lists every partition of the schema's tables, on the source. */
 export async function readPartitions(db: Database, schema: string): Promise<{ root: string; name: string }[]> {
   return (await db.query(PARTITIONS, [schema])).rows
 }
@@ -162,8 +162,8 @@ const TARGET_CHECKS = `
     FROM information_schema.check_constraints WHERE constraint_schema = $1`
 
 /**
- * The constraint identifies the primary key's index. On the target, index names are read separately: on CockroachDB,
- * joining pg_class by an index's oid is a full scan per row (cockroachdb/cockroach#111047).
+ * On the target, index names are read separately: on CockroachDB, joining pg_class by an index's oid is a full scan per
+ * row (cockroachdb/cockroach#111047).
  */
 const indexesSql = (side: Side) =>
   side === 'source'
@@ -195,7 +195,7 @@ const INDEX_NAMES = `
     LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
    WHERE n.nspname = $1 AND i.relkind IN ('i', 'I')`
 
-/** An index that is being built or dropped is in pg_index but not here, so its definition stays empty. */
+/** Lacks indexes that are being built or dropped, although pg_index has them. Their definition stays empty. */
 const INDEX_DEFINITIONS = `
   SELECT tablename AS table, indexname AS name, indexdef AS definition FROM pg_catalog.pg_indexes WHERE schemaname = $1`
 
@@ -204,7 +204,7 @@ const SEQUENCES = `
          s.cycle, s.cache_size::text AS cache, t.relname AS table, a.attname AS column
     ${SEQUENCES_OF_SCHEMA}`
 
-/** Triggers and rules. On the source they run there, and the stream moves their effects. */
+/** Triggers and rules of the target. The source's are left out, because the stream moves their effects. */
 const ACTIONS = `
   SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, t.tgenabled::text AS definition
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -216,7 +216,7 @@ const ACTIONS = `
   ORDER BY 2, 3`
 
 type Row = QueryResultRow
-/** Table → column number → name. */
+/** Column names by table oid and column number. */
 type Names = Map<number, string[]>
 
 interface TableRow {
@@ -228,8 +228,8 @@ interface TableRow {
 }
 
 /**
- * `columns` maps numbers to the texts that COLUMN describes; a hundred thousand columns have a few thousand distinct
- * texts.
+ * A table's column numbers, and for each the text that {@link COLUMN} parses. 100,000 columns have a few thousand
+ * different texts.
  */
 type ReadTable = Omit<TableRow, 'columns'> & { attnums: number[]; columns: string[] }
 type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail' | 'collation'>
@@ -237,14 +237,14 @@ type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail' | 'collation'>
 /** Type with modifier and collation, NOT NULL, generated, identity, name. */
 const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
 
-/** Of a column, beside what its table tells. */
+/** Facts about a column that `columnsSql` does not return. */
 interface Extra {
   default: string | null
-  /** Set for the target's columns only. */
+  /** Only for columns of the target. */
   collation: string | null
 }
 
-/** By table and column. */
+/** By table and column name. */
 type Extras = Map<string, Map<string, Extra>>
 
 function separateColumns(intern: (text: string) => string): (row: TableRow) => ReadTable {
@@ -267,7 +267,7 @@ async function readTypes(
   const texts = new Set(tables.flatMap((table) => table.columns))
   const keys = new Set([...texts].map((text) => text.split(' ', 3).join(' ')))
   if (!keys.size) return new Map()
-  // Converted to numbers, so that nothing else can get into this statement.
+  // Converted to numbers, so that the statement cannot contain anything else.
   const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
   const { rows } = await db.query(typesSql(side, kinds.join(', ')))
   return new Map(
@@ -276,7 +276,7 @@ async function readTypes(
       {
         type,
         labels: labels.get(Number(key.split(' ')[0])) ?? null,
-        // The target's catalog has none for arrays.
+        // The target's catalog has no collation for arrays.
         collation: locale && !detail.array ? (localeOf(locale) ?? null) : null,
         ...(side === 'source' && { detail }),
       },
@@ -284,7 +284,7 @@ async function readTypes(
   )
 }
 
-/** Creates columns; identical ones share one object. */
+/** Returns a function that creates columns. Identical columns share one object. */
 function columnMaker(types: Map<string, ReadType>): (text: string, extra: Extra | undefined) => SchemaColumn {
   const known = new Map<string, SchemaColumn>()
   return (text, extra) => {
@@ -323,7 +323,7 @@ function extrasOf(rows: readonly Row[]): Extras {
   return found
 }
 
-/** Interns strings: a hundred thousand columns have only a few dozen types. */
+/** Interns strings, because 100,000 columns have only a few thousand different texts. */
 function interner(): (text: string) => string {
   const seen = new Map<string, string>()
   return (text) => {
@@ -334,7 +334,7 @@ function interner(): (text: string) => string {
   }
 }
 
-/** A column's name, which comes last in the text from `columnsSql`. */
+/** The column's name, which is last in the text from `columnsSql`. */
 const columnName = (text: string) => text.split(' ').slice(6).join(' ')
 
 function namesOf(tables: readonly ReadTable[]): Names {
@@ -347,7 +347,7 @@ function namesOf(tables: readonly ReadTable[]): Names {
   )
 }
 
-/** Columns of tables in other schemas that a foreign key connects with this one. */
+/** Reads the columns of tables in other schemas that a foreign key connects with this schema. */
 async function readOutside(db: Database, schema: string, constraints: readonly Row[]): Promise<Names> {
   const oids = constraints.flatMap((row) => [
     ...(row.schema === schema ? [] : [row.oid]),
@@ -385,7 +385,7 @@ function assemble(
   })
 }
 
-/** Key that joins an index of the target with its name, method and definition. */
+/** Adds name, method and definition to the target's indexes, and sorts them by table and name. */
 function nameIndexes(indexes: Row[], names: readonly Row[], definitions: readonly Row[]): void {
   const byOid = new Map(names.map((row) => [row.oid, row]))
   const defined = new Map(definitions.map(({ table, name, definition }) => [`${table}\n${name}`, definition]))
@@ -402,7 +402,7 @@ function compareNames(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0
 }
 
-/** Column names of a constraint of the target; the empty string for a column without a known name. */
+/** Column names of a target constraint. An empty string stands for a column whose name is unknown. */
 interface TargetKeys {
   own(row: Row): string[]
   referred(row: Row): string[]
@@ -430,7 +430,7 @@ function targetKeys(
         )
       return keyed.get(`${table}\n${name}`) ?? unnamed(key)
     },
-    // The referenced key may have a different order, and only the definition shows which column is meant.
+    // The order may differ from the referenced key's. Only the definition shows which column is meant.
     referred({ refOid, refKey, definition }) {
       const columns = referredColumns(definition ?? '')
       const known = new Set(nameOf.get(refOid))
@@ -449,7 +449,9 @@ function columnsBy(rows: readonly Row[], keyOf: (row: Row) => string): Map<strin
   return found
 }
 
-/** The second list of `FOREIGN KEY (a, "B") REFERENCES shop.t (x, "Y") ON DELETE CASCADE`. */
+/**
+ * Parses the referenced columns: `x` and `Y` in `FOREIGN KEY (a, "B") REFERENCES shop.t (x, "Y") ON DELETE CASCADE`.
+ */
 export function referredColumns(definition: string): string[] {
   const name = String.raw`(?:"(?:[^"]|"")*"|[^\s".,()]+)`
   const list = new RegExp(String.raw`\) REFERENCES ${name}(?:\.${name})*\s*\((${name}(?:\s*,\s*${name})*)\)`).exec(
@@ -464,7 +466,7 @@ function isUsers(column: string): boolean {
   return !OWN_COLUMN.test(column)
 }
 
-/** By name for the whole schema, because information_schema lacks the table. null when two share a name. */
+/** The checks' conditions by name, because information_schema lacks the table. null if checks of one name differ. */
 function conditionsOf(rows: Row[]): Map<string, string | null> {
   const found = new Map<string, string | null>()
   for (const { name, condition } of rows)
@@ -513,7 +515,7 @@ function toIndex(row: Row, nameOf: Names): Index {
 }
 
 /**
- * The hidden column of a hash-sharded index is not part of its key; that of an expression represents the expression.
+ * Replaces hidden columns of an index: drops the shard, and shows an expression as an empty string.
  */
 function shownColumn(name: string): string[] {
   if (SHARD_COLUMN.test(name)) return []

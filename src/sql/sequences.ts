@@ -1,9 +1,12 @@
 import { type Database, ident, literal, qualified, queryAll, unhurried } from '../runtime/database.ts'
 
-/** A sequence of the schema and the column that it feeds, if any. Values are text, because they exceed 2^53. */
+/** A sequence of the schema, and the column that it feeds, if any. Values can exceed 2^53. */
 export interface Sequence {
   name: string
-  /** The last value handed out; null before the first. */
+  /**
+   * The last generated value; null before the first. On a source, a sequence that was restarted, or starts past its
+   * bound, has the value before its next one.
+   */
   lastValue: bigint | null
   increment: bigint
   min: bigint
@@ -24,7 +27,9 @@ function rangeOf(type: string): { min: bigint; max: bigint } | null {
   return end === undefined ? null : { min: -end, max: end - 1n }
 }
 
-/** The sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if any. */
+/**
+ * Selects the sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if any.
+ */
 export const SEQUENCES_OF_SCHEMA = `
   FROM pg_catalog.pg_sequences s
   JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
@@ -34,7 +39,7 @@ export const SEQUENCES_OF_SCHEMA = `
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
  WHERE s.schemaname = $1 ORDER BY 1`
 
-/** Every sequence of a schema, including standalone ones. */
+/** Reads all sequences of a schema, including standalone ones. */
 export async function readSequences(db: Database, schema: string): Promise<Sequence[]> {
   const { rows } = await db.query(
     `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
@@ -54,6 +59,30 @@ export async function readSequences(db: Database, schema: string): Promise<Seque
   }))
 }
 
+/**
+ * Reads the sequences of a source. For an unused sequence, for example after `RESTART WITH`, pg_sequences shows no
+ * value, so all numbers before its next one count as used.
+ */
+export async function readSourceSequences(db: Database, schema: string): Promise<Sequence[]> {
+  const sequences = await readSequences(db, schema)
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relkind = 'S' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')`,
+    [schema],
+  )
+  const readable = new Set(rows.map(({ name }) => name))
+  const unused = sequences.filter(({ name, lastValue }) => lastValue === null && readable.has(name))
+  const firstOf = await readLast(
+    { db, schema },
+    unused.map(({ name }) => name),
+  )
+  return sequences.map((sequence) => {
+    const { name, increment, min, max } = sequence
+    const before = (firstOf.get(name) ?? (increment > 0n ? min : max)) - increment
+    return sequence.lastValue === null && before >= min && before <= max ? { ...sequence, lastValue: before } : sequence
+  })
+}
+
 /** One side of a migration, and the schema that is moved. */
 export interface Side {
   db: Database
@@ -61,8 +90,8 @@ export interface Side {
 }
 
 /**
- * The sequences of the source that the target must have: all except those of tables that are not moved, and of
- * columns that generate their own numbers on the target. `there` is the target's sequence of that name.
+ * Lists the source's sequences that the target must have: all except those of tables that are not moved, and of columns
+ * whose numbers the target generates without a sequence. `there` is the target's sequence of the same name.
  */
 export async function wantedSequences(
   source: Side,
@@ -71,7 +100,7 @@ export async function wantedSequences(
 ): Promise<{ sequence: Sequence; there: Sequence | undefined }[]> {
   const byName = new Map((await readSequences(target.db, target.schema)).map((sequence) => [sequence.name, sequence]))
   const found = []
-  for (const sequence of await readSequences(source.db, source.schema)) {
+  for (const sequence of await readSourceSequences(source.db, source.schema)) {
     const { name, table, column } = sequence
     const there = byName.get(name)
     if (table && !tables.includes(table)) continue
@@ -81,7 +110,7 @@ export async function wantedSequences(
   return found
 }
 
-/** CockroachDB's ways to number rows without a sequence. */
+/** Defaults that generate keys on CockroachDB without a sequence. */
 export const SELF_NUMBERING = /\b(unique_rowid|unordered_unique_rowid|gen_random_uuid|uuid_generate_v4)\(/
 
 async function numbersItself({ db, schema }: Side, table: string, column: string): Promise<boolean> {
@@ -93,7 +122,7 @@ async function numbersItself({ db, schema }: Side, table: string, column: string
   return SELF_NUMBERING.test(rows[0]?.text ?? '')
 }
 
-/** A sequence after it was set on the target: `value` counts as used, so the next one is beyond it. */
+/** A sequence that was set on the target. `value` counts as used, so the next number is beyond it. */
 export interface SequenceSet {
   name: string
   sourceValue: string | null
@@ -102,11 +131,11 @@ export interface SequenceSet {
 
 /**
  * Sets the target's sequences of `tables`, and standalone ones, beyond the source's value and the highest value in the
- * column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed
- * out meanwhile.
- * @param live the application already uses them: a sequence past all values is not touched, because setting it could
- * move it back behind numbers just handed out
- * @returns sequences that were set or are past all values, and what could not be set, in words
+ * column, plus `margin`, and reads each back. The fence stops writes but not `nextval`; the margin covers numbers that
+ * are generated meanwhile.
+ * @param live true if the application already uses the target: leaves alone sequences that are past all values, because
+ * setting one could move it back behind new numbers
+ * @returns sequences that were set or are past all values, and messages about those that could not be set
  */
 export function setSequences(
   source: Side,
@@ -115,7 +144,7 @@ export function setSequences(
   margin: bigint,
   live = false,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
-  // A column without an index is read in full.
+  // Without an index, reading the highest value scans the table.
   return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin, live)))
 }
 
@@ -133,14 +162,14 @@ async function setAll(
     wanted.flatMap(({ sequence, there }) => (there ? sequence : [])),
     ...[source, target],
   )
-  // Read after the rows, whose numbers were all handed out before.
+  // Read after the rows, so these values are past all of the rows' numbers.
   const drawing = live ? wanted.flatMap(({ there }) => (there && there.lastValue !== null ? there.name : [])) : []
   const drawnOf = await readLast(target, drawing)
   const waiting: { sequence: Sequence; value: bigint }[] = []
   for (const { sequence, there: other } of wanted) {
     const { name } = sequence
     if (!other) {
-      problems.push(`sequence ${name} is missing on the target. Create it there`)
+      problems.push(`the sequence ${name} is missing on the target. Create it there`)
       continue
     }
     const used = usedOf.get(name) ?? null
@@ -153,7 +182,7 @@ async function setAll(
     }
     const steps = margin > sequence.cache ? margin : sequence.cache
     const value = used === null ? null : standing(sequence, other, used, steps)
-    // A sequence that ends earlier on the target must have room for the whole margin.
+    // If the sequence ends earlier on the target than on the source, it must have room for the whole margin.
     const shorter = used !== null && numbersLeft(other, used) < numbersLeft(sequence, used)
     const wanted = shorter && !sequence.cycle ? used + steps * sequence.increment : value
     const unfit = unfitSequence(sequence, other, target.schema, used, wanted)
@@ -174,13 +203,13 @@ async function setAll(
   for (const { sequence, value } of waiting) {
     const back = backOf.get(sequence.name) as bigint
     if (sequence.cycle ? back !== value : furthest(sequence, back, value) !== back)
-      problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
+      problems.push(`the sequence ${sequence.name} was set to ${value} on the target, but its value reads ${back}`)
     set.push({ name: sequence.name, sourceValue: textOf(sequence.lastValue), value: value.toString() })
   }
   return { set, problems }
 }
 
-/** The target sequence's new value: as far beyond `used` as still leaves one more number. */
+/** The target sequence's new value: up to `steps` beyond `used`, with at least one number left. */
 function standing(sequence: Sequence, other: Sequence, used: bigint, steps: bigint): bigint {
   const { increment } = other
   const left = numbersLeft(other, used)
@@ -190,7 +219,7 @@ function standing(sequence: Sequence, other: Sequence, used: bigint, steps: bigi
   return furthest(sequence, used + fits * increment, other.lastValue)
 }
 
-/** How many numbers a sequence and its column have left beyond `used`. */
+/** How many numbers beyond `used` a sequence and its column have left. */
 export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigint): bigint {
   const [top, bottom] = [holds && holds.max < max ? holds.max : max, holds && holds.min > min ? holds.min : min]
   const left = increment > 0n ? (top - used) / increment : (used - bottom) / -increment
@@ -199,7 +228,7 @@ export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigi
 
 const textOf = (value: bigint | null) => value?.toString() ?? null
 
-/** The problem, and its fix as an imperative. */
+/** A problem, and its fix as an imperative. */
 export interface Unfit {
   what: string
   fix: string
@@ -208,9 +237,11 @@ export interface Unfit {
 export const unfitText = ({ what, fix }: Unfit) => `${what}. ${fix}`
 
 /**
- * Why the target's sequence cannot continue where the source's ends; undefined when it can. Otherwise the next INSERT
- * on the target would fail, or get a number that a row already has.
- * @param used the last used value; `value` is the target sequence's new one
+ * Finds out whether the target's sequence can continue where the source's ends. If not, the next INSERT on the target
+ * would fail, or get a number that is already in use.
+ * @param used the last used value
+ * @param value the target sequence's new value
+ * @returns undefined if it can continue
  */
 export function unfitSequence(
   sequence: Sequence,
@@ -224,7 +255,7 @@ export function unfitSequence(
   const { increment, min, max } = sequence
   if (increment > 0n !== other.increment > 0n)
     return {
-      what: `the sequence ${name} counts by ${other.increment} on the target and by ${increment} on the source`,
+      what: `the sequence ${name} counts by ${other.increment} on the target, but by ${increment} on the source`,
       fix: `Run \`${alter} INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max}\` on the target.`,
     }
   if (used === null || value === null) return undefined
@@ -246,14 +277,15 @@ export function unfitSequence(
 }
 
 /**
- * Sequence name → its furthest value, in the source's sequence or in the column's rows on these sides. Two round
- * trips per side, however many sequences there are.
+ * Reads each sequence's furthest value, from the source's sequence and from the column on the given sides. Takes two
+ * round trips per side, however many sequences there are.
+ * @returns the values by sequence name
  */
 export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[]): Promise<Map<string, bigint | null>> {
   const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
   return new Map(
     sequences.map((sequence) => {
-      // It has cycled: rows beyond its value belong to an earlier round.
+      // A cycling sequence may have started over: rows beyond its value can be from an earlier round.
       if (sequence.cycle && sequence.lastValue !== null) return [sequence.name, sequence.lastValue]
       const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
       const known = values.filter((value) => value !== null)
@@ -263,8 +295,8 @@ export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[])
 }
 
 /**
- * The furthest number in each sequence's column. Skips missing tables and columns, which other checks report, and
- * text columns, which a sequence can own too: their values are not numbers, and belong to the customer.
+ * Reads the furthest number in each sequence's column. Skips missing tables and columns, which other checks report.
+ * Also skips text columns, which can own a sequence too: their values are customer data, not numbers.
  */
 async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): Promise<Map<string, bigint>> {
   const fed = sequences.filter(({ table, column }) => table && column)
@@ -287,14 +319,14 @@ async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): P
     }),
   )
   for (const [at, { name }] of asked.entries()) {
-    // A numeric may have decimals, or be NaN.
+    // A numeric value can have decimals or be NaN.
     const whole = /^-?\d+(?=\.|$)/.exec(results[at]?.[0]?.value ?? '')?.[0]
     if (whole !== undefined) found.set(name, BigInt(whole))
   }
   return found
 }
 
-/** The further value in the sequence's direction; a sequence is never set back. */
+/** The value that is further in the sequence's direction. */
 function furthest(sequence: Sequence, a: bigint, b: bigint | null): bigint {
   if (b === null) return a
   return a > b === sequence.increment > 0n ? a : b
@@ -305,7 +337,7 @@ function clamp(value: bigint, sequence: Sequence): bigint {
   return value < sequence.min ? sequence.min : value
 }
 
-/** The last values of these sequences, in one round trip. */
+/** Reads the last values of these sequences, in one round trip. */
 async function readLast({ db, schema }: Side, names: readonly string[]): Promise<Map<string, bigint>> {
   const results = await queryAll(
     db,

@@ -13,6 +13,7 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
+/** Reads the secondary indexes, checks, foreign keys and column parts of a schema. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   return structureOf(await readSchema(db, side, name))
 }
@@ -49,7 +50,7 @@ export function structureOf(schema: Schema): Structure {
   }
 }
 
-/** An identity and a default that draws from a sequence are one: which sequence it is, is compared with the sequences. */
+/** An identity and a default from a sequence give the same part. The sequence itself is compared elsewhere. */
 function partsOf({ default: text, generated, identity, notNull, collation }: SchemaColumn) {
   const parts: Omit<Structure['columnParts'][number], 'table' | 'column'>[] = []
   if (generated && text !== null) parts.push({ part: 'generated value', form: formOf(text), text })
@@ -70,14 +71,14 @@ function constraintForm({ kind, columns, condition, definition, references }: Sc
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
-  // In any order, but each column with its own.
+  // The order of the pairs does not matter.
   const pairs = columns.map((column, at) => `${column} to ${references.columns[at]}`).toSorted()
   return `(${pairs.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
 }
 
 const NUMBERED = '(numbered)'
 
-/** The comparison of sequences covers which one feeds a column. */
+/** Treats all defaults that generate numbers as equal. The comparison of sequences covers the details. */
 export function defaultForm(text: string): string {
   const form = formOf(text)
   return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
@@ -87,12 +88,12 @@ export function formOf(expression: string): string {
   return expressionForm(expression) ?? squeezed(expression)
 }
 
-/** For expressions that cannot be parsed: the text without white space, parentheses and letter case. */
+/** Fallback for expressions that cannot be parsed: drops white space, parentheses and letter case. */
 function squeezed(text: string): string {
   return text.toLowerCase().replace(/[\s()]+/g, '')
 }
 
-/** For every sequence of the source: its next value on the target, and the values already used. */
+/** Reads the next value on the target, and the furthest used value, of each sequence of the source. */
 export async function readSequenceStates(
   source: Side,
   target: Side,
@@ -104,7 +105,7 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
-  // After the used values: an application that writes to the target advances its sequences all the time.
+  // Read after the used values, because an application that writes to the target keeps advancing its sequences.
   const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
@@ -114,7 +115,7 @@ export async function readSequenceStates(
       name,
       table,
       increment,
-      // A cycling sequence starts over, so none counts as behind.
+      // A cycling sequence starts over, so it is never behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),

@@ -1,7 +1,7 @@
 import type { Column, Table } from '../model/tables.ts'
 import { type Database, ident, literal, queryAll } from '../runtime/database.ts'
 
-/** Columns that CockroachDB adds automatically. They exist on one side only and contain no user data. */
+/** Columns that CockroachDB adds. They exist on one side only, and contain no user data. */
 const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
 const COLUMNS = `
@@ -14,7 +14,7 @@ const COLUMNS = `
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE
    ORDER BY c.relname, a.attnum`
 
-/** From the index, not from the constraint; see docs/cockroachdb.md. */
+/** Reads keys from the index rather than the constraint, for the reason in docs/cockroachdb.md. */
 const KEYS = `
   SELECT x.indrelid AS oid, x.indkey::text AS key
     FROM pg_catalog.pg_index x
@@ -22,7 +22,7 @@ const KEYS = `
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE x.indisprimary AND n.nspname = $1`
 
-/** The labels of every enum, in their order. */
+/** Selects the labels of every enum, in order. */
 export const ENUMS = 'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder'
 
 export interface EnumRow {
@@ -31,8 +31,8 @@ export interface EnumRow {
 }
 
 /**
- * Every base table of a schema (partitioned ones as one), with columns and key, in one round trip. Uses only what
- * both PostgreSQL's and CockroachDB's `pg_catalog` have.
+ * Reads the tables of a schema with columns and key, in one round trip. A partitioned table counts as one. Uses only
+ * columns that `pg_catalog` has on both PostgreSQL and CockroachDB.
  */
 export async function readTables(db: Database, schema: string): Promise<Table[]> {
   const [columns = [], keys = [], enums = []] = await queryAll(
@@ -66,7 +66,7 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
   })
 }
 
-/** Tables with row-level security, for whatever role. */
+/** Lists the tables with row-level security, whichever roles it applies to. */
 export async function readSecuredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -77,8 +77,8 @@ export async function readSecuredTables(db: Database, schema: string, tables: re
 }
 
 /**
- * Tables with rows that row-level security hides from this role. Uses only the catalog, which both servers have: the
- * function for this, and the setting that turns it into an error, exist only on PostgreSQL.
+ * Lists the tables with row-level security that applies to this role. Reads the catalog, because `row_security_active`
+ * and the setting `row_security` exist only on PostgreSQL.
  */
 export async function readFilteredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const secured = await db.query(
@@ -98,7 +98,9 @@ export async function readFilteredTables(db: Database, schema: string, tables: r
   return rows.map(({ name }) => name)
 }
 
-/** `pg_roles` of CockroachDB before 25.3 never shows it (cockroachdb/cockroach#146228); SHOW ROLES does. */
+/**
+ * Reads BYPASSRLS from SHOW ROLES: before 25.3, CockroachDB's `pg_roles` never shows it (cockroachdb/cockroach#146228).
+ */
 async function bypassesRowSecurity(db: Database): Promise<boolean> {
   const { rows: server } = await db.query('SELECT version() AS version')
   const [, major = 0, minor = 0] = (/^CockroachDB\b.*? v(\d+)\.(\d+)/.exec(server[0].version) ?? []).map(Number)
@@ -107,7 +109,7 @@ async function bypassesRowSecurity(db: Database): Promise<boolean> {
   return /\bBYPASSRLS\b/i.test(rows[0]?.options ?? '')
 }
 
-/** The exact number of rows of one table. */
+/** Counts the rows of one table. */
 export async function countRows(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(`SELECT count(*) AS rows FROM ${ident(schema)}.${ident(table)}`)
   return Number(rows[0].rows)
@@ -118,7 +120,7 @@ function toColumn(row: Omit<Column, 'labels'> & { typeOid: number }, labels: Map
   return { name, type, notNull, generated, identityAlways, labels: labels.get(row.typeOid) ?? null }
 }
 
-/** The labels of every enum in their order, by type oid. */
+/** Groups enum labels by the oid of the type, in order. */
 export function enumLabels(rows: readonly EnumRow[]): Map<number, string[]> {
   const labels = new Map<number, string[]>()
   for (const { type, label } of rows) labels.set(type, [...(labels.get(type) ?? []), label])

@@ -2,7 +2,7 @@ import type { Schema } from '../model/schema.ts'
 import { type Database, qualified, queryAll } from '../runtime/database.ts'
 
 /**
- * The target's schema with the triggers of these tables. `pg_trigger` is empty on CockroachDB 24.3 to 25.2 although
+ * Adds the triggers of these tables to the target's schema. `pg_trigger` is empty on CockroachDB 24.3 to 25.2 although
  * triggers exist (cockroachdb/cockroach#147248), so SHOW TRIGGERS runs for each table, all in one round trip.
  */
 export async function withTriggers(db: Database, schema: Schema, tables: readonly string[]): Promise<Schema> {
@@ -29,7 +29,7 @@ export async function withTriggers(db: Database, schema: Schema, tables: readonl
 /** The fence's trigger on each table of the source. */
 const OURS = 'molt_actions_fence'
 
-/** Triggers of these tables except ours, ordered by table and name. */
+/** Lists triggers of these tables except ours. */
 async function readTriggers(
   db: Database,
   schema: string,
@@ -37,7 +37,7 @@ async function readTriggers(
 ): Promise<{ table: string; name: string }[]> {
   const { rows } = await db.query('SELECT version() AS version')
   if (hidesTriggers(rows[0].version)) {
-    // Skips a missing table, which other checks report; SHOW would fail with 42P01.
+    // SHOW fails with 42P01 for a missing table, which other checks report.
     const present = await db.query(
       `SELECT c.relname AS table FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p')`,
@@ -59,7 +59,7 @@ async function readTriggers(
   return found.filter(({ table }) => tables.includes(table))
 }
 
-/** Triggers of the source that the target lacks: `prepare` asks for them to be dropped before the load. */
+/** Lists the source's triggers that the target lacks, because `prepare` allows no triggers there before the load. */
 export async function missingTriggers(
   source: { db: Database; schema: string },
   target: { db: Database; schema: string },

@@ -1,3 +1,5 @@
+import { byName } from '../model/records.ts'
+
 /** One JSON line of `molt`. Unknown fields are kept: the tools change every month. */
 export interface MoltEvent {
   level?: string
@@ -64,7 +66,7 @@ export interface Unknowns {
 const UNKNOWN_LIMIT = 50
 
 export function noUnknowns(): Unknowns {
-  return { messages: {}, chatter: 0, broken: 0 }
+  return { messages: byName(), chatter: 0, broken: 0 }
 }
 
 export function countUnknown(unknowns: Unknowns, message: string): void {

@@ -1,3 +1,4 @@
+import { byName } from '../model/records.ts'
 import { exactFilter } from '../model/tables.ts'
 import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
@@ -267,12 +268,12 @@ export function emptyAccount(schema = 'public'): FetchAccount {
     matched: [],
     skipped: [],
     notes: [],
-    tables: {},
+    tables: byName(),
     exportedRows: 0,
     importedRows: 0,
     exportsFinished: 0,
     importsFinished: 0,
-    tokens: {},
+    tokens: byName(),
     errors: [],
     unknown: noUnknowns(),
   }

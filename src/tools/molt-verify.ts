@@ -1,3 +1,4 @@
+import { byName, own } from '../model/records.ts'
 import { exactFilter } from '../model/tables.ts'
 import { someOf } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
@@ -229,14 +230,14 @@ function countDefinition(account: VerifyAccount, event: MoltEvent): void {
 
 function countRow(account: VerifyAccount, event: MoltEvent, kind: RowKind): void {
   const name = tableOf(account, event)
-  const table: TableRows = account.rows.get(name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  const table: TableRows = account.rows.get(name) ?? { rows: [], told: 0, columns: byName(), classes: {} }
   account.rows.set(name, table)
   table.told++
   const [here, there] = [valuesOf(event.source_values), valuesOf(event.target_values)]
   const columns = kind === 'mismatch' ? Object.keys(here) : []
   for (const column of columns) {
     table.columns[column] = (table.columns[column] ?? 0) + 1
-    const difference = classify(here[column], there[column])
+    const difference = classify(here[column], own(there, column))
     table.classes[difference] = (table.classes[difference] ?? 0) + 1
   }
   if (table.rows.length < KEPT_ROWS)

@@ -1,4 +1,4 @@
-// `npm run adopt`: the files it writes for each kind of team.
+// `npm run adopt`: the files that it writes for each kind of team.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,7 +19,7 @@ const given: Adoption = {
 const folder = mkdtempSync(join(tmpdir(), 'adopt-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-/** Every `uses` of a workflow, of jobs and of steps. */
+/** Every `uses` in a workflow's jobs and steps. */
 function uses(text: string): string[] {
   const jobs = Object.values(parse(text).jobs) as { uses?: string; steps?: { uses?: string }[] }[]
   return jobs.flatMap((job) => [job.uses, ...(job.steps ?? []).map((step) => step.uses)]).filter((each) => each != null)
@@ -37,16 +37,19 @@ test.each([
     const ours = uses(text).filter((each) => each.startsWith('acme/'))
     expect(ours.length, path).toBeGreaterThan(0)
     for (const each of ours) expect(each).toMatch(new RegExp(`^acme/molt-actions(/[\\w./-]+)?@${COMMIT}$`))
-    // No path of our checkout, which a team does not have.
+    // Teams do not have the paths of this checkout.
     expect(uses(text).filter((each) => /^[.$]\//.test(each))).toEqual([])
   }
   expect(files.get('molt-actions.yml')).toContain('s3://acme-molt/shop')
+  // Editors read the schema only from this form of the first line.
+  const schema = `https://raw.githubusercontent.com/acme/molt-actions/${COMMIT}/docs/config.schema.json`
+  expect(files.get('molt-actions.yml')?.split('\n')[0]).toBe(`# yaml-language-server: $schema=${schema}`)
   expect(files.get('.github/workflows/rehearse.yml')).toContain(given.postgresImage)
   expect(files.get('.github/workflows/rehearse.yml')).toContain(given.cockroachImage)
 })
 
 test.each([false, true])(
-  'a second person types the hash when required reviewers are not available (caller: %s)',
+  'a second person types the hash if required reviewers are not available (caller: %s)',
   (caller) => {
     const path = '.github/workflows/migrate.yml'
     const plain = adoptedFiles({ ...given, caller }).get(path) as string

@@ -1,4 +1,4 @@
-/** The comparison after the commit alone: reads the target as of a time, with skewed clocks. */
+/** The comparison after the commit: reads the target as of a time, with skewed clocks. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { retentionNeeded } from '../../src/actions/cutover/retention.ts'
@@ -13,7 +13,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 let servers: Servers
 let source: pg.Client
 let target: pg.Client
-/** Bypasses all rules of the server. */
+/** Connection to the PostgreSQL behind, which bypasses the server's rules. */
 let behind: pg.Client
 
 beforeAll(async () => {
@@ -65,7 +65,7 @@ test('finds rows lost before that time, and ignores later writes', async () => {
   })
 })
 
-test('proves by the heartbeat that the drain was applied and that the time is not earlier', async () => {
+test('proves from the heartbeat that the drain was applied and that the time is not too early', async () => {
   expect(await readCommitTime(target, 'public', 7)).toMatchObject({ drained: true })
   expect(await readCommitTime(target, 'public', 8)).toMatchObject({ drained: false })
   await target.query(`UPDATE ${HEARTBEAT} SET beat = 8`)
@@ -75,7 +75,7 @@ test('proves by the heartbeat that the drain was applied and that the time is no
   expect(await readCommitTime(behind, 'public', 8)).toBeUndefined()
 })
 
-test('ignores a row whose last version is slightly later than the time', () => {
+test('ignores a row last written slightly after that time', () => {
   const digest = (rows: [TableDigest['rows'][number]['kind'], string][]): TableDigest => ({
     name: 'orders',
     sourceRows: 10,
@@ -95,7 +95,7 @@ test('ignores a row whose last version is slightly later than the time', () => {
   ])
   expect(inBoth(first, digest([]))).toBeUndefined()
   expect(inBoth(first, digest([['mismatch', '4']]))).toBeUndefined()
-  // The application rewrote the lost row, which still counts as lost.
+  // The application wrote the lost row again, but the row still counts as lost.
   expect(
     inBoth(
       first,
@@ -111,7 +111,7 @@ test('ignores a row whose last version is slightly later than the time', () => {
   expect(plusMaxOffset('1700000000900000000.0000000012')).toBe('1700000001400000000.0000000000')
 })
 
-test('reads how long each table keeps history', async () => {
+test('reads how long each table keeps its history', async () => {
   expect(retentionNeeded(0)).toBe(900)
   expect(retentionNeeded(3_600_000)).toBe(900 + 3 * 3600)
   expect(await readRetention(target, 'shop')).toBe(14_400)

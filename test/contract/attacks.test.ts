@@ -1,4 +1,4 @@
-// Attacks and accidents by someone with write access to a branch, against the workflows that people copy. Each must
+// Attacks and accidents by a person with write access to a branch, against the workflows that people copy. Each must
 // fail. The last tests compare docs/threat-model.md with the files.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -32,7 +32,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** `do: require`, as the first job of migrate.yml runs it. */
+/** Runs the gate with `do: require`, as the first job of migrate.yml does. */
 function gate(inputs: Record<string, string>): Promise<JobResult> {
   const asked = { do: 'require', environment: 'cutover', 'secrets-environment': 'migration', token: TOKEN }
   return runAction({
@@ -46,7 +46,7 @@ function gate(inputs: Record<string, string>): Promise<JobResult> {
 }
 
 describe('1. the person who starts a run turns the gate off', () => {
-  /** Fields that a form can have. None weakens an approval. */
+  /** Fields that a form can have. None of them weakens an approval. */
   const FORM: Record<string, string[]> = {
     'examples/migrate-caller.yml': [
       'migration',
@@ -88,7 +88,7 @@ describe('1. the person who starts a run turns the gate off', () => {
     'runner',
     'token',
   ]
-  test.each(forms)('%s takes environment and approval from literals', (_, workflow) => {
+  test.each(forms)('%s sets environment and approval as literals', (_, workflow) => {
     for (const job of Object.values(workflow.jobs)) {
       const places = [job.environment, job['runs-on'], ...[job, ...(job.steps ?? [])].flatMap(policyOf)]
       for (const place of places.filter((each) => each !== undefined))
@@ -148,19 +148,19 @@ describe('3. a branch reads the production URLs', () => {
     ['any branch', anyBranch],
     ['the pattern *', limited(['main', '*'])],
     ['the pattern **/*', limited(['**/*'])],
-  ])('refuses an environment that admits %s', async (_, environment) => {
+  ])('refuses an environment that allows %s', async (_, environment) => {
     github.others.set('migration', environment)
     const ended = await gate({})
     expect(words(ended)).toMatch(/`migration` accepts any branch/)
     expect(ended.conclusion).toBe('failure')
   })
 
-  test('also refuses such an environment for the reviewers', async () => {
+  test('refuses such an environment for the reviewers too', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
     expect(words(await gate({}))).toMatch(/`cutover` accepts any branch/)
   })
 
-  test('accepts an environment that admits only the default branch', async () => {
+  test('accepts an environment that allows only the default branch', async () => {
     expect((await gate({})).conclusion).toBe('success')
   })
 
@@ -225,7 +225,7 @@ describe('6. GitHub fails once, or limits the request rate', () => {
     github.failures = [{ status: 502 }, 'reset']
     expect((await gate({})).conclusion).toBe('success')
   })
-  test('a follower polls once per minute', () => {
+  test('a follower polls once a minute', () => {
     const { inputs } = specs.find(({ name }) => name === 'replicate') ?? { inputs: {} }
     expect(inputs).toMatchObject({ 'approval-poll': { fallback: '60s' } })
   })
@@ -235,7 +235,7 @@ describe('7. an output vanishes because a secret has a common value', () => {
   const { jobs } = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
   const all = workflows.flatMap(([path, { jobs }]) => Object.entries(jobs).map(([id, job]) => [path, id, job] as const))
 
-  test.each(all.filter(([, , job]) => job.if))('%s: %s branches on what an output is not', (_, __, job) => {
+  test.each(all.filter(([, , job]) => job.if))('%s: %s tests an output only with `!=`', (_, __, job) => {
     expect(job.if).not.toMatch(/\.outputs\.[\w-]+ ==|==\s*needs\.[\w-]+\.outputs/)
   })
 
@@ -274,7 +274,7 @@ describe('10. a runner does not support `$/`', () => {
     const parts = [...text.matchAll(/uses: OWNER\/REPO\/actions\/([a-z]+)@0{40}$/gm)].map(([, name]) => name)
     expect(parts).toEqual([...read('action.yml').matchAll(/uses: \$\/actions\/([a-z]+)$/gm)].map(([, name]) => name))
   })
-  test.each(copied)('%s refers to none of its actions by `$/`', (path) => {
+  test.each(copied)('%s names no action by `$/`', (path) => {
     expect(read(path).replace(/^ *#.*$/gm, '')).not.toMatch(/uses: \$\//)
   })
 })
@@ -286,7 +286,7 @@ test.each(workflows)('%s pins images by digest', (_, workflow) => {
   for (const job of Object.values(workflow.jobs)) {
     expect(job).not.toHaveProperty('container')
     expect(job).not.toHaveProperty('services')
-    // Images from repository variables: a step of the job refuses one without a digest.
+    // Images from repository variables: a step of the job refuses an image without a digest.
     if (job.steps?.some(({ run }) => run?.includes('@sha256:[0-9a-f]{64}$ ]] ||')))
       names.push('POSTGRES_IMAGE', 'COCKROACH_IMAGE')
     for (const { run = '' } of job.steps ?? [])
@@ -320,7 +320,7 @@ describe('docs/threat-model.md', () => {
     expect(environments).toBe(named.map((name) => `\`${name}\``).join(', ') || 'in the called workflow')
     expect(started).toBe(triggers(workflow).sort().join(', '))
   })
-  test('lists the third-party actions that run in our jobs', () => {
+  test('lists the third-party actions that run in the jobs', () => {
     const uses = [...own, ...copied].flatMap((path) => [...read(path).matchAll(/uses: actions\/([\w-]+)@/g)])
     const [, listed = ''] = /only (checkout[^|]*) \|/.exec(text) ?? []
     for (const name of new Set(uses.map(([, name = '']) => name))) expect(listed.split(/, | and /)).toContain(name)

@@ -9,7 +9,7 @@ export const REPO = resolve(import.meta.dirname, '../..')
 
 export interface BundleRun {
   code: number | null
-  /** Both streams, in order of arrival. */
+  /** Standard output and standard error, in order of arrival. */
   log: string
   /** The log as GitHub shows it, without the workflow commands that set masks. */
   shown: string
@@ -17,7 +17,7 @@ export interface BundleRun {
   outputs: Record<string, string>
   state: Record<string, string>
   summary: string
-  /** Files that the action left in RUNNER_TEMP. */
+  /** Files left in RUNNER_TEMP. */
   left: string[]
 }
 
@@ -27,7 +27,7 @@ export interface BundleOptions {
   env?: Record<string, string>
 }
 
-/** Runs `dist/<name>.cjs` in its own process with the variables of GitHub's runner, and no other. */
+/** Runs `dist/<name>.cjs` in its own process with only the variables of GitHub's runner. */
 export async function runBundle(name: string, options: BundleOptions = {}): Promise<BundleRun> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-bundle-'))
   const temp = join(folder, 'temp')
@@ -83,12 +83,12 @@ export async function runBundle(name: string, options: BundleOptions = {}): Prom
   }
 }
 
-/** The text of an `::error::` line, with GitHub's escapes decoded. */
+/** The message of an `::error::` line, with GitHub's escapes decoded. */
 function messageOf(line: string): string {
   return line.slice('::error::'.length).replaceAll('%0A', '\n').replaceAll('%0D', '\r').replaceAll('%25', '%')
 }
 
-/** A listener that counts connections and never answers: a database that must not be touched. */
+/** Starts a listener that counts connections and never answers: a database that must not be touched. */
 export async function startSilentServer(): Promise<{
   port: number
   connections(): number

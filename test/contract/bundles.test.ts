@@ -1,4 +1,4 @@
-// Runs every committed bundle as GitHub does: in its own process, on this Node and on a real Node 24.
+// Runs every committed bundle as GitHub does: in its own process, on this Node.js and on a real Node 24.
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -60,11 +60,11 @@ function programs(moltSays: string): string {
   return dir
 }
 
-test('a Node 24 is there', () => {
+test('finds a Node 24', () => {
   if ('missing' in node24 && node24.required) expect.fail(node24.missing)
 })
 
-test('the two Nodes have different versions', async ({ skip }) => {
+test('the two Node versions differ', async ({ skip }) => {
   if ('missing' in node24) return skip(node24.missing)
   const { stdout } = await execa(node24.path, ['--version'])
   expect(stdout).toMatch(/^v24\./)
@@ -81,7 +81,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
   beforeEach(({ skip }) => skip(missing !== undefined, missing?.missing))
 
   test.each(specs)(
-    '$name prints its name first; a missing input is a single error, and nothing is touched',
+    '$name prints its name first, and reports a missing input as the only error before it connects',
     async ({ name, inputs }) => {
       const before = server.connections()
       const required = Object.keys(inputs).find((input) => inputs[input]?.required)
@@ -119,14 +119,14 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(all).toContain('unknown flag: --fast')
   })
 
-  test('prints the first line in time', async () => {
-    // Twice the limit that `npm run bench:startup` checks, because other tests run at the same time.
+  test('prints its first line in time', async () => {
+    // Twice the limit of `npm run bench:startup`, because other tests run at the same time.
     const { empty, first } = await measureStartup(5, ['fence'], node)
     expect((first.fence as number) / empty).toBeLessThan(1.5 * LIMIT)
   })
 })
 
-describe('independent of the Node version', () => {
+describe('on any Node version', () => {
   const node = 'path' in node24 ? node24.path : process.execPath
 
   const choices = specs.flatMap(({ name, inputs }) =>
@@ -136,7 +136,7 @@ describe('independent of the Node version', () => {
       )
       .slice(0, 1),
   )
-  test.each(choices)('%s: an invalid %s is refused with the allowed values', async (name, input, allowed) => {
+  test.each(choices)('%s: refuses an invalid %s and names the allowed values', async (name, input, allowed) => {
     const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
     expect(run.errors).toHaveLength(1)
     expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid. Set it to one of \`${allowed}\``)
@@ -173,7 +173,7 @@ describe('independent of the Node version', () => {
       `postgresql://app:${PASSWORD}${character}tail@db.example.org/shop`,
       `"${character}"`,
     ]),
-  ])('reports a URL with %s in one line with the fix, and does not echo it', async (_, value, fix) => {
+  ])('reports a URL with %s in one line with the fix, without echoing it', async (_, value, fix) => {
     const run = await runBundle('fence', { node, inputs: { ...sound(), source: value as string } })
     expect(run.code).toBe(1)
     expect(run.errors).toHaveLength(1)
@@ -222,7 +222,7 @@ describe('independent of the Node version', () => {
     ['fetch: { mode: direct-copy }', '', /its sslmode is disable/],
     ['fetch: { mode: direct-copy }', 'use-copy', /`use-copy` moves rows through files/],
     ['fetch: { local-path: /tmp }', '', /its sslmode is disable/],
-  ])('prepare checks the settings of the load before it touches anything: %s %s', async (text, mode, message) => {
+  ])("prepare checks the load's settings before it changes anything: %s %s", async (text, mode, message) => {
     const inputs = { ...sound(), 'allow-insecure': '', config: file('load.yml', text), 'check-load': 'true', mode }
     const run = await runBundle('prepare', { node, inputs })
     expect(run.errors[0]).toMatch(message)
@@ -238,7 +238,7 @@ describe('independent of the Node version', () => {
       ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
       ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
       ['a secret in clear', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
-    ])('%s is one line', async (_, text, place, code) => {
+    ])('reports %s in one line', async (_, text, place, code) => {
       const config = file('wrong.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })
       expect(run.code).toBe(1)
@@ -256,7 +256,7 @@ describe('independent of the Node version', () => {
       expect(run.outputs['error-kind']).toBe('input')
     })
 
-    test('an input overrides it', async () => {
+    test('an input overrides the file', async () => {
       const config = file('both.yml', 'fence:\n  allow-insecure: false\n')
       const closed = url().replace(`:${server.port}`, ':1')
       const codeWith = async (allow: string) => {
@@ -281,16 +281,16 @@ describe('independent of the Node version', () => {
   })
 
   describe('the outputs error-kind and error-code', () => {
-    test('is `user` for an unreachable database', async () => {
+    test('are `user` and a code for an unreachable database', async () => {
       const source = url().replace(`:${server.port}`, ':1')
       const run = await runBundle('fence', { node, inputs: { ...sound(), source } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
-      expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check host and port/)
+      expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check the host and the port/)
       expect(run.outputs).toEqual({ 'error-kind': 'user', 'error-code': 'connect.failed' })
     })
 
-    test('is `tool` for a failing program', async () => {
+    test('are `tool` and a code for a failing program', async () => {
       const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('exit 3') } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
@@ -298,7 +298,7 @@ describe('independent of the Node version', () => {
       expect(run.outputs).toEqual({ 'error-kind': 'tool', 'error-code': 'tool.unusable' })
     })
 
-    test('is not set by a successful run', async () => {
+    test('are not set by a successful run', async () => {
       const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('molt version 1.4.1') } })
       expect(run.errors).toEqual([])
       expect(run.code).toBe(0)
@@ -307,17 +307,18 @@ describe('independent of the Node version', () => {
     })
   })
 
-  test('names an output that would hold a masked value', async () => {
+  test('rejects an output that would contain a secret', async () => {
     const inputs = { 'bin-dir': programs(`molt version ${PASSWORD}`), target: url() }
     const run = await runBundle('setup', { node, inputs })
     expect(run.code).toBe(1)
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toContain('output `molt-version` would hold a masked value')
+    expect(run.errors[0]).toContain('`molt-version`')
+    expect(run.outputs).toMatchObject({ 'error-code': 'output.secret' })
     expect(Object.values(run.outputs).join()).not.toContain(PASSWORD)
   })
 })
 
-test('all of dist is at most 1.6 MB', () => {
+test('dist is at most 1.6 MB', () => {
   const sizes = readdirSync(join(REPO, 'dist')).map((name) => statSync(join(REPO, 'dist', name)).size)
   expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(1_600_000)
 })

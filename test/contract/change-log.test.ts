@@ -1,4 +1,4 @@
-/** Changed keys from a logical slot on PostgreSQL: their order, text form and restart position. */
+/** Changed keys from a logical slot on PostgreSQL: their order, their text form, and where a reader restarts. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
@@ -12,7 +12,7 @@ beforeAll(async () => {
   server = await startPostgres({ name: 'source' })
   db = new pg.Client(server.url)
   await db.connect()
-  // Role settings must not affect the texts of keys.
+  // The text form of keys must not depend on role settings.
   await db.query(`
     ALTER ROLE CURRENT_USER SET DateStyle = 'German'; ALTER ROLE CURRENT_USER SET extra_float_digits = 0;
     ALTER ROLE CURRENT_USER SET TimeZone = 'Asia/Tokyo';
@@ -54,7 +54,7 @@ async function attach() {
   return { log, changes, ends }
 }
 const now = async () => parseLsn((await db.query('SELECT pg_current_wal_insert_lsn()::text AS lsn')).rows[0].lsn)
-/** Waits until everything committed so far has been read; changes the publication to move it on. */
+/** Waits until everything committed so far has been read. Changes the publication, which the reader then sees. */
 async function readUp({ log }: Awaited<ReturnType<typeof attach>>) {
   const lsn = await now()
   await vi.waitFor(() => expect(log.position).toBeGreaterThanOrEqual(lsn), { timeout: 20_000, interval: 10 })
@@ -81,7 +81,7 @@ test('reports inserts, updates, deletes and chains of keys in commit order, with
   await db.query('DELETE FROM items WHERE id = 1')
   await db.query("INSERT INTO parts VALUES (3, 'x'); INSERT INTO elsewhere VALUES (1)")
   await readUp(reader)
-  // Key columns come in the order of the table's columns.
+  // Key columns are in the order of the table's columns.
   expect(told(reader.changes)).toEqual([
     'items 2 true',
     'pairs a/7 true',
@@ -106,7 +106,7 @@ test("reports the xid of the change's transaction", async () => {
   expect(reader.changes.map(({ xid }) => String(xid))).toEqual([rows[0].xid])
 })
 
-test('writes keys in the form in which they are read back, whatever the role sets', async () => {
+test("writes keys in the form in which they are read back, regardless of the role's settings", async () => {
   const reader = await attach()
   await db.query(
     "INSERT INTO typed VALUES (0.30000000000000004, '2024-02-29', '2026-01-01 02:00+02', '\\x00ff', '1 day 02:00', 'x')",
@@ -121,7 +121,7 @@ test('writes keys in the form in which they are read back, whatever the role set
   ])
 })
 
-test('reports a TOASTed key for an update that does not change it', async () => {
+test('reports a TOASTed key in an update that does not change it', async () => {
   await db.query("INSERT INTO long VALUES (repeat('k', 2500), 'x')")
   const reader = await attach()
   await db.query("UPDATE long SET v = 'y'")
@@ -130,14 +130,14 @@ test('reports a TOASTed key for an update that does not change it', async () => 
   expect(reader.changes.every(({ key }) => key[0] === 'k'.repeat(2500))).toBe(true)
 })
 
-test('moves the slot only on confirm, to the start of a transaction, which is then sent again in full', async () => {
+test('moves the slot only on confirm, to the start of a transaction, which is then sent again as a whole', async () => {
   const first = await attach()
   const before = await slot()
   await db.query("INSERT INTO items VALUES (1, 'x')")
   await db.query("INSERT INTO items SELECT n, 'x' FROM generate_series(2, 4) n")
   await db.query("INSERT INTO items VALUES (5, 'x')")
   await readUp(first)
-  // Keepalives that request a reply, and periodic replies, move nothing.
+  // Neither keepalives that request a reply nor periodic replies move the slot.
   await vi.waitFor(() => expect(first.log.position).toBeGreaterThan(first.changes.at(-1)?.at as bigint))
   expect(await slot()).toBe(before)
   const open = first.changes.find(({ key }) => key[0] === '2') as ChangedKey
@@ -152,7 +152,7 @@ test('moves the slot only on confirm, to the start of a transaction, which is th
   expect(parseLsn(await slot())).toBeGreaterThanOrEqual(open.at)
 })
 
-test('refuses a slot with another reader, and reports an unrequested end once', async () => {
+test('refuses a slot with another reader, and reports an unexpected end once', async () => {
   const first = await attach()
   await expect(attach()).rejects.toMatchObject({ code: '55006' })
   await db.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'log'")
@@ -161,7 +161,7 @@ test('refuses a slot with another reader, and reports an unrequested end once', 
   expect(first.changes).toEqual([])
 })
 
-test('settings for writing keys override options in the URL', async () => {
+test('its settings override options in the URL', async () => {
   const options = encodeURIComponent('-c DateStyle=German -c extra_float_digits=0')
   const log = await ChangeLog.attach({
     sourceUrl: `${server.url}${server.url.includes('?') ? '&' : '?'}options=${options}`,

@@ -48,15 +48,15 @@ export async function query(url: string, ...statements: string[]): Promise<Recor
   }
 }
 
-/** Analyzes the tables alone: a plain ANALYZE also reads 60 system catalogs, which takes longer than the rest of a world. */
+/** Analyzes only the tables. A plain ANALYZE also reads 60 system catalogs, which takes longer than everything else. */
 export const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
   SELECT string_agg(c.oid::regclass::text, ', ') INTO tables FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^(pg_|information_schema$|_crdb$)';
   IF tables IS NOT NULL THEN EXECUTE 'ANALYZE ' || tables; END IF; END $$`
 
 /**
- * Creates a database with these schemas on each server, on the target directly. Several statements in one text are
- * one transaction.
+ * Creates a database with these schemas on each server, bypassing the like-server on the target. Several statements in
+ * one text are one transaction.
  */
 export async function world(
   servers: { source: EmbeddedServer; target: EmbeddedServer; behind?: EmbeddedServer },
@@ -73,7 +73,7 @@ export async function world(
   return { source: servers.source.urlOf(name), target: servers.target.urlOf(name) }
 }
 
-/** The facts that `prepare` would see in this world. */
+/** The facts that `prepare` would gather in this world. */
 export function factsOf(
   urls: World,
   settings: Partial<Settings> = {},
@@ -123,7 +123,7 @@ export function changed(facts: Facts, change: (facts: Facts) => void): Facts {
   return copy
 }
 
-/** The objects found by one check. */
+/** The objects that one check finds. */
 export function objectsOf(facts: Facts, id: string): string[] {
   const check = CHECKS.find((each) => each.id === id)
   if (!check) throw new Error(`there is no check ${id}`)

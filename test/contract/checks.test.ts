@@ -37,7 +37,7 @@ afterAll(async () => {
   await pair?.stop()
 })
 
-/** Expects the check to find exactly these objects here, and none in the clean world. */
+/** Expects the check to find exactly these objects here, and nothing in the clean world. */
 function expectFires(facts: Facts, id: string, objects: string[], quiet: Facts = clean) {
   expect(objectsOf(facts, id), id).toEqual(objects)
   expect(objectsOf(quiet, id), `${id} in a clean world`).toEqual([])
@@ -120,7 +120,7 @@ describe('the source server', () => {
     ])
       expectFires(facts, id, ['source'])
     expectFires(facts, 'src.statement-timeout', ['postgres'])
-    // Keeps 1 MiB, less than an hour of the current WAL rate.
+    // Keeps 1 MiB, which is less than an hour at the current WAL rate.
     expect(facts.source.server.walBytesPerSecond).toBeGreaterThan(1000)
     expectFires(facts, 'src.slot-lost', ['source'])
     expectFires(facts, 'src.idle-timeout', ['postgres'])
@@ -156,7 +156,7 @@ describe('the source server', () => {
     try {
       expect((await readConnection(one, two, pair.source.url)).doubts).toEqual([])
       const { doubts } = await readConnection(one, elsewhere, pair.source.url)
-      expect(doubts).toEqual(['two connections reached two servers'])
+      expect(doubts).toEqual(['two connections reached two different servers'])
       expectFires(
         changed(clean, (copy) => {
           copy.source.connection.doubts = doubts
@@ -164,7 +164,7 @@ describe('the source server', () => {
         'src.pooler',
         ['source'],
       )
-      // No transaction is left open on either connection.
+      // Neither connection is left in a transaction.
       expect((await one.query('SELECT pg_current_xact_id_if_assigned() AS id')).rows).toEqual([{ id: null }])
     } finally {
       await Promise.all([one, two, elsewhere].map((db) => db.end()))
@@ -202,7 +202,7 @@ describe.each(['source', 'target'] as const)('reports settings that the tools in
     expect(url).not.toHaveProperty('apply')
   })
 
-  it('search-path: no schema of it exists', () => {
+  it('search-path: none of its schemas exists', () => {
     const lost = changed(clean, (copy) => {
       copy[side].tools.schema = null
     })
@@ -232,7 +232,7 @@ it('finds children that are not moved, rows over 16 MiB, and constraints that on
   expectFires(facts, 'tbl.parent', ['public.places', 'public.places'])
   expectFires(facts, 'dat.large-row', ['public.files'])
   expectFires(facts, 'tbl.not-valid', ['public.small.placed', 'public.small.positive'])
-  // No updates, as on a clone.
+  // Without updates, like a clone.
   expect(objectsOf(facts, 'tbl.toast-unproven')).toEqual(['public.files', 'public.small'])
 })
 
@@ -264,14 +264,14 @@ it.each([
   expect(runChecks(CHECKS, few).find((each) => each.check === 'src.connections')?.fix).toContain(fix)
 })
 
-it('reports definitions that are dropped without a trial', async () => {
+it('reports definitions that are dropped without a test rebuild', async () => {
   const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
   const defer = { indexes: true, constraints: false }
   const quiet = await factsOf(urls, { defer })
   expectFires({ ...quiet, settings: { ...quiet.settings, trial: 'none' } }, 'tgt.trial', ['target'], quiet)
 })
 
-it('finds sequences that count differently, end, or run out of numbers', () => {
+it('finds sequences that count differently, have ended, or will run out of numbers', () => {
   const sequence = {
     ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
     ...{ table: null, column: null, holds: null },
@@ -296,7 +296,7 @@ it('finds sequences that count differently, end, or run out of numbers', () => {
   expect(objectsOf(facts(32_767n, { cycle: true }, { cycle: true }), 'tgt.sequence-end')).toEqual([])
 })
 
-it('blocks a source that `mask` has not proved', async () => {
+it('blocks a source without a proof by `mask`', async () => {
   const run = `CREATE SCHEMA molt_actions_mask; CREATE TABLE molt_actions_mask.run (state text); INSERT INTO molt_actions_mask.run VALUES ('refused')`
   const urls = await world(pair, [CLEAN, run], CLEAN_TARGET)
   const set = async (sql: string) => {
@@ -412,7 +412,7 @@ it('reports missing rights of the migration user on both sides', async () => {
     asCockroach(unowned),
   )
   expect(cockroach[0]?.fix).toContain('GRANT CREATE ON TABLE "public"."orders" TO "weak";')
-  // `convert` leaves them in the ledger, and the stream and the cutover build them.
+  // `convert` leaves them in the ledger. The stream and the cutover build them.
   const keep = { defer: { indexes: false, constraints: false } }
   const [bare, unable] = [await factsOf(urls, keep), await factsOf({ ...urls, target: weak(urls.target) }, keep)]
   const left = (facts: Facts) =>
@@ -424,7 +424,7 @@ it('reports missing rights of the migration user on both sides', async () => {
   expect(objectsOf(left(unable), 'right.target-foreign-key')).toEqual(['public.orders'])
   expect(targetGrants(asCockroach(bare), 'mig')).not.toContain('GRANT DROP, CREATE')
   expect(targetGrants(left(bare), 'mig')).toContain('GRANT DROP, CREATE ON TABLE "public"."orders" TO "mig";')
-  // No fix makes the user a member of an owner on the target, who may be a superuser.
+  // No fix adds the user to a role of the target that owns objects: it may be a superuser.
   const memberships = runChecks(CHECKS, unowned).filter(({ fix }) => /GRANT "[^"]*" TO/.test(fix))
   expect(memberships.filter(({ check }) => check.startsWith('right.target') || check === 'right.write-access')).toEqual(
     [],
@@ -440,8 +440,8 @@ it('reports missing rights of the migration user on both sides', async () => {
     copy.target.role.withoutDrop = ['orders']
   })
   expectFires(lacking, 'right.target-import', ['public.orders'])
-  // The application has ALL, but this user has the grant option on only three of its rights, so revoked rights could
-  // not be given back.
+  // The application has ALL, but this user has the grant option on only three of its privileges. Revoked privileges
+  // could not be restored.
   const all = changed(asCockroach(clean), (copy) => {
     const grant = { table: 'orders', role: 'app', privilege: 'ALL', grantable: false }
     copy.target.role.ungrantable = [grant]
@@ -457,7 +457,7 @@ it('reports missing rights of the migration user on both sides', async () => {
   expect(targetGrants(all, 'mig')).toContain(`${option} "mig" WITH GRANT OPTION;`)
   const waived = { ...all, settings: { ...all.settings, writeAccess: 'waive' as const } }
   expect(objectsOf(waived, 'right.write-access')).toEqual([])
-  // A foreign key from a table outside the migration needs rights at both ends.
+  // A foreign key from a table outside the migration needs privileges on both tables.
   const inbound = (major: number, minor: number) =>
     changed(asCockroach(clean, major, minor), (copy) => {
       copy.settings.defer = { indexes: false, constraints: true }
@@ -486,7 +486,7 @@ it('reports missing rights of the migration user on both sides', async () => {
   expectFires(inbound(26, 3), 'right.target-foreign-key', ['far.away', 'public.orders'])
   expect(targetGrants(inbound(26, 3), 'mig')).toContain('GRANT REFERENCES ON TABLE "public"."orders" TO "mig";')
   expect(targetGrants(inbound(25, 2), 'mig')).toContain('GRANT CREATE ON TABLE "far"."away" TO "mig";')
-  // A provider's role replaces REPLICATION.
+  // On a managed database, the provider's role replaces REPLICATION.
   await query(pair.source.url, 'CREATE ROLE rds_replication', 'GRANT rds_replication TO weak')
   expect(objectsOf(await factsOf({ ...urls, source: weak(urls.source) }), 'right.replication')).toEqual([])
 })
@@ -559,7 +559,7 @@ it('finds tables that the load or the stream cannot move', async () => {
   expectFires(facts, 'tbl.toast-unproven', ['public.letters'], old)
 })
 
-it('finds types that CockroachDB lacks, or has from some version on', async () => {
+it('finds types that CockroachDB lacks in some or all versions', async () => {
   const columns: Record<string, string> = {
     domain: 'positive',
     range: 'int4range',
@@ -602,7 +602,7 @@ it('finds types that CockroachDB lacks, or has from some version on', async () =
   for (const name of Object.keys(columns)) {
     if (['domain', 'composite', 'full-text'].includes(name)) continue
     expectFires(cockroach, `typ.${name}`, [`public.kinds.${named(name)}`], quiet)
-    // In a rehearsal, the PostgreSQL target has the type.
+    // The rehearsal's target is PostgreSQL, which has the type.
     expect(objectsOf(facts, `typ.${name}`)).toEqual([])
   }
   const domains = ['domain', 'postgis', 'postgis-other', 'vector'].map((name) => `public.kinds.${named(name)}`)
@@ -626,7 +626,7 @@ it('finds types that CockroachDB lacks, or has from some version on', async () =
   expectFires(facts, 'typ.identity-always', ['public.kinds.n'])
 })
 
-it('finds values that change or fail, and reports that the sample is limited', async () => {
+it('finds values that would change or fail, and reports that the sample is limited', async () => {
   const urls = await world(
     pair,
     [
@@ -646,7 +646,7 @@ it('finds values that change or fail, and reports that the sample is limited', a
   const few = await factsOf(urls, {}, { sampleRows: 10 })
   expect(objectsOf(few, 'dat.array')).toEqual([])
   expect(few.source.samples).toMatchObject({ rowsPerTable: 10, tables: 1, found: [] })
-  // ANALYZE has seen the last row too.
+  // The sample of ANALYZE includes the last row.
   expect(objectsOf(few, 'dat.infinity').sort()).toEqual(['public.data.since', 'public.data.until'])
   expect((await factsOf(urls, {}, { sampleMs: 0 })).source.samples).toMatchObject({ tables: 0, skipped: 1 })
 })
@@ -731,7 +731,7 @@ it("finds target tables that differ from the source's", async () => {
       for (const column of table.columns) if (column.name === 'own') column.default = 'unique_rowid()'
   })
   expect(objectsOf(rowid, 'tgt.sequence')).toEqual([])
-  // In PostgreSQL's notation. The first is in the moved schema, and belongs to a table that is not moved.
+  // In PostgreSQL's notation. The first sequence is in the moved schema, but belongs to a table that is not moved.
   const feeds = ["nextval('left_seq'::regclass)", `nextval('far."Num.bers"'::regclass)`, "nextval('numbers'::regclass)"]
   const apart = changed(facts, (copy) => {
     copy.source.schema.sequences.push({ name: 'left_seq', table: 'left_behind', column: 'id' } as never)
@@ -746,7 +746,7 @@ it("finds target tables that differ from the source's", async () => {
   )
 })
 
-it('finds a target that is not empty or has other users', async () => {
+it('finds a target that is not empty or is in use', async () => {
   const urls = await world(pair, CLEAN, [
     CLEAN,
     `CREATE INDEX by_note ON orders (note); CREATE UNIQUE INDEX one_total ON orders (total);
@@ -773,7 +773,7 @@ it('finds a target that is not empty or has other users', async () => {
     expect(objectsOf(deferred, id)).toEqual([])
 })
 
-it('reports what only CockroachDB shows', () => {
+it('reports what exists only on CockroachDB', () => {
   const cockroach = asCockroach(clean)
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
   const server = { ...cockroach.target.server, isLikeServer: true }
@@ -854,7 +854,7 @@ it('reports what only CockroachDB shows', () => {
   expect(objectsOf(ttl(["ttl='on'", 'ttl_pause=true']), 'tgt.ttl')).toEqual([])
 })
 
-it('finds a load that does not fit', () => {
+it('finds a load that does not fit into memory', () => {
   const settings = (change: Partial<Settings>) => ({ ...clean, settings: { ...clean.settings, ...change } })
   const small = (memoryBytes: number) => ({ ...clean, machine: { ...clean.machine, memoryBytes } })
   expectFires(small(1024), 'load.memory', ['public.orders'])
@@ -894,7 +894,7 @@ it('checks the network path to both databases, and the tools', () => {
   expectFires(with_('1.3.5 (abc)'), 'tool.denied', ['molt'])
 })
 
-it('every check has fired above, and none in a clean world', () => {
+it('every check fired above, and none fires in a clean world', () => {
   expect(CHECKS.map((check) => check.id).filter((id) => !fired.has(id))).toEqual([])
   expect(new Set(CHECKS.map((check) => check.id)).size).toBe(CHECKS.length)
 })
@@ -918,7 +918,7 @@ it('treats `a""b; drop table x` as a table name', async () => {
   expect((await factsOf(urls)).source.schema.tables.map((table) => table.name)).toEqual(['a"b; drop table x', 'x'])
 })
 
-it('ignores columns that CockroachDB added itself', async () => {
+it('ignores columns that CockroachDB adds itself', async () => {
   const urls = await world(
     pair,
     'CREATE TABLE placed (id int PRIMARY KEY, n int)',
@@ -955,13 +955,13 @@ it('shows approvers the verdict first, then what blocks, what was waived, and th
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')
-  // Every row needs exactly two cells, or GitHub does not render the table.
+  // GitHub renders the table only if every row has exactly two cells.
   for (const line of text.split('\n').filter((each) => each.startsWith('|')))
     expect(line.replaceAll('\\|', '').split('|'), line).toHaveLength(4)
 })
 
 it('runs at most 20 catalog queries per side, changes nothing, and cannot change anything', async () => {
-  // Everything that costs an extra statement: another schema's foreign key, a heartbeat and a fence,
+  // Everything that takes an extra statement: a foreign key of another schema, a heartbeat and a fence,
   // pg_stat_statements, an enum.
   const full = [
     'CREATE EXTENSION pg_stat_statements; CREATE TYPE mood AS ENUM ();',
@@ -986,17 +986,16 @@ it('runs at most 20 catalog queries per side, changes nothing, and cannot change
   } finally {
     pg.Client.prototype.query = original
   }
-  // Besides the catalog: session settings, the server process, snapshots and samples of the data.
+  // Queries outside the catalog: session settings, the server process, snapshots, and samples of the data.
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(18)
-  // CockroachDB needs more: admin rights, jobs, settings and the zone.
+  // CockroachDB needs more queries: admin rights, jobs, settings and the zone.
   expect(catalog('target')).toHaveLength(15)
-  // The functions in CockroachDB's documentation. The server also has pg_get_expr and similar functions, which
-  // are not listed there.
+  // Functions in CockroachDB's documentation. The server also has pg_get_expr and others that are not documented.
   const target = catalog('target').join(' ')
-  // Our keywords are upper case; a single letter names the columns of a VALUES list.
+  // Keywords here are upper case. Single letters name the columns of a VALUES list.
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
     ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],

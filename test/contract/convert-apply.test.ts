@@ -1,11 +1,11 @@
-/** `convert` with `apply`: tables on an empty target, the rest in the ledger, up to the end of a migration. */
+/** `convert` with `apply`: creates tables on an empty target, and keeps the rest in the ledger until `cleanup`. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { listDeferred } from '../../src/destination/deferral.ts'
-import { asDecided, type Structure, structureProblems } from '../../src/model/structure.ts'
+import { asDecided, type Decided, type Structure, structureProblems } from '../../src/model/structure.ts'
 import { withDatabase } from '../../src/runtime/database.ts'
 import { readStructure } from '../../src/sql/structure.ts'
 import { type Servers, startServers } from '../support/servers.ts'
@@ -66,7 +66,7 @@ it('refuses a schema with other tables, and creates nothing', async () => {
   await target('DROP TABLE mine')
 })
 
-it('creates the tables, and records the rest in the ledger', async () => {
+it('creates the tables, and records everything else in the ledger', async () => {
   const { conclusion, outputs } = await apply()
   expect([conclusion, outputs.deferred]).toEqual(['success', '4'])
   expect(await tables()).toEqual(['customers', 'orders'])
@@ -76,7 +76,7 @@ it('creates the tables, and records the rest in the ledger', async () => {
   expect((await apply()).outputs).toMatchObject({ created: '0', deferred: '4' })
 })
 
-it('continues a run that was killed before or after a statement', async () => {
+it('resumes a run that was killed before or after any statement', async () => {
   await target('DROP TABLE orders; UPDATE molt_actions.applied SET done_at = NULL')
   const { conclusion, outputs } = await apply()
   expect(conclusion).toBe('success')
@@ -84,23 +84,23 @@ it('continues a run that was killed before or after a statement', async () => {
   expect(await tables()).toEqual(['customers', 'orders'])
 })
 
-it('drops nothing when the source has changed', async () => {
+it('drops nothing if the source has changed', async () => {
   await query(pair.source.url, 'ALTER TABLE customers ADD COLUMN phone text')
   expect((await apply()).outputs['error-code']).toBe('convert.object-exists')
   await query(pair.source.url, 'ALTER TABLE customers DROP COLUMN phone')
   expect((await apply()).conclusion).toBe('success')
 })
 
-it('serves as the start of `prepare`, and `cleanup` can build all of it', async () => {
+it('is enough for `prepare`, and `cleanup` can build everything it recorded', async () => {
   await query(pair.source.url, "INSERT INTO customers VALUES (1, 'a'); INSERT INTO orders VALUES (1, 1, 'open', 5)")
   const prepared = await run('prepare', { decision: 'rehearse', decisions })
   expect([prepared.conclusion, prepared.outputs.deferred]).toEqual(['success', '4'])
-  const [{ decided }] = await target("SELECT plan -> 'decided' AS decided FROM molt_actions.migrations")
+  const [planned] = await target("SELECT plan -> 'decided' AS decided FROM molt_actions.migrations")
   const cleaned = await run('cleanup', { restore: 'true' })
   expect(cleaned.conclusion).toBe('success')
   const source = await withDatabase(pair.source.url, 'source', (db) => readStructure(db, 'source', 'public'))
   const there = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'public'))
   const problems = (expected: Structure) => structureProblems(expected, there, ['customers', 'orders'], 'public')
-  expect(problems(asDecided(source, decided))).toEqual([])
+  expect(problems(asDecided(source, planned?.decided as Decided[]))).toEqual([])
   expect(problems(source).map(({ kind }) => kind)).toEqual(['different'])
 })

@@ -52,7 +52,7 @@ describe.each(documents)('%s', (path) => {
   })
 })
 
-test('every document of docs/ is reached from the README', () => {
+test('the README leads to every document in docs/', () => {
   const linked = documents.flatMap((path) =>
     [...read(path).matchAll(/\]\(([^)#\s]+\.md)/g)].map(([, link = '']) => join(dirname(path), link)),
   )

@@ -1,4 +1,4 @@
-// The steps that documents show: each must fit the action that it names, and be a workflow for GitHub's language service.
+// The steps in documents: each must match the action that it names, and be valid for GitHub's language service.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { validate } from '@actions/languageservice'
@@ -24,7 +24,7 @@ const documents = [
 ]
 const examples = documents.flatMap((path) => stepsIn(read(path)).map((steps) => [path, steps] as const))
 
-/** Each YAML block that is a list of steps. A block in a list item is indented. */
+/** Each YAML block that is a list of steps. Blocks in list items are indented. */
 function stepsIn(text: string): Step[][] {
   return [...text.matchAll(/^( *)```yaml\n([\s\S]*?)^ *```$/gm)]
     .map(([, indent = '', block = '']) => parse(block.replaceAll(new RegExp(`^${indent}`, 'gm'), '')))
@@ -36,7 +36,7 @@ function specOf({ uses }: Step) {
   return name === undefined ? undefined : specs.find((spec) => spec.name === name)
 }
 
-/** What GitHub says about these steps as a job behind a job `brief`. */
+/** What GitHub's language service reports about these steps, in a job that needs a job `brief`. */
 async function problems(steps: readonly Step[]): Promise<string[]> {
   const pinned = steps.map((step) => ({ ...step, uses: step.uses.replace(/@.*/, `@${'0'.repeat(40)}`) }))
   const job = { 'runs-on': 'ubuntu-24.04', needs: 'brief', steps: pinned }
@@ -50,13 +50,13 @@ async function problems(steps: readonly Step[]): Promise<string[]> {
   return found.map(({ message }) => String(message))
 }
 
-test.each(specs.map(({ name }) => name))('the README of %s begins with how to use it', (name) => {
+test.each(specs.map(({ name }) => name))('the README of %s begins with a usage example', (name) => {
   const [usage] = stepsIn(read(`actions/${name}/README.md`).split('## Usage')[1] ?? '')
   expect(usage?.some((step) => specOf(step)?.name === name)).toBe(true)
 })
 
 describe.each(examples)('%s', (_, steps) => {
-  test('every step names an action, its inputs, and values that it accepts', () => {
+  test('every step names an existing action, existing inputs, and accepted values', () => {
     for (const step of steps.filter(({ uses }) => uses.startsWith('OWNER/REPO/'))) {
       const spec = specOf(step)
       expect(spec, step.uses).toBeDefined()
@@ -71,7 +71,7 @@ describe.each(examples)('%s', (_, steps) => {
     }
   })
 
-  test('outputs that it reads exist', () => {
+  test('reads only existing outputs', () => {
     const ids = new Map(steps.flatMap((step) => (step.id ? [[step.id, specOf(step)] as const] : [])))
     for (const [, id = '', output] of JSON.stringify(steps).matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g))
       expect({ ...ids.get(id)?.outputs, ...COMMON_OUTPUTS }, id).toHaveProperty(String(output))

@@ -1,4 +1,4 @@
-// Runs GitHub's language service, which supports `$/`, on our workflows and on those that people copy.
+// Runs GitHub's language service, which supports `$/`, on this repository's workflows and on those that people copy.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { validate } from '@actions/languageservice'
@@ -10,7 +10,7 @@ const own = readdirSync(join(REPO, '.github/workflows')).map((name) => `.github/
 const copied = ['migrate-caller', 'migrate-jobs', 'operations', 'rehearse'].map((name) => `examples/${name}.yml`)
 
 const problems = async (path: string, text: string) => {
-  // The service caches parsed documents by this address.
+  // The service caches parsed documents by this URI.
   const found = await validate(TextDocument.create(`file:///${path}`, 'yaml', 1, text))
   return found.map(({ message, range }) => `${range.start.line + 1}: ${message}`)
 }

@@ -38,7 +38,7 @@ function specOf(step: Step): ActionSpec {
   return specNamed(/^\$\/actions\/([a-z-]+)$/.exec(step.uses)?.[1])
 }
 
-/** Names after `inputs.` in the expressions of a text. */
+/** Names after `inputs.` in a text's expressions. */
 function inputsIn(text: string): string[] {
   return [...text.matchAll(/inputs\.([\w-]+)/g)].map((match) => match[1] as string)
 }
@@ -52,7 +52,7 @@ describe.each(specs.map((spec) => [spec.name, spec] as const))('actions/%s', (na
     expect(read(`actions/${name}/README.md`)).toBe(readme(spec, read(`actions/${name}/README.md`)))
   })
 
-  test('runs on Node 24 from existing bundles, and sets no default that would hide the config file', () => {
+  test('runs existing bundles on Node 24, and sets no default that would override the config file', () => {
     const { runs, inputs } = parse(read(`actions/${name}/action.yml`))
     expect(runs.using).toBe('node24')
     for (const file of [runs.main, runs.post].filter(Boolean))
@@ -79,14 +79,14 @@ test('the schema of the config file matches the specs', () => {
 
 describe('the composite action in the root', () => {
   describe.each(steps.map((step) => [step.id as string, step] as const))('step %s', (_, step) => {
-    test('passes only inputs that the action has, and every required one', () => {
+    test('passes only existing inputs, and every required one', () => {
       const { inputs } = specOf(step)
       expect(Object.keys(inputs)).toEqual(expect.arrayContaining(Object.keys(step.with)))
       const required = Object.keys(inputs).filter((name) => inputs[name]?.required)
       expect(Object.keys(step.with)).toEqual(expect.arrayContaining(required))
     })
 
-    test('passes its inputs under their own names, and every one that the action shares', () => {
+    test('passes its inputs under their own names, and all that the action shares', () => {
       const { inputs } = specOf(step)
       for (const [name, value] of Object.entries(step.with))
         if (String(value).includes('${{')) expect(value).toBe(`\${{ inputs.${name} }}`)
@@ -95,7 +95,7 @@ describe('the composite action in the root', () => {
     })
   })
 
-  test('declares every input that it uses, uses every one that it declares, and describes each', () => {
+  test('declares, uses and describes every input', () => {
     const used = inputsIn(JSON.stringify(steps))
     expect([...new Set(used)].sort()).toEqual(Object.keys(root.inputs).sort())
     for (const [name, { description, required, default: fallback }] of Object.entries(root.inputs)) {
@@ -113,7 +113,7 @@ describe('the composite action in the root', () => {
     for (const name of new Set(required)) expect(root.inputs[name]?.required, name).toBe(true)
   })
 
-  // Even when nothing was deferred: only `finalize` validates foreign keys and drops the slot.
+  // Also if nothing was deferred: only `finalize` validates foreign keys and drops the slot.
   test('finalizes after every switch', () => {
     const finalize = steps.find(({ id }) => id === 'finalize')
     expect(finalize?.if).toBe(`\${{ steps.cutover.outputs.phase == 'switched' }}`)
@@ -130,7 +130,7 @@ describe('the composite action in the root', () => {
       }
   })
 
-  test("states the actions' own defaults", () => {
+  test('states the same defaults as the actions', () => {
     for (const [name, { description }] of Object.entries(root.inputs)) {
       const said = /Default: `([^`]+)`/.exec(description)?.[1]
       const fallbacks = steps.flatMap((step) => specOf(step).inputs[name]?.fallback ?? [])
@@ -162,7 +162,7 @@ describe('the README and the small workflow', () => {
     for (const { steps } of jobs) expect(steps[0]?.uses).toMatch(/^actions\/checkout@[0-9a-f]{40}$/)
   })
 
-  test('has a first workflow whose steps set every required input, and no unknown one', () => {
+  test('has a first workflow whose steps set every required input and no unknown input', () => {
     expect(used.length).toBeGreaterThan(3)
     for (const step of used) {
       const [, name] = /^OWNER\/REPO\/actions\/([a-z-]+)@[0-9a-f]{40}$/.exec(step.uses) ?? []

@@ -9,7 +9,7 @@ import { isMissing } from '../../src/phases/observe/verdict.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { readSourceSessions, readStatements } from '../../src/source/activity.ts'
 
-/* What PostgreSQL counts for an application, and what the ledger keeps. */
+/* PostgreSQL's statistics about an application, and what the ledger keeps of them. */
 
 const PLAN: Plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['orders'], slot: 's', publication: 'p' }
 const READ = 'select total from orders where id = _'

@@ -17,7 +17,7 @@ import {
 import { difference, meanMs } from '../../src/phases/observe/counters.ts'
 import { ofTarget } from '../../src/phases/observe/watch.ts'
 
-/* CockroachDB's statistics statements, answered by the like-server, which counts its clients' statements. */
+/* Statements that read CockroachDB's statistics. The like-server answers them and counts its clients' statements. */
 
 const OWN = ['molt-actions']
 let server: EmbeddedServer
@@ -93,7 +93,7 @@ it('distinguishes a missing right from empty statistics', async () => {
   await blind.end()
 })
 
-it('finds jobs that failed since then, and those being reverted', async () => {
+it('finds jobs that failed since a given time, and jobs being reverted', async () => {
   const jobs = ['IMPORT', 'CREATE STATS', 'IMPORT', 'IMPORT'] as const
   const [old, failed, undone, fine] = jobs.map((type) =>
     cluster.jobs.create({ type, description: 'with a value: 4711', user: 'postgres' }),
@@ -139,7 +139,7 @@ it('distinguishes a full scan from an index lookup', async () => {
   expect(seen['select id from orders where total = _']).toMatchObject({ fullScan: true })
 })
 
-it('hides constants like CockroachDB', () => {
+it('hides constants as CockroachDB does', () => {
   const text = (sql: string) => withoutConstants(split(sql)[0] as Statement)
   expect(text("SELECT a FROM t WHERE b = 'x' AND c IN (1, 2, 3)")).toBe(
     'SELECT a FROM t WHERE b = _ AND c IN (_, __more__)',

@@ -1,4 +1,4 @@
-// `password-command` against a server that requires passwords, with a program that records its runs.
+// `password-command` on a server that requires passwords, with a program that records its runs.
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,7 +14,7 @@ import { inProcess } from '../support/in-process.ts'
 const TOKEN = 'token-of-this/minute+1'
 let server: EmbeddedServer
 let folder: string
-/** Without a password. */
+/** The server's URL without a password. */
 let url: string
 
 beforeAll(async () => {
@@ -35,7 +35,7 @@ afterAll(async () => {
 
 const runs = () => readFileSync(join(folder, 'runs'), 'utf8').trim().split('\n')
 
-/** A program that records the login it gets. */
+/** Creates a program that records the login it gets. */
 function program(body = `echo '${TOKEN}'`): string[] {
   const path = join(folder, 'password.sh')
   writeFileSync(join(folder, 'runs'), '')
@@ -66,7 +66,7 @@ describe('a password for one connection', () => {
     expect(runs()).toEqual([''])
   })
 
-  test('is refused for molt and the replicator, unless both URLs have a password', () => {
+  test('is refused for molt and the replicator unless both URLs have a password', () => {
     setPasswordCommand(program())
     expect(() => requireToolPasswords([url, server.url])).toThrow(
       expect.objectContaining({ code: 'password.not-for-tools' }),
@@ -75,7 +75,7 @@ describe('a password for one connection', () => {
   })
 })
 
-test('runs once for a job-long password, and puts it in the URL for the tools', async () => {
+test("runs once for a password that lasts the job, and puts it into the tools' URL", async () => {
   setPasswordCommand(program(), 'job')
   const full = await withJobPassword(url, new AbortController().signal)
   expect(full).toBe(url.replace('iam@', `iam:${encodeURIComponent(TOKEN)}@`))
@@ -92,17 +92,17 @@ test.each([
   ],
   ['prints nothing', 'true', /printed nothing$/],
   ['prints several lines', 'echo first-line-1; echo second-line-2', /printed several lines$/],
-])('reports a program that %s with the reason, and without its output', async (_, body, message) => {
+])('reports a program that %s, with the reason but without its output', async (_, body, message) => {
   setPasswordCommand(program(body))
   const error = await connect(url, 'source').catch((thrown) => thrown)
   expect(error).toMatchObject({ code: 'password.command-failed', message: expect.stringMatching(message) })
   expect(error.message).not.toMatch(/half-a-token|first-line/)
-  // The next connection runs it again.
+  // The next connection runs the program again.
   setPasswordCommand(program())
   await (await connect(url, 'source')).end()
 })
 
-test('reports a missing program, and one that hangs', async () => {
+test('reports a program that is missing or hangs', async () => {
   setPasswordCommand([join(folder, 'nope')])
   await expect(connect(url, 'source')).rejects.toMatchObject({ code: 'password.command-failed' })
   vi.spyOn(TIMING, 'passwordCommand', 'get').mockReturnValue(200)

@@ -63,7 +63,7 @@ async function run(name: string, urls: World, inputs: Record<string, string> = {
 
 type Result = Awaited<ReturnType<typeof run>>
 
-/** The code of its error; without one, its log. */
+/** The error's code, or the log if there is none. */
 function codeOf({ outputs, log }: Result): string {
   return outputs['error-code'] ?? log
 }
@@ -79,7 +79,7 @@ async function withTarget<T>(url: string, work: (db: Database) => Promise<T>): P
 
 const entryOf = (urls: World) => withTarget(urls.target, (db) => readEntry(db, 'main')) as Promise<Entry>
 
-it('reports what blocks and how to fix it, before anything is changed', async () => {
+it('reports what blocks and how to fix it, before it changes anything', async () => {
   const urls = await world(pair, [SHOP, 'CREATE TABLE "a""b; drop table x" (n money)'], SHOP)
   const result = await prepare(urls)
   expect(result.conclusion).toBe('failure')
@@ -102,7 +102,7 @@ it('reports what blocks and how to fix it, before anything is changed', async ()
   expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
-it('refuses a password that MOLT cannot use later, before anything is installed', async () => {
+it('refuses a password that MOLT cannot use, before it installs anything', async () => {
   const urls = await world(pair, SHOP, SHOP)
   const { password } = new URL(urls.source)
   const source = Object.assign(new URL(urls.source), { password: '' }).href
@@ -113,7 +113,7 @@ it('refuses a password that MOLT cannot use later, before anything is installed'
   expect((await prepare({ ...urls, source }, { ...short, 'password-lasts': 'job' })).conclusion).toBe('success')
 })
 
-it("the fence's post step prints nothing when the fence was cleaned up before it", async () => {
+it("the fence's post step prints nothing if the fence was already cleaned up", async () => {
   const { source } = await world(pair, SHOP, SHOP)
   const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)
   const inputs = { source, target: source, 'allow-insecure': 'true' }
@@ -122,14 +122,14 @@ it("the fence's post step prints nothing when the fence was cleaned up before it
   expect(run.code).toBe(0)
 })
 
-it('reports a table that the fence cannot be tested on, before the night', async () => {
+it('reports a table on which the fence cannot be tested', async () => {
   const closed = `${SHOP}; CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed'; END $$;
     CREATE TRIGGER a_never BEFORE INSERT OR UPDATE OR DELETE ON orders EXECUTE FUNCTION never()`
   const result = await prepare(await world(pair, closed, SHOP))
   expect(codeOf(result)).toBe('fence.cannot-probe')
 })
 
-it("status without a ledger entry reports only this database's slot, by name", async () => {
+it("without a ledger entry, status names only this database's slot", async () => {
   const [here, there] = [await world(pair, SHOP, SHOP), await world(pair, SHOP, SHOP)]
   await query(there.source, "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')")
   try {
@@ -143,7 +143,7 @@ it("status without a ledger entry reports only this database's slot, by name", a
   }
 })
 
-it('keeps waivers in the plan, and both schemas, which name every change', async () => {
+it('keeps waivers and both schemas in the plan, and names every change', async () => {
   const urls = await world(pair, [SHOP, 'CREATE TABLE audit_log (n int)'], [SHOP, 'CREATE TABLE audit_log (n int)'])
   expect(codeOf(await prepare(urls, { waive: 'tbl.no-key=audit_lgo' }))).toBe('waiver.unused')
   expect(codeOf(await prepare(urls))).toBe('preflight.blocked')
@@ -189,7 +189,7 @@ it('keeps waivers in the plan, and both schemas, which name every change', async
   ])
 })
 
-it('after the load, keeps the recorded plan and refuses other settings', async () => {
+it('keeps the recorded plan after the load, and refuses other settings', async () => {
   const urls = await world(pair, SHOP, SHOP)
   const first = await prepare(urls, { 'final-verify': 'counts' })
   expect(first.conclusion, first.log).toBe('success')
@@ -197,7 +197,7 @@ it('after the load, keeps the recorded plan and refuses other settings', async (
   const stricter = await prepare(urls)
   expect(codeOf(stricter)).toBe('prepare.plan-fixed')
   expect(stricter.log).toContain('`final-verify` is `counts`')
-  // A waiver for a check before the load may be removed; the plan stays.
+  // A waiver for a check that runs before the load may be removed. The plan stays.
   const again = await prepare(urls, { 'final-verify': 'counts', waive: 'src.slot-disk=source' })
   expect(again.conclusion, again.log).toBe('success')
   expect(again.outputs['plan-hash']).toBe(first.outputs['plan-hash'])
@@ -253,7 +253,7 @@ it('applies only safe fixes', async () => {
   ])
 })
 
-it('prints grants, after which nothing is missing', async () => {
+it('prints grants that leave nothing missing', async () => {
   const urls = await world(
     pair,
     ['CREATE ROLE shop_owner', SHOP, 'ALTER TABLE orders OWNER TO shop_owner', 'CREATE SEQUENCE "Numbers"'],
@@ -266,7 +266,7 @@ it('prints grants, after which nothing is missing', async () => {
   for (const side of ['source', 'target'] as const) {
     const sql = readFileSync(printed.outputs[`grants-${side}`] as string, 'utf8')
     expect(sql.match(/WRITE A PASSWORD HERE/g)).toHaveLength(1)
-    // Twice, because it must be repeatable.
+    // Twice, because running it again must be safe.
     for (let time = 0; time < 2; time++)
       await query(urls[side], sql.replace('WRITE A PASSWORD HERE', 'moving-password'))
   }
@@ -292,7 +292,7 @@ const LADEN = `CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NUL
   CREATE SCHEMA far; CREATE TABLE far.mail (id int PRIMARY KEY, email text REFERENCES customers (email));
   CREATE TABLE aside (id int PRIMARY KEY, n int UNIQUE CHECK (n > 0))`
 
-it('captures before it defers, resumes after a crash anywhere, and rebuilds everything', async () => {
+it('records objects before it drops them, resumes after a crash anywhere, and rebuilds everything', async () => {
   const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
   const deferral = { indexes: true, constraints: true }
   const { target: url } = await world(pair, 'SELECT 1', LADEN)
@@ -300,11 +300,11 @@ it('captures before it defers, resumes after a crash anywhere, and rebuilds ever
     await createLedger(db)
     const before = await readSchema(db, 'target', 'public')
     const tables = [...plan.tables, 'aside']
-    // The process dies at each drop and at each record of one, before and after the database has done it.
+    // The process dies at each drop and at each record, before and after the database has executed it.
     for (let at = 0; at < 24; at++) {
       const flaky = dyingAt(db, at >> 1, at % 2 === 1)
       await expect(deferObjects(flaky, 'main', plan, deferral, true), `${at}`).rejects.toThrow('power cut')
-      // Everything missing from the catalog is in the ledger.
+      // Everything missing from the catalog is recorded in the ledger.
       const names = new Set((await listDeferred(db, 'main')).map((each) => each.name))
       const now = await readSchema(db, 'target', 'public')
       const there = new Set([...now.indexes, ...now.constraints].map((each) => each.name))
@@ -354,7 +354,7 @@ it('captures before it defers, resumes after a crash anywhere, and rebuilds ever
   })
 })
 
-/** The same connection, on which the nth drop or record of one is the last statement, executed or not. */
+/** A connection that ends at the nth drop or record, before or after executing it. */
 function dyingAt(db: Database, nth: number, done: boolean): Database {
   let seen = 0
   const send = db.query.bind(db) as unknown as (...args: unknown[]) => unknown
@@ -367,7 +367,7 @@ function dyingAt(db: Database, nth: number, done: boolean): Database {
   return new Proxy(db, { get: (of, name) => (name === 'query' ? query : Reflect.get(of, name)) })
 }
 
-it('defers as configured, so that nothing blocks and the fingerprint matches what the load will find', async () => {
+it('defers as configured, so nothing blocks and the fingerprint matches what the load finds', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const urls = { source, target }
@@ -384,7 +384,7 @@ it('defers as configured, so that nothing blocks and the fingerprint matches wha
   expect(result.outputs.deferred).toBe('6')
 })
 
-it('accepts the promise that unique values never move, and then builds their indexes with the others', async () => {
+it('accepts the promise that unique values never move, and then builds all indexes together', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const defer = 'indexes,constraints,unique-after-load'
@@ -395,19 +395,19 @@ it('accepts the promise that unique values never move, and then builds their ind
     expect((await listDeferred(db, 'main')).map(({ kind }) => kind)).not.toContain('unique')
     const built = await rebuildDeferred(db, 'main', ['index'])
     expect(built).toContain('public.customers.one_email')
-    // A cutover without a decision leaves them there.
+    // A cutover without a decision leaves the unique indexes in place.
     expect(await deferAgain(db, 'main')).not.toContain('public.customers.one_email')
   })
 })
 
-it('leaves nothing to clean up after a refusal, and the cleanup says so', async () => {
+it('leaves nothing to clean up after a refusal, and the cleanup reports that', async () => {
   const urls = await world(pair, 'SELECT 1', 'SELECT 1')
   const cleaned = await run('cleanup', urls, { restore: 'true' })
   expect(cleaned.conclusion, cleaned.log).toBe('success')
   expect(cleaned.outputs.dropped).toBe('[]')
 })
 
-it('is undone by the cleanup, which rebuilds what was dropped before it forgets it', async () => {
+it('is undone by the cleanup, which forgets dropped objects only after rebuilding them', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const urls = { source, target }
@@ -424,7 +424,7 @@ it('is undone by the cleanup, which rebuilds what was dropped before it forgets 
     expect(after.constraints).toEqual(before.constraints)
     expect(await query(target, 'SELECT * FROM molt_actions.deferred')).toEqual([])
   }
-  // An index that rows violate keeps its capture, and its statement is shown; the rest is rebuilt.
+  // An index that rows violate stays recorded, and its statement is shown. Everything else is rebuilt.
   expect((await prepare(urls, inputs)).conclusion).toBe('success')
   await query(
     target,
@@ -450,7 +450,7 @@ it('is undone by the cleanup, which rebuilds what was dropped before it forgets 
   expect(await names()).toEqual([])
 })
 
-it('cleans up the source first, because a cancelled job may not live to see an index built', async () => {
+it('cleans up the source first, because building an index can outlast a cancelled job', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   expect(
@@ -461,7 +461,7 @@ it('cleans up the source first, because a cancelled job may not live to see an i
   expect(await left()).toBe(1)
   let cleaning: ReturnType<typeof run> | undefined
   await withTarget(target, async (db) => {
-    // An open write blocks the index for as long as needed.
+    // An open write blocks the build for as long as needed.
     await db.query('BEGIN')
     await db.query("INSERT INTO customers VALUES (1, 'held', NULL)")
     cleaning = run('cleanup', { source, target }, { restore: 'true' })
@@ -475,7 +475,7 @@ it('cleans up the source first, because a cancelled job may not live to see an i
   expect(cleaned.conclusion, cleaned.log).toBe('success')
 })
 
-it('abort and cleanup keep and name foreign objects in our schema, and continue once they are gone', async () => {
+it("abort and cleanup keep and name foreign objects in the suite's schema, and continue once they are removed", async () => {
   const urls = await world(pair, SHOP, SHOP)
   expect((await prepare(urls)).conclusion).toBe('success')
   await query(
@@ -500,7 +500,7 @@ it('abort and cleanup keep and name foreign objects in our schema, and continue 
   expect(await query(urls.source, "SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
-it('requires only sequences that the target needs, before and after the load', async () => {
+it('requires only the sequences that the target needs, before and after the load', async () => {
   const source = `CREATE TABLE numbered (id bigserial PRIMARY KEY, n int GENERATED BY DEFAULT AS IDENTITY);
     CREATE TABLE left_behind (id serial PRIMARY KEY); CREATE SEQUENCE alone;
     INSERT INTO numbered SELECT FROM generate_series(1, 7); INSERT INTO left_behind DEFAULT VALUES`
@@ -529,7 +529,7 @@ it('requires only sequences that the target needs, before and after the load', a
   }
 })
 
-it('does not touch a sequence that the application uses, and sets one that is behind', async () => {
+it('leaves a sequence that the application uses alone, and sets one that is behind', async () => {
   const tables = 'CREATE TABLE live (id bigserial PRIMARY KEY); CREATE TABLE behind (id bigserial PRIMARY KEY)'
   const rows =
     'INSERT INTO live SELECT FROM generate_series(1, 50); INSERT INTO behind SELECT FROM generate_series(1, 50)'
@@ -549,7 +549,7 @@ it('does not touch a sequence that the application uses, and sets one that is be
     { db: there, schema: 'public' },
   ] as const
   let over = false
-  // A number handed out twice would violate the primary key.
+  // Producing a number twice would violate the primary key.
   const writing = (async () => {
     while (!over) await application.query('INSERT INTO live DEFAULT VALUES')
   })()
@@ -596,11 +596,11 @@ it('names a target sequence that cannot continue, and does not set it', async ()
     expect(problems).toEqual([
       'the sequence public.a_id_seq ends at 100 on the target, but 200 is already used and 211 would be next. Run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target.',
       expect.stringMatching(
-        /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source\. Run `ALTER/,
+        /^the sequence public.b_id_seq counts by -1 on the target, but by 1 on the source\. Run `ALTER/,
       ),
       expect.stringMatching(/^the sequence public.c_id_seq ends at 205 on the target, but 200 is already used and 211/),
     ])
-    // The same problems show while changes stream, as far as they need no margin.
+    // Streaming reports the same problems, as far as they need no margin.
     const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /Run `/.test(each))
     expect(streaming.map((each) => each.split(' ')[2])).toEqual(['public.a_id_seq', 'public.b_id_seq'])
     for (const problem of problems) await there.query(/`(.*)`/.exec(problem)?.[1] as string)
@@ -610,7 +610,7 @@ it('names a target sequence that cannot continue, and does not set it', async ()
   }
 })
 
-it('lets a count take its time, on this side of the connection too, and only that', async () => {
+it('lifts the time limits on both ends of the connection for a count, and for nothing else', async () => {
   const db = await connect(pair.target.url, 'target', 500)
   try {
     await unhurried(db, () => db.query('SELECT pg_sleep(1.8)'))
@@ -620,7 +620,7 @@ it('lets a count take its time, on this side of the connection too, and only tha
   }
 })
 
-it('drops the foreign keys that rest on a unique index with it, and leaves the others', async () => {
+it('drops the foreign keys that depend on a unique index with the index, and keeps all others', async () => {
   const { target: url } = await world(pair, 'SELECT 1', LADEN)
   await withTarget(url, async (db) => {
     await createLedger(db)
@@ -633,7 +633,7 @@ it('drops the foreign keys that rest on a unique index with it, and leaves the o
   })
 })
 
-it('takes nothing off while an index is being built, and waits for one before it builds it again (26.1)', async () => {
+it('drops nothing while an index is being built, and waits for that build before it starts one (26.1)', async () => {
   const { target } = await world(pair, 'SELECT 1', SHOP)
   const fast = await startCockroach(pair.behind, { version: '26.1' })
   const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })
@@ -656,7 +656,7 @@ it('takes nothing off while an index is being built, and waits for one before it
         expect(await valid()).toBe(true)
         await deferObjects(db, 'main', plan, indexes, true)
         expect(await valid()).toBeUndefined()
-        // As after a run that was killed: its job goes on.
+        // A run was killed, but its job continues.
         const again = building.query(create)
         await expect.poll(valid, { interval: 20 }).toBe(false)
         expect(await deferralProblems(db, 'main')).toEqual([expect.stringContaining('not valid')])

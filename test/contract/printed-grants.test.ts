@@ -1,9 +1,9 @@
-// The printed grants are exactly sufficient: with them nothing blocks, and without any one `prepare` is red.
+// The printed grants are exactly sufficient: nothing blocks with them, and `prepare` is red without any one of them.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { blockers, type GrantBench, removals, SETTINGS, startGrantBench, takeEach } from '../support/printed-grants.ts'
 import { factsOf } from './checks-helpers.ts'
 
-/** One of each kind; `every-grant.test.ts` covers all. */
+/** One grant of each kind. `every-grant.test.ts` covers all of them. */
 const SHORT = [
   'source REPLICATION',
   'source MEMBER OF "shop_owner"',
@@ -31,14 +31,14 @@ it('blocks nothing with exactly the printed grants', async () => {
   expect(await blockers(bench.granted)).toEqual([])
 })
 
-it('is red without one of each kind, and names what is missing', async () => {
+it('is red without one grant of each kind, and names the missing grant', async () => {
   const asked = removals(bench.granted).filter(({ side, right }) => SHORT.includes(`${side} ${right}`))
   expect(asked).toHaveLength(SHORT.length)
   const { expected, found } = await takeEach(bench.granted, asked)
   expect(found).toEqual(expected)
 })
 
-it('reads the condition of a check without owning its table', async () => {
+it("reads a check's condition without owning its table", async () => {
   const { target } = await factsOf(bench.granted.user, SETTINGS)
   const checks = target.schema.constraints.filter(({ kind }) => kind === 'c')
   expect(checks.map(({ table, condition }) => [table, condition])).toEqual([

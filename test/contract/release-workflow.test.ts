@@ -1,4 +1,4 @@
-// Both jobs of release.yml in the local runner: only GitHub, `npm ci` and the build are replaced.
+// Both jobs of release.yml in the local runner. Only GitHub, `npm ci` and the build are replaced.
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -62,7 +62,7 @@ function job(id: 'draft' | 'publish') {
 
 let draftedState: string | undefined
 
-/** The state after the first job, which is the same each time. */
+/** The state after the first job, which is always the same. */
 async function drafted(): Promise<Release> {
   if (draftedState) writeFileSync(file, draftedState)
   else {
@@ -73,7 +73,7 @@ async function drafted(): Promise<Release> {
   return only()
 }
 
-test('drafts from the default branch, behind a build, and publishes what was drafted', async () => {
+test('drafts from the default branch after a build, and publishes the draft unchanged', async () => {
   const draft = await drafted()
   expect(draft).toMatchObject({ draft: true, target_commitish: SHA })
   expect(draft.assets.map(({ name }) => name).sort()).toEqual([
@@ -84,7 +84,7 @@ test('drafts from the default branch, behind a build, and publishes what was dra
   expect(draft.body).toContain(`acme/molt-actions@${SHA}`)
   const result = await job('publish')
   expect(result.conclusion, words(result)).toBe('success')
-  expect(words(result)).toContain(`draft v${packageJson.version} is of ${SHA}`)
+  expect(words(result)).toContain(`draft v${packageJson.version} belongs to ${SHA}`)
   expect(only()).toMatchObject({ draft: false, immutable: true })
   const built = readFileSync(join(folder, 'npm.txt'), 'utf8').match(/^npm (ci|run check:dist)$/gm)
   expect(built).toEqual(['npm ci', 'npm run check:dist', 'npm ci', 'npm run check:dist'])
@@ -99,7 +99,7 @@ test('drafts nothing for a commit without green CI', async () => {
 
 test.each([
   [
-    'an exchanged asset',
+    'a replaced asset',
     (draft: Release) => Object.assign(draft.assets[0] as object, { digest: `sha256:${'1'.repeat(64)}` }),
   ],
   ['another commit', (draft: Release) => Object.assign(draft, { target_commitish: 'main' })],
@@ -122,7 +122,7 @@ test.each([
   expect((await job('publish')).conclusion).toBe('failure')
 })
 
-test('runs only on the default branch, and publishes behind the environment', () => {
+test('runs only on the default branch, and publishes only in the reviewed environment', () => {
   const { draft, publish } = RELEASE.jobs
   const on = (ref: string) =>
     holds(String(draft?.if), { github: { ref_name: ref, event: { repository: { default_branch: 'main' } } } })

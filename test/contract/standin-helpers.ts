@@ -12,12 +12,12 @@ import { NODE } from '../support/stand-in.ts'
 
 const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
-/** A finished program. */
+/** A program that has ended. */
 export interface Finished {
   code: number | null
   stdout: string
   stderr: string
-  /** The JSON lines on standard output. */
+  /** Parsed JSON lines of standard output. */
   events: Record<string, unknown>[]
 }
 
@@ -28,19 +28,19 @@ export interface Running {
   stop(signal?: NodeJS.Signals): Promise<{ code: number | null; ms: number }>
 }
 
-/** A database on each side, with a client to each. */
+/** One database on each side, with a client for each. */
 export interface Databases {
   name: string
   source: string
   target: string
-  /** The target's database without the like-server in front, for an administrator. */
+  /** URL of the target's database that bypasses the like-server, for an administrator. */
   behind: string
   s: pg.Client
-  /** Connected to `behind`. */
+  /** Client connected to `behind`. */
   t: pg.Client
 }
 
-/** A pair of servers and the two programs as bundles, shared by the tests of a file. */
+/** A pair of servers, and both programs as bundles. All tests of a file share it. */
 export class Bench {
   private readonly pair: Servers
   private readonly folder: string
@@ -74,7 +74,7 @@ export class Bench {
     return path.join(this.folder, name)
   }
 
-  /** New databases; `ddl` runs on both sides. */
+  /** Creates a database on each side, and runs `ddl` in both. */
   async databases(ddl: string): Promise<Databases> {
     const name = `db${++this.count}`
     for (const server of [this.pair.source, this.pair.behind]) {
@@ -188,7 +188,7 @@ async function bundle(folder: string): Promise<void> {
   }
 }
 
-/** Waits until `probe` returns something truthy. Throws after `ms`, with its last result. */
+/** Waits until `probe` returns a truthy value. Throws after `ms`. */
 export async function until<T>(probe: () => Promise<T> | T, ms = 30_000): Promise<T> {
   const deadline = Date.now() + ms
   for (;;) {

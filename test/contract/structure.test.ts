@@ -1,4 +1,4 @@
-/** Differences that `verify` finds in a schema written by `convert`, and in one that was changed afterwards. */
+/** Differences that `verify` finds in a schema that `convert` wrote, and after that schema was changed. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { convert } from '../../src/conversion/convert.ts'
@@ -25,7 +25,7 @@ const SOURCE = `
     CONSTRAINT both_ids FOREIGN KEY (customer_id, other_id) REFERENCES customers (id, other), state order_state DEFAULT 'open',
     total numeric(10,2) DEFAULT 0.00, note varchar(200),
     CONSTRAINT total_range CHECK (total >= 0 AND (total < 100000 OR note LIKE 'ok%')),
-    -- A name that another table's constraint has, with another condition.
+    -- Same name as another table's constraint, but another condition.
     CONSTRAINT filled CHECK (note <> ''));
   CREATE UNIQUE INDEX live_email ON customers (lower(email)) WHERE deleted_at IS NULL;
   CREATE INDEX by_state ON orders (state, total DESC) WHERE state = 'open';
@@ -37,7 +37,7 @@ beforeAll(async () => {
   pair = await startServers()
   side = new pg.Client(pair.behind.url)
   await side.connect()
-  // The like-server has PostgreSQL's names of locales, and not CockroachDB's.
+  // The like-server has PostgreSQL's locale names, not CockroachDB's.
   await side.query(`CREATE COLLATION "de" (provider = icu, locale = 'de')`)
   const catalog = await withDatabase(pair.source.url, 'source', async (db) => {
     await db.query(SOURCE)
@@ -62,20 +62,20 @@ async function problems() {
   )
 }
 
-it('finds no difference in what `convert` has written', async () => {
+it('finds no difference in a schema that `convert` wrote', async () => {
   expect(await problems()).toEqual([])
 })
 
 /** A change made directly on PostgreSQL, and the statement that reverts it. */
 it.each([
   [
-    'a condition of an index',
+    "an index's condition",
     'DROP INDEX by_state; CREATE INDEX by_state ON orders (state, total DESC)',
     "DROP INDEX by_state; CREATE INDEX by_state ON orders (state, total DESC) WHERE state = 'open'",
     'different orders: the index by_state (state, total)',
   ],
   [
-    'an expression of an index',
+    "an index's expression",
     'DROP INDEX live_email; CREATE UNIQUE INDEX live_email ON customers (upper(email)) WHERE deleted_at IS NULL',
     'DROP INDEX live_email; CREATE UNIQUE INDEX live_email ON customers (lower(email)) WHERE deleted_at IS NULL',
     'different customers: the unique index live_email ((expression))',
@@ -93,7 +93,7 @@ it.each([
     'different orders: the foreign key constraint orders_customer_id_fkey (customer_id)',
   ],
   [
-    'which column a foreign key pairs with which',
+    'a foreign key that pairs columns differently',
     'ALTER TABLE orders DROP CONSTRAINT both_ids; ALTER TABLE orders ADD CONSTRAINT both_ids FOREIGN KEY (other_id, customer_id) REFERENCES customers (id, other)',
     'ALTER TABLE orders DROP CONSTRAINT both_ids; ALTER TABLE orders ADD CONSTRAINT both_ids FOREIGN KEY (customer_id, other_id) REFERENCES customers (id, other)',
     'different orders: the foreign key constraint both_ids (customer_id, other_id)',
@@ -129,13 +129,13 @@ it.each([
     'missing orders: the default of id',
   ],
   [
-    'another generated value',
+    'a different generated value',
     'ALTER TABLE customers DROP short; ALTER TABLE customers ADD short text GENERATED ALWAYS AS (upper(region)) STORED',
     'ALTER TABLE customers DROP short; ALTER TABLE customers ADD short text GENERATED ALWAYS AS (lower(region)) STORED',
     'different customers: the generated value of short',
   ],
   [
-    'a generated value that is written instead',
+    'a plain column in place of a generated one',
     'ALTER TABLE customers ALTER short DROP EXPRESSION',
     'ALTER TABLE customers DROP short; ALTER TABLE customers ADD short text GENERATED ALWAYS AS (lower(region)) STORED',
     'missing customers: the generated value of short',

@@ -29,7 +29,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Runs `status` for the source only; there is no target. */
+/** Runs `status` for the source only, without a target. */
 async function status(server: string, parameters: string, env: Record<string, string> = {}) {
   const url = (servers[server] as EmbeddedServer).url.replace('sslmode=disable', parameters)
   return runBundle('status', { inputs: { source: url, 'allow-insecure': 'true' }, env })
@@ -39,42 +39,42 @@ describe('a source that accepts only TLS', () => {
   test.each([
     ['its certificate in the URL', () => `sslmode=verify-full&sslrootcert=${root}`],
     ['verify-ca', () => `sslmode=verify-ca&sslrootcert=${root}`],
-    ['no authority, and none required', () => 'sslmode=require'],
+    ['no certificate, and none required', () => 'sslmode=require'],
   ])('is reached: %s', async (_, parameters) => {
     const run = await status('good', parameters())
     expect(run.errors).toEqual([])
     expect(run.code).toBe(0)
   })
 
-  test("connects with the certificate in libpq's and MOLT's default location", async () => {
+  test("connects with the root certificate in libpq's and MOLT's default location", async () => {
     const run = await status('good', 'sslmode=verify-full', { HOME: join(folder, 'home') })
     expect(run.errors).toEqual([])
-    // As in libpq, `require` verifies if there is a root.
+    // As in libpq, `require` verifies the certificate if there is a root certificate.
     const other = await status('renamed', 'sslmode=require', { HOME: join(folder, 'home') })
     expect(other.shown).toMatch(/Name its CA file/)
   })
 
   test.each([
     [
-      'it is self-signed',
+      'an unknown authority',
       'good',
       () => 'sslmode=verify-full',
       /not signed by an authority that this runner trusts.* sslrootcert=/,
     ],
     [
-      'no public authority knows it',
+      'an authority that is not public',
       'good',
       () => 'sslmode=verify-full&sslrootcert=system',
       /not signed by an authority that this runner trusts/,
     ],
     [
-      'another name',
+      'a certificate for another host',
       'renamed',
       () => `sslmode=verify-full&sslrootcert=${join(folder, 'renamed-root.crt')}`,
       /is for another host/,
     ],
     [
-      'too old',
+      'an expired certificate',
       'expired',
       () => `sslmode=verify-full&sslrootcert=${join(folder, 'expired-root.crt')}`,
       /Renew the server/,

@@ -1,5 +1,5 @@
-// Linters know neither `$/` nor our actions' inputs. These tests check that the workflows match them, and when each
-// job runs.
+// Linters know neither `$/` nor the inputs of these actions. These tests check that the workflows match the actions,
+// and when each job runs.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -24,7 +24,7 @@ const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
   outputs: Record<string, unknown>
 }
 
-/** File and job → what it can write. */
+/** File and job → permissions with which it can write. */
 const SIGNS = ['id-token', 'attestations']
 const WRITES: Record<string, string[]> = {
   '.github/workflows/rehearse.yml attest': SIGNS,
@@ -34,10 +34,10 @@ const WRITES: Record<string, string[]> = {
   '.github/workflows/rebuild.yml commit': ['contents', 'actions'],
   '.github/workflows/scorecard.yml scorecard': ['id-token'],
 }
-/** Workflows that move no database. */
+/** Workflows that do not move a database. */
 const OWN = ['ci', 'release', 'rebuild', 'scorecard', 'cockroachdb'].map((name) => `.github/workflows/${name}.yml`)
 
-/** Inputs (and which are required) and outputs of a step's action; undefined for third-party actions. */
+/** Inputs (true if required) and outputs of a step's action; undefined for third-party actions. */
 function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: string[] } | undefined {
   if (uses === './' || /^OWNER\/REPO@0{40}$/.test(uses))
     return {
@@ -81,7 +81,7 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
           expect(outputs.get(step), `${step}.${output}`).toContain(output)
       })
 
-      test(`${id}: needs the jobs that it names, and names only existing ones`, () => {
+      test(`${id}: lists the jobs that it refers to in needs, and all of them exist`, () => {
         for (const [, needed = '', kind, output = ''] of text.matchAll(
           /needs\.([\w-]+)\.(result|outputs\.([\w-]+))/g,
         )) {
@@ -106,15 +106,15 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
       })
     }
 
-    test('has no rights by default', () => {
+    test('grants no permissions by default', () => {
       expect(workflow.permissions).toEqual({})
-      // Nothing on GitHub's side may end or delay a migration; its ledger decides.
+      // Nothing on GitHub may cancel or delay a migration. Its ledger decides.
       if (!OWN.includes(name)) expect(workflow.concurrency).toBeUndefined()
     })
   },
 )
 
-test("the copied jobs are those of the called workflow, with the caller's form and literals", () => {
+test("the copied jobs equal those of the called workflow, with the caller's form and literals", () => {
   const migrate = readFileSync(join(FOLDER, 'migrate.yml'), 'utf8')
   const caller = readFileSync(join(REPO, 'examples/migrate-caller.yml'), 'utf8')
   const text = readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')
@@ -125,7 +125,7 @@ test("the copied jobs are those of the called workflow, with the caller's form a
   expect(Object.keys(copied.jobs)).toEqual(Object.keys((parse(migrate) as Workflow).jobs))
 })
 
-test("the rehearsal example is ours without the embedded variant, and rehearses the migration's settings", () => {
+test("the rehearsal example equals rehearse.yml without the embedded variant, and uses the migration's settings", () => {
   const text = readFileSync(join(REPO, 'examples/rehearse.yml'), 'utf8')
   expect(text).toBe(exampleRehearsal(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')))
   const { jobs, env = {} } = parse(text) as Workflow
@@ -139,7 +139,7 @@ test("the rehearsal example is ours without the embedded variant, and rehearses 
 describe('migrate.yml', () => {
   const { jobs } = readWorkflow(join(FOLDER, 'migrate.yml'))
 
-  test('only the cutover waits for the gate, and no follower delays it', () => {
+  test('only the cutover waits for the gate, and followers do not delay it', () => {
     const gated = Object.keys(jobs).filter((id) => jobs[id]?.environment?.includes('inputs.environment '))
     expect(gated).toEqual(['cutover'])
     expect(needsOf(jobs.cutover as Job)).not.toContain('follow')
@@ -218,7 +218,7 @@ describe('migrate.yml', () => {
     expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
   })
 
-  test('no follower runs after the decision', () => {
+  test('followers do not run after the decision', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
@@ -244,7 +244,7 @@ describe('operations.yml', () => {
     expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 
-  test('cleanup checks the reviewers of its environment before anything else', () => {
+  test('cleanup first checks the reviewers of its environment', () => {
     const job = jobs.cleanup as Job
     const [gate, clean] = job.steps?.filter(({ uses }) => uses?.startsWith('OWNER/REPO')) ?? []
     expect(gate?.uses).toMatch(/actions\/gate@/)

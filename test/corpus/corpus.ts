@@ -4,15 +4,15 @@ import { parse } from 'yaml'
 import * as z from 'zod'
 
 /*
- * Small schemas after patterns of real applications. A file each, in sections: what it is `about`; `options`; `source` and
- * `rows`, SQL for a new schema; `fixes`, what its owner changes on the source after the findings of `prepare`; `load`,
- * statements that run one after the other while changes are streamed, with `{n}` for the round; then the goldens.
+ * Small schemas modeled on real applications, one per file. Sections: `about`; `options`; `source` and `rows`, SQL for
+ * a new schema; `fixes`, what the owner changes on the source after the findings of `prepare`; `load`, statements that
+ * run one after another during streaming, with `{n}` for the round; then the golden texts.
  */
 
 const Options = z.strictObject({
-  /** Tables that stay behind. */
+  /** Tables that are not moved. */
   exclude: z.array(z.string()).default([]),
-  /** Findings that the owner accepts, as `prepare` takes them. */
+  /** Findings that the owner accepts, in the syntax of `waive`. */
   waive: z.array(z.string()).default([]),
 })
 
@@ -25,7 +25,7 @@ export interface Case extends z.infer<typeof Options> {
   rows: string
   fixes: string
   load: string[]
-  /** Up to the goldens. */
+  /** The file's text before the golden texts. */
   head: string
   goldens: ReadonlyMap<string, string>
 }

@@ -1,6 +1,6 @@
 /**
- * The whole chain of the root action.yml with the committed bundles, under a live load. What is broken between two
- * steps must be red at the step that should see it. MOLT_BIN_DIR runs it with the real programs.
+ * The whole chain of the root action.yml with the committed bundles, under a live load. Damage between two steps must
+ * turn the step red that is responsible for noticing it. With MOLT_BIN_DIR, it runs the real programs.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -19,13 +19,13 @@ import { requireRules, type Servers, startServers } from '../support/servers.ts'
 import { certificateFor, requireTlsOf, verifyingTls } from '../support/tls.ts'
 
 const BIN = process.env.MOLT_BIN_DIR
-/** molt before 1.0 corrupts some values, which the shop is then seeded without. */
+/** Whether to seed the shop without the values that molt before 1.0 corrupts. */
 const plain = BIN ? /^0\./.test(await toolVersion(join(BIN, 'molt'), 'molt')) : false
 const RATE = 50
-/** Things that cheaper tests check step by step, here through the whole chain. */
+/** Cases that cheaper tests cover step by step, here through the whole chain. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 const TIMEOUT = BIN ? 300_000 : 120_000
-/** Not one of the well-known passwords, which are not masked. */
+/** Not a well-known password: those are not masked. */
 const PASSWORD = 'hunter2/s3cr3t@42%'
 const FORMS = [PASSWORD, encodeURIComponent(PASSWORD)]
 
@@ -65,7 +65,7 @@ async function withPassword(url: string): Promise<string> {
   return changed.href
 }
 
-/** The target's URL for its own administrator; the like-server connects to its backend with the shared one. */
+/** The target's URL for its own administrator. The like-server connects to PostgreSQL as the shared one. */
 async function mover(): Promise<string> {
   await query(pair.behind.url, `CREATE ROLE mover LOGIN SUPERUSER PASSWORD '${PASSWORD}'`)
   const url = new URL(pair.target.url)
@@ -92,10 +92,10 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
       ...(BIN ? { 'bin-dir': BIN } : { embedded: 'true' }),
       ...inputs,
     },
-    // Masks the URLs, like GitHub does with secrets, but not the passwords in them.
+    // Masks the URLs, as GitHub masks secrets, but not the passwords in them.
     secrets: [source, target],
     workDir: join(folder, 'work'),
-    // What a dependency's next version refuses is an error here.
+    // A deprecation that a dependency's next version turns into an error is an error here.
     env: { NODE_OPTIONS: '--throw-deprecation' },
     onLine: (line) => {
       log += `${line.text}\n`
@@ -107,7 +107,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
   return result
 }
 
-/** Everything readable afterwards. */
+/** Expects the password in nothing that can be read afterwards. */
 function expectNoSecret(result: JobResult): void {
   const places: Record<string, string> = { log, summary: result.summary, outputs: JSON.stringify(result.outputs) }
   for (const step of result.steps)
@@ -149,7 +149,7 @@ function expectRedAt(result: JobResult, id: string, ...said: RegExp[]): void {
   expect(result.outputs.verdict).toBeUndefined()
 }
 
-/** The application can write to the source, whatever happened. */
+/** Expects that the application can write to the source. */
 async function expectWritable(): Promise<void> {
   await sql('source', 'UPDATE categories SET name = name')
 }
@@ -161,7 +161,7 @@ async function tablesEqual(): Promise<void> {
   }
 }
 
-test('moves the shop under load, and refuses to repeat what is done', { timeout: TIMEOUT }, async () => {
+test('moves the shop under load, and refuses to repeat finished steps', { timeout: TIMEOUT }, async () => {
   const result = await runChain({ decision: 'commit', 'switch-command': '["true"]' })
   expect(result.conclusion, words(result)).toBe('success')
   expect(result.outputs).toMatchObject({ verdict: 'go', phase: 'switched' })
@@ -182,7 +182,7 @@ test('moves the shop under load, and refuses to repeat what is done', { timeout:
   expectRedAt(again, 'prepare', /switched|committed|permanent/)
 })
 
-/** On both sides: a table, an index, a right, a sequence, the ledger and the stream's logins. */
+/** Statements that must be among the retried ones, for both codes. */
 const CHANGES = [
   /CREATE TABLE IF NOT EXISTS molt_actions/,
   /CREATE (UNIQUE )?INDEX/,
@@ -196,8 +196,8 @@ describe.each([
   ['40001', [...CHANGES, /setval/, /SHOW JOBS|crdb_internal/]],
   ['40003', CHANGES],
 ] as const)('%s', (code, expected) => {
-  nightly('a retry of each distinct statement on the target changes nothing', { timeout: TIMEOUT * 5 }, async () => {
-    // As an application leaves its target: with indexes and constraints to drop, and a role that can write.
+  nightly('retrying each distinct statement on the target changes nothing', { timeout: TIMEOUT * 5 }, async () => {
+    // Like an application's target: with indexes and constraints to drop, and a role that can write.
     await sql('target', SOURCE_CONSTRAINTS)
     await sql('target', 'CREATE ROLE app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app')
     pair.cluster.options.failEach = { code, application: 'molt-actions' }
@@ -236,11 +236,11 @@ test('rehearses with TLS only, lifts the fence, and cleans up', { timeout: TIMEO
   expect(await sql('source', `SELECT nspname FROM pg_namespace WHERE nspname LIKE '%molt%'`)).toEqual([])
 })
 
-describe('detects changes made on the target by hand', () => {
+describe('detects a manual change on the target', () => {
   nightly('a column dropped before the load', { timeout: TIMEOUT }, async () => {
     const drop = () => sql('target', 'ALTER TABLE reviews DROP COLUMN title')
     const result = await runChain({}, justBefore('fetch', drop))
-    expectRedAt(result, 'fetch', /reviews has the column title on the source only/, /No row was moved/)
+    expectRedAt(result, 'fetch', /reviews has the column title only on the source/, /No row was moved/)
     expect(await sql('source', 'SELECT slot_name FROM pg_replication_slots')).toEqual([])
     await expectWritable()
   })
@@ -254,13 +254,13 @@ describe('detects changes made on the target by hand', () => {
     await expectWritable()
   })
 
-  test('a row deleted before the cutover; refuses to repeat this half', {
+  test('a row deleted before the cutover, and refuses to repeat the load', {
     timeout: 2 * TIMEOUT,
   }, async () => {
     const remove = () => sql('target', 'DELETE FROM addresses WHERE id = (SELECT min(id) FROM addresses)')
     const result = await runChain({ decision: 'commit' }, justBefore('cutover', remove))
     expectRedAt(result, 'cutover', /addresses: 1 row missing/)
-    // The verify before the fence has found it, so writes were not paused.
+    // The verify before the fence found the row missing, so writes were not paused.
     expect(stepOf(result, 'cutover').outputs['pause-ms']).toBeUndefined()
     await expectWritable()
 
@@ -302,7 +302,7 @@ interface Process {
   command: string
 }
 
-/** The replicator among our descendants: the last in the chain of wrappers, if any. */
+/** Finds the replicator among this process's descendants: the last in the chain of wrappers, if there is one. */
 async function findReplicator(): Promise<number | undefined> {
   const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,ppid=,command='])
   const all = stdout.split('\n').flatMap((line): Process[] => {
@@ -327,7 +327,7 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
       beforeStep: async (step) => {
         steps.push(step.id)
         if (step.id !== 'catch-up' || step.phase !== 'main') return
-        // More than one step of the stream's start.
+        // More work than one step at the stream's start can apply.
         await sql('source', 'UPDATE order_items SET quantity = quantity + 1')
         void (async () => {
           while (steps.at(-1) === 'catch-up') {
@@ -350,7 +350,7 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
     expect(table).toMatchObject({ missing: 0, mismatch: 0, extraneous: 0 })
 })
 
-test('a run cancelled while it streams says so, and leaves the source writable', {
+test('a run cancelled while it streams reports that and leaves the source writable', {
   timeout: TIMEOUT,
 }, async () => {
   const cancel = new AbortController()

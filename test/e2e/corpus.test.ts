@@ -1,4 +1,4 @@
-// Each schema of the corpus through the whole chain: convert, load, stream under its own writes, verify, cut over, finalize.
+// Each schema of the corpus through the whole chain: convert, load, stream under writes, verify, cut over, finalize.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,7 +38,7 @@ function run(name: string, workDir: string, inputs: Record<string, string>) {
   })
 }
 
-/** A database on each side: the schema as its owner has it after the findings of `prepare`, and what `convert` makes of it. */
+/** Creates a database on each side: the schema after the owner's fixes, and what `convert` makes of it. */
 async function databases({ schema, ...each }: Case) {
   const name = `corpus_${schema}`
   for (const server of [pair.source, pair.behind]) await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
@@ -53,7 +53,7 @@ async function databases({ schema, ...each }: Case) {
   return { source, target, behind: pair.behind.urlOf(name) }
 }
 
-/** Runs the case's statements one after another until the fence refuses one. */
+/** Runs the case's statements one after another until the fence refuses one. @returns how many succeeded */
 async function write(url: string, { schema, load }: Case, signal: AbortSignal): Promise<number> {
   const db = new pg.Client(url)
   await db.connect()
@@ -63,7 +63,7 @@ async function write(url: string, { schema, load }: Case, signal: AbortSignal): 
     while (!signal.aborted) {
       n++
       for (const statement of load) await db.query(statement.replaceAll('{n}', String(n)))
-      // A row that changes all the time can be compared after the drain alone.
+      // A row that changes all the time can be compared only after the drain.
       await sleep(200)
     }
   } catch (error) {
@@ -74,7 +74,7 @@ async function write(url: string, { schema, load }: Case, signal: AbortSignal): 
   return n
 }
 
-/** Every row of a schema as text, in one order on both sides. */
+/** Every row of a schema as text, in the same order on both sides. */
 async function dump(url: string, schema: string, tables: readonly Table[]): Promise<Record<string, string[]>> {
   const rows: Record<string, string[]> = {}
   for (const { name, columns } of tables) {

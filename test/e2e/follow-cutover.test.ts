@@ -1,5 +1,5 @@
 // Every outcome of an approval: the jobs of migrate.yml in the local runner on a live database, with follower and
-// cutover as separate processes. Takes minutes, so it runs nightly; `migrate.test.ts` covers the normal night.
+// cutover in separate processes. Takes minutes, so it runs nightly; `migrate.test.ts` covers the normal cutover.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -14,7 +14,7 @@ beforeAll(async () => {
 }, 120_000)
 afterAll(() => night?.stop())
 
-/** @param said an error's code, or what its message must name */
+/** @param said the error's code, or a pattern for its message */
 async function refused(result: Promise<JobResult | undefined>, said: string | RegExp): Promise<JobResult> {
   const ended = (await result) as JobResult
   if (typeof said === 'string') expect(words(ended)).toContain(`[${said}]`)
@@ -26,42 +26,42 @@ const slots = async () =>
   (await night.rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).map((row) => row.slot_name)
 const endedBy = (follow: JobResult) => follow.steps.find((step) => step.outputs['ended-by'])?.outputs['ended-by']
 
-/** A run on a target that is already loaded, up to its approval. */
+/** Starts a run on a loaded target, and takes it to its approval. */
 async function waiting(inputs: Record<string, string> = {}, actor?: string): Promise<Run> {
   const run = night.start({ phase: 'cutover', decision: 'rehearse', ...inputs }, actor)
   await run.jobs('prepare', 'brief')
   return run
 }
 
-describe('the gate must exist', () => {
+describe('the gate', () => {
   const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
 
-  test('refuses a missing environment, which GitHub would create without rules', async () => {
+  test('refuses a missing environment, because GitHub would create it without rules', async () => {
     const red = await refused(prepare(), 'approval.environment-missing')
     expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
-  test('refuses one without reviewers', async () => {
+  test('refuses an environment without reviewers', async () => {
     night.github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
     await refused(prepare(), 'approval.no-reviewers')
     night.github.environment = reviewed(0)
     await refused(prepare(), 'approval.no-reviewers')
   })
-  test('names the right that a token lacks', async () => {
+  test('names the permission that a token lacks', async () => {
     night.github.status = 403
     await refused(prepare(), /permissions: actions: read/)
     night.github.status = 200
   })
-  test('names an empty secret, before anything else', async () => {
+  test('reports an empty secret before anything else', async () => {
     await refused(night.start({}, 'anna', { MOLT_TARGET: '' }).job('prepare'), /the secret MOLT_TARGET is empty/)
   })
-  test('finds misspelled values at the start, not when they are used', async () => {
+  test('finds misspelled values at the start, not when it uses them', async () => {
     await refused(prepare({ decision: 'comit' }), /input `decision`: "comit" is not valid/)
     await refused(prepare({ 'on-declined': 'drop' }), /input `on-declined`/)
   })
   test('refuses an unknown phase and lists the valid ones', async () => {
     await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
   })
-  test('accepts reviewers, and no gate only for a rehearsal', async () => {
+  test('accepts reviewers, and accepts `gate: none` only for a rehearsal', async () => {
     night.github.environment = undefined
     requireGreen('prepare', await prepare({ phase: 'load', gate: 'none' }))
     await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), 'approval.required')
@@ -81,14 +81,14 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('caught-up')
   })
 
-  test('a run that starts at the stream repeats no load', async () => {
+  test('a run that starts at the stream does not repeat the load', async () => {
     const run = night.start({ phase: 'stream' })
     await run.jobs('prepare')
     const load = requireGreen('load', await run.job('load'))
     expect(load.steps.find((step) => step.name === 'Load')?.outcome).toBe('skipped')
   })
 
-  test('declined while it streams: red, the slot stays, and a later approval is refused', async () => {
+  test('declined while streaming: turns red, keeps the slot, and refuses a later approval', async () => {
     const run = await waiting()
     const following = run.job('follow')
     await night.streaming()
@@ -101,21 +101,21 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await run.job('finalize')).toBeUndefined()
   })
 
-  test('declined between two legs: the next leg is red too', async () => {
+  test('declined between two legs: turns the next leg red too', async () => {
     const run = await waiting()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
     await refused(run.job('follow', { leg: 1 }), 'approval.declined')
   })
 
-  test('expired at the end of the last leg', async () => {
+  test('expired at the end of the last leg: turns red, and refuses a later approval', async () => {
     const run = await waiting({ 'max-approval-wait': '3s' })
     await refused(run.job('follow'), 'approval.declined')
     run.github.approvals = [review('bea')]
     await refused(run.job('cutover'), 'approval.over')
   })
 
-  test('approved without a second runner: the follower yields, and so does its next leg', async () => {
+  test('approved without a free runner: the follower yields its runner, and so does its next leg', async () => {
     const run = await waiting()
     jobOf(run.github, 'cutover').status = 'queued'
     const following = run.job('follow')
@@ -124,7 +124,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('approved')
     const next = requireGreen('follow', await run.job('follow', { leg: 1 }))
     expect(words(next)).toMatch(/approved and waiting for a runner/)
-    // Nothing follows, so the cutover streams the rest itself.
+    // No follower runs, so the cutover streams the remaining changes itself.
     const cutover = requireGreen('cutover', await run.job('cutover'))
     expect(words(cutover)).toMatch(/first verify, while changes are streamed: clean/)
     expect(await night.phase()).toBe('approved')
@@ -137,7 +137,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(run.job('cutover'), 'approval.same-person')
   })
 
-  test('only reports it where the policy says so', async () => {
+  test('only warns about a self-approval or a bypass if the policy allows it', async () => {
     const lenient = { config: 'lenient.yml' }
     const own = await waiting(lenient)
     own.github.approvals = [review('anna')]
@@ -150,7 +150,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     )
   })
 
-  test('accepts only the plan and the programs that were shown', async () => {
+  test('accepts only the plan and the programs that the approver saw', async () => {
     const run = await waiting()
     run.github.approvals = [review('bea')]
     const { target } = night.rehearsal.pair
@@ -166,7 +166,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate(other), /is not the program of the plan/)
   })
 
-  test('with `gate: none` the cutover asks for the slot at once, and the ledger says that no approval was required', async () => {
+  test('with `gate: none`, the cutover requests the slot at once and logs that no approval was required', async () => {
     const run = await waiting({ gate: 'none' })
     const following = run.job('follow')
     await night.streaming()
@@ -191,7 +191,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await again.jobs('prepare', 'load', 'brief')
   })
 
-  test('two runs at once: the second does not follow, and takes the slot when it is approved', async () => {
+  test('two runs at once: the second does not follow, and gets the slot when it is approved', async () => {
     const [first, second] = [await waiting(), await waiting()]
     const following = first.job('follow')
     await night.streaming()
@@ -201,7 +201,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
   })
 
-  test('two cutovers at once: one succeeds, the other is refused', async () => {
+  test('two cutovers at once: one succeeds, and the other is refused', async () => {
     const runs = [await waiting(), await waiting()]
     for (const run of runs) run.github.approvals = [review('bea')]
     const ended = (await Promise.all(runs.map((run) => run.job('cutover')))) as JobResult[]
@@ -232,7 +232,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(entry?.approval).toMatchObject({ by: 'bea', gate: 'plan-hash', planHash: typed['approved-hash'] })
   })
 
-  test('expired and the slot dropped as configured: only a new load helps', async () => {
+  test('expired, with the slot dropped as configured: requires a new load', async () => {
     const run = await waiting({ 'on-declined': 'drop-slot' })
     jobOf(run.github, 'cutover').created_at = new Date(Date.now() - 25 * 3600_000).toISOString()
     await refused(run.job('follow'), 'approval.declined')
@@ -268,7 +268,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('finalized')
   })
 
-  test('finalize can run again alone, whatever the decision; nothing is left to follow or approve', async () => {
+  test('finalize can run again on its own with any decision, and nothing is left to follow or approve', async () => {
     const run = night.start({ phase: 'finalize', decision: 'rehearse' })
     await run.jobs('prepare')
     for (const skipped of ['load', 'brief', 'follow', 'cutover']) expect(await run.job(skipped)).toBeUndefined()

@@ -1,4 +1,4 @@
-// Every rule, run by a database on awkward values: what it preserves and what it must hide.
+// Every masking rule, run by a database on awkward values: what it preserves and what it hides.
 import { createHash } from 'node:crypto'
 import { resolve } from 'node:path'
 import { execa } from 'execa'
@@ -38,7 +38,7 @@ async function fresh(sql: string): Promise<void> {
 const planOf = async (yaml: string) =>
   makePlan(await readMaskTables(db, 'public'), parseRules(`version: 1\nkey: env:K\n${yaml}`, 'mask.yml'), 'public')
 
-/** The masked rows of a table, in key order. */
+/** A table's masked rows, in key order. */
 async function masked(table: string, yaml: string, key = 'one key'): Promise<Row[]> {
   const plan = await planOf(yaml)
   expect(plan.problems).toEqual([])
@@ -177,7 +177,7 @@ describe('rules on text', () => {
     expect(row?.b).toEqual(createHash('sha256').update(digest(2)).digest())
   })
 
-  it('blanks and padding hide nothing: a rule never returns the original', async () => {
+  it('a rule never returns the original, even with different blanks or padding', async () => {
     await fresh(`CREATE DOMAIN d AS varchar(40); CREATE TABLE t (id int PRIMARY KEY, a char(20), b d, c name, e text[], f text[][]);
       INSERT INTO t VALUES (1, 'anna', ' Anna ', 'anna', '{" ",anna,NULL,""}', '{{anna,bob},{zoë,xyz}}'), (2, '  ', '   ', '', '{}', NULL)`)
     for (const use of ['hash', 'email', 'name', 'phone', 'address', 'text', 'partial, last: 1', 'name, fold: true']) {
@@ -223,7 +223,7 @@ describe('rules on text', () => {
     expect(rows.map(({ id }) => id)).toEqual([1])
   })
 
-  it('partial shows only the end of long values', async () => {
+  it('partial reveals only the end of long values', async () => {
     await fresh(
       `CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '1234567890'), (2, '1234567'), (3, NULL)`,
     )
@@ -291,7 +291,7 @@ describe('rules on other types', () => {
     expect(await objections(yaml)).toBe('')
   })
 
-  it('date moves all dates of an entity together, also across tables, and never by zero', async () => {
+  it('date moves all dates of an entity together across tables, and never by zero', async () => {
     await fresh(`CREATE TABLE p (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, born date NOT NULL);
       INSERT INTO p (born) SELECT date '2000-01-01' FROM generate_series(1, 300);
       CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p bigint REFERENCES p, a date, b timestamptz);
@@ -331,7 +331,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     )
     const yaml = (use: string) => `tables: { t: { id: { keep: true, reason: a number }, v: ${use}, a: { use: hash } } }`
     expect(await objections(yaml('{ use: choice }'))).toMatch(
-      /^t\.v: no value is seen 10 times.*NULLs of all 50.*`min-count`/,
+      /^t\.v: no value occurs 10 times.*replace 50 values with NULL.*`min-count`/,
     )
     expect(await objections(yaml('{ use: choice, min-count: 2 }'))).toBe('')
     expect(await problemsOf('tables: { t: { a: { use: choice } } }')).toMatch(/`choice` does not work on text\[\]/)
@@ -409,7 +409,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     expect(rows[0].found.filter(Boolean).sort()).toEqual(['Anna', 'Bob', 'Cid', 'Dora', 'Emil'])
     expect(await problemsOf(yaml(', m: { use: text }'))).toMatch(/JSON path \[\] .*lists both members and elements/)
     await db.query(`UPDATE public.t SET w = '[{"x": 1}]' WHERE id = 0`)
-    expect(await objections(yaml())).toMatch(/t\.w: 1 documents have members that no path lists/)
+    expect(await objections(yaml())).toMatch(/t\.w: 1 document with members that no path lists/)
   })
 
   it('json counts documents with unlisted members', async () => {
@@ -460,9 +460,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
       return `tables: { t: { id: { keep: true, reason: a number }, ${rules.join(', ')} } }`
     }
     expect(await objections(yaml(column, expression))).toMatch(
-      new RegExp(
-        `^t\\.${column}: in 1 rows the expression gives away an original text of the row. Give it another rule`,
-      ),
+      new RegExp(`^t\\.${column}: in 1 row, the expression reveals an original text of the row. Give it another rule`),
     )
     const type: Record<string, string> = { a: "'{nothing}'", d: "'{}'", j: "'{}'", z: "'{}'" }
     expect(await objections(yaml(column, type[column] ?? "'nothing'"))).toBe('')
@@ -481,7 +479,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
       INSERT INTO t SELECT n, 'Ann Lee' || n, '+32 470 00 01 0' || n FROM generate_series(1, 3) n; UPDATE t SET k = ${value} WHERE id < 3`)
     const kept = '{ keep: true, reason: a number }'
     const yaml = `tables: { t: { id: ${kept}, v: { use: name }, p: { use: phone }, k: ${kept} } }`
-    expect(await objections(yaml)).toMatch(/^t\.k: in 2 rows the kept value gives away an original text of the row/)
+    expect(await objections(yaml)).toMatch(/^t\.k: in 2 rows, the kept value reveals an original text of the row/)
     expect(await objections(`${yaml}\nproof: { allow-survivors: { t.k: as it is } }`)).toBe('')
   })
 
@@ -505,7 +503,7 @@ describe('planning', () => {
     await fresh('CREATE TABLE t (id bigserial PRIMARY KEY, email text, "odd name" int)')
     const plan = await planOf('safe: { surrogate-keys: true }\ntables: {}')
     expect(plan.unlisted.map(({ column }) => column.name)).toEqual(['email', 'odd name'])
-    // A TODO for a person is refused until it is decided.
+    // A person must resolve each TODO before the rule is accepted.
     await expect(planOf(pasteRules(plan.unlisted))).rejects.toThrow(/tables\.t\.odd name\.reason: .*TODO/)
     const pasted = pasteRules(plan.unlisted).replaceAll('TODO', 'decided')
     expect(pasted).toContain('    email: { use: email, domain: email } # text: an e-mail address')
@@ -517,7 +515,7 @@ describe('planning', () => {
     ])
   })
 
-  it('enables no safe class by itself', async () => {
+  it('enables no safe class by default', async () => {
     await fresh(`CREATE TABLE p (id bigserial PRIMARY KEY); CREATE TYPE e AS ENUM ('a');
       CREATE TABLE t (id bigserial PRIMARY KEY, p bigint REFERENCES p, b boolean, at timestamptz, e e)`)
     expect((await planOf('tables: {}')).unlisted.map(({ column }) => column.name)).toEqual([
@@ -551,7 +549,7 @@ describe('planning', () => {
     )
   })
 
-  it('recognizes uniqueness in an expression, and limits too short for it', async () => {
+  it('recognizes uniqueness in an expression, and limits that are too short for it', async () => {
     await fresh('CREATE TABLE t (id int PRIMARY KEY, v text); CREATE UNIQUE INDEX ON t (lower(v))')
     expect(await problemsOf(rule('{ use: name }'))).toMatch(/unique index/)
     await fresh('CREATE TABLE t (id int PRIMARY KEY, v varchar(20) UNIQUE)')
@@ -590,7 +588,7 @@ describe('planning', () => {
     expect(found).toMatch(/t refers to public\.p .*which is not copied/)
   })
 
-  it('accepts tables and columns named like members of every object', async () => {
+  it('accepts tables and columns named like members of every JavaScript object', async () => {
     await fresh(`CREATE TABLE constructor (id bigserial PRIMARY KEY, "toString" text); CREATE TABLE left_out (id int)`)
     const yaml = (rules: string) =>
       `safe: { surrogate-keys: true }\nexclude: { left_out: not needed }\ntables: ${rules}`
@@ -625,7 +623,7 @@ references:
     expect(Number((await db.query(check?.sql as string)).rows[0].count)).toBe(1)
   })
 
-  it('a text that refers to a case-insensitive column, or shares its domain, has the same mask in any case', async () => {
+  it('a text that refers to a case-insensitive column or shares its domain has the same mask in upper and lower case', async () => {
     await db.query('CREATE SCHEMA IF NOT EXISTS ext; CREATE EXTENSION IF NOT EXISTS citext SCHEMA ext')
     await fresh(`CREATE TABLE a (id int PRIMARY KEY, v ext.citext UNIQUE);
       CREATE TABLE b (id int PRIMARY KEY, ref text, same text, own text UNIQUE, ci ext.citext, doc jsonb);
@@ -676,7 +674,7 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
     expect(await problemsOf(shared('email', 'x', leaf('email, domain: n, fold: true')))).toBe('')
   })
 
-  it('does not mask a column that decides the partition of a row', async () => {
+  it("does not mask a column that decides a row's partition", async () => {
     await fresh(`CREATE TABLE t (id int, at timestamptz, v text, w text) PARTITION BY RANGE (at);
       CREATE TABLE t1 PARTITION OF t FOR VALUES FROM ('2020-01-01') TO ('2021-01-01') PARTITION BY LIST (lower(v));
       CREATE TABLE t2 PARTITION OF t1 FOR VALUES IN ('x');
@@ -685,8 +683,8 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
 tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use: hash } }, h: { id: { keep: true, reason: a number }, v: { use: hash } } }`
     const found = (await planOf(yaml)).problems
     expect(found.map((problem) => problem.split('.').slice(0, 2).join('.'))).toEqual([
-      't.at decides the partition of a row, and changed by `jitter` it may fit none',
-      't.v decides the partition of a row, and changed by `hash` it may fit none',
+      't.at decides the partition of a row, and a value from `jitter` may fit none',
+      't.v decides the partition of a row, and a value from `hash` may fit none',
     ])
     await db.query(
       `CREATE TABLE public.t3 PARTITION OF public.t DEFAULT; CREATE TABLE public.t4 PARTITION OF public.t1 DEFAULT`,
@@ -694,7 +692,7 @@ tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use:
     expect((await planOf(yaml)).problems).toEqual([])
   })
 
-  it('tests masked rows against checks of tables and domains before anything is copied', async () => {
+  it('tests masked rows against the checks of tables and domains before it copies anything', async () => {
     await fresh(`CREATE DOMAIN zip AS text CHECK (VALUE ~ '^[0-9]{5}$');
       CREATE TABLE t (id int PRIMARY KEY, plan text CHECK (plan IN ('free', 'pro')), z zip, d jsonb CHECK (d ? 'a'), u uuid CHECK (u IS NOT NULL),
         up text GENERATED ALWAYS AS (upper(plan)) STORED CHECK (up <> 'X'), s timestamptz, e timestamptz, CHECK (e >= s));
@@ -705,12 +703,12 @@ tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: 
     const good = ['{ use: choice }', '{ use: address, part: postcode }'] as const
     expect(await objections(rules(...good))).toBe('')
     expect(await objections(rules('{ use: text }', good[1]))).toMatch(
-      /^t\.plan: 50 of the first masked rows .* violate the check t_plan_check; take `choice`/,
+      /^t\.plan: 50 of the first masked rows .* violate the check t_plan_check\. Use `choice`/,
     )
     await expect(objections(rules(good[0], '{ use: text }'))).rejects.toMatchObject({ constraint: 'zip_check' })
   })
 
-  it('refuses a child with its own rule, and one domain with two settings', async () => {
+  it('refuses a child table with its own rule, and a domain with two settings', async () => {
     await fresh(`CREATE TABLE a (mail text PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, mail text REFERENCES a)`)
     const tables = (child: string) =>
       `safe: { foreign-keys: true }\ntables: { a: { mail: { use: email, domain: m } }, b: { id: { keep: true, reason: a number }, mail: ${child} } }`
@@ -723,7 +721,7 @@ tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: 
 })
 
 describe('patterns', () => {
-  it('recognizes telephone numbers, and neither dates nor expiries', async () => {
+  it('recognizes telephone numbers, but not dates or expiry dates', async () => {
     const looks = async (texts: string[]) => {
       const { rows } = await db.query('SELECT t FROM unnest($1::text[]) t WHERE t ~ $2', [texts, PATTERNS.phone])
       return rows.map(({ t }) => t)
@@ -765,7 +763,9 @@ describe('proposing', () => {
     await fresh('')
     await createGrownShop(server.url, 4000)
     const { yaml } = await proposeRules(db, 'public')
-    expect(yaml).toMatch(/^ {4}subject_type: \{ keep: true, reason: "says what comments\.subject_id refers to" \}/m)
+    expect(yaml).toMatch(
+      /^ {4}subject_type: \{ keep: true, reason: "decides which table comments\.subject_id refers to" \}/m,
+    )
     expect(yaml).not.toMatch(/from: subscribers\.email/)
     expect(yaml).toMatch(/from: tickets\.customer_email, to: customers\.email/)
     const { problems, unlisted } = await planOf(decided(yaml))
@@ -773,7 +773,7 @@ describe('proposing', () => {
     expect(await objections(decided(yaml))).toBe('')
   })
 
-  it('recognizes names with spaces, numeric telephones, entities of dates, and lists of members', async () => {
+  it('recognizes names with spaces, numeric telephone numbers, the entity of a date, and lists of members', async () => {
     await fresh(`CREATE TABLE "Patient" ("Id" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, came_by bigint REFERENCES "Patient",
         "Full Name" text, tel bigint, dob date, ip inet, search tsvector, doc jsonb);
       INSERT INTO "Patient" (doc) SELECT '{"kids": [{"n": "Ann"}], "sizes": [1], "nick": ["a"]}' FROM generate_series(1, 20)`)
@@ -782,7 +782,7 @@ describe('proposing', () => {
     expect(yaml).toContain('tel: { use: hash }')
     expect(yaml).toContain('dob: { use: date, days: 60, by: Id }')
     expect(yaml).toContain("search: { use: 'null' }")
-    expect(yaml).toMatch(/ip: .*TODO: inet, looks like a trace of a device; .* use null, constant or sql/)
+    expect(yaml).toMatch(/ip: .*TODO: inet, looks like a device identifier; .* use null, constant or sql/)
     expect(yaml).toMatch(/"kids\[\]\.n": \{ use: text \}.*"sizes\[\]": \{ keep: true, reason: 'TODO/)
     expect(yaml).toContain('"nick[]": { use: hash, length: 16 }')
   })
@@ -794,8 +794,8 @@ describe('proposing', () => {
         jsonb_build_object('who', jsonb_build_object('email', 'a@b.de', 'tel', ARRAY['1']), 'none', '[]'::jsonb, 'm', CASE WHEN n > 9 THEN '{"x": 1}' ELSE '1' END::jsonb),
         '[{"sku": "a", "qty": 1}, {"qty": 2}]' FROM generate_series(1, 20) n`)
     const { yaml } = await proposeRules(db, 'public')
-    expect(yaml).toContain('plan: { keep: true, reason: "one of the labels that a check lists" }')
-    expect(yaml).toContain('level: { keep: true, reason: "one of the labels that a check lists" }')
+    expect(yaml).toContain('plan: { keep: true, reason: "a label that a check lists" }')
+    expect(yaml).toContain('level: { keep: true, reason: "a label that a check lists" }')
     expect(yaml).toContain('sex: { use: choice }')
     expect(yaml).toContain('code: { use: text }')
     expect(yaml).toContain('actor_id: { keep: true, reason: "TODO: an identifier; keep it, or list under')
@@ -809,7 +809,7 @@ describe('proposing', () => {
     expect(await objections(decided(yaml))).toBe('')
   })
 
-  it('accepts columns of any name, and documents that jsonb cannot hold', async () => {
+  it('accepts columns of any name, and documents that jsonb cannot represent', async () => {
     await fresh(`CREATE TABLE settings (k text PRIMARY KEY, v jsonb); CREATE TABLE odd ("a
 b: c" text, "d, {e}" text, "f.g_id" bigint, j json, short varchar(10) UNIQUE, email varchar(20), z varchar(10) UNIQUE);
       INSERT INTO settings SELECT n::text, '{"colour": "red"}' FROM generate_series(1, 20) n;
@@ -838,12 +838,12 @@ describe('the key', () => {
       expect(maskedSelect(planned as NonNullable<typeof planned>)).not.toContain(value)
       const log = readFileSync(server.logFile, 'utf8')
       expect(log).not.toContain(value)
-      // Over several lines, as in a plan.
+      // Over several lines, as in a query plan.
       expect(log.replaceAll(/\s+/g, ' ')).not.toContain([...Buffer.from(value)].join(' '))
     }
   })
 
-  it('is not sent when the server would log it and the role cannot turn that off', async () => {
+  it('is not sent if the server would log it and the role cannot turn logging off', async () => {
     await db.query(
       `DO $$ BEGIN CREATE ROLE plain LOGIN PASSWORD 'plain'; END $$; ALTER DATABASE shop SET log_min_duration_statement = 0`,
     )
@@ -867,9 +867,9 @@ function luhn(digits: string): boolean {
   return sum % 10 === 0
 }
 
-it('the bench compares it with a plain copy, and copies every row both ways', async () => {
+it('the bench compares masking with a plain copy, and copies every row both ways', async () => {
   const bench = resolve(import.meta.dirname, '../../bench/mask.ts')
-  // With so few rows, neither speed nor exit code mean anything.
+  // With so few rows, neither speed nor exit code is meaningful.
   const { stdout, stderr } = await execa(process.execPath, ['--import', 'tsx', bench, '5000', '1', '4', '--shared'], {
     reject: false,
   })

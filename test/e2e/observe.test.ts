@@ -1,6 +1,6 @@
 /**
- * A committed migration to the like-server, observed with the committed bundles: calm, with a client left on the
- * source, with a query that lost its index, and with a storm of retries.
+ * A committed migration to the like-server, observed with the committed bundles: on a calm night, with a client left on
+ * the source, with a query that lost its index, and with a storm of retries.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,15 +11,12 @@ import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { query, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
-/**
- * Looks up the items of a product 250 times: in one or two milliseconds with the index, in a tenth of a second
- * without it.
- */
+/** Counts a product's items. Takes one or two milliseconds with the index, and a tenth of a second without it. */
 const LOOK = `SELECT count(*) FROM orders o WHERE o.id <= $1
   AND (SELECT count(*) FROM order_items i WHERE i.product_id = o.id % 50 + 1) > $2`
 const FINGERPRINT =
   'select count * from orders o where id <= _ and select count * from order_items i where product_id = id % _ + _ > _'
-/** Above the cost of a proxy on a busy machine. */
+/** Above the overhead of a proxy on a busy machine. */
 const LIMITS = { 'latency-floor': '60ms', 'latency-ratio': '8', 'min-calls': '5', 'min-coverage': '50' }
 
 let rehearsal: Rehearsal
@@ -74,7 +71,7 @@ async function client(side: 'source' | 'target', application = 'reports'): Promi
   return db
 }
 
-/** The application's reports, often enough to be judged. */
+/** Runs the application's reports, often enough for a verdict. */
 async function work(times = 15): Promise<void> {
   for (let look = 0; look < times; look++) await app.query(LOOK, [250, 0])
 }
@@ -89,7 +86,7 @@ async function observed(
   return watching
 }
 
-test('a calm night is healthy, and the way back can close', { timeout: 60_000 }, async () => {
+test('a calm night is healthy, and says until when a rollback is possible', { timeout: 60_000 }, async () => {
   const metrics = join(rehearsal.pair.source.folder, '..', `observe-${process.pid}.prom`)
   const calm = await observed({ 'metrics-file': metrics })
   requireSuccess('observe', calm)
@@ -105,7 +102,7 @@ test('a calm night is healthy, and the way back can close', { timeout: 60_000 },
   requireSuccess('cleanup', await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' }))
 })
 
-test('a client that still writes to the source makes it degraded, and is named', { timeout: 60_000 }, async () => {
+test('is degraded by a client that still writes to the source, and names it', { timeout: 60_000 }, async () => {
   const forgotten = await client('source', 'molt-actions rehearsal load')
   try {
     const red = await observed({}, async () => {
@@ -129,11 +126,11 @@ test('a client that still writes to the source makes it degraded, and is named',
   }
 })
 
-test('writes refused before the last watch do not count again', { timeout: 60_000 }, async () => {
+test('does not count writes again that were refused before the last watch', { timeout: 60_000 }, async () => {
   requireSuccess('observe', await observed())
 })
 
-test('a query that lost its index makes it degraded, and is named first', { timeout: 60_000 }, async () => {
+test('is degraded by a query that lost its index, and names it first', { timeout: 60_000 }, async () => {
   await onTarget('DROP INDEX order_items@by_product')
   const red = await observed()
   expect(red.outputs.verdict).toBe('degraded')
@@ -143,13 +140,11 @@ test('a query that lost its index makes it degraded, and is named first', { time
   expect(JSON.parse(readFileSync(red.outputs.report as string, 'utf8')).worst[0].statement).toBe(FINGERPRINT)
 })
 
-test('a storm of retries makes it degraded, and names the statement', { timeout: 60_000 }, async () => {
+test('is degraded by a storm of retries, and names the statement', { timeout: 60_000 }, async () => {
   await onTarget('CREATE INDEX by_product ON order_items (product_id)')
   const rivals = [await client('target'), await client('target')]
   const HOT = 'UPDATE categories SET name = name WHERE id = $1'
-  /**
-   * Acts like a client that retries at once: two transactions read the same row, and the second writer must give way.
-   */
+  /** Acts like a client that retries at once: two transactions read the same row, and the second to write must fail. */
   const collide = async () => {
     for (const each of rivals)
       await each.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories')
@@ -178,7 +173,7 @@ test('a storm of retries makes it degraded, and names the statement', { timeout:
   }
 })
 
-test('an application that is not on the target is never green', { timeout: 60_000 }, async () => {
+test('is never green while no application uses the target', { timeout: 60_000 }, async () => {
   await rehearsal.load.stop()
   const none = await observed({ duration: '2s' }, async () => {})
   expect(none.conclusion).toBe('failure')

@@ -1,4 +1,4 @@
-/** Rows that differ while changes stream: lag, loss, or still changing. */
+/** Classifies rows that differ while changes stream: lag, loss, or still changing. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -43,7 +43,7 @@ beforeEach(async () => {
   await target.query('DELETE FROM molt_actions_heartbeat')
 })
 
-test('ignores a heartbeat that another source has left on the target', async () => {
+test('ignores a heartbeat that another source left on the target', async () => {
   await target.query("INSERT INTO molt_actions_heartbeat VALUES (1, 'main', 'this', 5, '')")
   const left = async (sourceId: string) => {
     await createTargetHeartbeat(target, 'public', sourceId)
@@ -58,8 +58,8 @@ const row = (a: number, n = 1) => [a, 'b:"x', n, { z: 1, a: [2] }, '2026-01-01T0
 const key = (a: number) => [String(a), 'b:"x']
 
 /**
- * A stream of heartbeats only, after `before` has run once on the target.
- * @returns a function that ends it
+ * Streams only heartbeats, after it has run `before` once on the target.
+ * @returns a function that ends the stream
  */
 function stream(before: () => Promise<unknown> = async () => {}): () => Promise<void> {
   let running = true
@@ -103,7 +103,7 @@ async function recheck(rows: RowDifference[], more: { table?: string; total?: nu
 
 const missing = (a: number): RowDifference => ({ kind: 'missing', key: key(a), columns: [] })
 
-test('a row that arrives before the marker is late, one that does not is lost', async () => {
+test('a row that arrives before the marker is late, and a row that does not is lost', async () => {
   for (const a of [1, 2]) await source.query(COPY, row(a))
   const end = stream(() => target.query(COPY, row(1)))
   expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, unchecked: 0 })
@@ -133,7 +133,7 @@ test('a column that each side computes differently is not lag', async () => {
   await end()
 })
 
-test('a row deleted on both sides meanwhile is late', async () => {
+test('a row deleted on both sides in the meantime is late', async () => {
   await target.query(COPY, row(5))
   const end = stream(() => target.query('DELETE FROM items'))
   const found = await recheck([{ kind: 'extraneous', key: key(5), columns: [] }])
@@ -164,7 +164,7 @@ test('rows that molt did not list stay unchecked', async () => {
   await end()
 })
 
-test('a key that the database writes differently from molt does not count as gone on both sides', async () => {
+test('a key that the database and molt write differently does not count as deleted on both sides', async () => {
   await source.query("INSERT INTO odd VALUES ('\\x0a', 'x')")
   const end = stream()
   const found = await recheck([{ kind: 'missing', key: ['\\x0A'], columns: [] }], { table: 'odd' })
@@ -174,14 +174,14 @@ test('a key that the database writes differently from molt does not count as gon
   await end()
 })
 
-test('without a stream nothing is proved', async () => {
+test('proves nothing without a stream', async () => {
   await source.query(COPY, row(1))
   const found = await recheck([missing(1)], { markerTimeout: 100 })
   expect(found).toMatchObject({ lag: 0, loss: 0, changing: 0, unchecked: 1 })
   expect(found.problem).toContain('Check that the stream is running')
 })
 
-/** Types of a column on either side, its text on the source, and whether molt reports the values as different. */
+/** A column's type on each side, its text on the source, and whether molt reports the values as different. */
 const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['real', 'float8', '0.1', true],
   ['char(5)', 'text', 'ab', true],
@@ -199,7 +199,7 @@ const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['varchar(9)[]', 'text[]', '{a,NULL,""}', false],
 ]
 
-test('the first and the final verify judge pairs of types alike', async () => {
+test('the first and the final verify treat each pair of types alike', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-'))
   const program = join(standInFolder(), 'molt')
   const names = PAIRS.map((_, at) => `pair_${at}`)
@@ -234,7 +234,7 @@ test('the first and the final verify judge pairs of types alike', async () => {
   }
 })
 
-test('a row written while molt read is late, not of another type', async () => {
+test('a row written while molt read is late, and not a difference of types', async () => {
   await source.query(COPY, row(1))
   const end = stream()
   const { rows } = await source.query('SELECT txid_current_snapshot()::text AS snapshot')

@@ -1,5 +1,5 @@
-// rehearse.yml in the local runner. The job `real` runs all its lines, with two replacements: a stand-in for `docker`
-// with embedded servers behind it, and the stand-in for MOLT in the config file. Nightly.
+// rehearse.yml in the local runner. The job `real` runs all its lines with two replacements: a `docker` that starts
+// embedded servers, and the stand-in for MOLT in the config file. Runs nightly.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
@@ -31,7 +31,7 @@ function withDatabase(url: string, name: string): string {
   return other.href
 }
 
-test("real: servers in docker, masked rows, live writes, the whole chain, evidence under the plan's name", async () => {
+test('real: masks rows, runs the whole chain between servers in docker under live writes, and names evidence by the plan', async () => {
   const bin = join(folder, 'bin')
   const state = join(folder, 'containers')
   for (const each of [bin, state]) mkdirSync(each)
@@ -72,7 +72,7 @@ test("real: servers in docker, masked rows, live writes, the whole chain, eviden
   const temp = join(folder, 'real/_temp')
   expect(readFileSync(join(temp, 'artifact'), 'utf8').trim()).toBe(`molt-rehearsal-${hash}`)
   expect(readdirSync(join(temp, 'molt-actions/rehearsal'))).toContain('preflight.json')
-  // No original person is on either side, every masked one is, and nothing keeps running.
+  // Neither side has an original person, both have every masked person, and nothing keeps running.
   const original = await query(withDatabase(pair.source.url, 'original'), 'SELECT count(*)::text AS n FROM customers')
   for (const url of [withDatabase(pair.source.url, 'shop'), pair.target.url]) {
     const sql = `SELECT count(*)::text AS n, (count(*) FILTER (WHERE email LIKE '%@shop.test'))::text AS found FROM customers`
@@ -82,7 +82,7 @@ test("real: servers in docker, masked rows, live writes, the whole chain, eviden
   expect(result.orphans).toEqual([])
 }, 300_000)
 
-test("embedded: from a fresh clone, with the workflow's commands", async () => {
+test("embedded: succeeds from a fresh clone with the workflow's commands", async () => {
   const clone = join(folder, 'clone')
   execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, clone])
   const result = await runJob(REHEARSE, 'embedded', {
@@ -103,8 +103,8 @@ test.skipIf(!act)(
     execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, copy])
     const workflow = join(copy, '.github/workflows/rehearse.yml')
     const text = readFileSync(workflow, 'utf8').replaceAll('uses: $/', 'uses: ./')
-    // Left out: our own runner, which runs the root action and supports `$/`, and setting up Node, for which act
-    // would have to download an action.
+    // Leaves out two steps: the local runner, which runs the root action and supports `$/`, and the setup of Node, for
+    // which act would have to download an action.
     writeFileSync(workflow, text.replace(/ {6}- name: Set up Node\n[\s\S]*?(?= {6}- name: Install)/g, ''))
     const args = [
       'workflow_dispatch',

@@ -1,7 +1,4 @@
-/**
- * A migration whose write pause compares only the rows that changed last, and relies on the rolling proof for all
- * others.
- */
+/** A migration whose write pause compares only recently changed rows, and relies on the rolling proof otherwise. */
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -27,7 +24,7 @@ const slots = async () =>
   (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(
     ({ name }) => name,
   )
-/** A program that runs once before the pause and again in it, where it runs `sql` on that side. */
+/** Creates a program that does nothing when called before the pause, and runs `sql` on that side when called in it. */
 function inThePause(side: 'source' | 'target', sql: string): string {
   const path = join(folder, 'smoke.mjs')
   const flag = join(folder, 'ran')
@@ -69,17 +66,17 @@ test('proves every row while it streams, table by table', TIMEOUT, async () => {
   expect((await rehearsal.run('status', {})).summary).toContain('`molt_slot_verify`')
 })
 
-test('the write pause compares the rows that changed last', TIMEOUT, async () => {
+test('compares recently changed rows in the write pause', TIMEOUT, async () => {
   const result = await rehearsal.run('cutover', CUTOVER)
   requireSuccess('cutover', result)
   expect(words(result)).toMatch(/rows of \d+ tables proved, \d+ keys? open, 0 lost/)
   expect(result.summary).toContain('every row compared while it was streamed, and again when it changed')
   expect(JSON.parse(result.outputs.tables as string).length).toBeGreaterThan(5)
-  // What the rehearsal stopped resumes, and so does the proof.
+  // After a rehearsal, the stream and the proof can both resume.
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
 })
 
-test('`auto` proves even a small database if comparing every row took long', TIMEOUT, async () => {
+test('`auto` uses the proof for a small database if comparing every row took long', TIMEOUT, async () => {
   const took = (ms: number) =>
     rehearsal.query(
       'target',
@@ -97,28 +94,32 @@ test('`auto` proves even a small database if comparing every row took long', TIM
   expect(await level()).toBe('changed')
 })
 
-test('the log shows a write that bypasses the fence, and the fingerprint a renamed enum label', TIMEOUT, async () => {
-  const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
-  const passed = inThePause(
-    'source',
-    `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
-  )
-  const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
-  expect(first.conclusion).toBe('failure')
-  // The row differs as well, and then the fence is checked first.
-  expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
-  const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
-  const second = await rehearsal.run('cutover', {
-    ...CUTOVER,
-    'smoke-test': inThePause('source', relabel('paid', 'settled')),
-  })
-  await rehearsal.query('source', relabel('settled', 'paid'))
-  expect(second.conclusion).toBe('failure')
-  // A recently changed row with that label differs too, and is read first.
-  expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
-})
+test(
+  'finds a write that bypasses the fence in the log, and a renamed enum label by the fingerprint',
+  TIMEOUT,
+  async () => {
+    const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
+    const passed = inThePause(
+      'source',
+      `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
+    )
+    const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
+    expect(first.conclusion).toBe('failure')
+    // The row differs too, but the fence is checked first.
+    expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
+    const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
+    const second = await rehearsal.run('cutover', {
+      ...CUTOVER,
+      'smoke-test': inThePause('source', relabel('paid', 'settled')),
+    })
+    await rehearsal.query('source', relabel('settled', 'paid'))
+    expect(second.conclusion).toBe('failure')
+    // A recently changed row with that label differs too, and may be read first.
+    expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
+  },
+)
 
-test('a lost row is red before the pause', TIMEOUT, async () => {
+test('is red before the pause for a lost row', TIMEOUT, async () => {
   await rehearsal.query(
     'target',
     'CREATE TABLE kept AS SELECT * FROM categories WHERE id = 2; DELETE FROM categories WHERE id = 2',
@@ -132,7 +133,7 @@ test('a lost row is red before the pause', TIMEOUT, async () => {
   expect(result.outputs['pause-ms'] ?? '').toBe('')
 })
 
-test("the decision is based on the proof, and the log's slot is dropped", TIMEOUT, async () => {
+test("commits based on the proof, and drops the log's slot", TIMEOUT, async () => {
   const result = await rehearsal.run('cutover', { ...CUTOVER, decision: 'commit' })
   requireSuccess('cutover', result)
   expect(await slots()).toEqual(['molt_slot'])

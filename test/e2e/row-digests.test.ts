@@ -1,4 +1,4 @@
-/** Row hashes computed by each database: equal values in different notations are equal, and nothing else is. */
+/** Row hashes computed by each database: values are equal exactly if they mean the same, in any notation. */
 import { createHash } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -12,7 +12,7 @@ import { runVerify } from '../../src/phases/verify/verify.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 
-/** Each column's type on either side, a value in the source's and in the target's notation, and another value. */
+/** A column's type on each side, one value in the notation of source and target, and a different value. */
 const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {
   n: ['numeric', 'numeric', '1.50', '1.5', '1.51'],
   long: ['numeric', 'numeric', '123567890123567890.5', '123567890123567890.50', '123567890123567891.5'],
@@ -54,7 +54,7 @@ beforeAll(async () => {
       CREATE TABLE numbered (k numeric PRIMARY KEY, j jsonb, v text);
       CREATE TABLE odd (k inet PRIMARY KEY, i interval, v text);
       CREATE TABLE busy (id int PRIMARY KEY, v text)`)
-  // A role's settings must not matter.
+  // The result must not depend on a role's settings.
   await source.query("ALTER DATABASE shop SET DateStyle = 'German'; ALTER DATABASE shop SET TimeZone = 'Asia/Tokyo'")
 }, 60_000)
 
@@ -95,14 +95,14 @@ test("uses CockroachDB's statements on the target", async () => {
   await db.end()
 })
 
-test.each([false, true])('equal values are equal in any notation (rows move: %s)', async (moving) => {
+test.each([false, true])('equal values have equal hashes in any notation (rows move: %s)', async (moving) => {
   expect(await digest('items', moving)).toMatchObject({
     ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
     ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
   })
 })
 
-test.each(NAMES)('finds one different value of %s', async (name) => {
+test.each(NAMES)('finds a single different value of %s', async (name) => {
   const other = COLUMNS[name]?.[4]
   await target.query(`UPDATE items SET ${name} = $1 WHERE id = 123`, [other])
   const found = await digest('items')
@@ -113,7 +113,7 @@ test.each(NAMES)('finds one different value of %s', async (name) => {
 const [US, RS] = ['\u001f', '\u001e']
 test.each<[string, (string | null)[], (string | null)[]]>([
   ['NULL and a record separator', [null, 'x'], [RS, 'x']],
-  ['values that shift a column', [`1${US}2`, '3'], ['1', `2${US}3`]],
+  ['values shifted by a column', [`1${US}2`, '3'], ['1', `2${US}3`]],
   ['NULL and a dash', ['-', 'x'], [null, 'x']],
   ['values that look like their own lengths', ['1:a', ''], ['1', 'a0:']],
   ['a long value and its hash', ['w'.repeat(400), 'x'], [createHash('md5').update('w'.repeat(400)).digest('hex'), 'x']],
@@ -124,7 +124,7 @@ test.each<[string, (string | null)[], (string | null)[]]>([
     expect(await digest('texts', moving)).toMatchObject({ missing: 0, mismatch: 1, extraneous: 0, unproved: [] })
 })
 
-/** Exchanges a value between two rows, so that the column's own sum stays the same. */
+/** Exchanges a value between two rows, which leaves the column's own sum unchanged. */
 async function exchanged(column: string, other: string) {
   for (const db of [source, target]) await db.query(`UPDATE items SET ${column} = $1 WHERE id = 124`, [other])
   expect(await digest('items')).toMatchObject({ mismatch: 0, unproved: [] })
@@ -134,7 +134,7 @@ async function exchanged(column: string, other: string) {
 }
 
 test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
-  'finds two rows that have exchanged their values of %s',
+  'finds two rows that exchanged their values of %s',
   async (name) => {
     await exchanged(name, COLUMNS[name]?.[4] as string)
     const found = { missing: 0, mismatch: 2, extraneous: 0, columns: { [name]: 2 }, unproved: [] }
@@ -146,7 +146,7 @@ test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
 test.each([
   ['v', 'a key that both servers may write differently', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
   ['j', 'such a key and such a value', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
-])('finds the values of %s that two rows have exchanged under %s', async (column, _, rows) => {
+])('finds values of %s that two rows exchanged under %s', async (column, _, rows) => {
   for (const db of [source, target]) await db.query(`INSERT INTO numbered VALUES ${rows}`)
   await target.query("UPDATE numbered SET k = (k::text || '0')::numeric WHERE k < 2")
   expect(await digest('numbered')).toMatchObject({ mismatch: 0, missing: 0, extraneous: 0, unproved: [] })
@@ -154,7 +154,7 @@ test.each([
   expect(await digest('numbered')).toMatchObject({ mismatch: 2, columns: { [column]: 2 } })
 })
 
-test('values exchanged under a key that only equal texts can prove', async () => {
+test('does not prove values under a key that only equal texts can prove', async () => {
   for (const db of [source, target])
     await db.query("INSERT INTO odd VALUES ('10.0.0.1', '1 hour', 'a'), ('10.0.0.2', '1 hour', 'b')")
   expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
@@ -164,28 +164,25 @@ test('values exchanged under a key that only equal texts can prove', async () =>
   })
 })
 
-test('such a key while rows move: equal once is proved, never equal proves nothing', async () => {
+test('with such a key while rows move, proves rows that were equal once and no others', async () => {
   for (const db of [source, target])
     await db.query("INSERT INTO odd VALUES ('10.0.0.1', '1 hour', 'a'), ('10.0.0.2', '1 hour', 'b')")
   expect(await digest('odd', true)).toMatchObject({ mismatch: 0, unproved: [] })
   await target.query("UPDATE odd SET v = 'c' WHERE v = 'b'")
   expect(await digest('odd', true)).toMatchObject({
     mismatch: 0,
-    unproved: [
-      expect.stringMatching(/^rows that change under such a key are compared only by molt/),
-      expect.stringMatching(/^k /),
-    ],
+    unproved: [expect.stringMatching(/^its changing rows are compared only by molt/), expect.stringMatching(/^k /)],
   })
 })
 
-test('finds rows on one side only, and two rows that changed places', async () => {
+test('finds rows on one side only, and two rows whose keys changed', async () => {
   await target.query('DELETE FROM items WHERE id = 7; UPDATE items SET id = 9007 WHERE id = 8')
   await target.query("UPDATE items SET part = part || 'x' WHERE id IN (10, 11)")
   const found = await digest('items')
   expect(found).toMatchObject({ missing: 4, mismatch: 0, extraneous: 3, targetRows: 299 })
 })
 
-test.each([false, true])('a column that each side computes itself (rows move: %s)', async (moving) => {
+test.each([false, true])('reports a column that each side computes differently (rows move: %s)', async (moving) => {
   for (const [side, db] of [source, target].entries())
     await db.query(`
       CREATE TABLE IF NOT EXISTS computed (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (abs(a) + ${side}) STORED);
@@ -193,12 +190,12 @@ test.each([false, true])('a column that each side computes itself (rows move: %s
   expect(await digest('computed', moving)).toMatchObject({ mismatch: 1, columns: { b: 1 } })
 })
 
-test('values that change columns hash differently', async () => {
+test('values that swap columns change the hash', async () => {
   await target.query('UPDATE items SET t = nil, nil = t WHERE id = 5; UPDATE items SET nil = NULL WHERE id = 6')
   expect(await digest('items')).toMatchObject({ mismatch: 2 })
 })
 
-test('reports what cannot be compared, and counts what certainly differs', async () => {
+test('reports what it cannot compare, and counts what certainly differs', async () => {
   for (const db of [source, target]) await db.query("INSERT INTO odd VALUES ('10.0.0.1', '1 hour', 'a')")
   expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
   await target.query("UPDATE odd SET i = '2 hours'")
@@ -210,7 +207,7 @@ test('reports what cannot be compared, and counts what certainly differs', async
   expect(await digest('odd')).toMatchObject({ mismatch: 1 })
 })
 
-test('under writes, only differing rows are left', async () => {
+test('under writes, leaves only rows that differ', async () => {
   for (const db of [source, target]) await db.query("INSERT INTO busy SELECT n, 'x' FROM generate_series(1, 30000) n")
   await target.query("UPDATE busy SET v = 'damaged' WHERE id = 17; DELETE FROM busy WHERE id = 18")
   let writing = true
@@ -228,7 +225,7 @@ test('under writes, only differing rows are left', async () => {
   expect(still).toContainEqual({ kind: 'missing', key: ['18'], columns: [] })
 })
 
-/** A table whose sums never finish. */
+/** Creates a table whose sums never finish, because it is locked. */
 async function lockedTable(): Promise<pg.Client> {
   await source.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
   await target.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
@@ -249,7 +246,7 @@ test('a cancelled run does not wait for the sums of a large table', async () => 
 })
 
 test.each([
-  ['hides rows of', '', /busy: row-level security on the target hides rows of it from this role/],
+  ['hides rows of', '', /busy: row-level security on the target hides some of its rows from this role/],
   ['does not apply to', 'BYPASSRLS', undefined],
 ])('a policy that %s the role on the target', async (_, option, problem) => {
   const role = `reader${option}`.toLowerCase()
@@ -267,7 +264,7 @@ test.each([
   expect(report.problems).toEqual(problem ? [expect.stringMatching(problem)] : [])
 })
 
-test('when molt fails, neither the run nor the server keeps summing', async () => {
+test('if molt fails, neither the run nor the server keeps summing', async () => {
   const locker = await lockedTable()
   const dir = await mkdtemp(join(tmpdir(), 'molt-'))
   const program = join(dir, 'molt')

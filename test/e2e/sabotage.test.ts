@@ -1,6 +1,6 @@
 /**
- * Every defect between two databases, applied to a small loaded shop and then undone, so each test starts from the
- * same state. Each must be red with its code and numbers, and green again once undone.
+ * Every defect between two databases, applied to a small loaded shop and then undone, so each test starts from the same
+ * state. Each defect must be red with its code and numbers, and green again once undone.
  */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -35,13 +35,13 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
   return { conclusion, outputs, orphans, summary, said: errors.join('\n'), warned: warned.join('\n') }
 }
 
-/** Expects this error code, and not a bug of ours; the message must name the object. */
+/** Expects this error code and a message that names the object. */
 function expectRed(result: Awaited<ReturnType<typeof run>>, code: string, ...names: string[]): void {
   expect(result, result.said).toMatchObject({ conclusion: 'failure', orphans: [], outputs: { 'error-code': code } })
   for (const name of names) expect(result.said).toContain(name)
 }
 
-/** The counts of `verify` for a table. */
+/** What `verify` counted for a table. */
 function tableOf({ outputs }: Awaited<ReturnType<typeof run>>, name: string) {
   return (JSON.parse(outputs.tables ?? '[]') as { name: string }[]).find((table) => table.name === name)
 }
@@ -60,13 +60,13 @@ beforeAll(async () => {
   pair = await startServers()
   await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.behind.url, { schemaOnly: true })])
   source = new pg.Client(pair.source.url)
-  // Directly on PostgreSQL, so that no statement of this test counts as the suite's.
+  // Connects directly to PostgreSQL, so that no statement of this test counts as the suite's.
   target = new pg.Client(pair.behind.url)
   await Promise.all([source.connect(), target.connect()])
-  // Its name begins like an expected table's.
+  // Its name starts like an expected table's.
   for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')
   await source.query("INSERT INTO orders_archive VALUES (1, 'x')")
-  // The tricks come from programs other than the planned one.
+  // Some tests replace the planned program by one that misbehaves.
   await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
 }, 120_000)
 
@@ -75,7 +75,7 @@ afterAll(async () => {
   await pair?.stop()
 })
 
-/** Runs `work` on a changed target, and always undoes the change. */
+/** Runs `work` while the target is changed, and always undoes the change. */
 async function changed<T>(done: string, undone: string, work: () => Promise<T>): Promise<T> {
   await target.query(done)
   try {
@@ -85,7 +85,7 @@ async function changed<T>(done: string, undone: string, work: () => Promise<T>):
   }
 }
 
-/** The load. Later tests need only its rows, not the tests before them. */
+/** Result of the load. Later tests need only its rows, not the tests before them. */
 let load: Awaited<ReturnType<typeof run>> | undefined
 async function loaded(): Promise<void> {
   if (load) return
@@ -99,7 +99,7 @@ const restored = (table: string) =>
 
 describe('before the load', () => {
   test.each(DEFINITIONS)(
-    '%s: nothing is moved',
+    '%s: moves nothing',
     async (_, done, undone, names) => {
       const result = await changed(done, undone, () => run('fetch', { mode: 'direct-copy' }))
       expectRed(result, 'schema.changed', ...names)
@@ -109,7 +109,7 @@ describe('before the load', () => {
     60_000,
   )
 
-  test('a molt other than the planned one', async () => {
+  test('refuses a molt that differs from the planned one', async () => {
     await expectGreen('prepare', PREPARE)
     const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' }).finally(() =>
       expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' }),
@@ -118,7 +118,7 @@ describe('before the load', () => {
     expect(await slots()).toEqual([])
   }, 60_000)
 
-  test('a table that the regular expression also matched', async () => {
+  test('rejects a load that also matched another table', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { flags: { '--table-filter': 'orders' } })
     expect(result.warned).toContain('waive: tool.version=molt')
     expectRed(result, 'load.incomplete', 'orders_archive')
@@ -127,7 +127,7 @@ describe('before the load', () => {
     await target.query('TRUNCATE orders')
   }, 60_000)
 
-  test('a tool that reports no rows', async () => {
+  test('rejects a tool that reports no rows', async () => {
     const lost = `CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
       CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`
     const result = await changed(lost, 'DROP FUNCTION nowhere CASCADE', () =>
@@ -138,15 +138,15 @@ describe('before the load', () => {
     await target.query(`TRUNCATE ${SHOP_TABLES.map((table) => `"${table}"`).join(', ')}`)
   }, 60_000)
 
-  test('the tool killed halfway', async () => {
+  test('reports a tool that is killed halfway', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { killAt: 'data extraction from source complete' })
     expectRed(result, 'tool.killed', 'molt')
     expect(await slots()).toEqual([])
-    // Tables that had arrived by then are not loaded again.
+    // Tables that were loaded by then are not loaded again.
     expectRed(await run('fetch', { mode: 'direct-copy' }), 'load.target-not-empty', 'allow-truncate')
   }, 60_000)
 
-  test('the tool frozen halfway', async () => {
+  test('reports a tool that freezes halfway', async () => {
     const empty = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
     const inputs = { mode: 'direct-copy', 'stall-after': '5s', ...empty }
     const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
@@ -158,7 +158,7 @@ describe('before the load', () => {
 describe('after the load', () => {
   beforeAll(loaded, 60_000)
 
-  test('the complete load, without defects', async () => {
+  test('is green for a complete load without defects', async () => {
     expect(load?.outputs.tables).toBe(String(SHOP_TABLES.length))
     await expectGreen('verify')
   }, 60_000)
@@ -189,7 +189,7 @@ describe('after the load', () => {
   )
 
   test.each(UNSEEN)(
-    '%s, which molt verify does not detect',
+    '%s, although molt verify does not detect it',
     async (_, table, done, found) => {
       const result = await changed(done, restored(table), () => run('verify', {}, { blind: true }))
       expectRed(result, 'verify.differences', table)
@@ -199,7 +199,7 @@ describe('after the load', () => {
     60_000,
   )
 
-  test('rows that a policy hides from the reading role', async () => {
+  test('finds that a policy hides rows from the reading role', async () => {
     await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
       ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
     const reader = pair.source.url.replace('//postgres:', '//reader:')
@@ -209,27 +209,27 @@ describe('after the load', () => {
     expectRed(result, 'source.row-level-security', 'reviews')
   }, 60_000)
 
-  test('a shard that never finished', async () => {
+  test('rejects a shard that never finished', async () => {
     const trick = { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' }
     expectRed(await run('verify', {}, trick), 'verify.inconclusive', 'customers', '2 of 3')
   }, 60_000)
 
-  test('a verify that matched nothing', async () => {
+  test('rejects a verify that matched nothing', async () => {
     const result = await run('verify', {}, { flags: { '--table-filter': '^nothing$' } })
     expectRed(result, 'verify.inconclusive')
   }, 60_000)
 
-  test('a table that the regular expression also matched', async () => {
+  test('rejects a verify that also matched another table', async () => {
     const result = await run('verify', { tables: 'orders' }, { flags: { '--table-filter': 'orders' } })
     expectRed(result, 'verify.differences', 'orders_archive')
   }, 60_000)
 
-  test('the tool killed halfway', async () => {
+  test('reports a tool that is killed halfway', async () => {
     const result = await run('verify', {}, { killAt: 'finished row verification' })
     expectRed(result, 'tool.killed', 'molt')
   }, 60_000)
 
-  test('the tool frozen halfway', async () => {
+  test('reports a tool that freezes halfway', async () => {
     const result = await run('verify', { 'stall-after': '2s' }, { freezeAt: 'starting verify' })
     expectRed(result, 'tool.stalled', 'stall-after', 'starting verify')
   }, 60_000)
@@ -240,7 +240,7 @@ describe('after the load', () => {
   }, 60_000)
 })
 
-describe('what is finished after the load', () => {
+describe('objects completed after the load', () => {
   const strict = { structure: 'require', dry: 'true' }
 
   beforeAll(async () => {
@@ -310,7 +310,7 @@ describe('what is finished after the load', () => {
     60_000,
   )
 
-  test('reports a sequence that cannot be set, long before the cutover', async () => {
+  test('reports a sequence that cannot be set long before the cutover', async () => {
     const result = await changed(
       'ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000',
       'ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1',

@@ -5,8 +5,8 @@ import { stoppedChild } from '../support/stopped.ts'
 
 /*
  * Two databases, one decision. The cutover is stopped at each point between arming and switching, and then killed or
- * cut off from the target. Afterwards either the application writes to the source again within the lease, or a rerun
- * of the action rolls the migration forward. Never both, never neither.
+ * cut off from the target. Afterwards, either the application writes to the source again within the lease, or running
+ * the action again rolls the migration forward: exactly one of the two.
  */
 const LEASE_MS = 4_000
 const CUTOVER = {
@@ -37,7 +37,7 @@ const AFTER = [
 let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
 
-/** Runs the cutover up to `point`, where it stops itself, applies `fault`, and waits for its end. */
+/** Runs the cutover up to `point`, where it stops itself, applies `fault`, and waits until it has ended. */
 async function cutoverWith(point: string, fault: (pid: number) => Promise<void>, how = 'counts'): Promise<string> {
   const inputs = { ...CUTOVER, 'final-verify': how }
   const running = rehearsal.run('cutover', inputs, { env: { MOLT_ACTIONS_STOP_AT: point } })
@@ -52,13 +52,13 @@ async function kill(pid: number): Promise<void> {
   process.kill(pid, 'SIGKILL')
 }
 
-/** For this run, the target is permanently gone. */
+/** Cuts the target off for the rest of this run. */
 async function cutTarget(pid: number): Promise<void> {
   await rehearsal.pair.target.kill()
   process.kill(pid, 'SIGCONT')
 }
 
-/** Retries a write to the source until it succeeds, for at most `ms`. */
+/** Retries a write to the source for at most `ms`. @returns whether it succeeded */
 async function writableWithin(ms: number): Promise<boolean> {
   const end = performance.now() + ms
   do {
@@ -93,7 +93,7 @@ test.each([
       if (fault === cutTarget) await rehearsal.pair.target.start()
       expect(['caught-up', 'committing'], point).toContain(await phase())
     }
-    // None of this blocks a cutover that runs undisturbed.
+    // None of this blocks a cutover without faults.
     const result = await rehearsal.run('cutover', { ...CUTOVER, 'final-verify': how })
     requireSuccess('cutover', result)
     expect(await phase()).toBe('switched')
@@ -118,7 +118,7 @@ test.each(AFTER)(
   },
 )
 
-test('a second cutover has nothing to do, and says so', { timeout: 400_000 }, async () => {
+test('a second cutover has nothing to do, and reports that', { timeout: 400_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))

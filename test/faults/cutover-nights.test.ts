@@ -5,7 +5,7 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* Takes minutes each, so nightly: whole migrations again and again, and a network that is cut in the pause. */
+/* Whole migrations again and again, and a network that is cut in the pause. Each takes minutes, so they run nightly. */
 
 let rehearsal: Rehearsal
 let proxies: { source?: TcpProxy; target?: TcpProxy } = {}
@@ -15,7 +15,7 @@ afterEach(async () => {
   proxies = {}
 })
 
-/** Tables whose rows differ between the sides, by the servers' own hash of all rows. */
+/** Tables whose rows differ between the sides, by each server's hash of all rows. */
 async function different(): Promise<string[]> {
   const hash = async (side: 'source' | 'target', table: string) =>
     (
@@ -77,7 +77,7 @@ describe('the network is cut in the pause', { timeout: 400_000 }, () => {
   }
 
   test.each(['target', 'source'] as const)(
-    'silently, to the %s: red, writes resume within the lease, and a later run is green',
+    'silently to the %s: red, writes resume within the lease, and a later run is green',
     async (side) => {
       const { inputs, from, to } = await throughProxies()
       const running = rehearsal.run(
@@ -89,7 +89,7 @@ describe('the network is cut in the pause', { timeout: 400_000 }, () => {
       const proxy = side === 'target' ? to : from
       proxy.cut()
       process.kill(pid, 'SIGCONT')
-      // By `max-pause` if the source can be reached, otherwise by the lease alone.
+      // After `max-pause` if the source can be reached, otherwise after the lease.
       expect(await untilWritable()).toBeLessThan(LEASE + 8_000)
       await sleep(5_000)
       proxy.heal()

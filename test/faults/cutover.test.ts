@@ -9,12 +9,12 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
 /*
- * One migration and everything that happens to its cutover, in the order of a night: rehearsals, refusals, cancelled
- * and killed runs, and finally the decision. Nothing before blocks it.
+ * One migration and everything that can happen to its cutover, in the order of a night: rehearsals, refusals, cancelled
+ * and killed runs, and finally the decision. No earlier test blocks it.
  */
 const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const CUTOVER = { 'quiet-period': '300ms', lease: '5s', ...(NIGHTLY ? {} : { 'first-verify': 'none' }) }
-/** A minute in the normal run; everything at night. */
+/** Tests that run only at night. The others take a minute. */
 const nightly = test.runIf(NIGHTLY)
 const TIMEOUT = { timeout: 240_000 }
 
@@ -32,7 +32,7 @@ beforeAll(async () => {
      CREATE INDEX orders_customer_id_idx ON orders (customer_id)`,
   )
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
-  // Plain indexes are back once the target has caught up; those that would block the stream are not.
+  // Plain indexes are rebuilt once the target has caught up. Those that would block the stream are not.
   expect(await indexes()).toEqual(['orders_customer_id_idx'])
   if (!NIGHTLY) return
   await rehearsal.query('target', 'DROP INDEX orders_customer_id_idx')
@@ -46,7 +46,7 @@ const indexes = async () =>
   (
     await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
   ).map(({ name }) => name)
-/** Someone changes the ledger by hand, and restores it. */
+/** Changes the ledger by hand, to be restored later. */
 const forget = (name: string) => `CREATE TABLE molt_actions.kept AS SELECT * FROM molt_actions.deferred;
   DELETE FROM molt_actions.deferred WHERE name = '${name}'`
 const REMEMBER = `INSERT INTO molt_actions.deferred SELECT * FROM molt_actions.kept ON CONFLICT DO NOTHING;
@@ -83,12 +83,12 @@ const legs = () =>
     `SELECT rolcanlogin AS may, (SELECT count(*)::int FROM pg_stat_activity a WHERE a.usename = r.rolname) AS sessions
        FROM pg_roles r WHERE rolname LIKE 'molt\\_leg\\_%'`,
   )
-/** Objects that were dropped for the load and exist now. */
+/** Objects that were dropped for the load and have been rebuilt. */
 const rebuilt = async () =>
   (
     await rehearsal.query(
       'target',
-      // On CockroachDB, UNIQUE comes back as an index, which is its constraint there.
+      // CockroachDB rebuilds a UNIQUE constraint as an index.
       `SELECT relname AS name FROM pg_class WHERE relname = 'customers_email_key'
        UNION SELECT conname FROM pg_constraint WHERE conname = 'of_customer' ORDER BY 1`,
     )
@@ -138,7 +138,7 @@ test('a dry run lists the parts with their expected times, and changes nothing',
   expect(await write()).toBe(true)
 })
 
-test("shows a failed verify behind the fence, below the fence's state", TIMEOUT, async () => {
+test("shows a verify that failed behind the fence, below the fence's state", TIMEOUT, async () => {
   await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')")
   const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' })
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
@@ -148,7 +148,7 @@ test("shows a failed verify behind the fence, below the fence's state", TIMEOUT,
   )
 })
 
-nightly('refuses a pause that would be too long, before anything is paused', TIMEOUT, async () => {
+nightly('refuses a pause that would be too long before it pauses anything', TIMEOUT, async () => {
   const refusedBefore = rehearsal.load.counters.refused
   const result = await cutover({ 'max-pause': '900ms' })
   expect(result.conclusion).toBe('failure')
@@ -157,10 +157,10 @@ nightly('refuses a pause that would be too long, before anything is paused', TIM
 })
 
 nightly(
-  'duplicates that a unique index would refuse end the rehearsal, which names the index and no value',
+  'a rehearsal ends at duplicates that a unique index would refuse, and names the index but no value',
   TIMEOUT,
   async () => {
-    // Nothing on the source forbids them once its own index is gone; only the stricter target shows them.
+    // The source allows duplicates once its own index is dropped, so only the stricter target finds them.
     const unique = 'customers_name_key'
     await rehearsal.query(
       'target',
@@ -179,7 +179,7 @@ nightly(
 )
 
 nightly(
-  'a failing smoke test, before the pause or in it, lifts the fence; the test cannot write',
+  'a smoke test that fails before or in the pause lifts the fence, and the test cannot write',
   TIMEOUT,
   async () => {
     const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
@@ -301,7 +301,7 @@ test('detects changes since the approval and after the verify before it decides'
       'ALTER TABLE away RENAME TO payments',
       /\[(schema\.changed|fence\.table-(rewritten|dropped)|verify\.(inconclusive|rows-lost))\]/,
     ],
-    // The rows differ after the verify because of the fence.
+    // The rows differ too, but the error must name the fence.
     [
       'source',
       'drained',
@@ -326,7 +326,7 @@ test('detects changes since the approval and after the verify before it decides'
   expect(await phase()).toBe('caught-up')
 })
 
-test('programs replaced after the plan can neither stream, compare nor cut over', TIMEOUT, async () => {
+test('refuses to stream, compare or cut over with programs that were replaced after the plan', TIMEOUT, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-exchanged-'))
   for (const tool of ['molt', 'replicator']) writeFileSync(join(folder, tool), '#!/bin/sh\nexit 1\n', { mode: 0o755 })
   const env = { PATH: `${folder}:${process.env.PATH}` }
@@ -342,7 +342,7 @@ test('programs replaced after the plan can neither stream, compare nor cut over'
   rmSync(folder, { recursive: true })
 })
 
-test('a raised fence with a disabled trigger is reported as damaged; its post step lifts only its own lease', async () => {
+test('reports an armed fence with a disabled trigger as damaged, and its post step lifts only its own lease', async () => {
   const { query, run } = rehearsal
   const lease = (value: string) => query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   const later = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 60000'
@@ -352,7 +352,7 @@ test('a raised fence with a disabled trigger is reported as damaged; its post st
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, but no longer by this step, so it stays')
+  expect(words(left)).toContain('the fence is armed, but another run has set it, so it stays')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -370,7 +370,7 @@ test('a raised fence with a disabled trigger is reported as damaged; its post st
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 
-test('lifts the fence on the arming connection when no new one can be opened', TIMEOUT, async () => {
+test('lifts the fence on the arming connection if no new connection can be opened', TIMEOUT, async () => {
   const { url } = rehearsal.pair.source
   const admin = await client(url.replace('/shop', '/postgres'))
   const running = cutover(
@@ -387,7 +387,7 @@ test('lifts the fence on the arming connection when no new one can be opened', T
   expect(await write()).toBe(true)
 })
 
-test('refuses a second cutover at once, and names the first and its run', TIMEOUT, async () => {
+test('refuses a second cutover at the same time, and names the first one and its run', TIMEOUT, async () => {
   const first = cutover(
     { 'quiet-period': NIGHTLY ? '9s' : '6s' },
     { github: { repository: 'acme/shop', run_id: '4711' } },
@@ -399,7 +399,7 @@ test('refuses a second cutover at once, and names the first and its run', TIMEOU
     /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\). Only one run can act/,
   )
   const status = await rehearsal.run('status')
-  expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) acts on it/)
+  expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) holds it until /)
   requireSuccess('cutover', await first)
 })
 
@@ -428,7 +428,7 @@ test.each(CANCELLED)('cancelled at "%s": the application can write again at once
   expect(result.conclusion, words(result)).toBe('cancelled')
   expect(words(result)).toContain('the run was cancelled (SIGINT)')
   if (point === 'verified') expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
-  // It ended by itself within the runner's time limit, and left nothing running.
+  // It ended on its own within the runner's time limit, and left no process running.
   expect(result.steps.at(-1)?.exitCode).toBe(1)
   expect(result.orphans).toEqual([])
   expect(await rebuilt()).toEqual([])
@@ -454,7 +454,7 @@ nightly.each(['source', 'behind'] as const)(
 )
 
 nightly(
-  'when killed, it takes its replicator with it; the next run waits for the hold and continues',
+  'when killed, its replicator ends too, and the next run waits for the hold and continues',
   TIMEOUT,
   async () => {
     const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
@@ -468,11 +468,11 @@ nightly(
     expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
     const next = await cutover()
     requireSuccess('cutover', next)
-    expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
+    expect(words(next)).toContain('which a cutover without a commit had rebuilt')
   },
 )
 
-nightly('disconnects our own reader of the slot, and names a foreign one', TIMEOUT, async () => {
+nightly('disconnects an abandoned replicator from the slot, and names a foreign reader', TIMEOUT, async () => {
   const { source } = rehearsal.pair
   const read = async (application: string) => {
     const reader = await client(
@@ -496,7 +496,7 @@ nightly('disconnects our own reader of the slot, and names a foreign one', TIMEO
   expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
 })
 
-nightly('refuses contradicting inputs before anything is touched', TIMEOUT, async () => {
+nightly('refuses contradicting inputs before it changes anything', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
   expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
   expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
@@ -504,7 +504,7 @@ nightly('refuses contradicting inputs before anything is touched', TIMEOUT, asyn
   )
 })
 
-nightly('an approval covers one plan: refuses another plan and a weaker verify', TIMEOUT, async () => {
+nightly('accepts an approval for only one plan: refuses another plan and a weaker verify', TIMEOUT, async () => {
   const approve = (hash: string) =>
     rehearsal.query(
       'target',
@@ -520,7 +520,7 @@ nightly('an approval covers one plan: refuses another plan and a weaker verify',
   await approve("plan->>'hash'")
 })
 
-test('finally the decision: cancelled right after it, and completed by the next run', TIMEOUT, async () => {
+test('finally the decision: cancelled right after the commit, and completed by the next run', TIMEOUT, async () => {
   const app = await client(rehearsal.pair.source.url.replace('postgres:', 'app:').replace('//postgres@', '//app@'))
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: 'permanent on the source' }
@@ -560,7 +560,7 @@ test('finally the decision: cancelled right after it, and completed by the next 
   )
   requireSuccess('cutover', switched)
   expect(words(switched)).toMatch(/seen main committed public \*\*\* *$/m)
-  expect(words(switched)).toContain('1 session of app on the source ended')
+  expect(words(switched)).toContain('ended 1 session of app on the source')
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
@@ -569,7 +569,7 @@ test('finally the decision: cancelled right after it, and completed by the next 
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])
-    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, not permanent as after the commit/)
+    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, but must be permanent after the commit/)
   expect(await write()).toBe(true)
   await leased('9223372036854775807')
   for (const action of ['status', 'finalize']) {

@@ -20,7 +20,7 @@ import {
 import { writeMarker } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 
-/* Every known way past the fence, tried on a real server. */
+/* Every known way to write past the fence, tried on a real server. */
 
 const signal = new AbortController().signal
 let server: EmbeddedServer
@@ -67,14 +67,14 @@ afterEach(async () => {
 
 const REFUSED = { code: '25006', detail: expect.stringContaining('molt-actions fence') }
 
-test('disarmed, it lets every role write, including one without rights on our schema', async () => {
+test("disarmed, it lets every role write, including a role without rights on the fence's schema", async () => {
   const app = await client('app')
   await app.query("UPDATE parent SET v = 'c'")
   await app.query("INSERT INTO parts VALUES (2, 'x')")
   await app.query("INSERT INTO parts_1 VALUES (3, 'x')")
 })
 
-test('armed, it refuses every kind of write, by owner, superuser and application alike', async () => {
+test('armed, it refuses every kind of write by owner, superuser and application', async () => {
   await held.arm(2_000, signal)
   const writes = [
     "INSERT INTO parent VALUES (3, 'c')",
@@ -129,7 +129,7 @@ test('an old REPEATABLE READ transaction sees the fence despite its older snapsh
   await expect(old.query("UPDATE parent SET v = 'old'")).rejects.toMatchObject(REFUSED)
 })
 
-test('waits for a transaction that wrote before, whose write counts as before the fence', async () => {
+test('waits for a transaction that wrote earlier, and counts its write as before the fence', async () => {
   const writer = await client()
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'late' WHERE id = 1")
@@ -140,7 +140,7 @@ test('waits for a transaction that wrote before, whose write counts as before th
   expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('late')
 })
 
-test('a transaction that does not end fails the arming, which names its PID', async () => {
+test('fails to arm if a transaction does not end, and names its PID', async () => {
   const writer = await client()
   const { rows } = await writer.query('SELECT pg_backend_pid() AS pid')
   await writer.query('BEGIN')
@@ -161,7 +161,7 @@ test('waits for a prepared transaction too, and names it', async () => {
   expect((await arming).holders).toBe(1)
 })
 
-test('a write with synchronous_commit = off before the fence counts as before it', async () => {
+test('counts a write with synchronous_commit = off before the fence as before it', async () => {
   const writer = await client()
   await writer.query('SET synchronous_commit = off')
   await writer.query("UPDATE parent SET v = 'async' WHERE id = 1")
@@ -170,7 +170,7 @@ test('a write with synchronous_commit = off before the fence counts as before it
   expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('async')
 })
 
-test('an expired lease lets writes through, and a write in the gap forbids the commit', async () => {
+test('an expired lease lets writes pass, and a write in the gap forbids the commit', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -233,7 +233,7 @@ test('lifts a lease whose answer was lost, and holds no lock', async () => {
   const deaf = await client()
   const own = new HeldFence(deaf, fence, 60_000)
   const query = deaf.query.bind(deaf)
-  // The server has done it, but the answer is lost.
+  // The server executes the statement, but its answer is lost.
   deaf.query = (async (...all: [string]) => {
     const answer = await query(...all)
     if (/setval/.test(String(all[0]))) throw new Error('timeout')
@@ -258,7 +258,7 @@ test('reports a subscription that feeds a table', async () => {
   await db.query('DROP SUBSCRIPTION feed')
 })
 
-test('removes a permanent fence only with the right to do so', async () => {
+test('removes a permanent fence only if explicitly allowed', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
   await expect(removeFence(db, fence.tables, false)).rejects.toThrow('permanently fenced')
@@ -304,7 +304,7 @@ test('counts only real writes after a crash that follows the commit', async () =
   expect(await writesPassed(after)).toBe(held.passed)
 })
 
-test('lapsed or lifted, it lets a role without rights on our schema write again', async () => {
+test("lapsed or lifted, it lets a role without rights on the fence's schema write again", async () => {
   const app = await client('app')
   await setLease(db, await leaseFor(db, 200))
   await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)
@@ -321,7 +321,7 @@ test('finds a partition created after the installation, which lacks the trigger'
   expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
 })
 
-test('tests a table whose own trigger or rule runs first with another statement, or reports it', async () => {
+test('tests a table with its own trigger or rule by another statement, or reports that it cannot', async () => {
   await db.query(`CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
     CREATE TRIGGER a_never BEFORE DELETE ON parent EXECUTE FUNCTION never();
     CREATE RULE nothing AS ON DELETE TO child DO INSTEAD NOTHING;
@@ -360,13 +360,13 @@ test('finds a trigger that was disabled or dropped, or whose function was replac
   ]) {
     await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
       ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated by someone else')])
+    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated differently')])
     await installFence(db, tables)
     expect(await problems()).toEqual([])
   }
   const { rows } = await db.query("SELECT pg_get_functiondef('molt_actions.fence'::regproc) AS sql")
   await db.query(rows[0].sql.replace('RAISE EXCEPTION', 'RAISE NOTICE'))
-  expect(await problems()).toContain('the fence function was changed by someone else')
+  expect(await problems()).toContain('the fence function was changed')
 })
 
 test.each([
@@ -377,7 +377,7 @@ test.each([
   ['ALTER FUNCTION molt_actions.fence() RESET search_path', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SET search_path = public, pg_catalog', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SECURITY INVOKER', /the fence function was changed/],
-])('finds %s before and while it is armed, and the next installation fixes it', async (sql, said) => {
+])('finds %s before and after arming, and the next installation fixes it', async (sql, said) => {
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   await held.arm(2_000, signal)
   await db.query(sql)
@@ -388,12 +388,12 @@ test.each([
   expect(await fenceProblems(db, fence)).toEqual([])
 })
 
-test('DDL that rewrites rows after the verify forbids the commit; ANALYZE and grants do not', async () => {
+test('forbids the commit after DDL that rewrites rows, but not after ANALYZE and grants', async () => {
   await held.arm(2_000, signal)
   await db.query('ANALYZE parent; GRANT SELECT ON parent TO app; CREATE INDEX ON child (parent)')
   await db.query('VACUUM parent')
   await held.renew(2_000, signal)
-  // Same column, same type, other values, and no trigger fires.
+  // Same column and type, but other values, and no trigger fires.
   await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
   await expect(held.commit(2_000, signal)).rejects.toThrow(
     /public\.parent was rewritten.*VACUUM FULL and CLUSTER do this/,
@@ -419,7 +419,7 @@ test('the permanent fence counts refused writes, including those of rolled-back 
   expect(await fenceProblems(db, fence)).toEqual([])
 })
 
-test('distinguishes a fence without a counter of refusals from one that refused nothing', async () => {
+test('distinguishes a fence without a counter of refused writes from a fence that refused none', async () => {
   await db.query('DROP SEQUENCE molt_actions.fence_refusals')
   expect(await writesRefused(db)).toBeUndefined()
   expect((await fenceProblems(db, fence))[0]).toMatch(/fence_refusals was dropped or changed/)
@@ -439,8 +439,8 @@ test('the installation waits no longer than its lock timeout, and continues once
   await installing
 })
 
-test('reports a heartbeat that an abort removed under a running stream', async () => {
-  await expect(writeMarker(db, '')).rejects.toThrow(/heartbeat on the source is gone: `abort` or `cleanup` has run/)
+test('reports a heartbeat that an abort removed while a stream runs', async () => {
+  await expect(writeMarker(db, '')).rejects.toThrow(/heartbeat on the source is missing: `abort` or `cleanup` has run/)
 })
 
 test('treats a table whose name is SQL like any other', async () => {

@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* What people do when things go wrong or are over: abort, rollback, finalize, cleanup, status. */
+/* What people do when a migration fails or is over: abort, rollback, finalize, cleanup, status. */
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
 
@@ -49,7 +49,7 @@ test('abort frees the source in any phase, even without the target', { timeout: 
   ).toEqual([])
 })
 
-test('abort during a cutover that is about to commit: one of them decides, and the other is red', {
+test('abort during a cutover that is about to commit: one of them wins, and the other is red', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -73,7 +73,7 @@ test('abort during a cutover that is about to commit: one of them decides, and t
   await reader.query('ROLLBACK')
   await reader.end()
   expect(cutover.conclusion, words(cutover)).toBe('failure')
-  expect(words(cutover)).toContain('another run has moved this migration meanwhile')
+  expect(cutover.outputs['error-code'], words(cutover)).toBe('ledger.moved')
   requireSuccess('abort', await aborting)
   expect(await writable()).toBe(true)
   expect(await ours()).toEqual(NOTHING)
@@ -90,7 +90,7 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   expect(abort.conclusion).toBe('failure')
   expect(words(abort)).toContain('Run `rollback`')
   const early = await rehearsal.run('cleanup')
-  expect(words(early)).toContain('its rollback window ends on')
+  expect(early.outputs['error-code'], words(early)).toBe('cleanup.rollback-window')
 
   const finalized = await rehearsal.run('finalize')
   requireSuccess('finalize', finalized)
@@ -105,7 +105,7 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   expect(await writable()).toBe(false)
   const wrong = await rehearsal.run('rollback', { 'accept-data-loss': 'orders' })
   expect(wrong.conclusion).toBe('failure')
-  // The application's next release writes a column that the source lacks, and no comparison sees it.
+  // The application's next release writes a column that the source lacks, which no comparison can see.
   await rehearsal.query('target', "ALTER TABLE orders ADD COLUMN promo text; UPDATE orders SET promo = 'x'")
   const unseen = await rehearsal.run('rollback', { 'accept-data-loss': 'categories' })
   expect(unseen.conclusion).toBe('failure')
@@ -129,7 +129,9 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   expect(await ours()).toEqual(NOTHING)
 })
 
-test('cleanup after the rollback window removes everything of ours on both sides', { timeout: 120_000 }, async () => {
+test('cleanup after the rollback window removes everything that the suite created on both sides', {
+  timeout: 120_000,
+}, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
@@ -170,7 +172,7 @@ test('abort disconnects a live replicator, keeps foreign objects, and rebuilds w
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
   // A plain index does not block the stream.
   expect(await there()).toEqual(['by_name'])
-  // Another user's load from before this migration: its tables are not ours to drop.
+  // Another user's load from before this migration. Its tables must not be dropped.
   await rehearsal.query(
     'target',
     "INSERT INTO _molt_fetch_status VALUES (gen_random_uuid(), 'theirs', '2020-01-01', 'PostgreSQL')",
@@ -189,7 +191,7 @@ test('abort disconnects a live replicator, keeps foreign objects, and rebuilds w
   const ended = await following
   expect(ended.conclusion).toBe('failure')
   expect(words(ended)).toMatch(
-    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is gone: `abort` or `cleanup` has run/,
+    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is missing: `abort` or `cleanup` has run/,
   )
   expect(ended.steps[0]?.outputs['error-kind']).not.toBe('bug')
   requireSuccess('abort', await rehearsal.run('abort', { restore: 'true' }))
@@ -217,7 +219,7 @@ test('status reads a single side, and is red when the slot keeps too much WAL', 
   expect(whole.outputs).toMatchObject({ phase: 'caught-up', next: 'cutover', 'last-error': 'ledger.wrong-phase' })
 })
 
-test('write access: roles lose their write rights until the commit, and get exactly these back', {
+test('write access: roles lose their write rights until the commit, and then get exactly the same rights back', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -248,7 +250,7 @@ test('write access: roles lose their write rights until the commit, and get exac
   expect(await rights()).toEqual(['app_writer SELECT NO'])
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   expect(await rights()).toEqual(before)
-  // A rollback revokes them again, or the application could write to both sides.
+  // A rollback must revoke them again. Otherwise the application could write to both sides.
   await rehearsal.query(
     'target',
     `UPDATE molt_actions.holds SET nonce = 'x', holder = '{"action": "cutover", "url": "https://x/runs/9"}', expires_at = now() + interval '1 hour'`,

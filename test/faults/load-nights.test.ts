@@ -20,14 +20,14 @@ async function requireLoaded({ onTarget, facts }: Prepared): Promise<void> {
 }
 
 describe('a load that fails', () => {
-  /** The third file of `orders` fails, as when a node goes down. */
+  /** Makes the third file of `orders` fail, as if a node went down. */
   function failThirdFile(): void {
     bench.beforeFile = async ({ description }) => {
       if (/orders\/[^']*part_00000003/.test(description)) throw new SqlError('58030', 'a disk error')
     }
   }
 
-  test('resumes although MOLT has kept the good half of a batch', async () => {
+  test('resumes although MOLT kept the good half of a batch', async () => {
     const migration = await bench.prepared()
     failThirdFile()
     const failed = await migration.fetch({ 'on-interrupted': 'resume' })
@@ -37,11 +37,11 @@ describe('a load that fails', () => {
     bench.beforeFile = async () => {}
     const resumed = await migration.fetch({ 'on-interrupted': 'resume' })
     requireSuccess('fetch', resumed)
-    expect(words(resumed)).toContain('emptied, because MOLT imports all of their rows again: orders')
+    expect(words(resumed)).toContain('emptied orders, because MOLT imports all of their rows again')
     await requireLoaded(migration)
   })
 
-  test('names the tables to empty if others may have written there', async () => {
+  test('names the tables to empty if other clients may have written to them', async () => {
     const migration = await bench.prepared({ 'write-access': 'waive' })
     failThirdFile()
     expect((await migration.fetch({ 'on-interrupted': 'resume' })).conclusion).toBe('failure')
@@ -54,7 +54,7 @@ describe('a load that fails', () => {
     await requireLoaded(migration)
   })
 
-  test('keeps reason and column of a refused NULL, and reveals nothing of the row, nor mentions a slot that is gone', async () => {
+  test('reports the column and reason of a refused NULL, without the row and without a slot that is gone', async () => {
     const migration = await bench.prepared()
     bench.beforeFile = async ({ description }) => {
       if (!description.includes('public.orders')) return
@@ -98,7 +98,7 @@ describe('a load that fails', () => {
 })
 
 describe('a runner that is killed', () => {
-  test('leaves its imports running; once they have ended, nothing is loaded again', async () => {
+  test('leaves its imports running, and nothing is loaded again once they have ended', async () => {
     const migration = await bench.prepared()
     const { open } = bench.holdImports()
     const before = bench.imports().length
@@ -113,7 +113,7 @@ describe('a runner that is killed', () => {
     setTimeout(open, 4_000)
     const resumed = await resuming
     requireSuccess('fetch', resumed)
-    expect(words(resumed)).toContain('every table was read and imported completely')
+    expect(words(resumed)).toContain('every table has been read and imported completely')
     expect(
       bench
         .imports()
@@ -129,7 +129,7 @@ describe('a runner that is killed', () => {
     const before = bench.imports().length
     const loading = migration.fetch()
     await until(() => bench.imports().length === before + 2, loading)
-    // Without `ps`, its process cannot be found here, as if it ran on another machine.
+    // Without `ps`, the process cannot be found, as if it ran on another machine.
     requireSuccess('abort', await migration.run('abort', {}, { env: { PATH: '/nowhere' } }))
     expect((await loading).outputs['error-code']).toBe('load.aborted')
     expect(

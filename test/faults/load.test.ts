@@ -1,4 +1,4 @@
-// The load by IMPORT INTO on a CockroachDB-like target: what it leaves, and which part is ours.
+// The load by IMPORT INTO on a CockroachDB-like target: what it leaves behind, and what belongs to this migration.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { foreignImport, LoadBench, until } from '../support/load-bench.ts'
 import { requireSuccess, words } from '../support/migration.ts'
@@ -22,7 +22,7 @@ test('each load has its own folder, recorded in the ledger before an import uses
     expect(status).toBe('succeeded')
     expect(description).toContain(`s3://loads/some/${folder}/public.`)
   }
-  // IMPORT INTO checks no foreign key or CHECK; `finalize` validates them.
+  // IMPORT INTO checks neither foreign keys nor CHECK constraints. `finalize` validates them.
   const left = await migration.onTarget(
     "SELECT conname FROM pg_constraint WHERE NOT convalidated AND contype IN ('c', 'f') ORDER BY 1",
   )
@@ -41,7 +41,7 @@ test('`abort` ends molt before it cancels the imports, and leaves nothing', asyn
   const aborted = await migration.run('abort')
   requireSuccess('abort', aborted)
   expect((await loading).outputs['error-code']).toMatch(/^(load\.aborted|hold\.lost|tool\.killed)$/)
-  // A running molt would have started smaller ones.
+  // A running molt would have started smaller imports.
   expect(
     bench
       .imports()
@@ -69,7 +69,7 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
     const aborted = await migration.run('abort')
     expect(aborted.outputs).toMatchObject({ 'error-code': 'abort.incomplete', undone: '["load.foreign-import"]' })
     expect(job?.status).toBe('running')
-    // Everything that does not depend on that import is done.
+    // Everything that does not depend on that import is already done.
     expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
     open()
     await until(() => job?.status === 'succeeded')

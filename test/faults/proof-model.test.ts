@@ -1,6 +1,6 @@
 /**
- * A random workload, a replicator with random faults, and random kills: the proof's verdict must match reality. A
- * failing seed is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
+ * A random workload, a replicator with random faults, and random kills: the proof's verdict must match reality. A seed
+ * that fails is printed. `MOLT_ACTIONS_SEED=<seed>` runs only that one, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -46,9 +46,9 @@ type Fault = 'drop' | 'wrong' | 'delete' | 'stale' | 'other key' | 'twice'
 type Step =
   | { do: 'commit' | 'roll back' | 'subtransaction' | 'prepare'; writes: Write[] }
   | { do: 'begin' | 'end'; writes: Write[] }
-  /** What the replicator does to an incoming change. */
+  /** A fault of the replicator in an incoming change. */
   | { do: 'err'; fault: Fault; skip: number }
-  /** By an administrator, on the target. */
+  /** A change on the target by an administrator. */
   | { do: 'tamper'; write: Write }
   | { do: 'hold back' | 'restart' | 'hand over' | 'kill' | 'kill while saving' | 'rewrite' | 'crash of the log' }
   | { do: 'wait'; ms: number }
@@ -101,11 +101,11 @@ const corruption: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('tamper' as const), write }) },
 )
 const often = { steps: fc.array(step, { minLength: 12, maxLength: 30 }) }
-/** With small budgets and chunks, or with those of a migration. */
+/** Small budgets and chunks, or those of a migration. */
 const sizes = { budget: fc.constantFrom(8, 40, 1_000_000), chunk: fc.constantFrom(5, 11, 10_000) }
-/** Whether the first pass has finished when it starts. */
+/** Whether the first pass is finished when the run starts. */
 const early = fc.boolean()
-/** The state when every row is proved and this is saved: from then on, only the log can reveal a wrong row. */
+/** Corruptions after every row was proved and saved: only the log can reveal a wrong row from then on. */
 const late = fc.record({
   fault: fc.constantFrom<Fault>('drop', 'wrong', 'delete'),
   writes,
@@ -118,7 +118,7 @@ const late = fc.record({
   ),
 })
 const none = fc.constant([])
-/** These must be green. */
+/** Runs that must be green. */
 const calm = fc.record({ ...often, ...sizes, early, corruptions: none, late: none })
 const corrupted = fc.record({
   ...often,
@@ -159,10 +159,10 @@ function statement({ table, how, key, other, value }: Write): string {
   return `UPDATE ${table} SET ${name} = ${to} WHERE ${name} = ${k} AND NOT EXISTS (SELECT FROM ${table} WHERE ${name} = ${to})`
 }
 
-/** One run of the model. Keeps separately what can be seen only after the commit. */
+/** One run of the model. Tracks separately what can be found only after the commit. */
 class World {
   readonly #options: { budget: number; chunk: number }
-  /** Rows written on the target without a change on the source, and not changed on the source since. */
+  /** Rows written on the target without a change on the source, and unchanged on the source since then. */
   readonly unseen = new Set<string>()
   corrupted = 0
   #proof!: Proof
@@ -184,7 +184,7 @@ class World {
     return this.#proof.failure()
   }
 
-  /** Every change on the source is new to the log; what an earlier fault left there counts as seen. */
+  /** Marks each changed row as visible in the log, including what an earlier fault did to it. */
   #apply(tx: Transaction): Transaction[] {
     if (![...tx.tables.keys()].some((name) => TABLES.includes(name as Table))) return [tx]
     for (const [table, mutations] of tx.tables)
@@ -255,7 +255,7 @@ class World {
       await ground.s.query("COMMIT PREPARED 'p'")
     } else if (how === 'begin' && !this.#open) {
       this.#open = await ground.client(ground.servers.source.url)
-      // On keys that nothing else writes, or the two would wait for each other.
+      // On keys that no other transaction writes: otherwise they would wait for each other.
       await this.#open.query(
         `BEGIN; INSERT INTO items VALUES (${1_000 + statements.length}, 'o') ON CONFLICT (id) DO UPDATE SET v = items.v || 'o'`,
       )
@@ -278,7 +278,7 @@ class World {
       if (how === 'kill while saving') await this.#proof.session.save().catch(() => {})
     }
     await ground.kill(this.#proof)
-    // A slot is created only when no older transaction is open.
+    // Creating a slot waits until no older transaction is open.
     await this.#endOpen()
     if (!isLoss(this.failure)) this.#proof = await ground.prove(this.#options)
   }
@@ -309,7 +309,7 @@ class World {
     return ground.decide(this.#proof)
   }
 
-  /** Waits until every row has been compared once, if the replicator allows; otherwise compares the tables in full. */
+  /** Waits until every row was compared once, if the replicator allows. Otherwise compares the tables in full. */
   async prove(): Promise<void> {
     await ground.complete(this.#proof, 10_000).catch(() => {})
   }
@@ -321,7 +321,7 @@ function wrong({ values }: Mutation): Mutation['values'] {
   return values.map((value, i) => (i === 1 ? `${String(value)}?` : value))
 }
 
-/** Differing rows, as `<table> <key>`. */
+/** Rows that differ, as `<table> <key>`. */
 async function differing(): Promise<string[]> {
   const found: string[] = []
   for (const table of TABLES) {

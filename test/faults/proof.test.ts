@@ -1,6 +1,6 @@
 /**
- * What the rolling proof must not miss: one prepared pair, a replicator with faults on demand, and a verdict for each
- * case. More cases are in rolling.test.ts, change-log.test.ts, stream-login.test.ts and proof-model.test.ts.
+ * What the rolling proof must find: one prepared pair, a replicator with faults on demand, and a verdict for each case.
+ * More cases are in rolling.test.ts, change-log.test.ts, stream-login.test.ts and proof-model.test.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
@@ -19,7 +19,7 @@ const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
   CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
 
-/** All at night, otherwise only the first. */
+/** All cases at night, otherwise only the first. */
 const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 1))
 
 let ground: ProvingGround
@@ -35,7 +35,7 @@ beforeEach(() => ground.begin(ROWS), 60_000)
 
 const CLEAN: Verdict = { red: undefined, full: {}, late: [], truth: [] }
 const LOST = { red: expect.stringMatching(/^verify\.(differences|rows-lost)$/), full: {} }
-/** Small chunks, so that a table has several. */
+/** Small chunks, so that each table has several. */
 const chunks = { chunk: 40 }
 const s = (sql: string) => ground.s.query(sql)
 const t = (sql: string) => ground.t.query(sql)
@@ -46,7 +46,7 @@ async function proved(options: Parameters<ProvingGround['prove']>[0] = chunks): 
   return proof
 }
 
-/** Changes what the replicator does to one table from now on. */
+/** Sets a fault: from now on, the replicator changes what it writes to one table. */
 function err(fault: (mutation: Mutation, tx: Transaction) => Mutation[], table = 'items'): void {
   ground.replicator.alter = (tx) => [withTables(tx, (each, name) => (name === table ? fault(each, tx) : [each]))]
 }
@@ -54,7 +54,7 @@ const values = ({ values: all }: Mutation, at: number, value: string) => all.map
 const of = (key: string, fault: (mutation: Mutation) => Mutation[]) => (each: Mutation) =>
   each.key[0] === key ? fault(each) : [each]
 
-describe('a replicator that misapplies a changed row is red', () => {
+describe('a replicator that misapplies a changed row', () => {
   const FAULTS: [string, (mutation: Mutation) => Mutation[]][] = [
     ['drops a change', of('10', () => [])],
     ['writes one column wrong', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
@@ -118,7 +118,7 @@ describe('a replicator that misapplies a changed row is red', () => {
   })
 })
 
-describe('what no log shows is found after the commit', () => {
+describe('finds after the commit what no log shows', () => {
   test.each(
     often([
       ['changed', "UPDATE items SET v = 'other' WHERE id = 7"],
@@ -141,7 +141,7 @@ describe('what no log shows is found after the commit', () => {
     expect(await ground.decide(proof)).toEqual({ ...CLEAN, late: ['items'], truth: ['items'] })
   })
 
-  rare('and before the commit by another pass, when `verify-age` asks for one', async () => {
+  rare('such a row before the commit, in another pass that `verify-age` requires', async () => {
     const proof = await proved({ ...chunks, age: 1_000 })
     await t("UPDATE items SET v = 'other' WHERE id = 7")
     expect(await proof.ended).toMatchObject({ code: 'verify.differences' })
@@ -160,7 +160,7 @@ describe('a replicator that restarts', () => {
     expect(proof.session.proofs.dirty.size).toBeGreaterThan(0)
     return proof
   }
-  /** The newer change is lost when both are applied again. */
+  /** Makes the replicator drop the newer change when it applies both again. */
   const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
 
   rare('with an old memo, and applies old values over proved ones: green once it has caught up', async () => {
@@ -192,7 +192,7 @@ describe('a replicator that restarts', () => {
     async (when) => {
       const { target } = ground.servers
       const tables = [...TABLES, HEARTBEAT]
-      // Logins need CockroachDB's statements, which the PostgreSQL behind it does not have.
+      // Logins need CockroachDB's statements, which PostgreSQL lacks.
       const admin = await ground.client(target.url)
       const leg = () => createStreamLogin(admin, target.url, newLoginName(), 'public', tables)
       await ground.replicator.stop()
@@ -202,7 +202,7 @@ describe('a replicator that restarts', () => {
       const first = await proved()
       frozen.freeze()
       await s("UPDATE items SET v = 'stale' WHERE id = 10")
-      // It has received the change and holds it.
+      // It has received the change and holds it back.
       await sleep(300)
       await frozen.cutOff(ground.s)
       await ground.kill(first)
@@ -267,7 +267,7 @@ describe('transactions of the source', () => {
   })
 
   rare.each(['open', 'prepared'])(
-    'a transaction that is %s since before the log: the log waits for it',
+    'a transaction that has been %s since before the log: the log waits for it',
     async (how) => {
       const other = await ground.client(ground.servers.source.url)
       await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
@@ -298,7 +298,9 @@ describe('transactions of the source', () => {
     },
   )
 
-  test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows just before the fence`, { timeout: 600_000 }, async () => {
+  test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows right before the fence`, {
+    timeout: 600_000,
+  }, async () => {
     const count = NIGHT ? 500_000 : 5_000
     await ground.begin(`${ROWS} INSERT INTO items SELECT g, 'more' FROM generate_series(1000, ${999 + count}) g`)
     const proof = await proved({})
@@ -353,7 +355,7 @@ describe('the log', () => {
     const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
     await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')
     await identity('USING INDEX items_n')
-    // The old key is not sent, so a replicator can only leave its row.
+    // The old key is not sent, so the replicator cannot delete its row.
     await s('UPDATE items SET id = 1000 WHERE id = 10')
     await identity('DEFAULT')
     expect(await ground.decide(proof)).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
@@ -416,7 +418,7 @@ describe('the source', () => {
     await again()
     const second = await ground.prove(chunks)
     const verdict = await ground.decide(second)
-    // If the stream's slot has moved back behind the proof, nothing is proved, and every row is compared in full.
+    // If the stream's slot moved back to before the proof, nothing counts as proved, and every row is compared in full.
     expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
     if (drops) expect(verdict.red).toMatch(/^verify\./)
     else expect(verdict.red).toBeUndefined()

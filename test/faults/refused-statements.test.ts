@@ -1,26 +1,26 @@
 /**
- * Each statement of `prepare`, `fetch`, `replicate` and `cutover`, refused once as a server rightly may: read-only, out of
- * disk, ended, in use, by its owner's code. None of it is a bug of ours.
+ * Refuses each statement of `prepare`, `fetch`, `replicate` and `cutover` once, as a server can: read-only, out of
+ * disk, shut down, busy, or with an owner's own code. No refusal may be reported as a bug.
  */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { LOAD_APPLICATION } from '../../rehearsal/shop/load.ts'
 import { type Came, FaultGround, type State } from '../support/fault-ground.ts'
 
-/** One of each class that a statement can end with. */
+/** One SQLSTATE of each class with which a statement can fail. */
 const STATES =
   '08006 0A000 22003 23505 25006 25P03 28000 40001 40003 42501 42P01 53100 53300 54000 55006 55P03 57014 57P01 58030 P0001 XX000'.split(
     ' ',
   )
 
-/** `MOLT_ACTIONS_STATEMENTS=0-20` takes exactly these. */
+/** `MOLT_ACTIONS_STATEMENTS=0-20` runs exactly these statements. */
 const [from = 0, to = Number.POSITIVE_INFINITY] = (process.env.MOLT_ACTIONS_STATEMENTS ?? '')
   .split('-')
   .filter(Boolean)
   .map(Number)
 
 let ground: FaultGround
-/** What every statement of ours goes through, while an action runs. */
+/** Called for every statement of an action while it runs. Returns the refusal for a statement, if any. */
 let gate: ((client: pg.Client, key: string) => Refusal | undefined) | undefined
 const query = pg.Client.prototype.query
 
@@ -44,7 +44,7 @@ function refusing(this: pg.Client, ...given: unknown[]): unknown {
   const { application_name: name = '', port } = (this as unknown as Parameters).connectionParameters
   if (!gate || typeof text !== 'string' || !name.startsWith('molt-actions') || name === LOAD_APPLICATION) return call()
   const side = port === ground.source.port ? 'source' : 'target'
-  // A server refuses no ROLLBACK.
+  // A server never refuses ROLLBACK.
   if (/^ROLLBACK/i.test(text)) return call()
   const refusal = gate(this, `${side} ${keyOf(text)}`)
   return refusal ? refuse(this, refusal) : call()
@@ -58,7 +58,7 @@ function keyOf(text: string): string {
     .slice(0, 300)
 }
 
-/** As the server does it: an open transaction is aborted, and what ends the session ends the connection. */
+/** Fails like a server: aborts an open transaction, or ends the connection if the error ends the session. */
 async function refuse(client: pg.Client, { state }: Refusal): Promise<never> {
   if (/^(08|57P|25P03)/.test(state)) await Reflect.apply(query, client, ['SELECT 1']).catch(() => {})
   else await Reflect.apply(query, client, ['SELECT 1/0']).catch(() => {})
@@ -75,7 +75,7 @@ async function run(action: string): Promise<Came> {
   }
 }
 
-/** The distinct statements of an undisturbed run, in their order. */
+/** The distinct statements of a run without refusals, in order. */
 async function statementsOf(action: string, state: State): Promise<string[]> {
   const keys = new Set<string>()
   await ground.restore(state)
@@ -88,7 +88,7 @@ async function statementsOf(action: string, state: State): Promise<string[]> {
   return [...keys]
 }
 
-/** `each`: of what takes ten seconds a time, one statement in so many; no number of them divides that of the states. */
+/** `each`: runs one statement in so many, where a run takes ten seconds. It must not divide the number of states. */
 test.each([
   ['prepare', 'fresh', 1],
   ['fetch', 'prepared', 4],
@@ -102,7 +102,7 @@ test.each([
   for (const [at, key] of keys.entries()) {
     if (at < from || at >= to || (!process.env.MOLT_ACTIONS_STATEMENTS && at % each)) continue
     const refused = STATES[at % STATES.length] as string
-    // What a red `prepare` has left is where the next one begins.
+    // A red `prepare` leaves the state in which the next one starts.
     if (action !== 'prepare' || green) await ground.restore(state)
     let met = false
     gate = (_, now) => {

@@ -1,4 +1,4 @@
-/** The rolling proof beside a real stream: what it proves, what it finds, and what it rejects. */
+/** The rolling proof beside a real stream: what it proves, finds and rejects. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { createLedger } from '../../src/ledger/ledger.ts'
@@ -10,7 +10,7 @@ import { Bench } from '../contract/standin-helpers.ts'
 import { beginProof, endProof, isComplete, isQuiet, type Proof, untilProof } from '../support/proofs.ts'
 import { query, Scene } from './stream-helpers.ts'
 
-/** At night; proof.test.ts and proof-model.test.ts cover most of it without a process per stream. */
+/** Nightly tests. proof.test.ts and proof-model.test.ts cover most of them without a process for each stream. */
 const rare = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let bench: Bench
@@ -80,12 +80,12 @@ describe('a lost row', () => {
     await begin()
     const proof = await prove()
     await complete(proof)
-    // As if the replicator lost one change: the row is not written.
+    // The row is not written, as if the replicator lost one change.
     await scene.db.t.query(`CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
       CREATE TRIGGER skip BEFORE UPDATE OR INSERT ON items FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION skip()`)
     await scene.db.s.query("UPDATE items SET label = 'new' WHERE id IN (6, 7, 8)")
-    // Either the trigger is a reason to compare the table in full, or the loss is seen first; either way, it is not
-    // proved.
+    // Either the trigger makes the proof compare the table in full, or the loss is found first. In both cases, the
+    // table is not proved.
     await until(proof, () => proof.failure() || proof.session.proofs.others.has('items'), 'seen').catch((error) =>
       expect(error).toMatchObject({ code: 'verify.differences' }),
     )
@@ -110,13 +110,13 @@ describe('a lost row', () => {
     const rest = await proof.session.compareRest(fenced, noSignal)
     expect(rest.compared).toBeGreaterThanOrEqual(1)
     expect([...rest.unproved]).toEqual([])
-    // Only the log has seen this change.
+    // Only the log contains this change.
     await scene.db.s.query("UPDATE items SET label = 'late' WHERE id = 10")
     await expect(proof.session.readToDecision()).rejects.toMatchObject({ code: 'fence.write-passed' })
   })
 })
 
-rare('compares a table in full that is rewritten, or that changes by itself on the target', async () => {
+rare('compares a table in full if it is rewritten, or if a cascade changes it on the target', async () => {
   await begin()
   const proof = await prove()
   await complete(proof)
@@ -141,7 +141,7 @@ rare('restarts the proof of a table that was changed, while streaming', async ()
   await complete(proof)
 })
 
-rare('another run continues from the ledger, and reads what changed meanwhile', async () => {
+rare('another run continues from the ledger, and reads the changes made in the meantime', async () => {
   await begin()
   const first = await prove()
   await complete(first)
@@ -161,7 +161,7 @@ rare('another run continues from the ledger, and reads what changed meanwhile', 
   expect(await (await prove()).ended).toMatchObject({ code: 'verify.differences' })
 })
 
-rare('a slot that was moved or recreated without a reader proves nothing', async () => {
+rare('proves nothing with a slot that was moved or recreated without a reader', async () => {
   await begin()
   const log = `${scene.plan.slot}_verify`
   for (const sql of [
@@ -180,7 +180,7 @@ rare('a slot that was moved or recreated without a reader proves nothing', async
   }
 })
 
-rare('a killed replicator makes the proof neither weaker nor stronger', async () => {
+rare('a killed replicator does not affect the proof', async () => {
   await begin()
   const load = scene.load()
   const proof = await prove()
@@ -210,7 +210,7 @@ test('a planned restart of the source does not wait for the reader of the change
   await complete(again)
 })
 
-test('finds keys of many types again, whatever the role sets', async () => {
+test("finds keys of many types again, regardless of the role's settings", async () => {
   const tables = ['typed', 'texts', 'parts', 'floats', 'bare', 'c_keys', 'icu_keys', 'loose_keys']
   await begin({
     tables,
@@ -255,7 +255,7 @@ test('finds keys of many types again, whatever the role sets', async () => {
       UPDATE texts SET v = NULL WHERE b LIKE 'Z%'; DELETE FROM texts WHERE b LIKE 'ä1%';
       UPDATE parts SET v = 'w' WHERE id BETWEEN 990 AND 1010;
       UPDATE icu_keys SET v = 'w' WHERE k < 'b'; DELETE FROM c_keys WHERE k < 'b';`)
-    // Once the stream has passed it, nothing writes that row again.
+    // The stream has passed this change, so nothing writes that row again.
     const z100 = async () => (await scene.db.t.query("SELECT v FROM texts WHERE b = 'Z100'")).rows
     await vi.waitFor(async () => expect(await z100()).toEqual([{ v: null }]), 15_000)
     await quiet(proof)
@@ -270,7 +270,7 @@ test('finds keys of many types again, whatever the role sets', async () => {
   }
 })
 
-rare('a commit held up by a standby is neither proved nor lost', async () => {
+rare('a commit delayed by a standby is neither proved nor lost', async () => {
   await begin()
   await scene.db.s.query("ALTER ROLE CURRENT_USER SET synchronous_commit = 'local'")
   await stream.close()
@@ -292,7 +292,7 @@ rare('a commit held up by a standby is neither proved nor lost', async () => {
       15_000,
     )
   try {
-    // It is on the target, in no log that starts after it, and not visible on the source.
+    // The row is on the target, but in no log that starts after the commit, and not yet visible on the source.
     await hold()
     const first = held.query("UPDATE items SET label = 'held' WHERE id = 5")
     await seen('held')
@@ -303,7 +303,7 @@ rare('a commit held up by a standby is neither proved nor lost', async () => {
     const proof = await opening
     await complete(proof)
     await quiet(proof)
-    // The same at a second check: the log shows the key, and the source the old row.
+    // The same happens at a second check: the log shows the key, and the source still shows the old row.
     await hold()
     const second = held.query("UPDATE items SET label = 'held again' WHERE id = 5")
     await seen('held again')

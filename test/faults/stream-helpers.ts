@@ -11,13 +11,13 @@ import { launcher } from '../support/stand-in.ts'
 
 export const TABLES = ['items', 'notes']
 
-/** `code` is unique on both sides; `body` is wide enough to be TOASTed. */
+/** Tables for the stream. `code` is unique on both sides; `body` is wide enough to be TOASTed. */
 export const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, code int UNIQUE, label text NOT NULL, amount numeric(12,2), at timestamptz DEFAULT now());
   CREATE TABLE notes (id int PRIMARY KEY, item int, body text);
   ALTER TABLE notes ALTER COLUMN body SET STORAGE EXTERNAL;`
 
-/** Two databases in the state after a load: equal, with publication, slot and heartbeat. */
+/** Two databases as after a load: equal, with publication, slot and heartbeat. */
 export class Scene {
   readonly bench: Bench
   readonly db: Databases
@@ -65,7 +65,7 @@ export class Scene {
     await this.db.s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [this.plan.slot])
   }
 
-  /** Started, with heartbeats arriving and the source read once: every later change is new. */
+  /** Starts the stream. Heartbeats arrive and the source was read once, so every later change is new. */
   async stream(options: Partial<StreamOptions> = {}): Promise<Stream> {
     const stream = new Stream({
       sourceUrl: this.db.source,
@@ -89,7 +89,7 @@ export class Scene {
     return stream
   }
 
-  /** An application that writes until it is stopped, and waits out restarts of the source. */
+  /** Starts an application that writes until it is stopped, and waits out restarts of the source. */
   load(): Writer {
     const writer = new Writer(this.db.source)
     this.#writers.push(writer)
@@ -130,7 +130,7 @@ function replicatorProgram(bench: Bench): string {
   return path
 }
 
-/** Small transactions one after another, with pauses: inserts, updates, deletes, and several rows at once. */
+/** Small transactions one after another, with short breaks: inserts, updates, deletes, and several rows at once. */
 class Writer {
   readonly #url: string
   readonly #done: Promise<void>
@@ -156,7 +156,7 @@ class Writer {
         await this.#write(client)
         this.committed++
       } catch {
-        // The fault of the test. Like an application, it continues when it can.
+        // The test's fault. Like an application, the writer continues as soon as it can.
         await client?.end().catch(() => {})
         client = undefined
         await sleep(100)
@@ -194,7 +194,7 @@ export async function query(url: string, sql: string): Promise<Record<string, un
   }
 }
 
-/** Waits for `probe` while the stream is healthy; an error of `check` is thrown. */
+/** Waits for `probe` while the stream is healthy. Throws the stream's error if it turns red. */
 export async function during(stream: Stream, probe: () => unknown, ms: number): Promise<void> {
   const end = performance.now() + ms
   while (!(await probe())) {
@@ -204,7 +204,7 @@ export async function during(stream: Stream, probe: () => unknown, ms: number): 
   }
 }
 
-/** The error of the stream when it turns red, its code, and the milliseconds until then. */
+/** Waits until the stream turns red. @returns its error and code, and the milliseconds until then */
 export async function red(stream: Stream, ms: number): Promise<{ said: string; code: string; after: number }> {
   const began = performance.now()
   while (performance.now() - began < ms) {

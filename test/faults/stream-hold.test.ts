@@ -54,7 +54,7 @@ const run = (name: string): Holder => ({
 const [first, second, third] = [run('1'), run('2'), run('3')]
 
 describe('the hold of a migration', () => {
-  it('belongs to one run only; the second run is refused, and learns who holds it', async () => {
+  it('belongs to one run only, and names that run to the second one', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(
       /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\). Only one run can act/,
@@ -84,7 +84,7 @@ describe('the hold of a migration', () => {
     await expect(renewHold(a, id, first, 300)).rejects.toThrow(/was lost/)
   })
 
-  it('is handed over on request: not to a third run, nor back to the first', async () => {
+  it('is handed over on request, but not to a third run or back to the first', async () => {
     await takeHold(a, id, first, 60_000)
     expect(await slotRequest(a, id)).toBeUndefined()
     const obtained = obtainSlot(b, id, second, 10_000, 60_000)
@@ -100,7 +100,7 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('is not waited for beyond the deadline, and the request is withdrawn', async () => {
+  it('waits no longer than the deadline, and withdraws the request', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(obtainSlot(b, id, second, 1_200, 60_000)).rejects.toThrow(/not handed over in time: .* held by `1`/)
     expect(await slotRequest(a, id)).toBeUndefined()
@@ -111,14 +111,14 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('of a dead run is free once it has expired', async () => {
+  it("is free after a dead run's hold has expired", async () => {
     await takeHold(a, id, first, 1_500)
     const began = performance.now()
     await obtainSlot(b, id, second, 10_000, 60_000)
     expect(performance.now() - began).toBeGreaterThan(1_000)
   })
 
-  it('is kept while the work runs, released after it, and its loss is reported', async () => {
+  it('is kept while the work runs and released afterwards, and its loss is reported', async () => {
     await takeHold(a, id, first, 600)
     let lost: unknown
     const keep = (work: () => Promise<unknown>) =>
@@ -146,7 +146,7 @@ describe('the hold of a migration', () => {
     expect(await readStreamNote(b, id)).toEqual(note)
   })
 
-  it('works with an older ledger, which is completed', async () => {
+  it('works with an older ledger, and adds what it lacks', async () => {
     await a.query('DROP TABLE molt_actions.holds')
     await takeHold(a, id, first, 60_000)
     await requestSlot(b, id, second, 60_000)

@@ -1,4 +1,4 @@
-/** A leg's login on the target: its rights, and that nothing of the leg can write once it is revoked. */
+/** A leg's login on the target: its rights, and that the leg cannot write once the login is revoked. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import {
@@ -76,7 +76,7 @@ test('a frozen replicator can neither commit its open transaction nor reconnect'
   expect(await refusal(idle.query("UPDATE items SET v = 'stale' WHERE id = 1"))).not.toBe('nothing')
   expect(await refusal(client(leg.url))).toMatch(/^28/)
   expect(await value()).toBe('before')
-  // A run that was killed halfway repeats it, even when the login is already gone.
+  // A run that was killed halfway repeats this, even if the login is already gone.
   await retireStreamLogin(mover, pair.target.url, leg.role)
   await dropStreamLogin(mover, leg.role)
   expect(await loginExists(mover, leg.role)).toBe(false)

@@ -12,19 +12,19 @@ beforeAll(async () => {
 afterEach(() => scene?.end(), 300_000)
 afterAll(() => bench?.stop())
 
-/** A scene under live load, with a working stream. */
+/** Creates a scene under live load, with a working stream. */
 async function streaming(options: Parameters<typeof Scene.create>[1] = {}, more: Parameters<Scene['stream']>[0] = {}) {
   scene = await Scene.create(bench, options)
   const load = scene.load()
   const stream = await scene.stream({ stuckAfter: 20_000, ...more })
   await until(() => load.committed > 10)
-  // A busy machine may take its time to start; from here on, each test waits for the stream to turn red.
+  // A busy machine may start slowly. From here on, each test waits for the stream to turn red.
   stream.options.stuckAfter = STUCK_AFTER
   return { stream, source: scene.db.s, target: scene.db.t }
 }
 
 const STUCK_AFTER = 2_000
-/** Red soon after that, as far as the machine's load allows. */
+/** Milliseconds within which the stream must turn red, as far as the machine's load allows. */
 const SOON = 15_000
 
 describe('a stream that cannot continue is red and names the cause', () => {
@@ -44,7 +44,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
 
   it('TRUNCATE that the publication sends', async () => {
     const { stream, source } = await streaming({ truncate: true })
-    // The watch detects this too, but the replicator's output alone must be enough.
+    // The watch detects this too, but the replicator's output must be enough.
     await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
     expect((await red(stream, SOON)).code).toBe('source.truncated')
     await until(() =>
@@ -53,7 +53,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(stream.stuck('it does not move').code).toBe('stream.stuck.truncate')
   })
 
-  it('a column added on the source: at once with on-ddl, otherwise when it is stuck', async () => {
+  it('a column added on the source: at once with on-ddl, otherwise once the stream is stuck', async () => {
     const first = await streaming({}, { watch: { onDdl: 'fail', walBudget: 2 ** 40, onWalBudget: 'fail' } })
     await first.source.query('ALTER TABLE items ADD COLUMN extra text')
     expect((await red(first.stream, SOON)).code).toBe('schema.changed')
@@ -85,14 +85,14 @@ describe('a stream that cannot continue is red and names the cause', () => {
     ])
   })
 
-  it('unique values swapped', async () => {
+  it('swapped unique values', async () => {
     const { stream, source } = await streaming()
     await source.query(`BEGIN; UPDATE items SET code = -1 WHERE id = 150; UPDATE items SET code = 1500 WHERE id = 151;
       UPDATE items SET code = 1510 WHERE id = 150; COMMIT`)
     const { said, code } = await red(stream, SOON)
     expect(code).toBe('stream.stuck.unique')
     expect(said).toContain('items_code_key')
-    // It contains no customer's value.
+    // It must not contain row values.
     expect(said).not.toMatch(/1500|1510/)
   })
 
@@ -116,7 +116,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(narrow.said).not.toMatch(/100000/)
   })
 
-  it('a deferred trigger on the target that rolls back, with its name', async () => {
+  it('a deferred trigger that rolls back on the target, with its name', async () => {
     const { stream, source, target } = await streaming()
     await target.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not balanced'; END $$;
       CREATE CONSTRAINT TRIGGER balance AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
@@ -126,16 +126,16 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(said).toContain('notes.balance')
   })
 
-  it('the publication dropped, and recreated', async () => {
+  it('a publication that was dropped and recreated', async () => {
     const { stream, source } = await streaming()
     const { publication } = scene.plan
     await source.query(`DROP PUBLICATION ${publication}`)
     await source.query(`CREATE PUBLICATION ${publication} FOR TABLE items, notes, molt_actions.molt_actions_heartbeat`)
-    // Seen in the slot's facts, or by checking the publication in between.
+    // Found in the slot's facts, or earlier by checking the publication.
     expect(['publication.dropped', 'publication.changed']).toContain((await red(stream, SOON)).code)
   })
 
-  it('a table removed from the publication, which nothing else would show', async () => {
+  it('a table removed from the publication, without any other sign', async () => {
     const { stream, source } = await streaming()
     await source.query(`ALTER PUBLICATION ${scene.plan.publication} DROP TABLE notes`)
     const { said, code } = await red(stream, SOON)
@@ -168,7 +168,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(said).toContain(named)
   })
 
-  it('the slot taken by another process', async () => {
+  it('a slot that another process took', async () => {
     const { stream, source } = await streaming()
     const thief = await bench.client(`${scene.db.source}&replication=database&application_name=thief`)
     for (let attempt = 0; ; attempt++) {
@@ -192,9 +192,9 @@ describe('a stream that cannot continue is red and names the cause', () => {
     await thief.end().catch(() => {})
   })
 
-  it('the slot recreated', async () => {
+  it('a recreated slot', async () => {
     const { stream, source } = await streaming()
-    // The number of decoded transactions distinguishes it from another slot of the same name.
+    // Only the number of decoded transactions distinguishes it from another slot with the same name.
     await until(() => (stream.slot?.decoded ?? 0) > 150, 20_000)
     const again = `DO $$ BEGIN
       PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '${scene.plan.slot}';
@@ -208,9 +208,9 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(['slot.missing', 'slot.recreated', 'slot.moved']).toContain((await red(stream, SOON)).code)
   })
 
-  it('the slot moved past changes that have not arrived', async () => {
+  it('a slot that was moved past changes that have not arrived', async () => {
     const { stream, source } = await streaming()
-    // The replicator cannot write its heartbeat, so it does not reconnect to the slot when it is disconnected.
+    // The replicator cannot write its heartbeat, so it does not reconnect to the slot after it is disconnected.
     const blocker = await bench.client(scene.db.behind)
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     await sleep(600)
@@ -225,7 +225,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
 
   it('a forged heartbeat on the target, which makes a stopped stream look caught up', async () => {
     const { stream, target } = await streaming()
-    // The replicator may be changing that row right now; otherwise it would correct it a moment later.
+    // Repeats the change: the replicator would otherwise correct that row a moment later.
     let over = false
     const ahead = (async () => {
       while (!over) await target.query('UPDATE molt_actions_heartbeat SET beat = 1000000000').then(() => sleep(20))
@@ -237,7 +237,7 @@ describe('a stream that cannot continue is red and names the cause', () => {
     expect(said).toContain('1000000000')
   })
 
-  it('a lock on the target, with its holder', async () => {
+  it('a lock on the target, with the session that holds it', async () => {
     const { stream } = await streaming({}, { isCockroach: true })
     const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
     await blocker.query('BEGIN')
@@ -248,14 +248,13 @@ describe('a stream that cannot continue is red and names the cause', () => {
     await blocker.query('ROLLBACK')
   })
 
-  it('too much WAL: a warning at half, then red; the slot is dropped if so configured', async () => {
+  it('too much WAL: warns at half, then turns red, and drops the slot if so configured', async () => {
     const watch = { onDdl: 'warn', walBudget: 96 * 2 ** 20, onWalBudget: 'drop-slot' } as const
     const { stream, source } = await streaming({}, { watch })
     const holder = await bench.client(scene.db.source)
-    // Only a transaction that has written holds WAL back. Without one, the slot advances in a test on a busy machine.
+    // Only a transaction that has written holds WAL back. Without one, the slot can advance on a busy machine.
     await holder.query(`BEGIN; SELECT pg_logical_emit_message(true, 'holder', 'x')`)
-    // A new segment costs nothing and counts 16 MiB. Each is awaited until it has been measured, however busy the machine
-    // is.
+    // A new segment costs nothing and counts as 16 MiB. Waits until each one has been measured, even on a busy machine.
     const fill = async () => {
       const before = stream.status.walBytes
       await source.query(`SELECT pg_logical_emit_message(true, 'fill', 'x'); SELECT pg_switch_wal()`)

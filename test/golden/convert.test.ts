@@ -1,5 +1,5 @@
 // Each rule of the conversion: the exact result for a small schema. `UPDATE_GOLDEN=1 npx vitest run
-// test/golden/convert.test.ts` writes the results.
+// test/golden/convert.test.ts` rewrites the results.
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -36,7 +36,7 @@ afterAll(async () => {
   await server?.stop()
 })
 
-/** Of a database that holds only the case, so that one role owns everything in it. */
+/** Catalog of a database that contains only this case, so that one role owns everything in it. */
 async function catalogOf(schema: string, sql: string): Promise<Catalog> {
   const clean = [
     'DROP ACCESS METHOD IF EXISTS hnsw CASCADE',
@@ -54,13 +54,13 @@ interface Options {
   target?: string
   schema?: string
   decisions?: Decisions
-  /** In place of the database's own collation. */
+  /** Collation that replaces the database's own. */
   collation?: string
 }
 
 const [TABLES, INDEXES, CONSTRAINTS, MANUAL] = ['1-tables.sql', '2-indexes.sql', '3-constraints.sql', '4-manual.sql']
 
-/** Section → result of a case; empty files are left out. */
+/** Section → result of a case, without empty files. */
 async function resultOf(options: Options, sql: string): Promise<Map<string, string>> {
   const catalog = await catalogOf(options.schema ?? 'public', sql)
   const version = (options.target ?? '25.2').split('.').map(Number) as [number, number]
@@ -69,7 +69,7 @@ async function resultOf(options: Options, sql: string): Promise<Map<string, stri
   const files = filesOf(conversion)
   const results = new Map<string, string>()
   for (const file of [TABLES, INDEXES, CONSTRAINTS, MANUAL] as string[]) {
-    // All of them have the same first line.
+    // Skips the first line, which is the same in all files.
     const text = (files.get(file) as string).split('\n').slice(2).join('\n')
     if (!text.startsWith('-- Nothing.')) results.set(file, text)
   }
@@ -79,13 +79,13 @@ async function resultOf(options: Options, sql: string): Promise<Map<string, stri
   return results.set('findings', `${findings.join('\n')}\n`)
 }
 
-/** A database with this many typical tables; converts it and returns queries and milliseconds. */
+/** Converts a database with this many typical tables. @returns the number of queries, and milliseconds */
 async function convertMany(count: number) {
   await db.query(`CREATE DATABASE many_${count}`)
   const many = new pg.Client(server.urlOf(`many_${count}`))
   await many.connect()
   try {
-    // A single transaction could not lock all of them.
+    // A single transaction could not lock that many tables.
     await many.query(`DO $$ BEGIN FOR n IN 1..${count} LOOP
       EXECUTE format('CREATE TABLE t%1$s (id bigserial PRIMARY KEY, code text NOT NULL UNIQUE, parent bigint REFERENCES t%1$s,
         total numeric(10,2) CHECK (total >= 0), at timestamptz DEFAULT now())', n);

@@ -1,4 +1,4 @@
-// Each schema of the corpus: how it is converted, what `prepare` says of it, and that the target takes every statement.
+// Each schema of the corpus: its conversion, the findings of `prepare`, and that the target accepts every statement.
 import { writeFileSync } from 'node:fs'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -33,12 +33,12 @@ afterAll(async () => {
 
 function* goldens(conversion: Conversion): Iterable<[string, string]> {
   for (const [file, text] of filesOf(conversion)) {
-    // The first line is the same in all of them.
+    // Skips the first line, which is the same in all files.
     const body = text.split('\n').slice(2).join('\n')
     if (file.endsWith('.sql') && !body.startsWith('-- Nothing.')) yield [file, body]
   }
   const { findings } = reportOf(conversion)
-  // What is the same on both sides can be read in the statements.
+  // The statements already show what is the same on both sides.
   const told = findings.filter(({ outcome }) => outcome !== 'same')
   yield [
     'convert',
@@ -48,7 +48,7 @@ function* goldens(conversion: Conversion): Iterable<[string, string]> {
   ]
 }
 
-/** What `prepare` finds in the schema; findings about a server or a tool are not the schema's. */
+/** The findings of `prepare` about the schema, without those about a server or a tool. */
 async function findings({ schema, exclude }: Case, { tables }: Catalog): Promise<string> {
   const moved = tables.filter(({ name, isPartition }) => !isPartition && !exclude.includes(name))
   const facts = await factsOf(
@@ -73,7 +73,7 @@ test.each(corpus.map((each) => [each.name, each] as const))('%s', async (_, each
   for (const { sql } of [...conversion.tables, ...conversion.indexes, ...conversion.constraints])
     await target.query(sql).catch((error) => expect.fail(`${error.message}\n${sql}`))
   const results = new Map([...goldens(conversion), ['prepare', await findings(each, catalog)] as const])
-  // Tables of this name would be findings of the next one.
+  // Tables left here would be findings of the next schema.
   await source.query(`DROP SCHEMA ${each.schema} CASCADE`)
   if (UPDATE) writeFileSync(each.path, each.head + [...results].map(([key, text]) => `-- ${key} --\n${text}`).join(''))
   else expect(Object.fromEntries(results)).toEqual(Object.fromEntries(each.goldens))

@@ -1,5 +1,5 @@
-// Stands in for `molt` in a golden test: says what the case's file says it said, and does to the databases what the
-// case says it did. Called as: node fake-molt.mjs CASE.json ARGUMENTS…
+// Plays `molt` in a golden test: prints what the case's file contains, and changes the databases as the case says.
+// Usage: node fake-molt.mjs CASE.json ARGUMENTS…
 import { readFileSync, writeFileSync } from 'node:fs'
 
 const [file, ...args] = process.argv.slice(2)

@@ -1,6 +1,6 @@
 /**
  * One file per case: the action's inputs, the tool's arguments and output, and the exact result. `npm run golden`
- * rewrites the sections after `-- argv --`; read the diff.
+ * rewrites the sections after `-- argv --`. Read the diff.
  */
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -24,11 +24,11 @@ const HERE = fileURLToPath(new URL('.', import.meta.url))
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
 const ACTIONS: Record<string, Action> = { fetch, verify, prepare } as unknown as Record<string, Action>
 
-/** Flags that are newer than the older build. Its help lists none of them, and also hides --non-interactive. */
+/** Flags that the older build lacks. Its help lists none of them, and also hides --non-interactive. */
 const NEW =
   /--(allow-tls|assume-role|case-sens|crdb|export-retry|filter-path|ignore|import-|mode|non-inter|opt-out|pglogical-publ|skip-pk|table-excl|transf|type-map|use-impl|use-stats|source-cdb)/
 
-/** Must appear nowhere in what the action leaves behind. */
+/** Row values that must not appear in anything the action writes. */
 const CANARY = /canary|4111-1111/
 
 const SCHEMA = `
@@ -109,7 +109,7 @@ interface Golden {
   about: string
   action: string
   inputs: Record<string, unknown>
-  /** Settings of the fake tool; `before` is SQL that runs on the source before the action. */
+  /** Settings of the fake tool. `before` is SQL that runs on the source before the action. */
   molt: { exit?: number; signal?: string; help?: 'old' | 'new'; slot?: boolean; source?: string; target?: string }
   given: { source?: string; target?: string; facts?: object }
   stdout: string
@@ -118,7 +118,7 @@ interface Golden {
 
 const RESULTS = ['argv', 'outputs', 'annotations', 'exit']
 
-/** The sections of a case's file; text before the first one describes the case. */
+/** The sections of a case's file. Text before the first one describes the case. */
 function sections(text: string): Map<string, string> {
   const parts = text.split(/^-- (\w+) --\n/m)
   return new Map([['about', parts[0] as string], ...pairs(parts.slice(1))])
@@ -138,7 +138,7 @@ function goldenOf(found: Map<string, string>): Golden {
   }
 }
 
-/** Prepares both sides for the case: an empty target for `fetch`, a loaded one for `verify`. */
+/** Prepares both sides for the case: an empty target for `fetch`, a loaded target for `verify`. */
 async function reset({ action, given }: Golden): Promise<void> {
   await source.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots')
   await source.query('DROP PUBLICATION IF EXISTS molt_fetch; DROP SEQUENCE IF EXISTS numbers')
@@ -167,7 +167,7 @@ function fake(golden: Golden): string {
           .join('\n')
       : all
   const file = join(dir, 'case.json')
-  // A section's last line is terminated; `\c` marks an unterminated last line of the tool.
+  // A section's last line has a line break; `\c` marks a last line that the tool did not terminate.
   const end = (text: string) => text.replace(/\\c\n$/, '')
   writeFileSync(file, JSON.stringify({ exit: 0, ...molt, stdout: end(stdout), stderr: end(stderr) }))
   mkdirSync(join(dir, 'bin'), { recursive: true })
@@ -180,7 +180,7 @@ function fake(golden: Golden): string {
   return `${file}.argv`
 }
 
-/** Replaces what differs from run to run by names. */
+/** Replaces everything that differs from run to run. */
 function plain(text: string): string {
   return text
     .replaceAll(/postgres(ql)?:\/\/postgres(:postgres)?@127\.0\.0\.1:(\d+)\/shop\?sslmode=disable/g, (url) =>
@@ -225,7 +225,7 @@ describe.each(['fetch', 'verify'])('%s', (folder) => {
   })
 })
 
-/** The fake tool's arguments; empty when it did not run. */
+/** The fake tool's arguments; empty if the tool did not run. */
 function readArgv(path: string): string[] {
   try {
     return JSON.parse(readFileSync(path, 'utf8'))

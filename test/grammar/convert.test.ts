@@ -1,4 +1,4 @@
-// CockroachDB's own grammar parses every statement of the conversion's golden files and of the corpus.
+// CockroachDB's own grammar parses every statement in the conversion's golden files and in the corpus.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'

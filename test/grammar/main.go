@@ -1,5 +1,5 @@
-// Command grammar asks CockroachDB's own grammar about SQL. It reads scripts from its standard input, each a JSON string
-// on a line of its own, and answers each with a line: {"statements": [...]} as CockroachDB prints them, or {"error": "..."}.
+// Command grammar asks CockroachDB's own grammar about SQL. It reads one script per line of standard input, as a JSON
+// string, and answers each with a line: {"statements": [...]} as CockroachDB prints them, or {"error": "..."}.
 package main
 
 import (

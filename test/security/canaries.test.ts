@@ -1,6 +1,6 @@
 /**
- * Secrets that break every quoting, and people whose rows cause errors: after each action, everything kept or shown
- * is searched for both.
+ * Secrets that break every kind of quoting, and people whose rows cause errors. After each action, everything that was
+ * kept or shown is searched for both.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
@@ -66,13 +66,13 @@ async function login(side: 'source' | 'behind', password: string, url: string): 
   return changed.href.replace('//postgres:postgres@', `//mover:${encodeURIComponent(password)}@`)
 }
 
-/** The process list, as any user of the machine sees it. */
+/** Records the process list, as any user of the machine sees it. */
 function look(): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
     try {
       commandLines.add(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))
     } catch {
-      // It has ended.
+      // The process has ended.
     }
 }
 
@@ -93,7 +93,7 @@ async function run(action: string, inputs: Record<string, string> = {}): Promise
     inputs: { ...Object.fromEntries(taken), ...inputs },
     workDir: join(folder, action),
     start: inProcess,
-    // As GitHub does with a workflow's secrets.
+    // GitHub masks a workflow's secrets in the same way.
     secrets: [source, target, usual['notify-url']],
     env: { PATH: `${standInFolder()}:${process.env.PATH}` },
   })
@@ -120,7 +120,7 @@ async function expectNothing(action: string, result: JobResult): Promise<void> {
   expect(places.log, action).toMatch(/\w/)
 }
 
-/** All rows of our own schema. */
+/** All rows in the suite's own schema. */
 async function dump(url: string): Promise<string> {
   const tables = await query(
     url,
@@ -175,7 +175,7 @@ const STREAM = {
 }
 const LOAD = { mode: 'direct-copy', 'table-handling': 'truncate-if-exists', 'allow-truncate': 'people' }
 
-test('prepare and a load that fails at a row reveal neither', { timeout: 300_000 }, async () => {
+test('prepare and a load that fails at a row reveal no secret and no person', { timeout: 300_000 }, async () => {
   await query(pair.source.url, person(1))
   expect(code(await run('prepare'))).toBe('success')
   for (const [what, done, undone] of REFUSALS.filter(([each]) => each !== 'not null' && each !== 'unique')) {
@@ -191,7 +191,7 @@ test('prepare and a load that fails at a row reveal neither', { timeout: 300_000
 })
 
 test.each(REFUSALS)(
-  'nor does a stream that is stuck at a row: %s',
+  'a stream that is stuck at a row reveals none: %s',
   { timeout: 300_000 },
   async (what, done, undone) => {
     await onTarget(done)
@@ -203,7 +203,7 @@ test.each(REFUSALS)(
   },
 )
 
-test('nor a comparison that finds differing rows, nor its reports', { timeout: 300_000 }, async () => {
+test('a comparison that finds differing rows and its reports reveal none', { timeout: 300_000 }, async () => {
   const caughtUp = await run('replicate', { ...STREAM, 'stuck-after': '30s', 'catch-up-timeout': '120s' })
   expect(code(caughtUp), words(caughtUp)).toBe('success')
   await onTarget("UPDATE people SET name = name || '!', card = '1'")

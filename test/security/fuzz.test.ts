@@ -1,21 +1,29 @@
 /**
- * Feeds unexpected input to every parser. `MOLT_ACTIONS_RUNS=<n>` sets how often; a failing run prints its seed, and
- * `MOLT_ACTIONS_SEED=<seed>` repeats it.
+ * Feeds unexpected input to every parser. `MOLT_ACTIONS_RUNS=<n>` sets the number of runs. A failing run prints its
+ * seed, and `MOLT_ACTIONS_SEED=<seed>` repeats it.
  */
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import pgConnectionString from 'pg-connection-string'
 import { describe, expect, test, vi } from 'vitest'
 import { specs } from '../../src/actions/specs.ts'
+import { literalsOf, partsOf } from '../../src/masking/literals.ts'
 import { parseRules } from '../../src/masking/rules.ts'
+import { expressionForm, readIndex } from '../../src/model/expression.ts'
 import { parseSnapshot } from '../../src/model/snapshot.ts'
+import { tokens } from '../../src/model/tokens.ts'
 import { markdownCode, markdownText } from '../../src/report/markdown.ts'
+import { parseConfig } from '../../src/runtime/config.ts'
 import { errorCode } from '../../src/runtime/errors.ts'
+import { explainWords } from '../../src/runtime/refusals.ts'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
 import { decodeMessage, formatLsn, parseLsn } from '../../src/source/pgoutput.ts'
+import { explainDiagnosis } from '../../src/tools/diagnoses.ts'
 import { parseEvent } from '../../src/tools/events.ts'
 import { readLines } from '../../src/tools/lines.ts'
+import { accountFor, emptyAccount } from '../../src/tools/molt-fetch.ts'
+import { accountForVerify, emptyVerifyAccount } from '../../src/tools/molt-verify.ts'
 import { splitPassword } from '../../src/tools/passwords.ts'
 import { parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
@@ -84,8 +92,8 @@ const text = fc
 const line = text.map((each) => each.replace(/[\r\n]/g, ' '))
 
 /**
- * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a
- * few hundred characters.
+ * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a few
+ * hundred characters.
  */
 function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = HOW.numRuns): void {
   fc.assert(
@@ -105,14 +113,14 @@ describe('what the tools write', () => {
     fc.object().map((each) => JSON.stringify(each)),
   )
 
-  test('an event is an object with texts in its text fields, or undefined', () => {
+  test('parses an event into an object with texts in its text fields, or undefined', () => {
     holds(event, (each) => {
       const { level, message, type } = parseEvent(each) ?? {}
       for (const field of [level, message, type]) expect(['string', 'undefined']).toContain(typeof field)
     })
   })
 
-  test('a log line has a level and a message, or is undefined', () => {
+  test('parses a log line into a level and a message, or undefined', () => {
     holds(
       fc.oneof(
         event,
@@ -125,7 +133,7 @@ describe('what the tools write', () => {
     )
   })
 
-  test('metrics are numbers', () => {
+  test('parses metrics into numbers', () => {
     const sample = fc.tuple(
       fc.constantFrom('apply_upserts_total', 'apply_errors_total', 'x'),
       text,
@@ -136,6 +144,54 @@ describe('what the tools write', () => {
       .map((all) => all.join('\n'))
     holds(fc.oneof(page, text), (each) => {
       for (const value of Object.values(parseMetrics(each))) expect(Number.isFinite(value) && value >= 0).toBe(true)
+    })
+  })
+
+  test('only a completion record completes a load or a comparison', () => {
+    const fields = fc.dictionary(
+      fc.constantFrom(
+        'table',
+        'table_name',
+        'num_rows',
+        'num_truth_rows',
+        'num_missing',
+        'cdc_cursor',
+        'reason',
+        'error',
+      ),
+      fc.oneof(line, fc.integer(), fc.constant(null), fc.constantFrom('__proto__', 'constructor', 'toString')),
+    )
+    const message = fc.oneof(
+      line,
+      line.map((each) => `fetch complete ${each}`),
+      fc.constantFrom(
+        'data extraction from source complete',
+        'data import on target for table complete',
+        'finished row verification on public.a (shard 1/1)',
+        'mismatching row value',
+        'missing table detected',
+        'table public.a do not have matching primary keys',
+      ),
+    )
+    holds(fc.array(fc.tuple(message, fields), { maxLength: 8 }), (events) => {
+      const [load, comparison] = [emptyAccount(), emptyVerifyAccount()]
+      for (const [said, more] of events) {
+        accountFor(load, { ...more, message: said })
+        accountForVerify(comparison, { ...more, message: said })
+      }
+      expect(load.complete).toBe(events.some(([said]) => said.startsWith('fetch complete')))
+      expect(comparison.complete).toBe(events.some(([said]) => said === 'verification complete'))
+      const counts = [load.exportedRows, load.importedRows, ...Object.values(load.tables).flatMap(Object.values)]
+      for (const count of [...counts, ...Object.values(load.unknown.messages)])
+        expect(count).toEqual(expect.any(Number))
+      for (const { rows, missing } of comparison.tables.values()) expect(Number.isFinite(rows + missing)).toBe(true)
+    })
+  })
+
+  test('what a tool says has a diagnosis of one line', () => {
+    holds(text, (each) => {
+      expect(explainDiagnosis(each) ?? '').not.toMatch(/[\r\n]/)
+      expect(typeof explainWords(each)).toMatch(/undefined|object/)
     })
   })
 
@@ -161,13 +217,13 @@ describe('what the tools write', () => {
 })
 
 describe('values in what the tools write', () => {
-  /** Looks like none of the tools' own output. */
+  /** A value that no tool prints on its own. */
   const CANARY = 'canary.person@example.org'
   const around = fc
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('no value survives in a scrubbed line, whatever surrounds it', () => {
+  test('removes values from a scrubbed line, whatever surrounds them', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -182,7 +238,7 @@ describe('values in what the tools write', () => {
     })
   })
 
-  /** Values without a recognizable form: only their position shows that they are values. */
+  /** Values without a recognizable form: only their position marks them as values. */
   test.each([
     (value: string) =>
       `ERROR: duplicate key value violates unique constraint "k" (SQLSTATE 23505) Key (name)=(${value}) already exists.`,
@@ -191,7 +247,7 @@ describe('values in what the tools write', () => {
     (value: string) => `ERROR: could not parse "${value}" as type int (SQLSTATE 22P02)`,
     (value: string) => `Failing row contains (7, ${value}, 2).`,
     (value: string) => `ERROR: foreign key violation: "orders" row name='${value}', id=7 has no match in "customers"`,
-  ])('nor in the wording of either server: %s', (wording) => {
+  ])("removes values from either server's wording: %s", (wording) => {
     holds(line, (more) => {
       const value = `Zaphod${more.replaceAll('"', '').replaceAll('\\', '')}Beeblebrox`
       const scrubbed = [
@@ -207,7 +263,7 @@ describe('what people write', () => {
   const types = specs.flatMap(({ name, inputs }) =>
     Object.entries(inputs).map(([input, { type }]) => [`${name}: ${input}`, type] as const),
   )
-  test('every input accepts a text or refuses it', () => {
+  test('every input accepts or refuses any text', () => {
     const short = { ...HOW, numRuns: Math.ceil(HOW.numRuns / 20) }
     for (const [name, { schema }] of types)
       fc.assert(
@@ -235,12 +291,24 @@ describe('what people write', () => {
     )
   })
 
+  test('a config file has its problems at places of the file', () => {
+    const section = fc.constantFrom('common', 'cutover', 'prepare', '__proto__', 'constructor')
+    const given = fc.tuple(section, text).map(([name, each]) => `${name}:\n  ${JSON.stringify(each)}: ${each}`)
+    holds(fc.oneof(text, fc.json(), given), (each) => {
+      const lines = each.split(/\r\n|\n|\r/).length
+      for (const { line: at, column } of parseConfig(each, specs).problems) {
+        expect(at).toBeLessThanOrEqual(lines + 1)
+        expect(Math.min(at, column)).toBeGreaterThanOrEqual(1)
+      }
+    })
+  })
+
   const password = fc
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test('a valid URL keeps its password for the program, and does not show it', () => {
-    // Each password is masked from then on, and printed to the runner for that purpose.
+  test("keeps a URL's password for the program, and does not show it", () => {
+    // Each password is masked from then on, which prints it to the runner.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {
       const url = `postgresql://mover:${encodeURIComponent(each)}@db.example.org:5432/shop?sslmode=verify-full`
@@ -269,8 +337,45 @@ describe('what people write', () => {
   })
 })
 
+describe('what the catalogs hold', () => {
+  const sql = fc
+    .array(
+      fc.oneof(
+        fc.constantFrom('(', ')', "'", '"', '::', ' ', 'a', '1', 'CASE WHEN', '$$', '--', '/*', "e'", '||'),
+        text,
+      ),
+      {
+        maxLength: 30,
+      },
+    )
+    .map((parts) => parts.join(''))
+
+  test('the tokens of SQL are its text', () => {
+    holds(sql, (each) => {
+      expect(
+        tokens(each)
+          .map((token) => token.text)
+          .join(''),
+      ).toBe(each)
+    })
+  })
+
+  test('an expression has a form, or none', () => {
+    holds(sql, (each) => {
+      for (const form of [expressionForm(each), readIndex(`CREATE INDEX i ON t USING btree (${each})`)?.form])
+        expect(typeof form).toMatch(/undefined|string/)
+    })
+  })
+
+  test('the texts of a schema are found in a bounded time', () => {
+    holds(sql, (each) => {
+      for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
+    })
+  })
+})
+
 describe('what the source sends', () => {
-  test('decodes or refuses a message, however it is truncated', () => {
+  test('decodes or refuses a message, wherever it is truncated', () => {
     const bytes = fc.uint8Array({ maxLength: 200 })
     const kind = fc.constantFrom(...'BCRIUDTOYM')
     holds(fc.tuple(kind, bytes), ([type, rest]) => {
@@ -282,12 +387,12 @@ describe('what the source sends', () => {
     })
   })
 
-  test('a position reads back as written', () => {
+  test('reads a position back as written', () => {
     holds(fc.bigInt(0n, 2n ** 64n - 1n), (lsn) => expect(parseLsn(formatLsn(lsn))).toBe(lsn))
     holds(text, (each) => expect(parseLsn(each)).toBeGreaterThanOrEqual(0n))
   })
 
-  test('a snapshot parses or is refused', () => {
+  test('parses or refuses a snapshot', () => {
     holds(text, (each) => {
       try {
         parseSnapshot(each)
@@ -299,7 +404,7 @@ describe('what the source sends', () => {
 })
 
 describe('what a summary shows', () => {
-  test('a name stays a name', () => {
+  test('shows a name as plain text', () => {
     holds(text, (each) => {
       for (const shown of [markdownText(each), markdownCode(each)]) {
         expect(shown).not.toMatch(/[\r\n]/)

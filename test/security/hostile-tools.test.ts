@@ -1,4 +1,4 @@
-/** Hostile output of a tool, hostile names and archives: none may be believed, interpreted or run. */
+/** Hostile tool output, names and archives. None may be believed, interpreted or run. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -27,11 +27,11 @@ import { standInFolder, trickedFolder } from '../support/stand-in.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
-/** Created if anything runs what should only be read. */
+/** A file that exists only if something ran what should only be read. */
 const PWNED = join(folder, 'pwned')
 const RUN = `$(touch ${PWNED}) \`touch ${PWNED}\``
 
-/** Nothing was run, and no foreign text acts as a command, an escape sequence or an output. */
+/** Expects that nothing was run, and that no foreign text acted as a command, an escape sequence or an output. */
 function expectHarmless(result: JobResult): void {
   expect(existsSync(PWNED), 'something was run').toBe(false)
   const shown = [words(result), result.summary, ...result.annotations.map(({ message }) => message)]
@@ -83,7 +83,9 @@ describe('what molt writes', () => {
   }, 300_000)
   afterAll(() => ground?.stop())
 
-  test('inside a value is neither a completion, a command nor an escape sequence', { timeout: 180_000 }, async () => {
+  test('inside a value does not count as a completion, a command or an escape sequence', {
+    timeout: 180_000,
+  }, async () => {
     await ground.restore('prepared')
     const tools = trickedFolder({ says: LINES, drop: '"message":"fetch complete"' })
     const { red, result, log } = await ground.run('fetch', { tools })
@@ -107,7 +109,7 @@ describe('what molt writes', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(300 << 20)
   })
 
-  test('inside a value is not a finished table', { timeout: 180_000 }, async () => {
+  test('inside a value does not count as a finished table', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     await ground.stopApplication()
     expect((await ground.run('fetch')).red).toBeUndefined()
@@ -167,7 +169,7 @@ describe('names', () => {
       env: { PATH: `${standInFolder()}:${process.env.PATH}` },
     })
 
-  test('are only names: such tables are moved completely or refused by name', { timeout: 300_000 }, async () => {
+  test('are treated as names: such tables are moved completely or refused by name', { timeout: 300_000 }, async () => {
     const first = await run('prepare')
     expectHarmless(first)
     const refused = first.conclusion !== 'success'
@@ -203,7 +205,7 @@ describe('archives for setup', () => {
   afterAll(() => server?.close())
 
   const MOLT = '#!/bin/sh\necho molt version 1.4.1\n'
-  /** Files of an archive; `to` creates a link. */
+  /** A file of an archive. `to` creates a link. */
   type Entry = { name: string; text?: string; to?: string }
   function tarOf(entries: readonly Entry[], ...more: string[]): Buffer {
     const from = mkdtempSync(join(folder, 'tar-'))
@@ -231,20 +233,20 @@ describe('archives for setup', () => {
   }
   const programs = (text = MOLT): Entry[] => ['molt', 'replicator'].map((name) => ({ name, text }))
 
-  test.runIf(platform() === 'linux' && arch() === 'x64')('installs a valid one', async () => {
+  test.runIf(platform() === 'linux' && arch() === 'x64')('installs a valid archive', async () => {
     const result = await setup(tarOf(programs()))
     expect(result.conclusion, words(result)).toBe('success')
   })
 
   test.each<[string, () => [Buffer, Buffer?], string | undefined]>([
     [
-      'one other than the pinned',
+      'an archive that differs from the pinned one',
       () => [tarOf(programs(`#!/bin/sh\ntouch ${PWNED}\n`)), tarOf(programs())],
       'setup.digest-mismatch',
     ],
     ['no archive', () => [Buffer.from('<html>pwned</html>')], 'setup.archive-damaged'],
     ['a truncated one', () => [tarOf(programs()).subarray(0, 60)], 'setup.archive-damaged'],
-    ['one without programs', () => [tarOf([{ name: 'README', text: 'x' }])], 'setup.programs-missing'],
+    ['an archive without programs', () => [tarOf([{ name: 'README', text: 'x' }])], 'setup.programs-missing'],
     ['an empty answer', () => [Buffer.alloc(0)], undefined],
   ])('refuses %s, and runs nothing from it', async (_, made, code) => {
     const result = await setup(...made())
@@ -253,7 +255,7 @@ describe('archives for setup', () => {
     expectHarmless(result)
   })
 
-  test('paths that point outside the folder lead nowhere', async () => {
+  test('writes nothing outside the folder for paths that point there', async () => {
     const outside = join(folder, 'outside')
     mkdirSync(outside)
     const climbing = tarOf(

@@ -1,4 +1,4 @@
-// Stands for `docker` in a rehearsal: the containers are embedded servers that run already, and are ready a bit late.
+// Replaces `docker` in a rehearsal. The containers are embedded servers that already run, and become ready a bit late.
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'

@@ -16,14 +16,14 @@ import { requireRules } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
 import { stoppedChild } from './stopped.ts'
 
-/** The stage of a migration: the name of its last completed step; `fresh` before the first. */
+/** How far a migration has come: its last completed step; `fresh` before the first step. */
 export type State = 'fresh' | 'prepared' | 'loaded' | 'caught-up'
 
 export type Side = 'source' | 'target'
 
-/** The outcome of one action. */
+/** The result of one action. */
 export interface Came {
-  /** The error's code; undefined when it is green. */
+  /** The error's code; undefined if the action is green. */
   red: string | undefined
   log: string
   result: JobResult
@@ -31,7 +31,7 @@ export interface Came {
 
 /** The actual state of both sides. */
 export interface Truth {
-  /** Table → rows that exist on one side only; both versions of a changed row count. */
+  /** Table → rows that exist on one side only. A changed row counts twice. */
   rows: Record<string, number>
   /** Tables of the source that are missing on the target. */
   absent: string[]
@@ -47,12 +47,12 @@ const FINISHED = `
   CREATE INDEX orders_customer_id_idx ON orders (customer_id)`
 const APP = `CREATE ROLE app LOGIN PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
-/** On both sides. Its name begins like an expected table's, and it is not moved. */
+/** A table on both sides that is not moved, although its name starts like an expected table's. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
 
 /**
- * A pair of servers whose complete state can be restored, as often as needed, to a prepared, loaded or caught-up
- * migration. The data folders are copied, which also restores slots, logins and the ledger.
+ * A pair of servers that can be restored as often as needed to a prepared, loaded or caught-up migration. It copies the
+ * data folders, which also restores slots, logins and the ledger.
  */
 export class FaultGround {
   readonly #pair: EmbeddedPair
@@ -66,7 +66,7 @@ export class FaultGround {
     this.#cluster = cluster
   }
 
-  /** @param upTo the last state that is needed */
+  /** @param upTo the last state that the tests need */
   static async start(upTo: State = 'caught-up'): Promise<FaultGround> {
     const pair = await startPair({
       settings: { max_prepared_transactions: 5, shared_buffers: '32MB' },
@@ -123,7 +123,7 @@ export class FaultGround {
     this.#cluster = await startCockroach(target)
   }
 
-  /** Restores both servers, with a writing application if it could already lose something. */
+  /** Restores both servers. Starts the writing application if the migration can already lose something. */
   async restore(state: State): Promise<void> {
     await this.#quiet()
     await this.#cluster.stop()
@@ -152,7 +152,7 @@ export class FaultGround {
     return this.#pair.source
   }
 
-  /** The PostgreSQL behind the target, which an administrator uses to read and to sabotage. */
+  /** The PostgreSQL behind the target, where an administrator reads and sabotages. */
   get behind(): EmbeddedServer {
     return this.#pair.target
   }
@@ -165,17 +165,17 @@ export class FaultGround {
     return this.#cluster.urlOf('shop')
   }
 
-  /** As an administrator; on the target, behind the like-server. */
+  /** Runs SQL as an administrator; on the target, behind the like-server. */
   sql(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].url, text)
   }
 
-  /** The same in another database of the server, for changes to this one. */
+  /** Like `sql`, but connected to another database of the server, for changes to this one. */
   admin(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].urlOf('postgres'), text)
   }
 
-  /** A connection that stays open until the state is restored. */
+  /** Opens a connection that stays open until the state is restored. */
   async client(side: Side, user = 'postgres', parameters = ''): Promise<pg.Client> {
     const client = new pg.Client(this.#pair[side].url.replace('//postgres:', `//${user}:`) + parameters)
     client.on('error', () => {})
@@ -184,7 +184,7 @@ export class FaultGround {
     return client
   }
 
-  /** Runs one action; `point` and its fault need a separate process. */
+  /** Runs one action. A `point` with its fault needs a separate process. */
   async run(
     action: string,
     options: {
@@ -210,7 +210,7 @@ export class FaultGround {
     return { red, log: words(result), result }
   }
 
-  /** Stops the application, and reads the state. */
+  /** Stops the application and reads the state. */
   async look(): Promise<Truth> {
     await this.#quiet()
     const truth: Truth = { rows: {}, absent: [], behind: [], open: [] }
@@ -255,7 +255,7 @@ export class FaultGround {
     return [...here].filter(([name, value]) => (there.get(name) ?? 0n) < value).map(([name]) => name)
   }
 
-  /** A fence that is not lifted expires with its lease, so one side is writable in the end. */
+  /** The sides that are writable in the end. A fence that nobody lifts expires with its lease. */
   async #open(): Promise<Side[]> {
     for (const end = performance.now() + LEASE + 5_000; ; await sleep(200)) {
       const [source, target] = [await this.#mayWrite('source'), await this.#mayWrite('target')]
@@ -282,13 +282,13 @@ export class FaultGround {
 
 const SOURCE = ['source'] as const
 const TARGET = ['target'] as const
-/** Milliseconds. */
+/** Lease of the fence, in milliseconds. */
 const LEASE = 10_000
 const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
   prepare: {
     'allow-insecure': 'true',
-    // Rows may play tricks with molt, which makes it another program than the planned one.
+    // Some faults replace molt by a program that misbehaves and differs from the planned one.
     waive: 'tool.version=molt',
     'exclude-tables': 'orders_archive',
     defer: 'indexes,constraints',
@@ -316,7 +316,7 @@ const INPUTS: Record<string, Record<string, string>> = {
   finalize: { 'allow-insecure': 'true' },
 }
 
-/** With the owners and modes that the servers require. */
+/** Copies a data folder with the owners and modes that the servers require. */
 async function copyAll(from: string, to: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('cp', ['-a', from, to])
   else cpSync(from, to, { recursive: true, preserveTimestamps: true })

@@ -23,7 +23,7 @@ import {
 
 export interface ReplicatorOptions {
   sourceUrl: string
-  /** With the login under which it writes. */
+  /** The target's URL, with the login that writes. */
   targetUrl: string
   database: string
   slot: string
@@ -33,17 +33,17 @@ export interface ReplicatorOptions {
 const SILENT = { enabled: () => false, line() {} } as unknown as ReplicatorLog
 
 /**
- * A replicator in this process, built from the stand-in's parts, with faults on demand. Ignores its memo: it starts
- * at the slot's confirmed position.
+ * A replicator in this process, built from the stand-in's parts, with faults on demand. It has no memo, so it starts at
+ * the slot's confirmed position.
  */
 export class FaultyReplicator {
-  /** What the proof needs from a stream. */
+  /** What the proof reads of a stream. */
   readonly status = { lagMs: 0, restarts: 0 }
-  /** Replaces a transaction; returns the transactions to apply instead. */
+  /** Replaces a transaction. Returns the transactions to apply instead. */
   alter: (tx: Transaction) => Transaction[] = (tx) => [tx]
-  /** While true, nothing is acknowledged: what is applied now is applied again after a restart. */
+  /** Whether to acknowledge nothing, so that everything applied now is applied again after a restart. */
   holdsBack = false
-  /** Refusals of the target, and other reasons why a connection ended. */
+  /** Errors of the target, and other reasons why a connection ended. */
   readonly errors: unknown[] = []
   applied: Lsn = 0n
   readonly #options: ReplicatorOptions
@@ -84,7 +84,7 @@ export class FaultyReplicator {
     this.#frozen = undefined
   }
 
-  /** Like `kill -9` and a restart: unacknowledged changes come again. */
+  /** Restarts as after `kill -9`: changes that were not acknowledged arrive again. */
   async restart(): Promise<void> {
     await this.#hangUp()
     this.status.restarts++
@@ -97,7 +97,7 @@ export class FaultyReplicator {
     await this.#hangUp()
   }
 
-  /** Loses the connection to the source, as when its host is cut off; received changes are kept. */
+  /** Loses the connection to the source, as if its host was cut off. Changes already received are kept. */
   async cutOff(source: pg.Client): Promise<void> {
     await source.query(
       'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active',
@@ -199,7 +199,7 @@ class Gathered {
   }
 }
 
-/** A transaction with other changes of some tables. */
+/** A transaction in which the changes of these tables are replaced. */
 export function withTables(
   tx: Transaction,
   change: (mutation: Mutation, table: string) => readonly Mutation[],

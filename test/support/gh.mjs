@@ -1,4 +1,4 @@
-// Replaces `gh` for the release: one repository, whose runs and releases are a JSON file with the fields of GitHub's REST API.
+// Replaces `gh` for a release. A JSON file with GitHub's REST fields contains the repository's runs and releases.
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
@@ -28,12 +28,12 @@ function create(tag) {
   })
 }
 
-/** As GitHub with immutable releases: publishing fixes the release and creates its tag. */
+/** Publishes as GitHub does with immutable releases: fixes the release and creates its tag. */
 function publish(tag) {
   Object.assign(release(tag), { draft: !args.includes('--draft=false'), immutable: state.immutableReleases })
 }
 
-/** The answer to `gh api`, with the filter that the workflow passes as `--jq`. */
+/** Answers `gh api` with the filter that the workflow passes as `--jq`. */
 function api(path) {
   const [, tag] = /(?:commits|tags)\/(v.*)$/.exec(path) ?? []
   if (path.includes('/commits/')) return state.tags?.[tag] ?? release(tag).target_commitish

@@ -1,5 +1,5 @@
-// A gateway in front of an embedded PostgreSQL that handles IMPORT INTO, SHOW JOBS and CANCEL JOB, for tests of code
-// that drives imports. It passes on every other byte; the CockroachDB-like server is a separate program.
+// A gateway in front of an embedded PostgreSQL for tests of code that drives imports. It handles IMPORT INTO, SHOW JOBS
+// and CANCEL JOB, and passes everything else on. The CockroachDB-like server is a separate program.
 import { createServer, connect as dial, type Socket } from 'node:net'
 import pg from 'pg'
 import { type ImportOptions, importEngine } from '../../rehearsal/cockroach/import.ts'
@@ -8,13 +8,13 @@ import { type ImportContext, type Job, SqlError, type Statement } from '../../re
 import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 
 export interface ImportGateway {
-  /** URL of the same database, through the gateway. */
+  /** URL of the same database through the gateway. */
   readonly url: string
   readonly jobs: Job[]
-  /** `schema.table` of each table that a job holds offline. */
+  /** Tables that a job keeps offline, as `schema.table`. */
   readonly offline: Set<string>
   cancel(id: string): void
-  /** Rights that the user lacks; empty at first. */
+  /** Rights that the user lacks. Empty at first. */
   readonly without: Set<string>
   stop(): Promise<void>
 }
@@ -105,7 +105,7 @@ class State {
 
 type Table = Record<string, string>[]
 
-/** Rows for statements that the gateway answers itself; undefined for those that it passes on. */
+/** Rows for statements that the gateway answers itself; undefined for statements that it passes on. */
 async function answer(
   sql: string,
   state: State,
@@ -156,7 +156,7 @@ function relay(client: Socket, behind: Socket, own: (sql: string) => Promise<Tab
       if (buffer.length < length) return
       const message = Buffer.from(take(length))
       if (!started) {
-        // A request for TLS precedes the start-up message.
+        // A TLS request precedes the start-up message.
         started = message.readInt32BE(4) >> 16 === 3
         behind.write(message)
         continue
@@ -190,7 +190,7 @@ function resultOf(rows: Table): Buffer {
   const names = Object.keys(rows[0] ?? {})
   const count = Buffer.alloc(2)
   count.writeInt16BE(names.length)
-  // Each is text: type 25, variable length, no modifier.
+  // Each field is text: type 25, variable length, no modifier.
   const fields = names.map((name) => {
     const rest = Buffer.alloc(18)
     rest.writeInt32BE(25, 6)

@@ -4,8 +4,8 @@ import { main } from '../../src/main.ts'
 let running = false
 
 /**
- * Runs an action in this process, from the sources, for tests of its effects on databases: a separate Node would take
- * longer than most of them. Not for actions to be cancelled, nor for several at once.
+ * Runs an action in this process, from the sources, for tests of its effects on databases: starting Node would take
+ * longer than most of them. It can neither be cancelled nor run several actions at once.
  */
 export async function inProcess(options: ProcessOptions): Promise<number> {
   const [, name, post] = /\/dist\/([a-z]+)(-post)?\.cjs$/.exec(options.args[0] ?? '') ?? []

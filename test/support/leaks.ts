@@ -1,7 +1,7 @@
 /** Finds a secret or a customer's value in every form in which a program may repeat it. */
 export type Places = Record<string, string>
 
-/** A value as it is, and URL-, base64-, JSON-, Go-, shell- and HTML-escaped. */
+/** A value unchanged, and with the escapes of URLs, base64, JSON, Go, shells and HTML. */
 export function formsOf(value: string): Map<string, string> {
   const json = JSON.stringify(value).slice(1, -1)
   const forms: [string, string][] = [
@@ -27,7 +27,8 @@ function percent(char: string): string {
 }
 
 /**
- * Inside a longer text, the same bytes have three base64 forms; the parts that depend on their neighbors are cut off.
+ * The three base64 forms that the value's bytes can have inside a longer text, without the characters that depend on
+ * their neighbors.
  */
 function base64Of(value: string): [string, string][] {
   return [0, 1, 2].map((shift) => {
@@ -36,7 +37,7 @@ function base64Of(value: string): [string, string][] {
   })
 }
 
-/** `<form> of <value> in <place>` for each finding. */
+/** `<form> of <value> in <place>` for each leak. */
 export function leaks(places: Places, values: Record<string, string>): string[] {
   const found: string[] = []
   for (const [name, value] of Object.entries(values))

@@ -25,10 +25,10 @@ const SEED = `
 export interface Prepared {
   readonly target: string
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** `fetch` through the bucket, ten rows per file. */
+  /** Runs `fetch` through the bucket, with ten rows per file. */
   fetch(inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
   source(sql: string): Promise<Record<string, unknown>[]>
-  /** Through the CockroachDB-like server. */
+  /** Runs SQL through the CockroachDB-like server. */
   onTarget(sql: string): Promise<Record<string, unknown>[]>
   /** The ledger's facts. */
   facts(): Promise<Record<string, unknown> | undefined>
@@ -40,9 +40,9 @@ export class LoadBench {
   readonly pair: Servers
   readonly cluster: CockroachServer
   readonly s3: S3Server
-  /** Called before an import reads a file; tests use it to wait or fail. */
+  /** Called before an import reads a file. Tests use it to make the import wait or fail. */
   beforeFile: NonNullable<CockroachOptions['beforeFile']> = async () => {}
-  /** Removed at the end, with everything that tests put there. */
+  /** Folder for everything that tests create. Removed at the end. */
   readonly folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
   #count = 0
 
@@ -67,7 +67,7 @@ export class LoadBench {
     rmSync(this.folder, { recursive: true, force: true })
   }
 
-  /** New databases with rows on the source, after `prepare`. */
+  /** Creates databases with rows on the source, and runs `prepare`. */
   async prepared(inputs: Record<string, string> = {}): Promise<Prepared> {
     this.beforeFile = async () => {}
     const name = `load${++this.#count}`
@@ -116,7 +116,7 @@ export class LoadBench {
     })
   }
 
-  /** Import jobs in order of their start. */
+  /** Import jobs in the order of their start. */
   imports(): Job[] {
     return this.cluster.jobs.list().filter(({ type }) => type === 'IMPORT')
   }
@@ -133,7 +133,7 @@ export class LoadBench {
   }
 }
 
-/** Waits for a condition, and fails with the log of whatever ended before. */
+/** Waits for a condition. Fails with the log if `running` ends first. */
 export async function until(so: () => unknown, running?: Promise<JobResult>): Promise<void> {
   let ended: JobResult | undefined
   void running?.then((result) => {
@@ -145,7 +145,7 @@ export async function until(so: () => unknown, running?: Promise<JobResult>): Pr
   }
 }
 
-/** The running action of this process, by its bundle. */
+/** Pid of the running action that this process started, found by its bundle. */
 export function actionProcess(name: string): number {
   const found = children(process.pid).find((pid) =>
     new RegExp(`dist/.*${name}`).test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
@@ -154,7 +154,7 @@ export function actionProcess(name: string): number {
   return found
 }
 
-/** Starts a foreign import into `orders`, which runs until it is cancelled. */
+/** Starts another client's import into `orders`. It runs until it is cancelled. */
 export async function foreignImport(target: string, url: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: target })
   client.on('error', () => {})

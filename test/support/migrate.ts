@@ -1,4 +1,4 @@
-// Runs migrate.yml job by job: the test decides order and people's actions, the workflow everything else.
+// Runs migrate.yml job by job. The test decides the order and what people do, the workflow everything else.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -36,38 +36,38 @@ echo "$MOLT_ACTIONS_MIGRATION $MOLT_SWITCH_TOKEN" >> switched.txt
 export interface Night {
   github: FakeGithub
   rehearsal: Rehearsal
-  /** The caller's checked out repository. */
+  /** The caller's repository, checked out. */
   workspace: string
   start(inputs?: Record<string, string>, actor?: string, secrets?: Record<string, string>): Run
   /** Runs a job of the copied operations.yml. */
   operate(operation: 'status' | 'abort' | 'rollback' | 'cleanup', inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
-  /** Waits until a follower reads the slot, on however busy a machine. */
+  /** Waits until a follower reads the slot, even on a busy machine. */
   streaming(): Promise<void>
   stop(): Promise<void>
 }
 
-/** One run: its jobs' results, and the fake GitHub's state for it. */
+/** One run: its jobs' results, and its state on the fake GitHub. */
 export interface Run {
   id: string
   github: FakeRun
   results: Record<string, string>
-  /** Runs a job; undefined when its condition does not hold. `leg`: of the follower, from 0. */
+  /** Runs a job; undefined if its condition does not hold. `leg` is the follower's leg, from 0. */
   job(id: string, options?: { leg?: number; signal?: AbortSignal }): Promise<JobResult | undefined>
-  /** Runs these jobs in order; throws with the log of a job that is not green. */
+  /** Runs these jobs in order. Throws with the log of a job that is not green. */
   jobs(...ids: string[]): Promise<void>
 }
 
 export async function startNight(options: { rows?: number; rate?: number } = {}): Promise<Night> {
   const [github, rehearsal] = await Promise.all([startGithub(), startRehearsal({ rows: 1000, rate: 20, ...options })])
-  // A target as its owner created it: with all indexes and constraints, which are dropped for the load.
+  // The target as its owner created it, with all indexes and constraints. They are dropped for the load.
   await rehearsal.query('target', SOURCE_CONSTRAINTS)
   const folder = temporaryFolder()
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
   writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
   writeFileSync(join(workspace, 'lenient.yml'), `${CONFIG}gate: { bypass: warn, self-approval: warn }\n`)
-  // After an abort, the rows of the first load are still there.
+  // After an abort, the rows of the first load are still on the target.
   const names = await rehearsal.query(
     'source',
     `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`,
@@ -165,7 +165,7 @@ function startRun(
       Object.assign(shown ?? {}, { status: 'in_progress', steps: [{ name: 'Set up job' }] })
       const result = await runJob(MIGRATE, name, {
         inputs,
-        // The switch's secret is the environment's.
+        // The switch's secret belongs to the environment.
         secrets: name === 'cutover' ? secrets : { ...secrets, MOLT_SWITCH_TOKEN: '' },
         needs: outputs,
         matrix: { leg },

@@ -10,17 +10,17 @@ import { type Servers, startServers } from './servers.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 
-/** A source with the sample shop and a CockroachDB-like target, a live load, and the committed actions to move it. */
+/** A source with the sample shop, a CockroachDB-like target, a live load, and the committed actions to move it. */
 export interface Rehearsal {
   pair: Servers
   load: LoadHandle
-  /** Runs one action; RUNNER_TEMP is kept between actions, as in one job. */
+  /** Runs one action. RUNNER_TEMP is kept between actions, as in a job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
   /** Runs setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
-  /** The same without the last step: nothing has been streamed yet. */
+  /** Runs the same steps without `replicate`: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
-  /** As an administrator; on the target behind the like-server, which neither refuses nor records it. */
+  /** Runs SQL as an administrator. On the target it bypasses the like-server, which would refuse or record it. */
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
   stop(): Promise<void>
 }
@@ -29,7 +29,7 @@ export async function startRehearsal(
   options: {
     rows?: number
     rate?: number
-    /** Of both servers. */
+    /** Settings of both servers. */
     settings?: Record<string, string | number>
     cluster?: CockroachOptions
     sourceUrl?: (url: string) => string
@@ -55,7 +55,7 @@ export async function startRehearsal(
         ...more,
         env: {
           PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`,
-          // What a dependency's next version refuses is an error here.
+          // A deprecation that a dependency's next version turns into an error is an error here.
           NODE_OPTIONS: '--throw-deprecation',
           ...more.env,
         },
@@ -91,12 +91,12 @@ const CHAIN: [string, Record<string, string>][] = [
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
 ]
 
-/** How many times longer things may take here than on an idle machine; 1 when every thread has a processor. */
+/** Factor by which to extend time limits on a busy machine; 1 if every thread has a processor. */
 export function busyFactor(): number {
   return Math.max(1, (loadavg()[0] as number) / availableParallelism())
 }
 
-/** The whole log of a job's steps, to search for text. */
+/** The whole log of a job's steps. */
 export function words(result: JobResult): string {
   return result.steps.map((step) => step.log).join('\n')
 }

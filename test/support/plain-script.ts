@@ -1,4 +1,4 @@
-/** What people write without this project: the documented commands of MOLT in sequence, judged by their output. */
+/** The script that people write without this project: MOLT's documented commands, judged by their output. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -10,7 +10,7 @@ import type { FaultGround, State } from './fault-ground.ts'
 /** Moments at which a fault can hit the script. */
 export type Moment = 'begin' | 'streaming' | 'stopped' | 'drained' | 'verified' | 'switched'
 
-/** `go`, or why the script would stop. */
+/** `go`, or the reason why the script stops. */
 export type Conclusion = string
 
 interface Ended {
@@ -19,7 +19,7 @@ interface Ended {
 }
 
 const WAIT = 60_000
-/** How long the rate must be zero. */
+/** How long the apply rate must be zero, in milliseconds. */
 const STILL = 1_500
 
 export class PlainScript {
@@ -27,7 +27,7 @@ export class PlainScript {
   readonly #tools: string
   readonly #meets: (moment: Moment) => Promise<boolean | undefined>
 
-  /** @param meets called at each moment; returns true when the script is killed there */
+  /** @param meets called at each moment; returns true if the script is killed there */
   constructor(ground: FaultGround, tools: string, meets: (moment: Moment) => Promise<boolean | undefined>) {
     this.#ground = ground
     this.#tools = tools
@@ -53,7 +53,7 @@ export class PlainScript {
     if (await this.#meets(moment)) throw new Stops('killed')
   }
 
-  /** molt fetch: exit code 0 and "fetch complete". */
+  /** Runs molt fetch. Requires exit code 0 and "fetch complete". */
   async #fetch(): Promise<void> {
     const { code, events } = await this.#molt('fetch', [
       '--direct-copy',
@@ -66,7 +66,7 @@ export class PlainScript {
     if (!events.some(({ message }) => message === 'fetch complete')) throw new Stops('fetch: no "fetch complete"')
   }
 
-  /** The replicator until the application is stopped and its apply rate is zero; then it is ended. */
+  /** Runs the replicator until the application is stopped and the apply rate is zero, then ends it. */
   async #replicate(): Promise<void> {
     const port = await freePort()
     const child = spawn(
@@ -121,7 +121,7 @@ export class PlainScript {
     }
   }
 
-  /** molt verify: exit code 0, "verification complete", and no missing, different or extra row. */
+  /** Runs molt verify. Requires exit code 0, "verification complete", and no missing, different or extra row. */
   async #verify(): Promise<void> {
     const { code, events } = await this.#molt('verify', [])
     if (code !== 0) throw new Stops(`verify: exit code ${code ?? 'none'}`)
@@ -164,7 +164,7 @@ function endOf(child: ChildProcess): Promise<number | null> {
   })
 }
 
-/** Changes that the replicator has applied, from its metrics; undefined without an answer. */
+/** Number of changes that the replicator has applied, from its metrics; undefined if it does not answer. */
 async function applied(port: number): Promise<number | undefined> {
   const text = await fetch(`http://127.0.0.1:${port}/_/varz`).then(
     (answer) => answer.text(),

@@ -1,4 +1,4 @@
-// The migration roles from `grants: print`, created statement by statement, with each right revoked in turn.
+// Creates the migration roles from `grants: print`, statement by statement, and revokes each right in turn.
 import pg from 'pg'
 import { split, tokenize } from '../../rehearsal/cockroach/lexer.ts'
 import { type Finding, runChecks } from '../../src/checks/check.ts'
@@ -40,7 +40,7 @@ const TARGET = [
    ALTER TABLE shop.orders ADD CONSTRAINT of_customer FOREIGN KEY (customer) REFERENCES shop.customers (id)`,
 ]
 
-/** Both servers with schemas in which every grant matters, and the migration roles. */
+/** Both servers, with schemas in which every grant matters, and the migration roles. */
 export interface GrantBench {
   granted: Granted
   stop(): Promise<void>
@@ -52,7 +52,7 @@ export async function startGrantBench(version?: string): Promise<GrantBench> {
   const admin = await world(servers, SOURCE, TARGET)
   const database = new URL(admin.source).pathname.slice(1)
   const behind = servers.behind.urlOf(database)
-  // Default rights of PUBLIC would hide a missing grant.
+  // PUBLIC's default rights would hide a missing grant.
   for (const url of [admin.source, behind]) await runAlone(url, `REVOKE ALL ON DATABASE ${database} FROM PUBLIC`)
   await runAlone(behind, 'REVOKE ALL ON SCHEMA public FROM PUBLIC')
   for (const setting of ['statement_timeout', 'idle_in_transaction_session_timeout'])
@@ -65,7 +65,7 @@ export async function startGrantBench(version?: string): Promise<GrantBench> {
   return { granted, stop: servers.stop }
 }
 
-/** What `prepare` names when a right is missing: a check, or the code of a refused connection. */
+/** What `prepare` reports for a missing right: a check, or the code of a refused connection. */
 const NAMED: [right: RegExp, code: string][] = [
   [/^REPLICATION$/, 'right.replication'],
   [/^BYPASSRLS$/, 'right.row-security'],
@@ -94,9 +94,7 @@ const NAMED: [right: RegExp, code: string][] = [
   [/^SYSTEM EXTERNALIOIMPLICITACCESS$/, 'right.target-implicit-access'],
 ]
 
-/**
- * For each revoked right, what must be named and what is named: equal for a clear red. Every right is granted again.
- */
+/** Revokes each right, and grants it again. @returns for each one, the expected and the actual report of `prepare` */
 export async function takeEach(
   granted: Granted,
   asked: readonly Removal[],
@@ -118,11 +116,11 @@ export async function takeEach(
   return { expected, found }
 }
 
-/** Each side's migration role has exactly what was printed. */
+/** Both sides, with migration roles that have exactly what was printed. */
 export interface Granted {
-  /** Of administrators. */
+  /** The administrators' URLs. */
   admin: World
-  /** Of the migration roles. */
+  /** The migration roles' URLs. */
   user: World
   statements: { side: 'source' | 'target'; sql: string }[]
 }
@@ -153,12 +151,12 @@ export async function runAlone(url: string, sql: string): Promise<void> {
   }
 }
 
-/** Runs the printed statements of one side again, which restores revoked rights. */
+/** Runs one side's printed statements again, which restores revoked rights. */
 export async function giveAgain({ admin, statements }: Granted, side: 'source' | 'target'): Promise<void> {
   for (const each of statements) if (each.side === side) await runAlone(admin[side], each.sql)
 }
 
-/** Unwaived blocking checks of `prepare`, run as the migration role. */
+/** Blocking checks of `prepare` without a waiver, run as the migration role. */
 export async function blockers({ user }: Granted, settings = SETTINGS): Promise<Finding[]> {
   const findings = runChecks(CHECKS, await factsOf(user, settings))
   return findings.filter(({ severity }) => severity === 'block')
@@ -175,7 +173,7 @@ export interface Removal {
 /** Every single right in the printed statements, without logins and passwords, which are always needed. */
 export function removals({ statements }: Granted): Removal[] {
   const all = statements.flatMap(({ side, sql }) => rightsIn(sql).map((each) => ({ side, ...each })))
-  // Two statements can grant the same one.
+  // Two statements can grant the same right.
   return [...new Map(all.map((each) => [`${each.side} ${each.right}`, each])).values()]
 }
 
@@ -193,7 +191,7 @@ function rightsIn(sql: string): Rights {
   if (owner) return [{ right: `OWNER OF ${table}`, take: `ALTER TABLE ${table} OWNER TO postgres` }]
   if (!sql.startsWith('GRANT ')) return []
   const [, what = '', to = '', withOption = ''] = /^GRANT (.*) TO (".*?")( WITH GRANT OPTION)?$/s.exec(sql) ?? []
-  // Rights of a table's owner are for that table's foreign keys, not for the migration role.
+  // Rights of a table's owner are for the table's foreign keys, not for the migration role.
   if (to !== user) return []
   if (!what.includes(' ON ')) return [{ right: `MEMBER OF ${what}`, take: `REVOKE ${what} FROM ${user}` }]
   const [privileges = '', rest = ''] = what.split(' ON ')
@@ -207,7 +205,7 @@ function rightsIn(sql: string): Rights {
   )
 }
 
-/** Names between commas, as written. */
+/** The comma-separated names, as written. */
 function listed(names: string): string[] {
   const found = ['']
   for (const { text } of tokenize(names)) {

@@ -1,4 +1,4 @@
-/** A rolling proof in a test: started, awaited and ended. */
+/** Starts, awaits and ends a rolling proof in a test. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Entry } from '../../src/ledger/ledger.ts'
 import { type ProofOptions, ProofSession } from '../../src/phases/rolling/session.ts'
@@ -9,7 +9,7 @@ export interface Proof {
   ended: Promise<Error | undefined>
 }
 
-/** What a test sets for its proof; the rest is default. */
+/** Options that a test must set. All others have defaults. */
 type Wanted = Pick<ProofOptions, 'sourceUrl' | 'targetUrl' | 'plan' | 'stream'> & Partial<ProofOptions>
 
 export async function beginProof(wanted: Wanted): Promise<Proof> {
@@ -32,7 +32,7 @@ export async function beginProof(wanted: Wanted): Promise<Proof> {
   return { session, ended, failure: () => failure }
 }
 
-/** Waits for a condition while the proof has not failed. */
+/** Waits for a condition. Throws if the proof fails first. */
 export async function untilProof(
   { session, failure }: Proof,
   probe: () => unknown,
@@ -46,18 +46,18 @@ export async function untilProof(
   }
 }
 
-/** Every row is compared once, and rows that changed before are compared again. */
+/** Whether every row was compared once, and every row that changed before was compared again. */
 export function isComplete({ session }: Proof): boolean {
   const oldest = session.proofs.dirty.oldestOpen
   return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
 }
 
-/** No changed row waits for its comparison, or for the stream to confirm it. */
+/** Whether no changed row waits for its comparison or for the stream to confirm it. */
 export function isQuiet({ session }: Proof): boolean {
   return session.proofs.dirty.size === 0
 }
 
-/** Ends like a run that is not killed. */
+/** Ends the proof as a run does that is not killed. */
 export async function endProof({ session }: Proof): Promise<void> {
   await session.halt()
   await session.save()

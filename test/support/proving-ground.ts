@@ -25,25 +25,25 @@ const SLOT = 'ground'
 
 /** The outcome of a migration. */
 export interface Verdict {
-  /** Code of the error that ended it before the decision; undefined when every row was proved or compared in full. */
+  /** Code of the error that ended it before the decision; undefined if every row was proved or compared in full. */
   red: string | undefined
   /** Tables compared in full, with the reason for each. */
   full: Record<string, string>
   /** Tables in which the comparison after the commit finds a difference. */
   late: string[]
-  /** Tables that differ, compared value by value. */
+  /** Tables that actually differ, compared value by value. */
   truth: string[]
 }
 
 /**
- * A prepared pair, an in-process replicator with faults on demand, and the proof beside it: finds what a whole
+ * A prepared pair, a replicator in this process with faults on demand, and the proof beside it. Finds what a whole
  * migration would find, in a second or two.
  */
 export class ProvingGround {
   readonly servers: Servers
   readonly plan: Plan
   s!: pg.Client
-  /** The target behind the like-server, for an administrator. */
+  /** A client to the target behind the like-server, for an administrator. */
   t!: pg.Client
   replicator!: FaultyReplicator
   readonly #clients: pg.Client[] = []
@@ -56,7 +56,7 @@ export class ProvingGround {
     this.plan = { sourceSchema: 'public', targetSchema: 'public', tables: [...tables], slot: SLOT, publication: SLOT }
   }
 
-  /** @param ddl for both sides */
+  /** @param ddl runs on both sides */
   static async start(ddl: string, tables: readonly string[]): Promise<ProvingGround> {
     const settings = { max_prepared_transactions: 5, max_replication_slots: 20, max_wal_senders: 20 }
     const ground = new ProvingGround(await startServers({ settings }), tables)
@@ -130,12 +130,12 @@ export class ProvingGround {
     return this.until(proof, () => isQuiet(proof), 'quiet')
   }
 
-  /** Ends like a leg: saves what is proved. */
+  /** Ends the proof like a leg: saves what is proved. */
   handOver(proof: Proof): Promise<void> {
     return endProof(proof)
   }
 
-  /** Ends like a killed runner: saves nothing. */
+  /** Ends the proof like a killed runner: saves nothing. */
   async kill({ session }: Proof): Promise<void> {
     await session.close()
   }
@@ -144,7 +144,7 @@ export class ProvingGround {
     return parseLsn((await this.s.query('SELECT pg_current_wal_insert_lsn()::text AS l')).rows[0].l)
   }
 
-  /** Waits until everything committed so far is applied. */
+  /** Waits until everything committed so far has been applied. */
   async arrived(): Promise<void> {
     const beat = await writeMarker(this.s, '')
     for (const end = performance.now() + 300_000; ; await sleep(10)) {
@@ -153,7 +153,7 @@ export class ProvingGround {
     }
   }
 
-  /** The night: writes stop; drain, last comparison, and the comparison after the commit. */
+  /** Plays the cutover: writes stop, drain, last comparison, and the comparison after the commit. */
   async decide(proof: Proof, sabotage = async () => {}): Promise<Verdict> {
     const full: Record<string, string> = {}
     let red: string | undefined
@@ -193,7 +193,7 @@ export class ProvingGround {
     return digests.filter((each) => each.missing + each.mismatch + each.extraneous).map(({ name }) => name)
   }
 
-  /** Tables that differ, compared value by value. */
+  /** Tables that actually differ, compared value by value. */
   async truth(): Promise<string[]> {
     const found: string[] = []
     for (const table of this.plan.tables) {
@@ -209,7 +209,7 @@ export class ProvingGround {
     await this.#beat
   }
 
-  /** Ends streams and proofs; the servers keep running. */
+  /** Ends streams and proofs. The servers keep running. */
   async end(): Promise<void> {
     await Promise.all(this.#proofs.splice(0).map(({ session }) => session.close()))
     await this.#stopBeating()

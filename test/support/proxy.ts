@@ -1,14 +1,14 @@
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 
-/** A connection to a server that can be cut: silently, like a broken cable, or by resetting every connection. */
+/** A proxy that can cut connections to a server: silently, like a broken cable, or by resetting them. */
 export interface TcpProxy {
-  /** The same URL through this proxy. */
+  /** The URL with this proxy in place of the server. */
   url(url: string): string
   /** Drops everything silently. */
   cut(): void
-  /** Passes on what was held back, as TCP resends it. */
+  /** Passes on the data that was held back, as TCP resends it. */
   heal(): void
-  /** Resets every connection; new ones are possible. */
+  /** Resets every connection. New ones are possible. */
   reset(): void
   stop(): Promise<void>
 }

@@ -1,7 +1,7 @@
-/** Defects of the shop's target. */
+/** Defects of the shop on the target. */
 import { expect } from 'vitest'
 
-/** A defect's statement and name, how to undo it on the target, and what the message must name. */
+/** A defect's name and statement, the statement that undoes it, and what the message must name. */
 export const DEFINITIONS: [what: string, done: string, undone: string, names: string[]][] = [
   ['a missing table', 'ALTER TABLE reviews RENAME TO away', 'ALTER TABLE away RENAME TO reviews', ['public.reviews']],
   [
@@ -39,7 +39,7 @@ export const DEFINITIONS: [what: string, done: string, undone: string, names: st
   ],
 ]
 
-/** A change of the target's rows, and the counts of `verify` for it. */
+/** A change to the target's rows, and what `verify` counts for it. */
 export const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   ['a deleted row', 'categories', 'DELETE FROM categories WHERE id = 2', { missing: 1 }],
   ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
@@ -62,14 +62,14 @@ export const ROWS: [what: string, table: string, done: string, found: Record<str
     { columns: ['coupon'], diagnosis: expect.any(String) },
   ],
   [
-    'a table that was emptied on the source by TRUNCATE',
+    'a table emptied by TRUNCATE on the source',
     'cart_items',
     'INSERT INTO cart_items SELECT gen_random_uuid(), 1 FROM generate_series(1, 100)',
     { extraneous: 100, diagnosis: expect.any(String) },
   ],
 ]
 
-/** Changes that a molt verify misses that misreads both sides alike. */
+/** Changes that molt verify misses if it misreads both sides alike. */
 export const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   [
     'a truncated number',
@@ -85,7 +85,7 @@ export const UNSEEN: [what: string, table: string, done: string, found: Record<s
   ],
   ['a missing row', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1, unseen: 1 }],
   [
-    'one row in place of another',
+    'one row replaced by another',
     'reviews',
     'UPDATE reviews SET id = 888888 WHERE id = 9',
     { missing: 1, extraneous: 1, unseen: 2 },

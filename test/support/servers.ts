@@ -12,12 +12,12 @@ import {
   startPair,
 } from '../../rehearsal/postgres/postgres.ts'
 
-/** A PostgreSQL source, and a CockroachDB-like target. */
+/** A PostgreSQL source and a CockroachDB-like target. */
 export interface Servers extends EmbeddedPair {
   cluster: CockroachServer
   /** The PostgreSQL behind the target, where tests read and sabotage as an administrator. */
   behind: EmbeddedServer
-  /** Ends both. @throws when the target received a statement without a rule */
+  /** Ends both. @throws if the target received a statement that no rule covers */
   stop(): Promise<void>
 }
 
@@ -48,7 +48,7 @@ export async function startServers(
   }
 }
 
-/** @throws with the statements that no rule of the server covers: each needs a rule, or must not be sent */
+/** @throws with the statements that no rule covers: each needs a rule, or must not be sent */
 export function requireRules({ unknown }: CockroachServer): void {
   if (unknown.length) throw new Error(`the like-server has no rule for:\n${[...new Set(unknown)].join('\n')}`)
 }

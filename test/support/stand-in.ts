@@ -4,20 +4,19 @@ import { join, resolve } from 'node:path'
 
 export const STAND_IN_MOLT = resolve(import.meta.dirname, '../../dist/stand-in-molt.cjs')
 
-/** The Node that runs the stand-in's programs, which is that of the actions. */
+/** The Node.js that runs the stand-in's programs, the same as for the actions. */
 export const NODE = process.env.MOLT_ACTIONS_NODE ?? process.execPath
 
 let made: string | undefined
 
 /**
- * The folder with the programs `molt` and `replicator` that `setup` with `embedded` would install. Caches their
- * answers to `--help` and `version` for all tests of a run, because each action asks for both, and each answer is a
- * process.
+ * The folder with the programs `molt` and `replicator` that `setup` with `embedded` would install. Caches the output of
+ * `--help` and `version` for all tests of a run: each action asks for both, and each answer would take a process.
  */
 export function standInFolder(): string {
   if (made) return made
   const folder = mkdtempSync(join(tmpdir(), 'stand-in-'))
-  // Shared by all workers of a run.
+  // All workers of a run share the cache.
   const kept = join(tmpdir(), 'stand-in-answers')
   mkdirSync(kept, { recursive: true })
   for (const tool of ['molt', 'replicator']) {
@@ -41,39 +40,39 @@ ${launcher(bundle)}
 `
 }
 
-/** Shell words that start Node on a program. Tools get a clean environment, and take twice as long without compiled code. */
+/** Shell words that run a program with Node. Tools get a clean environment, so they need the compile cache by name. */
 function nodeOn(program: string): string {
   const cache = process.env.NODE_COMPILE_CACHE
   return `${cache ? `env NODE_COMPILE_CACHE='${cache}' ` : ''}'${NODE}' '${program}'`
 }
 
-/** The last line of a shell script that runs a program of Node. */
+/** The last line of a shell script that runs a Node program. */
 export function launcher(program: string, args = ''): string {
   return `exec ${nodeOn(program)} ${args} "$@"`
 }
 
-/** Changes to molt's command line and output that make it fail like the real tool. */
+/** Changes to molt's arguments and output that make it fail like the real tool. */
 export interface Trick {
   /** Flag values that replace the action's. */
   flags?: Record<string, string>
   add?: string[]
-  /** Lines of its output that are dropped. */
+  /** Pattern of output lines to drop. */
   drop?: string
-  /** It is killed when it writes such a line. */
+  /** Pattern of the output line at which molt is killed. */
   killAt?: string
-  /** It is frozen when it writes such a line. */
+  /** Pattern of the output line at which molt is frozen. */
   freezeAt?: string
-  /** It reports this table as having no row. */
+  /** Table that molt reports as having no rows. */
   zero?: string
-  /** Lines that it writes before all others. */
+  /** Lines to print before all others. */
   says?: string[]
-  /** MiB of one line that it writes before all others. */
+  /** Size in MiB of a single line to print before all others. */
   flood?: number
-  /** It compares like a tool that misreads both sides alike: no row differs. */
+  /** Whether molt misreads both sides alike, so that no row differs. */
   blind?: boolean
 }
 
-/** A folder with a `molt` that plays a trick, and the normal replicator. */
+/** Creates a folder with a `molt` that plays this trick, and the normal replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
   symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { words } from './migration.ts'
 
-/** The child of this process that has stopped itself at a checkpoint. */
+/** Pid of the child process that stopped itself at a checkpoint. */
 export async function stoppedChild(running: Promise<JobResult>): Promise<number> {
   let over = false
   void running.finally(() => {
@@ -14,7 +14,7 @@ export async function stoppedChild(running: Promise<JobResult>): Promise<number>
     if (pid) return pid
     await sleep(20)
   }
-  throw new Error(`it ended before the checkpoint:\n${words(await running)}`)
+  throw new Error(`the action ended before the checkpoint:\n${words(await running)}`)
 }
 
 export function children(pid: number): number[] {
@@ -25,7 +25,7 @@ export function children(pid: number): number[] {
   }
 }
 
-/** Process state from /proc, such as `S`, `T` or `Z`; undefined when the process does not exist. */
+/** Process state from /proc, such as `S`, `T` or `Z`; undefined if the process does not exist. */
 export function stateOf(pid: number): string | undefined {
   try {
     return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0]

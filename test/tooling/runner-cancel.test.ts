@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { RunOptions } from '../../rehearsal/runner/runner.ts'
 import { messages, phaseOf, ran, runJs, runSteps, stepOf } from './runner-helpers.ts'
 
-/** Cancels as soon as a line of output is `ready`. */
+/** Cancels when a line of output is `ready`. */
 function cancelWhenReady(): Pick<RunOptions, 'signal' | 'onLine'> {
   const controller = new AbortController()
   return {
@@ -19,7 +19,7 @@ const WAIT = 'setInterval(() => {}, 1000); say("ready");'
 const ON_INT = 'process.on("SIGINT", () => { say("int"); process.exit(0) });'
 
 describe('a cancelled job', () => {
-  test('sends SIGINT first; a step that then ends well still counts as cancelled, and its post runs', async () => {
+  test('sends SIGINT first, and runs the post of a step that then ends with 0 but counts as cancelled', async () => {
     const main = `${ON_INT} append("GITHUB_STATE", "kept=1"); output("o", 1); ${WAIT}`
     const result = await runJs({ main, post: 'say("post " + env.STATE_kept)' }, cancelWhenReady())
     expect(result.conclusion).toBe('cancelled')
@@ -28,7 +28,7 @@ describe('a cancelled job', () => {
     expect(phaseOf(result, 'post')).toMatchObject({ outcome: 'success', log: 'Post job cleanup.\npost 1\n' })
   })
 
-  test('then SIGTERM, then SIGKILL, each after its time', async () => {
+  test('then sends SIGTERM and SIGKILL, each after its grace period', async () => {
     const deaf = (signals: string) => `for (const s of ${signals}) process.on(s, () => say(s)); ${WAIT}`
     const grace = [300, 200] as const
     const term = await runJs({ main: deaf('["SIGINT"]') }, { ...cancelWhenReady(), grace })
@@ -84,7 +84,7 @@ describe('a cancelled job', () => {
     expect(result.conclusion).toBe('cancelled')
   })
 
-  test('before a step starts, runs only what always runs, not the main phase', async () => {
+  test('before a step starts, runs only `always()` steps, and not the main phase', async () => {
     const result = await runJs({ pre: '', main: 'output("o", 1)', post: '' }, { signal: AbortSignal.abort() })
     expect(result).toMatchObject({ conclusion: 'cancelled', outputs: {} })
     expect(result.steps.map(({ phase, outcome }) => `${phase} ${outcome}`)).toEqual([
@@ -103,7 +103,7 @@ describe('a cancelled job', () => {
     expect(phaseOf(result)).toMatchObject({ outcome: 'cancelled', exitCode: null, outputs: {} })
   })
 
-  test('is killed when its time is up, including its post steps', async () => {
+  test('kills everything when the time is up, including post steps', async () => {
     const result = await runJs(
       { main: WAIT, post: 'setInterval(() => {}, 1000)' },
       { ...cancelWhenReady(), grace: [50, 50], cancelTimeout: 700 },
@@ -132,7 +132,7 @@ describe('processes left behind', () => {
     await gone(pid)
   })
 
-  test.runIf(process.platform === 'linux')('delay a step by 5 s at most if they keep its output open', async () => {
+  test.runIf(process.platform === 'linux')('delay a step by at most 5 s if they keep its output open', async () => {
     const result = await runJs({ main: leave('inherit') })
     const main = phaseOf(result)
     expect(main.outcome).toBe('success')
@@ -141,12 +141,12 @@ describe('processes left behind', () => {
     expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
   })
 
-  test('reports none when none were left', async () => {
+  test('reports none if none were left', async () => {
     expect((await runJs({ main: 'say(1)' })).orphans).toEqual([])
   })
 })
 
-/** Ended, but perhaps not yet reaped. */
+/** Waits until the process has ended, even if it has not been reaped. */
 async function gone(pid: number): Promise<void> {
   for (let i = 0; i < 40; i++) {
     const stat = `/proc/${pid}/stat`
@@ -156,7 +156,7 @@ async function gone(pid: number): Promise<void> {
   throw new Error(`process ${pid} is still there`)
 }
 
-test('messages of a cancelled step say so once', async () => {
+test('a cancelled step has a single message about it', async () => {
   const result = await runJs({ main: WAIT }, cancelWhenReady())
   expect(messages(result)).toEqual(['error: The operation was canceled.'])
 })

@@ -52,7 +52,7 @@ test('--json prints only one object on standard output, and --post continues the
   expect(JSON.parse(again.stdout)).toMatchObject({ conclusion: 'success', exitCode: 0, outputs: { seen: '7' } })
 })
 
-test('unknown names are an error with a suggestion, and nothing runs', async () => {
+test('refuses unknown names with a suggestion, and runs nothing', async () => {
   const repo = repository({})
   const [input, action, none] = await Promise.all([
     cli(repo, 'plain', '--txet', 'x'),
@@ -61,7 +61,7 @@ test('unknown names are an error with a suggestion, and nothing runs', async () 
   ])
   expect(input).toMatchObject({ exitCode: 2, stderr: 'Error: the action has no input `txet`; did you mean --text?' })
   expect(action.stderr).toMatch(/no action `plian`; did you mean `plain`\?/)
-  expect(none.stderr).toMatch(/--post follows a run of `js`, and there is none/)
+  expect(none.stderr).toMatch(/`js` has not run yet/)
 })
 
 test('--env passes a variable of the caller to the action, and no other', async () => {
@@ -78,7 +78,7 @@ test('--env passes a variable of the caller to the action, and no other', async 
   expect(unset).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/--env MOLT_TEST_C: .*not set/) })
 })
 
-test('what one action adds to PATH is available to the next; a run without a summary removes an older one', async () => {
+test('passes PATH entries of one action to the next, and removes an older summary if a run writes none', async () => {
   const repo = repository({})
   const added = mkdtempSync(join(tmpdir(), 'added-'))
   const first = await cli(

@@ -16,7 +16,7 @@ interface Seen {
   failed: boolean
 }
 
-/** Feeds lines to a new reader; lines that are not commands appear unchanged in `seen.lines`. */
+/** Feeds lines to a new reader. Lines that are not commands appear unchanged in `seen.lines`. */
 function feed(lines: string[], env: Record<string, string> = {}): Seen {
   const seen: Seen = { lines: [], annotations: [], outputs: {}, masked: [], env: {}, failed: false }
   const target: CommandTarget = {
@@ -45,7 +45,7 @@ function feed(lines: string[], env: Record<string, string> = {}): Seen {
 }
 
 describe('workflow commands', () => {
-  test('an error with file, line and title becomes an annotation, with its escapes decoded once', () => {
+  test('turns an error with file, line and title into an annotation, and decodes its escapes once', () => {
     const { annotations, lines } = feed([
       '  ::ERROR file=/ws/a/b.ts,line=3,col=5,title=x%2Cy%3A%250A::50%25 of%0Ait %2C',
     ])
@@ -66,19 +66,19 @@ describe('workflow commands', () => {
     expect(feed([`::notice ${properties}::m`]).annotations).toEqual([{ level: 'notice', message: 'm', ...position }])
   })
 
-  test('treats anything not at the start of the line, unknown or incomplete as output', () => {
+  test('treats a command that is unknown, incomplete or not at the start of its line as output', () => {
     const lines = ['x ::error::no', '##[error]old', '::nonsense::x', '::error no end', 'http://[::1]::x', '']
     expect(feed(lines)).toMatchObject({ lines, annotations: [], failed: false })
   })
 
-  test('groups, masks and debug', () => {
+  test('handles groups, masks and debug lines', () => {
     const seen = feed(['::group::A%0A', 'in', '::endgroup::', '::add-mask::s3cret', '::add-mask:: ', '::debug::d'])
     expect(seen.lines).toEqual(['##[group]A\n', 'in', '##[endgroup]', 'debug d'])
     expect(seen.masked).toEqual(['s3cret'])
     expect(seen.annotations.map(({ level }) => level)).toEqual(['warning'])
   })
 
-  test('stop-commands lasts until its token, which is masked', () => {
+  test('stop-commands is in effect until its token, which is masked', () => {
     const seen = feed(['::stop-commands::tok3n-x', '::error::no', '::TOK3N-x::', '::error::yes'])
     expect(seen.lines).toEqual(['::stop-commands::tok3n-x', '::error::no', '::TOK3N-x::'])
     expect(seen.masked).toEqual(['tok3n-x'])
@@ -90,7 +90,7 @@ describe('workflow commands', () => {
     feed([`::stop-commands::${token}`], { ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS: 'true' })
   })
 
-  test('echo shows commands that are not shown otherwise', () => {
+  test('echo shows commands that are otherwise hidden', () => {
     const seen = feed([
       '::set-output name=a::0',
       '::echo::on',
@@ -102,7 +102,7 @@ describe('workflow commands', () => {
     expect(feed(['::echo::maybe'])).toMatchObject({ failed: true })
   })
 
-  test('set-output still works, with a warning; without a name it fails the step', () => {
+  test('set-output still works with a warning, and fails the step without a name', () => {
     const seen = feed(['::set-output name=a=b,c=d::v'])
     expect(seen.outputs).toEqual({ 'a=b': 'v' })
     expect(seen.annotations[0]?.message).toMatch(/`set-output` command is deprecated/)
@@ -123,7 +123,7 @@ describe('workflow commands', () => {
     expect(seen.annotations[0]?.message).toMatch(/node_options/)
   })
 
-  test('reports problem matchers as an error', () => {
+  test('refuses problem matchers', () => {
     expect(feed(['::add-matcher::x.json'])).toMatchObject({ failed: true })
   })
 })
@@ -149,7 +149,7 @@ describe('files of entries', () => {
     ['a<<\n', "Invalid format 'a<<'. Name must not be empty and delimiter must not be empty"],
     ['a<<E\nx\n', "Invalid value. Matching delimiter not found 'E'"],
     ['a<<E\nx', 'Invalid value. EOF marker missing new line.'],
-  ])('%j is an error, after the entries before it', (text, message) => {
+  ])('%j is an error after the entries before it', (text, message) => {
     const seen: string[] = []
     const read = () => {
       for (const [name] of parseEntries(`first=1\n${text}`)) seen.push(name)
@@ -178,14 +178,14 @@ describe('masks', () => {
     expect(masker.mask(text)).toBe(masked)
   })
 
-  test('base64 of a text that contains it, at any offset', () => {
+  test('masks base64 of a text that contains the value at any offset', () => {
     for (const before of ['', 'u', 'us']) {
       const text = Buffer.from(`${before}first line`).toString('base64')
       expect(masker.holds(text)).toBe(true)
     }
   })
 
-  test('overlapping secrets leave nothing', () => {
+  test('masks overlapping secrets completely', () => {
     const two = new Masker()
     two.add('abcd')
     two.add('cdef')

@@ -20,13 +20,13 @@ describe('a composite action', () => {
     expect(stepOf(result, 'first', 'post').log).toBe('Post job cleanup.\npost of first\n')
   })
 
-  test('continue-on-error turns a failure into a success, and the outcome still shows it', async () => {
+  test("continue-on-error turns a failed step's conclusion into success, but not its outcome", async () => {
     const result = await chain({ fail: 'true' })
     expect(result).toMatchObject({ conclusion: 'success', outputs: { outcome: 'failure/success' } })
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
   })
 
-  test('a red step skips the rest except failure() and always(); post steps run, even of a step that only ran its pre', async () => {
+  test('a red step skips later steps except failure() and always(), and post steps run even after only a pre step', async () => {
     const result = await runSteps(`
 - id: ok
   uses: $/actions/js
@@ -66,7 +66,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'next').outcome).toBe('skipped')
   })
 
-  test('provides inputs, env of every level, runner and github; outer env overrides GITHUB_ENV', async () => {
+  test("provides inputs, every level's env, runner and github, and lets an outer env override GITHUB_ENV", async () => {
     const header = 'inputs:\n  Name:\n    description: n\n    default: dflt'
     const result = await runSteps(
       `
@@ -115,7 +115,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'show').log.split('##[endgroup]\n')[1]).toBe("  it's 'quoted' {0} it's 'x' }}\n")
   })
 
-  test('a script stops at its first error, also in a pipe, and runs in its working directory', async () => {
+  test('a script runs in its working directory, and stops at its first error, even in a pipe', async () => {
     const result = await runSteps(`
 - id: pipe
   continue-on-error: \${{ inputs.none == null }}
@@ -132,7 +132,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'folder').log).toMatch(/\/workspace\n$/)
   })
 
-  test('post-if and pre-if decide by the state of the job', async () => {
+  test("evaluates post-if and pre-if against the job's status", async () => {
     const repo = repository({
       'actions/careful/action.yml':
         'name: c\ndescription: c\nruns:\n  using: node24\n  pre: ../js/pre.cjs\n  pre-if: false\n  main: ../js/main.cjs\n  post: ../js/post.cjs\n  post-if: failure()\n',
@@ -143,7 +143,7 @@ describe('a composite action', () => {
     expect(ran(await run('1'))).toEqual(['main c', 'main Run exit 1', 'post c'])
   })
 
-  test('a nested composite action has its own scope and its own posts', async () => {
+  test('a nested composite action has its own scope and post steps', async () => {
     const repo = repository({
       'outer/action.yml': `
 name: outer
@@ -173,7 +173,7 @@ runs:
     expect(stepOf(result, 'after', 'post').log).toContain('after 5 nested and skipped')
   })
 
-  test('looks for a local action in the workspace when it is its turn, without running its pre', async () => {
+  test('looks for a local action in the workspace when its step runs, and does not run its pre', async () => {
     const result = await runSteps(`
 - run: mkdir -p made && cp -r "$GITHUB_ACTION_PATH/../actions/js/." made
   shell: bash
@@ -189,7 +189,7 @@ runs:
     expect(ran(result)).toContain('post local')
   })
 
-  test('a failing expression makes its step red, wherever it is; a failing condition ends the action', async () => {
+  test('a failing expression makes its step red, and a failing condition ends the action', async () => {
     const bad = `\${{ fromJSON('{') }}`
     const result = await runSteps(`
 - id: env
@@ -216,7 +216,7 @@ runs:
     expect(result.conclusion).toBe('failure')
   })
 
-  test("outputs that need a step's value are evaluated without it in the pre and post phases, as on GitHub", async () => {
+  test("evaluates outputs in pre and post phases without the steps' values, as on GitHub", async () => {
     const header = `outputs:\n  x:\n    value: \${{ fromJSON(steps.a.outputs.n).n }}`
     const steps = (uses: string) => `
 - id: a

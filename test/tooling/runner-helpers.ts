@@ -11,10 +11,10 @@ import {
   type StepResult,
 } from '../../rehearsal/runner/runner.ts'
 
-/** Holds the actions `js`, which runs the JavaScript in its inputs, `plain`, and a composite one in the root. */
+/** Repository with the actions `js`, which runs the JavaScript in its inputs, and `plain`, and a composite root. */
 export const FIXTURE = fileURLToPath(new URL('../fixtures/runner', import.meta.url))
 
-/** A copy of the fixture with more files, removed after the test. */
+/** Copies the fixture, adds files, and removes the copy after the test. */
 export function repository(files: Record<string, string>): string {
   const repo = mkdtempSync(join(tmpdir(), 'runner-test-'))
   onTestFinished(() => rmSync(repo, { recursive: true, force: true }))
@@ -26,7 +26,7 @@ export function repository(files: Record<string, string>): string {
   return repo
 }
 
-/** Runs the fixture's `js` action: its main phase, and the others if they have something to do. */
+/** Runs the fixture's `js` action: its main phase, and the other phases if they have a script. */
 export function runJs(inputs: Record<string, string>, more: Partial<RunOptions> = {}): Promise<JobResult> {
   const phases = (['pre', 'main', 'post'] as const).filter((phase) => phase === 'main' || phase in inputs)
   return runAction({ phases, dir: join(FIXTURE, 'actions/js'), repo: FIXTURE, inputs, ...more })

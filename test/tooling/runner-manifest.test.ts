@@ -11,7 +11,7 @@ function load(text: string, files: Record<string, string> = {}) {
   return loadManifest(join(repo, 'it'), repo)
 }
 
-test('reads what it needs', () => {
+test('reads name, inputs, outputs and steps', () => {
   const manifest = loadManifest(FIXTURE, FIXTURE)
   expect(manifest).toMatchObject({ name: 'Chain', runs: { kind: 'composite' } })
   expect(manifest.inputs.map(({ id, required, description }) => [id, required, description])).toEqual([
@@ -85,14 +85,14 @@ describe('refuses and reports the position', () => {
     expect(() => load(text)).toThrow(message)
   })
 
-  test('an id twice', () => {
+  test('a duplicate id', () => {
     const step = 'id: a\n      run: x\n      shell: bash'
     expect(() => load(`runs:\n  using: composite\n  steps:\n    - ${step}\n    - ${step.replace('a', 'A')}`)).toThrow(
       /'A' may not be used more than once/,
     )
   })
 
-  test('faults in a used action, before anything runs', () => {
+  test('errors in a used action, before anything runs', () => {
     const files = { 'actions/broken/action.yml': `name: b\ndescription: b\n${NODE}\n  extra: 1\n` }
     expect(() => load(composite('uses: $/actions/broken'), files)).toThrow(/actions\/broken\/action.yml.*'extra'/)
   })
@@ -101,13 +101,13 @@ describe('refuses and reports the position', () => {
     expect(() => load(composite('uses: $/it'))).toThrow(/nested more than 9 deep/)
   })
 
-  test('a folder without an action, and one with only a Dockerfile', () => {
+  test('a folder without an action, or with only a Dockerfile', () => {
     const repo = repository({ 'd/Dockerfile': 'FROM x' })
     expect(() => loadManifest(join(repo, 'none'), repo)).toThrow(/has no action.yml/)
     expect(() => loadManifest(join(repo, 'd'), repo)).toThrow(/docker actions are not supported/)
   })
 
-  test('all faults at once', () => {
+  test('all errors at once', () => {
     expect(() => load(`${NODE}\na: 1\nb: 2`)).toThrow(/'a'[\s\S]*'b'/)
   })
 })

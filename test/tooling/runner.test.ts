@@ -14,7 +14,7 @@ async function shown(expression: string, more: Parameters<typeof runJs>[1] = {},
 }
 
 describe('a JavaScript action', () => {
-  test('gets its inputs as variables: given ones, evaluated defaults, and empty ones', async () => {
+  test('gets inputs as variables: given values, evaluated defaults, and empty values', async () => {
     const env = await shown('Object.fromEntries(Object.entries(env).filter(([k]) => k.startsWith("INPUT_")))', {
       github: { repository: 'o/r' },
     })
@@ -27,7 +27,7 @@ describe('a JavaScript action', () => {
     })
   })
 
-  test('passes an unknown input on with a warning, warns of a deprecated one, and ignores case', async () => {
+  test('passes on unknown and deprecated inputs with a warning, and ignores case', async () => {
     const result = await runJs({ MAIN: show('env["INPUT_NO-SUCH"] + env.INPUT_OLD'), 'no-such': '1', old: '2' })
     expect(JSON.parse(result.outputs.json as string)).toBe('12')
     expect(messages(phaseOf(result))).toEqual([
@@ -42,7 +42,7 @@ describe('a JavaScript action', () => {
     expect(result.steps[0]?.outputs).toEqual({ text: '' })
   })
 
-  test("has a clean environment with GitHub's variables and the job's own", async () => {
+  test("has a clean environment with GitHub's variables and the job's", async () => {
     process.env.RUNNER_TEST_LEAK = 'x'
     onTestFinished(() => {
       delete process.env.RUNNER_TEST_LEAK
@@ -69,7 +69,7 @@ describe('a JavaScript action', () => {
       expect(env).not.toHaveProperty(name)
   })
 
-  test('state passes from pre to main to post, each phase in its own process', async () => {
+  test('passes state from pre to main to post, each phase in its own process', async () => {
     const script =
       'append("GITHUB_STATE", phase + "=" + process.pid); say(Object.keys(env).filter((k) => /^STATE_/.test(k)).join())'
     const result = await runJs({ pre: script, main: script, post: script })
@@ -82,7 +82,7 @@ describe('a JavaScript action', () => {
     expect(new Set([result.state.pre, result.state.main, result.state.post]).size).toBe(3)
   })
 
-  test('a failed pre skips main but not post; a failed main still has its post', async () => {
+  test('a failed pre skips main but not post, and a failed main does not skip post', async () => {
     const early = await runJs({ pre: 'process.exit(7)', post: 'say("cleaned")' })
     expect(early.steps.map(({ outcome, exitCode }) => [outcome, exitCode])).toEqual([
       ['failure', 7],
@@ -95,7 +95,7 @@ describe('a JavaScript action', () => {
     expect(phaseOf(late).log).toContain('Error: no')
   })
 
-  test('separate phases: post alone continues with the state and conclusion of the previous run', async () => {
+  test('post alone continues with the state and conclusion of the previous run', async () => {
     const first = await runJs({ main: 'append("GITHUB_STATE", "id=42")' }, { phases: ['pre', 'main'] })
     expect(first.steps.map(({ phase }) => phase)).toEqual(['pre', 'main'])
     const { state, conclusion } = first
@@ -103,7 +103,7 @@ describe('a JavaScript action', () => {
     expect(second.steps.map(({ phase, log }) => [phase, log])).toEqual([['post', 'Post job cleanup.\n42\n']])
   })
 
-  test('a missing main file or Node fails the step', async () => {
+  test('fails the step if its main file or Node is missing', async () => {
     const repo = repository({
       'actions/gone/action.yml': 'name: x\ndescription: x\nruns:\n  using: node24\n  main: no.cjs\n',
     })
@@ -114,12 +114,12 @@ describe('a JavaScript action', () => {
     expect(messages(nowhere)[0]).toMatch(/cannot start \/no\/such\/node/)
   })
 
-  test('a process ended by a signal has exit code 128 + n', async () => {
+  test('reports exit code 128 + n for a process ended by signal n', async () => {
     const result = await runJs({ main: 'process.kill(process.pid, "SIGTERM"); setInterval(() => {}, 1000)' })
     expect(phaseOf(result)).toMatchObject({ exitCode: 143, outcome: 'failure' })
   })
 
-  test('splits any output into lines: no newline at the end, carriage returns, split characters, standard error', async () => {
+  test('splits output into lines: no newline at the end, carriage returns, split characters, standard error', async () => {
     const main = `
       process.stdout.write('a\\r\\nb\\rc\\n\\n')
       const bytes = Buffer.from('ü end')
@@ -134,7 +134,7 @@ describe('a JavaScript action', () => {
 })
 
 describe('files that a step writes', () => {
-  test('outputs in heredoc form; a faulty file fails the step, and entries before the fault count', async () => {
+  test('reads outputs in heredoc form, and fails the step at a faulty entry but keeps those before it', async () => {
     const good = await runJs({ main: 'append("GITHUB_OUTPUT", "text<<EOF\\none\\ntwo\\nEOF\\nlast=1")' })
     expect(good.outputs).toEqual({ text: 'one\ntwo', last: '1' })
     const bad = await runJs({ main: 'append("GITHUB_OUTPUT", "a=1\\nfaulty")' })
@@ -146,7 +146,7 @@ describe('files that a step writes', () => {
     ])
   })
 
-  test('GITHUB_ENV refuses NODE_OPTIONS with an error that does not fail the step', async () => {
+  test('refuses NODE_OPTIONS in GITHUB_ENV with an error that does not fail the step', async () => {
     const result = await runJs({
       main: 'append("GITHUB_ENV", "NODE_OPTIONS=--no-warnings\\nA=1")',
       post: 'say(env.A + env.NODE_OPTIONS)',
@@ -158,12 +158,12 @@ describe('files that a step writes', () => {
     expect(phaseOf(result, 'post').log).toContain('1undefined')
   })
 
-  test('GITHUB_PATH: the last entry is searched first', async () => {
+  test('searches the last entry of GITHUB_PATH first', async () => {
     const result = await runJs({ main: 'append("GITHUB_PATH", "/a\\n/b\\n/a")', post: 'say(env.PATH)' })
     expect(phaseOf(result, 'post').log).toContain(`/a:/b:${process.env.PATH}`)
   })
 
-  test('masks a summary; one over 1 MiB is dropped with an error, and the step stays green', async () => {
+  test('masks a summary, and drops one over 1 MiB with an error but keeps the step green', async () => {
     const small = await runJs({ main: 'say("::add-mask::s3cret"); append("GITHUB_STEP_SUMMARY", "# it is s3cret")' })
     expect(small.summary).toBe('# it is ***\n')
     const big = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024))' })
@@ -177,7 +177,7 @@ describe('files that a step writes', () => {
 })
 
 describe('masks', () => {
-  test('mask a value in the rest of the log, including later phases', async () => {
+  test('mask a value from then on, including later phases', async () => {
     const lines: LogLine[] = []
     const main =
       'say("before s3cret"); say("::add-mask::s3cret"); say("::error title=t::has s3cret"); say("after s3cret")'
@@ -188,14 +188,14 @@ describe('masks', () => {
     expect(phaseOf(result, 'post').log).not.toContain('s3cret')
   })
 
-  test("the caller's secrets are masked from the first line, including the inputs in the header", async () => {
+  test("the caller's secrets are masked from the first line, including inputs in the header", async () => {
     const url = 'postgres://u:p%40ss@h/db'
     const result = await runJs({ main: 'say(env.INPUT_OLD)', old: url }, { secrets: [url] })
     expect(phaseOf(result).log).toContain('old: ***')
     expect(JSON.stringify(result.steps.map(({ log }) => log))).not.toContain('p%40ss')
   })
 
-  test('an output with a secret does not leave the job, with a warning; the step keeps it', async () => {
+  test("drop an output with a secret from the job's outputs with a warning, but not from the step's", async () => {
     const result = await runJs({
       main: 'say("::add-mask::s3cret"); output("url", "x/s3cret"); output("ok", 1); output("none", "")',
     })
@@ -205,7 +205,7 @@ describe('masks', () => {
   })
 })
 
-test('lines show their step and group', async () => {
+test('reports each line with its step and group', async () => {
   const lines: LogLine[] = []
   await runJs(
     { main: 'say("::group::G"); say("in"); say("::endgroup::"); say("out")' },
@@ -220,20 +220,20 @@ test('lines show their step and group', async () => {
   ])
 })
 
-test('debug lines appear only in debug runs', async () => {
+test('shows debug lines only in debug runs', async () => {
   const main = 'say("::debug::de" + "ep"); say(env.RUNNER_DEBUG)'
   expect(phaseOf(await runJs({ main })).log).not.toContain('deep')
   const debug = await runJs({ main }, { debug: true })
   expect(phaseOf(debug).log).toMatch(/##\[debug\]deep\n1\n/)
 })
 
-test('a job shows at most 10 annotations per level; the steps keep all', async () => {
+test('shows at most 10 annotations per level for a job, and all of them for its steps', async () => {
   const result = await runJs({ main: 'for (let i = 0; i < 12; i++) say("::error::" + i); say("::notice::n")' })
   expect(result.annotations.length).toBe(11)
   expect(phaseOf(result).annotations.length).toBe(13)
 })
 
-test('hooks run before and after each executed step, and their errors end the job', async () => {
+test('runs hooks before and after each executed step, and ends the job at their errors', async () => {
   const seen: string[] = []
   await runJs(
     { pre: 'process.exit(1)', post: '' },

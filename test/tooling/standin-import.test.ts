@@ -98,21 +98,21 @@ describe('a load through files', () => {
 })
 
 describe('a failing load through files', () => {
-  it('halves a failing batch, keeps the good half, and notes the file to continue with', async () => {
+  it('halves a failing batch, keeps the good half, and records the file to resume from', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const run = await fetch([...BUCKET, '--flush-rows', '10'])
     expect(run.code).toBe(1)
     expect(run.stderr).toContain(
       'Error: error importing data: ERROR: ingested key collides with an existing one: /Table/',
     )
-    // Four files: all fail, the first two pass, the last two fail, the third passes, the fourth fails.
+    // Four files: all four fail, the first two pass, the last two fail, the third passes, the fourth fails.
     expect(target.jobs.map(({ status }) => status)).toEqual(['failed', 'succeeded', 'failed', 'succeeded', 'failed'])
     expect(await exceptions()).toEqual([{ file_name: 'part_00000004.tar.gz', sql_state: 'XXUUU' }])
     expect((await db.t.query('SELECT count(*)::int AS n FROM notes')).rows[0].n).toBe(31)
     expect(event(run, 'created continuation token')).toMatchObject({ table: 'public.notes' })
   })
 
-  it('continues with every file of the table, so that kept rows collide until the table is empty', async () => {
+  it('resumes with every file of the table, so kept rows collide until the table is empty', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET, '--flush-rows', '10'])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string
@@ -153,7 +153,7 @@ describe('a failing load through files', () => {
     expect(target.jobs.map(({ status }) => status)).toEqual(['canceled', 'succeeded', 'succeeded'])
   })
 
-  it('cannot import what the target has no right to or cannot reach', async () => {
+  it('fails to import files that the target may not read or cannot reach', async () => {
     target.without.add('EXTERNALIOIMPLICITACCESS')
     const refused = await fetch(await local())
     expect(refused.stderr).toContain(
@@ -168,7 +168,7 @@ describe('a failing load through files', () => {
     expect((await fetch([...BUCKET], {})).stderr).toContain('NoCredentialProviders')
   })
 
-  it('cannot continue without its files', async () => {
+  it('cannot resume without its files', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string

@@ -19,7 +19,7 @@ const slots = async (db: Databases) =>
     (r) => r.slot_name,
   )
 
-/** Waits until the slot waits only for this transaction. */
+/** True once the slot waits only for this transaction. */
 const SLOT_WAITS_FOR_SECOND = `
   SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
    WHERE l.locktype = 'transactionid' AND NOT l.granted AND a.query LIKE '%pg_create_logical%'
@@ -77,7 +77,7 @@ describe('molt, the command line', () => {
 })
 
 describe('molt fetch', () => {
-  it('moves every value unchanged, several tables at once, and reports like the real one', async () => {
+  it('moves every value unchanged, several tables at once, and reports like the real tool', async () => {
     const db = await bench.databases(`
       CREATE TYPE mood AS ENUM ('sad', 'ok');
       CREATE TABLE "Mixed" ("Id" bigint PRIMARY KEY, "order" text, n numeric, f float8, at timestamptz, ts timestamp,
@@ -131,7 +131,7 @@ describe('molt fetch', () => {
     expect(messages(run).filter((m) => m === 'data import on target for table complete')).toHaveLength(3)
   })
 
-  it('reads every table in one snapshot, taken after the slot was created', async () => {
+  it('reads every table in one snapshot that it takes after creating the slot', async () => {
     const db = await bench.databases('CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)')
     let stop = false
     const writer = (async () => {
@@ -147,7 +147,7 @@ describe('molt fetch', () => {
     expect(rows[0].a).toBe(rows[0].b)
   })
 
-  it('misses, like the real one, a commit that waits for a standby while the slot is created', async () => {
+  it('misses a commit that waits for a standby while the slot is created, like the real tool', async () => {
     const db = await bench.databases('CREATE TABLE t (id int PRIMARY KEY)')
     const [first, second, waiting] = await Promise.all([0, 1, 2].map(() => bench.client(db.source)))
     const begin = 'BEGIN; SET LOCAL synchronous_commit = local; INSERT INTO t VALUES'
@@ -157,7 +157,7 @@ describe('molt fetch', () => {
     const waits = (event: string) => async () =>
       (await db.s.query('SELECT 1 FROM pg_stat_activity WHERE wait_event = $1', [event])).rowCount === 1
     try {
-      // The slot is created in two steps, each of which waits for a transaction.
+      // The slot is created in two steps, and each waits for a transaction.
       await first?.query(`${begin} (1)`)
       const loading = bench.fetch(db, '--schema-filter', 'public', '--pglogical-replication-slot-name', `s_${db.name}`)
       await until(waits('transactionid'))
@@ -251,7 +251,7 @@ describe('molt fetch', () => {
     )
   })
 
-  it('selects by unanchored, case-sensitive POSIX expressions, and accepts an empty result', async () => {
+  it('selects tables by unanchored, case-sensitive POSIX expressions, and accepts an empty result', async () => {
     const db = await bench.databases(`${TWO_TABLES}; CREATE TABLE orders_archive (id int PRIMARY KEY)`)
     const tables = async (filter: string) => loaded(await bench.fetch(db, '--table-filter', filter))
     expect(await tables('orders')).toEqual(['public.orders', 'public.orders_archive'])
@@ -263,7 +263,7 @@ describe('molt fetch', () => {
     expect(bad.stderr).toContain('Error: error parsing regexp: missing closing ): `(`')
   })
 
-  it('fails when the slot exists, and replaces it on request', async () => {
+  it('fails if the slot exists, and replaces it on request', async () => {
     const db = await bench.databases(TWO_TABLES)
     const slot = `f_${db.name}`
     expect((await bench.fetch(db, '--pglogical-replication-slot-name', slot)).code).toBe(0)
@@ -292,7 +292,7 @@ describe('molt fetch', () => {
     expect(await slots(db)).toEqual([slot])
   })
 
-  it('fails with an ID to continue from, and keeps the slot, when rows are refused', async () => {
+  it('fails with an ID to resume from, and keeps the slot, if rows are refused', async () => {
     const db = await bench.databases(TWO_TABLES)
     await db.s.query(`INSERT INTO customers VALUES (1, 'a', NULL)`)
     await db.t.query(`INSERT INTO customers VALUES (1, 'b', NULL)`)
@@ -321,7 +321,7 @@ describe('molt fetch', () => {
     expect((await db.t.query('SELECT * FROM third')).rows).toEqual([{ id: 1, v: 'x' }])
   })
 
-  it('asks before it clears tokens, and treats no answer as no', async () => {
+  it('asks before it clears tokens, and treats a missing answer as no', async () => {
     const db = await bench.databases(TWO_TABLES)
     const args = [
       'fetch',
@@ -371,7 +371,7 @@ describe('molt fetch', () => {
     expect([storeless.code, squeezed.code]).toEqual([1, 1])
   })
 
-  it('continues without metrics when their port is taken, and otherwise serves them while it runs', async () => {
+  it('serves metrics while it runs, and continues without them if their port is taken', async () => {
     const db = await bench.databases(TWO_TABLES)
     const busy = createServer()
     await new Promise<void>((resolve) => busy.listen(0, '127.0.0.1', resolve))
@@ -404,9 +404,9 @@ describe('molt fetch', () => {
     expect((await running).code).toBe(0)
   })
 
-  it('reads passwords from a password file, and the rest from a service file', async () => {
+  it('reads passwords from a password file, and other settings from a service file', async () => {
     const db = await bench.databases(TWO_TABLES)
-    // The servers of tests ask `postgres` for no password.
+    // The test servers do not ask `postgres` for a password.
     for (const side of [db.s, db.t]) await side.query("CREATE ROLE reader SUPERUSER LOGIN PASSWORD 'postgres'")
     const [source, target] = [new URL(db.source), new URL(db.target)]
     const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:reader:${password}\n`
@@ -434,7 +434,7 @@ describe('molt fetch', () => {
 })
 
 describe('molt verify', () => {
-  it('counts and names every bad row, with keys and values in clear, and exits with 0', async () => {
+  it('counts and prints every bad row with key and values, and exits with 0', async () => {
     const db = await bench.databases(`CREATE TABLE "Odd" (k text, n int, v text, at timestamptz, PRIMARY KEY (k, n))`)
     for (const client of [db.s, db.t])
       await client.query(
@@ -482,7 +482,7 @@ describe('molt verify', () => {
     expect(run.events.at(-1)).toMatchObject({ message: 'verification complete', net_duration_ms: expect.any(Number) })
   })
 
-  it('exits with 0 on missing tables, other columns, incomparable keys, and no tables at all', async () => {
+  it('exits with 0 on missing tables, different columns, incomparable keys, or no tables', async () => {
     const db = await bench.databases(`${TWO_TABLES}; CREATE TABLE nokey (id int)`)
     await db.s.query(
       `CREATE TABLE gone (id int PRIMARY KEY); ALTER TABLE customers ADD COLUMN extra text; INSERT INTO customers VALUES (1, 'a', NULL, 'x')`,
@@ -515,7 +515,7 @@ describe('molt verify', () => {
     expect(messages(nothing).slice(1)).toEqual(['verification in progress', 'verification complete'])
   })
 
-  it('treats types that count as equal as equal', async () => {
+  it('treats equivalent types as equal', async () => {
     const db = await bench.databases('SELECT 1')
     await db.s.query(
       `CREATE TABLE t (id int4 PRIMARY KEY, at timestamptz, u varchar, b int2, j json, c char(5)); INSERT INTO t VALUES (1, '2024-01-01 00:00:00.5+00', 'a0c3ee84-b856-4b39-afb8-04863a86335f', 1, '{"a":1}', 'ab')`,
@@ -547,7 +547,7 @@ describe('molt verify', () => {
     ])
   })
 
-  it('splits a large table into shards that add up, with progress reports, in bounded time', async () => {
+  it('splits a large table into shards that add up, with progress reports, and stays within its time limit', async () => {
     const db = await bench.databases('CREATE TABLE big (id bigint PRIMARY KEY, u uuid, v text)')
     await db.s.query(`INSERT INTO big SELECT i, md5(i::text)::uuid, repeat('x', 60) FROM generate_series(1, 120000) i`)
     expect((await bench.fetch(db)).code).toBe(0)
@@ -569,7 +569,7 @@ describe('molt verify', () => {
     expect(messages(forced).filter((m) => m.startsWith('finished'))).toHaveLength(3)
   })
 
-  it('names the table that it could not read, and still exits with 0', async () => {
+  it('names a table that it could not read, and still exits with 0', async () => {
     const db = await bench.databases(
       `${TWO_TABLES}; CREATE ROLE reader_x LOGIN PASSWORD 'r@:/%# '; GRANT SELECT ON customers TO reader_x`,
     )

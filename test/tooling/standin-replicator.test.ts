@@ -18,11 +18,11 @@ afterAll(() => bench?.stop())
 interface Stream extends Databases {
   r: Running
   metrics(): Promise<string>
-  /** One metric's value; undefined when it is not exposed. */
+  /** One metric's value; undefined if it is not exposed. */
   metric(name: string): Promise<number | undefined>
 }
 
-/** Databases with `ddl` on both sides and a replicator between them. */
+/** Creates databases with `ddl` on both sides, and starts a replicator between them. */
 async function stream(ddl: string, more: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Stream> {
   const db = await bench.databases(`${ddl}; CREATE TABLE marker (id int PRIMARY KEY, nonce text)`)
   return attach(db, more, env)
@@ -44,7 +44,7 @@ async function attach(db: Databases, more: string[] = [], env: NodeJS.ProcessEnv
 const all = async (client: Databases['s'], table: string) =>
   (await client.query(`SELECT to_jsonb(x)::text AS v FROM ${table} x ORDER BY 1`)).rows.map((row) => row.v)
 
-/** Expects both sides to hold the same rows of these tables. */
+/** Expects both sides to have the same rows in these tables. */
 const same = (db: Databases, ...tables: string[]) =>
   until(async () => {
     for (const table of tables) if (`${await all(db.s, table)}` !== `${await all(db.t, table)}`) return false
@@ -72,9 +72,7 @@ const lastError = (r: Running) => {
   const quoted = / error=("(?:[^"\\]|\\.)*")/.exec(retries(r).at(-1) ?? '')?.[1]
   return quoted ? (JSON.parse(quoted) as string) : undefined
 }
-/**
- * Waits until the stream is stuck, and returns the reason. It looks calm: it keeps running and ends with exit code 0.
- */
+/** Waits until the stream is stuck. It looks calm: it keeps running and ends with exit code 0. @returns the reason */
 async function stuck(db: Stream): Promise<string> {
   await until(() => retries(db.r).length >= 3)
   const before = retries(db.r).length
@@ -123,7 +121,7 @@ describe('replicator, the command line', () => {
       expect(help.stdout).toContain(`--${flag}`)
   })
 
-  it('does not start without its publication, slot, staging schema or a free metrics port', async () => {
+  it('does not start without publication, slot, staging schema and a free metrics port', async () => {
     const db = await bench.databases(T)
     const start = (...more: string[]) => bench.run('replicator', [...bench.replicatorArgs(db), ...more])
     const noPublication = await start()
@@ -202,7 +200,7 @@ describe('replicator pglogical', () => {
     expect(db.r.log()).not.toContain('will retry')
   })
 
-  it('acknowledges the start of the commit record of what it applied, and nothing beyond', async () => {
+  it('acknowledges the start of the last applied commit record, and nothing beyond it', async () => {
     const db = await stream(`${T}; CREATE TABLE elsewhere (id int)`)
     const lsn = async (sql: string) => (await db.s.query(`SELECT ${sql} AS lsn`)).rows[0].lsn as string
     const confirmed = () =>
@@ -229,7 +227,7 @@ describe('replicator pglogical', () => {
     expect(memo.rows).toEqual([{ lsn: at }])
   })
 
-  it('writes the older log format, with several lines per change under -v, or one of the other two', async () => {
+  it('writes the older log format, with several lines per change under -v, or one of the two other formats', async () => {
     const db = await stream(T, ['-v'])
     await db.s.query(`INSERT INTO t VALUES (1, 'x'), (2, 'y')`)
     await db.s.query('DELETE FROM t')
@@ -268,7 +266,7 @@ describe('replicator pglogical', () => {
     expect(fluent.log()).toBe('')
   })
 
-  it('loses nothing to kill -9 under load, nor to a target that goes down', async () => {
+  it('loses nothing to kill -9 under load or to a target that goes down', async () => {
     const db = await stream(`CREATE TABLE t (id int PRIMARY KEY, n int, at timestamptz DEFAULT clock_timestamp())`)
     await db.s.query('INSERT INTO t SELECT i, 0 FROM generate_series(1, 200) i')
     let stop = false
@@ -299,7 +297,7 @@ describe('replicator pglogical', () => {
     await endsCalmly(current.r)
   }, 60_000)
 
-  it('loses nothing when every fifth commit on the target is refused with 40001, nor to kill -9 then', async () => {
+  it('loses nothing if every fifth commit on the target fails with 40001, even with kill -9', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY, t int)')
     const { options } = bench.servers.cluster
     options.retryRate = 0.2
@@ -324,12 +322,12 @@ describe('replicator pglogical', () => {
     }
   }, 60_000)
 
-  it('skips nothing when it is ended while it applies one transaction after the other', async () => {
+  it('skips nothing if it ends while it applies one transaction after another', async () => {
     const db = await stream(`${T}; CREATE TABLE late (id int PRIMARY KEY)`)
     await db.r.stop()
     await db.t.query('DROP TABLE late')
     for (let i = 0; i < 20; i++) await db.s.query('INSERT INTO t VALUES ($1)', [i])
-    // The last waiting change cannot be applied, so each is tried alone.
+    // The last waiting change cannot be applied, so each one is tried alone.
     await db.s.query('INSERT INTO late VALUES (1)')
     const { options } = bench.servers.cluster
     options.latency = 150
@@ -364,7 +362,7 @@ describe('replicator pglogical', () => {
     await same(db, 't')
   }, 60_000)
 
-  it('ends at once in the middle of a large transaction, and leaves nothing half done', async () => {
+  it('ends at once in the middle of a large transaction, and applies none of it', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text)')
     await db.t.query('BEGIN; LOCK TABLE t IN SHARE MODE')
     await db.s.query(`INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5000) i`)
@@ -381,7 +379,7 @@ describe('replicator pglogical', () => {
   })
 })
 
-describe('replicator, the faults: it never gives up, and looks calm', () => {
+describe("the replicator's faults: it never gives up, and looks calm", () => {
   it('TRUNCATE', async () => {
     const db = await stream(T)
     await db.s.query(`INSERT INTO t VALUES (1, 'x')`)
@@ -412,7 +410,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     expect(await stuck(again)).toBe('template toasted.tmpl not found')
   })
 
-  it('a column added on the source; heals when the target has it and the schema is read again', async () => {
+  it('a column added on the source, until the target has it and the schema is read again', async () => {
     const db = await stream(T, ['--schemaRefresh', '200ms'])
     await db.s.query(`ALTER TABLE t ADD COLUMN extra text; INSERT INTO t VALUES (1, 'x', 'y')`)
     const table = `"${db.name}"."public"."t"`
@@ -424,7 +422,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     await same(db, 't')
   })
 
-  it('a table that the target lacks, until it exists; earlier changes are applied', async () => {
+  it('a table that the target lacks, until it exists, although earlier changes are applied', async () => {
     const db = await stream(T, ['--schemaRefresh', '200ms'])
     await db.s.query(`CREATE TABLE later (id int PRIMARY KEY)`)
     await db.s.query(`INSERT INTO t VALUES (1, 'before')`)
@@ -478,7 +476,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     expect(await stuck(again)).toContain('missing PK columns: rowid')
   })
 
-  it('a publication dropped under a live slot, and after it is recreated', async () => {
+  it('a publication dropped under a live slot, even after it is recreated', async () => {
     const db = await stream(T)
     expect(await marked(db)).toBe(true)
     await db.s.query('DROP PUBLICATION p')
@@ -492,7 +490,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     await endsCalmly(db.r)
   })
 
-  it('a busy slot: the second process runs, retries and counts', async () => {
+  it('a busy slot: the second process runs, retries and counts its retries', async () => {
     const db = await stream(T)
     expect(await marked(db)).toBe(true)
     const second = await attach(db)
@@ -506,7 +504,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     await endsCalmly(second.r)
   })
 
-  it('a missing target schema, which shows only at the first change', async () => {
+  it('a missing target schema, at the first change', async () => {
     const db = await stream(T, ['--targetSchema', 'nodb.public'])
     await sleep(300)
     expect(retries(db.r)).toEqual([])
@@ -529,7 +527,7 @@ describe('replicator, the faults: it never gives up, and looks calm', () => {
     expect(db.r.log()).not.toContain('will retry')
   })
 
-  it('columns that only the target has keep their defaults', async () => {
+  it('keeps the defaults of columns that only the target has', async () => {
     const db = await stream(T)
     await db.t.query(
       `ALTER TABLE t ADD COLUMN n int DEFAULT 9, ADD COLUMN g text GENERATED ALWAYS AS (v || '!') STORED`,

@@ -50,7 +50,7 @@ describe('flags', () => {
     expect(() => parseFlags(argv, SPECS)).toThrow(message)
   })
 
-  it('parses durations like Go', () => {
+  it('parses durations as Go does', () => {
     expect(['200ms', '1h2m3s', '1.5s', '-2m', '0', '10µs'].map(parseDuration)).toEqual([
       200, 3_723_000, 1500, -120_000, 0, 0.01,
     ])
@@ -59,7 +59,7 @@ describe('flags', () => {
 })
 
 describe('connection strings', () => {
-  it('decodes percent-encoded passwords, passes options through, and fixes the text form of values', () => {
+  it('decodes percent-encoded passwords, passes options on, and sets the text form of values', () => {
     const { config, database, tls } = parseEndpoint(
       'postgres://u%40x:p%3A%2F%25%23@[::1]:5433/d%20b?sslmode=require&options=-c%20a%3Db&statement_timeout=5&application_name=me',
       'app',
@@ -87,7 +87,7 @@ describe('connection strings', () => {
     else expect(tls[0]).toBe(first)
   })
 
-  it('shows no password of a URL that it cannot parse', () => {
+  it('hides the password of a URL that it cannot parse', () => {
     for (const url of ['postgres://u:se/cret@h/d', 'mysql://u:secret@h/d', 'postgres://u:secret%zz@h/d']) {
       expect(() => parseEndpoint(url, 'app')).toThrow(/^cannot parse/)
       expect(() => parseEndpoint(url, 'app')).not.toThrow(/se\/?cret/)
@@ -204,7 +204,7 @@ describe('statements for a transaction', () => {
     ])
   })
 
-  it('names what does not match', () => {
+  it('names the columns and tables that do not match', () => {
     const drifted = { ...relation, columns: [...relation.columns, { name: 'new', key: false }] }
     const of = (mutation: object) => () =>
       statementsFor(tx(new Map([['child', [mutation as ReturnType<typeof row>]]])), schema, target)
@@ -239,7 +239,7 @@ describe('small texts', () => {
     ])
   })
 
-  it('supports POSIX classes, and none of the escapes that POSIX lacks', () => {
+  it('supports POSIX classes, and refuses escapes that POSIX lacks', () => {
     const of = (table: string) => tableFilter({ schema: '.*', table, exclusion: '' })
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'Orders' })).toBe(true)
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'orders' })).toBe(false)
@@ -248,7 +248,7 @@ describe('small texts', () => {
       expect(() => of(bad)).toThrow('error parsing regexp')
   })
 
-  it('writes times and durations like the tools', () => {
+  it('formats times and durations as the tools do', () => {
     expect([clockText(6752.8), clockText(3_723_000), goDuration(1.9), goDuration(2500), goDuration(0.5)]).toEqual([
       '000h 00m 06s',
       '001h 02m 03s',
@@ -264,7 +264,7 @@ describe('large rows', () => {
   const CHUNKS = 64
   afterEach(() => vi.restoreAllMocks())
 
-  it('joins a wire protocol message once, from any number of chunks', () => {
+  it('joins a wire protocol message only once, from any number of chunks', () => {
     const size = CHUNKS * 1024
     const whole = Buffer.concat([Buffer.from('Z\0\0\0\x05I', 'latin1'), Buffer.alloc(size + 5, 'x')])
     whole.write('D', 6, 'latin1')
@@ -280,14 +280,14 @@ describe('large rows', () => {
     expect(joined).toHaveBeenCalledTimes(1)
   })
 
-  it('joins a message whose length comes in two chunks', () => {
+  it('joins a message whose length field spans two chunks', () => {
     const framer = new Framer()
     const bytes = [...Buffer.from('Q\0\0\0\x06ab', 'latin1')]
     const frames = bytes.flatMap((byte) => framer.push(Buffer.from([byte])))
     expect(frames.map(({ type, body }) => [type, String(body)])).toEqual([['Q', 'ab']])
   })
 
-  it('joins a COPY line once too, and passes short lines one by one', async () => {
+  it('joins a COPY line only once, and passes short lines on one by one', async () => {
     const long = 'y'.repeat(CHUNKS * 1000)
     const text = `a\nb\n${long}\nc\n`
     const chunks = Array.from({ length: CHUNKS + 1 }, (_, n) => Buffer.from(text.slice(n * 1000, (n + 1) * 1000)))

@@ -1,4 +1,4 @@
-// `npm run workflow` with a small workflow of its own: conditions, outputs between jobs, and the approval.
+// `npm run workflow` with its own small workflow: conditions, outputs between jobs, and the approval.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -41,19 +41,19 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 const workflow = (...args: string[]) =>
   execa(process.execPath, ['--import', 'tsx', 'rehearsal/cli/workflow.ts', ...args], { reject: false })
 
-test('runs the jobs in their order, with the outputs and the conditions of the file', async () => {
+test('runs the jobs in order, with the outputs and conditions of the file', async () => {
   const run = await workflow(file, '--field', 'what=two', '--approve-as', 'bea')
   expect(run).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('heard two') })
   expect(run.stdout).not.toContain('third ran')
   expect(run.stdout).toMatch(/third +skipped/)
 })
 
-test('runs nothing that waits for a rejected approval', async () => {
+test('runs no job behind a rejected approval', async () => {
   const run = await workflow(file, '--field', 'sure=true', '--approve-as', 'nobody')
   expect(run).toMatchObject({ exitCode: 1, stdout: expect.stringMatching(/second +failure/) })
   expect(run.stdout).not.toMatch(/heard|third ran/)
 })
 
-test('refuses a field that the form does not have', async () => {
+test('refuses a field that the form lacks', async () => {
   expect(await workflow(file, '--field', 'decision=commit')).toMatchObject({ exitCode: 2 })
 })

@@ -1,4 +1,4 @@
-// An action's output in all cases: its summary, and the error that ends it.
+// An action's output: its summary, and the error that ends it.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -37,7 +37,7 @@ async function summaryOf(run: (context: Context<typeof spec>) => Promise<void>):
   return readFileSync(join(folder, 'GITHUB_STEP_SUMMARY'), 'utf8')
 }
 
-test('text after a collapsed part of the summary is a separate block', async () => {
+test('separates text after a collapsed part of the summary', async () => {
   const summary = await summaryOf(async (context) => {
     context.summary('<details><summary>One</summary>\n\nrows\n</details>')
     context.summary('### Two')
@@ -45,10 +45,10 @@ test('text after a collapsed part of the summary is a separate block', async () 
   expect(summary).toContain('</details>\n\n### Two\n')
 })
 
-/** The command below the alert. */
+/** The next command, below the alert. */
 const NEXT = '**Next:** \n\n```sh\nnpm run action -- tell --source "$MOLT_SOURCE" --target "$MOLT_TARGET"\n```\n\n'
 
-test("reports a program that cannot connect as the program's failure, not as our connection's", async () => {
+test("reports a program that cannot connect as the program's failure, not the action's", async () => {
   const said = 'connect ECONNREFUSED 127.0.0.1:26257'
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
@@ -58,14 +58,14 @@ test("reports a program that cannot connect as the program's failure, not as our
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
 
-test('an error leaves out a list that is already in the summary', async () => {
+test('leaves out of an error the list that is already in the summary', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.', { summarized: true }),
   )
   expect(summary).toBe(`> [!CAUTION]\n> 2 findings block. Put these right. [preflight.blocked]\n\n${NEXT}`)
 })
 
-test('an error of several lines is one alert, with its lines kept apart', async () => {
+test('shows an error of several lines as one alert with separate lines', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.'),
   )

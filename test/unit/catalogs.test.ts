@@ -5,7 +5,7 @@ import { readSchema, referredColumns } from '../../src/sql/schema.ts'
 import { hidesTriggers } from '../../src/sql/triggers.ts'
 
 /*
- * Answers of CockroachDB's catalogs that differ from PostgreSQL's, from docs/cockroachdb.md. The table `orders (id,
+ * Where CockroachDB's catalogs answer differently from PostgreSQL's, from docs/cockroachdb.md. The table `orders (id,
  * customer, total, code)` went through an ALTER COLUMN TYPE: its column `customer` has attribute number 2 and column
  * id 5.
  */
@@ -38,7 +38,7 @@ const FOREIGN_KEY = constraint({
 })
 const KEY_COLUMN = { schema: 'public', table: 'orders', name: 'to_customer', column: 'customer' }
 
-/** Answers by what a statement contains; `change` replaces answers. */
+/** A database that answers by what a statement contains. `change` replaces answers. */
 function cluster(change: Record<string, object[]> = {}): Database {
   const answers: Record<string, object[]> = {
     'json_agg(': [CUSTOMERS, ORDERS],
@@ -74,7 +74,7 @@ function cluster(change: Record<string, object[]> = {}): Database {
   return { query } as unknown as Database
 }
 
-it('names key, foreign key and hash-sharded index after an ALTER COLUMN TYPE', async () => {
+it('reads key, foreign key and hash-sharded index correctly after an ALTER COLUMN TYPE', async () => {
   const schema = await readSchema(cluster(), 'target', 'public')
   expect(schema.tables.map(({ name, key }) => [name, key])).toEqual([
     ['customers', ['id']],
@@ -84,7 +84,7 @@ it('names key, foreign key and hash-sharded index after an ALTER COLUMN TYPE', a
   expect(schema.indexes.find(({ name }) => name === 'by_code')?.columns).toEqual(['code'])
 })
 
-it('drops nothing on the target that it could not rebuild', async () => {
+it('drops nothing on the target that it cannot rebuild', async () => {
   const both = { indexes: true, constraints: true }
   const planned = async (db: Database) =>
     plannedDeferral(await readSchema(db, 'target', 'public'), ['orders', 'customers'], both, true)

@@ -7,7 +7,7 @@ const files = ['src', 'rehearsal']
   .filter((file) => file.endsWith('.ts') && file !== 'src/runtime/codes.ts')
 const code = files.map((file) => readFileSync(file, 'utf8')).join('\n')
 
-/** A code appears literally in the source; those of a stuck stream are built from the kind of diagnosis. */
+/** Whether the source contains the code literally. The codes of a stuck stream are built from the kind of diagnosis. */
 function isUsed(name: string): boolean {
   const kind = /^stream\.stuck\.(.*)$/.exec(name)?.[1]
   return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))
@@ -17,7 +17,7 @@ test('every code of the table is used', () => {
   expect(Object.keys(CODES).filter((name) => !isUsed(name))).toEqual([])
 })
 
-test('SQL that is printed has no gap to fill in', () => {
+test('printed SQL has no placeholder to fill in', () => {
   const gap = /\b(ALTER|GRANT|REVOKE|CREATE|DROP|UPDATE|SELECT|INSERT)\b[^`'"]*…|\bTO` the\b/
   const printed = files
     .filter((file) => file.startsWith('src/'))
@@ -27,7 +27,7 @@ test('SQL that is printed has no gap to fill in', () => {
   expect(printed.filter((line) => gap.test(line))).toEqual([])
 })
 
-test('the table is sorted, so that each code has one place', () => {
+test('the table is sorted', () => {
   const names = Object.keys(CODES)
   expect(names).toEqual([...names].sort())
 })

@@ -1,4 +1,4 @@
-// A config file's problems, all at once, in the format that editors read.
+// A config file's problems, reported all at once in the format that editors read.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -37,12 +37,12 @@ fetch: { mode: turbo, table-concurrency: 900 }
 
 test.each([
   [
-    'a value of `common` that the only reader overrides',
+    'a value of `common` that its only reader overrides',
     'common: { bucket-path: x }\nfetch: { bucket-path: s3://a/b }',
   ],
   ['a section whose settings are all commented out', 'cutover:\n  # max-pause: 60s\n'],
   ['an alias', 'fetch: &a { table-concurrency: 4 }\n'],
-  ['a secret by its variable, which need not be set', 'common: { source: env:NOT_SET_ANYWHERE }'],
+  ['a secret named by a variable, even one that is not set', 'common: { source: env:NOT_SET_ANYWHERE }'],
   ['nothing', '# a comment\n'],
 ])('takes %s', (_, text) => {
   expect(problems(text)).toEqual([])
@@ -56,13 +56,13 @@ test.each([
   expect(problems(text)).toEqual([problem])
 })
 
-test('the example is valid as soon as it names a bucket', () => {
+test('accepts the example once it names a bucket', () => {
   const example = readFileSync('examples/molt-actions.yml', 'utf8')
   expect(problems(example)).toEqual([expect.stringMatching(/ config\.invalid$/)])
   expect(problems(example.replace('BUCKET', 'acme'))).toEqual([])
 })
 
-test('npm run check-config prints them with the file, and is red', () => {
+test("npm run check-config prints them with the file's name, and fails", () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-config-'))
   try {
     const file = join(folder, 'c.yml')

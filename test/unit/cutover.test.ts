@@ -46,11 +46,11 @@ describe('the estimate of the pause', () => {
       ...{ fence: 900, drain: 3_000, verify: 9_000, sequences: 5 },
       'unique indexes': 70_000,
     })
-    // What is no longer deferred does not count.
+    // An object that is no longer deferred does not count.
     expect(estimatePause({ ...now, rehearsals }).parts['unique indexes']).toBe(0)
   })
 
-  test("counts each statement's latency on a remote target, and giving write access back", () => {
+  test("counts each statement's latency on a remote target, and restoring write access", () => {
     const near = estimatePause(now)
     const far = estimatePause({ ...now, latencyMs: 20, accessMs: 320 })
     expect(far.parts['write access']).toBe((near.parts['write access'] as number) + 320 + 80)
@@ -58,7 +58,7 @@ describe('the estimate of the pause', () => {
     expect(far.total).toBeGreaterThan(near.total + 500)
   })
 
-  test('names the part without a measurement', () => {
+  test('names a part without a measurement', () => {
     expect(estimatePause({ ...now, verifyMs: undefined }).unknown).toEqual(['verify'])
     const known = estimatePause({ ...now, verifyMs: undefined, rehearsals: [{ verify: 800 }] })
     expect(known.unknown).toEqual([])
@@ -82,7 +82,7 @@ describe('one deadline for the whole section', () => {
     limit.clear()
   })
 
-  test('the clock counts the parts of a failing section', async () => {
+  test('measures the parts of a failing section too', async () => {
     const clock = new PauseClock()
     await clock.part('fence', () => sleep(20))
     await clock.part('drain', () => Promise.reject(new Error('stuck'))).catch(() => {})
@@ -91,7 +91,7 @@ describe('one deadline for the whole section', () => {
   })
 })
 
-test('the smoke test gets a URL with read-only transactions, whatever options it had', () => {
+test('gives the smoke test a URL with read-only transactions, whatever options the URL had', () => {
   const option = '-c%20default_transaction_read_only%3Don'
   expect(readOnlyUrl('postgresql://u@h/d')).toBe(`postgresql://u@h/d?options=${option}`)
   expect(readOnlyUrl('postgresql://u@h/d?sslmode=disable')).toBe(`postgresql://u@h/d?sslmode=disable&options=${option}`)
@@ -100,7 +100,7 @@ test('the smoke test gets a URL with read-only transactions, whatever options it
   )
 })
 
-test('a connection attempt to a server that does not answer ends when the run is cancelled', async () => {
+test('cancelling the run ends a connection attempt to a server that does not answer', async () => {
   const server = createServer(() => {})
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
   const url = `postgresql://u:p@127.0.0.1:${(server.address() as AddressInfo).port}/d?sslmode=disable`
@@ -113,7 +113,7 @@ test('a connection attempt to a server that does not answer ends when the run is
   server.close()
 })
 
-/** Whether a process ends, within ten seconds at most. */
+/** Whether a process ends within ten seconds. */
 async function ended(pid: number): Promise<boolean> {
   for (let i = 0; i < 200; i++) {
     if ([undefined, 'Z'].includes(stateOf(pid))) return true
@@ -122,7 +122,7 @@ async function ended(pid: number): Promise<boolean> {
   return false
 }
 
-/** A shell that runs this; the first line of its output is the id of a process that it started. */
+/** Starts a shell. The first line of its output is the pid of a process that it started. */
 async function shell(script: string) {
   const lines: string[] = []
   const child = new Child({
@@ -149,13 +149,13 @@ describe('a program that starts others', () => {
     expect(await ended(pid)).toBe(true)
   })
 
-  test('and is killed otherwise takes them with it', async () => {
+  test('that is killed from outside ends them too', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; kill -KILL $$')
     expect(await child.exited).toEqual({ code: null, signal: 'SIGKILL' })
     expect(await ended(pid)).toBe(true)
   })
 
-  test('and ends well may leave them behind, and is not waited for', async () => {
+  test('that succeeds may leave them running, and the action does not wait for them', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; echo done; exit 0')
     const began = performance.now()
     expect(await child.exited).toEqual({ code: 0, signal: null })
@@ -180,7 +180,7 @@ describe("a user's command", () => {
     expect(performance.now() - began).toBeLessThan(5_000)
   })
 
-  test('may end normally and leave the application running', async () => {
+  test('can end normally and leave the application running', async () => {
     const took = await runCommand(entry, command('sleep 6 & exit 0', 700), signal)
     expect(took).toBeLessThan(5_000)
   })
@@ -189,7 +189,7 @@ describe("a user's command", () => {
 test('neither a tool nor its password file outlives a killed parent', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-orphan-'))
   const script = join(folder, 'parent.mts')
-  // It ignores SIGTERM, so only SIGKILL ends it; the file holds its id and its password file.
+  // It ignores SIGTERM, so only SIGKILL ends it. The files contain its pid and the path of its password file.
   writeFileSync(
     script,
     `import { writeFileSync } from 'node:fs'

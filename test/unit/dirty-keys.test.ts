@@ -4,7 +4,7 @@ import { isVisible, parseSnapshot } from '../../src/model/snapshot.ts'
 import { DirtyKeys, type OpenKey } from '../../src/phases/rolling/dirty-keys.ts'
 import type { ChangedKey } from '../../src/source/change-log.ts'
 
-/** Histories tried for each property. */
+/** Number of histories to try for each property. */
 const RUNS = process.env.MOLT_ACTIONS_NIGHTLY ? 5_000 : 500
 
 const change = (key: number, at: number, table = 'items'): ChangedKey => ({
@@ -27,7 +27,7 @@ const equal = (dirty: DirtyKeys, taken = dirty.take()) => {
 }
 
 describe('keys that changed and are not proved', () => {
-  it('keeps only the newest change of a key, so that the log can advance', () => {
+  it('keeps only the newest change of a key, so the log can advance', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     dirty.mark(change(2, 20))
@@ -46,7 +46,7 @@ describe('keys that changed and are not proved', () => {
     expect(taken.map((each) => dirty.differs(each))).toEqual([false])
   })
 
-  it('reopens a proved key when the reader changes before it has confirmed the change', () => {
+  it('reopens a proved key if the reader is replaced before it confirmed the change', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     dirty.mark(change(2, 20))
@@ -59,7 +59,7 @@ describe('keys that changed and are not proved', () => {
     expect(names(dirty)).toEqual(['2@20'])
   })
 
-  it('reports a row as lost that differs twice without a newer change, but not after another reader', () => {
+  it('reports a row as lost if it differs twice without a newer change, unless the reader was replaced', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     const differs = () => dirty.take().map((each) => dirty.differs(each))
@@ -78,7 +78,7 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.take(2).map(({ key }) => key[0])).toEqual(['2', '3'])
   })
 
-  it('keeps a suspect of the first pass with its chunk until a change or a comparison replaces it', () => {
+  it('keeps a suspicious key of the first pass with its chunk until a change or a comparison replaces it', () => {
     const dirty = keys()
     for (const key of ['1', '2', '3']) dirty.suspect('items', [key], 50n, Number(key))
     expect(dirty.suspectChunks('items')).toEqual(new Set([1, 2, 3]))
@@ -87,14 +87,14 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.suspectChunks('items')).toEqual(new Set([2, 3]))
     dirty.confirmed(51n)
     expect(dirty.suspectChunks('items')).toEqual(new Set([3]))
-    // The log knows it already, so its change stays.
+    // The log already knows this change, so it stays.
     dirty.mark(change(4, 70))
     equal(dirty)
     dirty.suspect('items', ['4'], 90n, 4)
     expect(names(dirty)).toEqual(['4@70'])
   })
 
-  it('gives up the table with most keys over its budget, and continues counting', () => {
+  it('over its budget, gives up the table with the most keys and continues counting', () => {
     const given: string[] = []
     const dirty = keys(5, (table) => given.push(table))
     dirty.mark(change(1, 10, 'a'))
@@ -115,7 +115,7 @@ describe('keys that changed and are not proved', () => {
     expect([dirty.open, dirty.size]).toEqual([0, 1])
   })
 
-  it('a million keys take less than 256 MiB', () => {
+  it('takes less than 256 MiB for a million keys', () => {
     const dirty = keys(1_000_000)
     const before = process.memoryUsage().heapUsed
     for (let i = 0; i < 1_000_000; i++) dirty.mark(change(i, i))
@@ -133,11 +133,11 @@ describe('a snapshot', () => {
     [105, false],
     [4294967290, false],
   ])('of 100:105:101 shows transaction %i: %s', (xid, visible) => {
-    // The last one belongs to the previous epoch, and is as old as possible.
+    // The last id belongs to the previous epoch and is as old as possible.
     expect(isVisible(parseSnapshot('101:105:101'), xid)).toBe(xid === 4294967290 ? true : visible)
   })
 
-  it('compares ids of this epoch and the previous one', () => {
+  it('compares ids of this epoch and of the previous one', () => {
     const snapshot = parseSnapshot(`${(1n << 32n) + 5n}:${(1n << 32n) + 9n}:${(1n << 32n) + 7n}`)
     expect([4, 5, 7, 8, 9, 4294967295].map((xid) => isVisible(snapshot, xid))).toEqual([
       true,
@@ -152,8 +152,8 @@ describe('a snapshot', () => {
 })
 
 /*
- * A source, its log, and a target that a replicator fills in order. The replicator can lose a change, and can be
- * restarted, which repeats what it had not confirmed. The verdict on the keys must match reality.
+ * A source, its log, and a target that a replicator fills in order. The replicator can lose a change, and can restart,
+ * which repeats unconfirmed changes. The verdict on the keys must match reality.
  */
 type Step =
   | { do: 'write'; key: number }
@@ -184,7 +184,7 @@ class World {
   applied = 0
   confirmed = 0
   seen: OpenKey[] = []
-  /** Where a pass over all rows must start; undefined when it is done. */
+  /** Where a pass over all rows must start; undefined once it is done. */
   passFrom: number | undefined
 
   constructor(budget: number) {
@@ -233,7 +233,7 @@ class World {
     return [...this.source.keys()].every((key) => this.same(key))
   }
 
-  /** Compares all rows, once the stream has confirmed what was committed before the request. */
+  /** Compares all rows, once the stream has confirmed everything committed before the request. */
   pass(): void {
     if (this.passFrom === undefined || this.confirmed < this.passFrom) return
     this.passFrom = undefined
@@ -241,9 +241,9 @@ class World {
       if (!this.same(key)) this.dirty.suspect('items', [String(key)], BigInt(this.log.length), 0)
   }
 
-  /** Reads both sides; more may happen before the result is recorded. */
+  /** Reads both sides. More can happen before the result is recorded. */
   look(): void {
-    // Behind a marker: a restarted reader has repeated them by then.
+    // Reads behind a marker: a restarted reader has repeated these changes by then.
     this.seen = this.dirty.take().filter(({ key, at }) => at < BigInt(this.applied) && this.same(Number(key[0])))
   }
 
@@ -252,7 +252,7 @@ class World {
     this.seen = []
   }
 
-  /** The pause: writes stop, everything is applied, confirmed and read, and open keys are compared. */
+  /** Plays the write pause: writes stop, everything is applied, confirmed and read, and open keys are compared. */
   drain(): boolean {
     this.readLog(this.log.length)
     this.apply(this.log.length)
@@ -265,8 +265,8 @@ class World {
 }
 
 describe('a random stream', () => {
-  // A smaller budget could not hold the differences of a pass, which would never end.
-  it.each([4, 5, 100])('is proved exactly when both sides are equal (budget %i)', (budget) => {
+  // A smaller budget could not hold a pass's differences, so the pass would never end.
+  it.each([4, 5, 100])('are proved exactly when both sides are equal (budget %i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
         const world = new World(budget)
@@ -280,7 +280,7 @@ describe('a random stream', () => {
     )
   })
 
-  it.each([1, 2, 3])('is never wrongly proved, however small the budget (%i)', (budget) => {
+  it.each([1, 2, 3])('are never wrongly proved, however small the budget (%i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
         const world = new World(budget)
@@ -292,7 +292,7 @@ describe('a random stream', () => {
     )
   })
 
-  it('loses nothing when a reader restarts at the confirmed position', () => {
+  it('lose nothing when a reader restarts at the confirmed position', () => {
     fc.assert(
       fc.property(
         fc.array(step, { minLength: 20, maxLength: 60 }),
@@ -300,7 +300,7 @@ describe('a random stream', () => {
         (before, after) => {
           const world = new World(4)
           for (const each of before) world.take(each)
-          // The process is killed, with the log confirmed as far as it allowed.
+          // The process is killed after it has confirmed the log as far as allowed.
           const again = new World(4)
           Object.assign(again, { log: world.log, source: world.source, target: world.target })
           again.read = Number(world.dirty.confirmable(BigInt(world.read)))

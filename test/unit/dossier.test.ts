@@ -1,4 +1,4 @@
-// The dossier: shows its facts, keeps text as text, and makes no request.
+// The dossier: shows the facts, shows text as text, and makes no request.
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
@@ -205,7 +205,7 @@ const account: Account = {
   next: 'npm run adopt',
 }
 
-/** 100 transactions per second, except from second 2 to 3. */
+/** 100 transactions per second, except from second 2 to second 3. */
 function paused(): Timeline {
   const timeline = new Timeline()
   timeline.steps.push({ label: 'Load', at: AT }, { label: 'Fence <now>', at: AT + 2000 })
@@ -215,7 +215,7 @@ function paused(): Timeline {
 }
 
 describe('the dossier of a rehearsal', () => {
-  test('shows when the application could not write, by its own count', () => {
+  test('shows when the application could not write, as the application counted', () => {
     const page = rehearsalPage(account, paused(), { ...facts, steps: night }, '')
     const chart = charts(page).at(-1)
     expect(chart?.axis).toBe('transactions per s')
@@ -231,7 +231,7 @@ describe('the dossier of a rehearsal', () => {
     expect(page).toContain('<td>rows of the &lt;source&gt;</td><td>9 rows</td><td class="n">1 of 10</td>')
   })
 
-  test('says why it stopped, once, without a ledger', () => {
+  test('says once why it stopped, even without a ledger', () => {
     const failed = { ...account, verdict: 'no-go', pauseMs: null, applicationPauseMs: null } as const
     const reason = 'Prepare: 3 findings block'
     const page = rehearsalPage({ ...failed, code: 'preflight.blocked', reason }, new Timeline(), undefined, '')

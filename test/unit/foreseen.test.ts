@@ -2,7 +2,7 @@ import { expect, it } from 'vitest'
 import { CHECKS } from '../../src/checks/index.ts'
 import { CODES, type ErrorCode } from '../../src/runtime/codes.ts'
 
-/** Topics whose errors end before or outside a migration: inputs, other commands, GitHub, and `prepare` itself. */
+/** Topics whose errors occur before or outside a migration: inputs, other commands, GitHub, and `prepare`. */
 const NOT_LATER = [
   ...['approval', 'brief', 'cli', 'config', 'convert', 'github', 'input', 'mask', 'output', 'preflight', 'prepare'],
   ...['rehearse', 'runner', 'setup', 'status', 'waiver'],
@@ -10,18 +10,18 @@ const NOT_LATER = [
 
 /** Why no check can foresee an error. */
 type Unforeseeable =
-  /** Human actions on the day: a cancelled job, another run, the wrong order of steps. */
+  /** What people do on the day: a cancelled job, another run, steps in the wrong order. */
   | 'people'
-  /** Someone changes a database between two steps; each step checks again. */
+  /** A database that changes between two steps. Each step checks again. */
   | 'changed later'
-  /** A machine, a network or a server fails. */
+  /** A failing machine, network or server. */
   | 'failure'
-  /** The step's own proof decides, on rows written after `prepare`. */
+  /** What the step's own proof decides, about rows written after `prepare`. */
   | 'proof'
-  /** `prepare` itself tries it, and fails with this code before anything is installed. */
+  /** What `prepare` itself tries, and fails with this code before anything is installed. */
   | 'tried by prepare'
 
-/** Each code of the later steps with the checks that foresee it, or the reason why none can. */
+/** Each code of the later steps: the checks that foresee it, or the reason why none can. */
 const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'abort.committed': 'people',
   'abort.incomplete': 'changed later',
@@ -224,7 +224,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
 
 const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))
 
-it('every code of the later steps names a check that foresees it, or why none can', () => {
+it('every code of the later steps names the checks that foresee it, or says why none can', () => {
   expect(later.filter((code) => !FORESEEN[code])).toEqual([])
 })
 

@@ -1,4 +1,4 @@
-// The client of GitHub's REST API against a local server: failures that it retries, and its errors for the others.
+// The client of GitHub's REST API against a local server: failures that it retries, and errors that it reports.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import * as z from 'zod'
 import {
@@ -52,7 +52,7 @@ test.each<[string, FakeGithub['failures']]>([
     'a rate limit, then a 502',
     [{ status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(2) } }, { status: 502 }],
   ],
-])('%s right after an approval loses nothing', async (_, failures) => {
+])('survives %s right after an approval', async (_, failures) => {
   github.runs.set('42', { ...waitingRun(), approvals: [review('bea')] })
   github.failures = failures
   const asked = failures.length + 1
@@ -71,23 +71,23 @@ test('waits for a rate limit instead of polling', async () => {
 
 const limited3h = { status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(3 * 3600) } }
 test.each<[string, FakeGithub['failures'], ErrorCode, number]>([
-  ['a missing right', [{ status: 403, message: 'Resource not accessible by integration' }], 'github.refused', 1],
+  ['a missing permission', [{ status: 403, message: 'Resource not accessible by integration' }], 'github.refused', 1],
   ['a bad token', [{ status: 401 }], 'github.refused', 1],
   ['a rate limit of hours', [limited3h], 'github.rate-limited', 1],
   ['an outage', Array.from({ length: 9 }, () => ({ status: 502 })), 'github.unavailable', 9],
   ['an unreachable network', Array.from({ length: 9 }, () => 'reset' as const), 'github.unreachable', 9],
-])('%s ends in a specific error', async (_, failures, code, asked) => {
+])('reports %s with its own code', async (_, failures, code, asked) => {
   github.failures = [...failures]
   await expect(readEnvironment(patient(), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(asked)
 })
 
-test('names the right that GitHub requires', async () => {
+test('names the permission that GitHub requires', async () => {
   github.failures = [{ status: 403, headers: { 'x-accepted-github-permissions': 'environments=read' } }]
   await expect(readEnvironment(patient(), 'cutover')).rejects.toThrow('permissions: environments: read')
 })
 
-test('does not report a rate limit as a missing right', async () => {
+test('does not report a rate limit as a missing permission', async () => {
   github.failures = [limited3h]
   await expect(readEnvironment(patient(), 'cutover')).rejects.not.toThrow('permissions')
 })
@@ -96,7 +96,7 @@ test.each<[string, FakeGithub['failures'][number], ErrorCode]>([
   ['a 502', { status: 502 }, 'github.unavailable'],
   ['a rate limit', limited3h, 'github.rate-limited'],
   ['a 429', { status: 429 }, 'github.rate-limited'],
-])('a follower asks once, and again a minute later: %s', async (_, failure, code) => {
+])('a follower asks only once, and again a minute later: %s', async (_, failure, code) => {
   github.failures = [failure]
   await expect(readEnvironment(connectGithub(TOKEN, ONE_TRY), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(1)
@@ -108,7 +108,7 @@ test('refuses a response of another shape', async () => {
   })
 })
 
-test('reads which branches an environment admits, and who can bypass it', async () => {
+test('reads which branches an environment allows, and who can bypass it', async () => {
   expect(await readEnvironment(patient(), 'cutover')).toEqual({
     reviewers: 2,
     preventSelfReview: false,

@@ -61,7 +61,7 @@ function load(inputs: Record<string, string>, config?: string) {
 }
 
 describe('loadInputs', () => {
-  test('returns typed values by their camel-case names, and defaults', () => {
+  test('returns typed values and defaults under camel-case names', () => {
     expect(load({ wall: WALL, 'dry-for': '90s', tools: 'brush, roller\nladder' })).toEqual({
       colour: 'green',
       dryFor: 90_000,
@@ -86,35 +86,35 @@ describe('loadInputs', () => {
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/:2:3: `sand.grid` .* Did you mean `grit`\?/)
   })
 
-  test('reports an invalid value with its file', () => {
+  test('reports an invalid value with its position in the file', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
       /config\.yml:2:10: `paint.coats`: "99" is not valid. Write a whole/,
     )
     expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
   })
 
-  test('suggests nothing for a name that resembles none', () => {
+  test('makes no suggestion for a name that resembles none', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
-      /`paint.bucket` is not known. docs\/config.schema.json/,
+      /`paint.bucket` is unknown. docs\/config.schema.json/,
     )
   })
 
-  test('a missing file, or one that is not YAML, is reported in one sentence', () => {
+  test('reports a missing file or invalid YAML in one sentence', () => {
     expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
       /nope.yml cannot be read: it does not exist\. Check out the repository before this step/,
     )
     expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/config\.yml:2:1: This is not YAML/)
   })
 
-  test('an empty file sets nothing', () => {
+  test('accepts an empty file', () => {
     expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
   })
 
-  test.each(['- a\n- b\n', 'just a word\n', '42\n'])('a file that is no map is refused: %j', (config) => {
+  test.each(['- a\n- b\n', 'just a word\n', '42\n'])('refuses a file that is not a map: %j', (config) => {
     expect(() => load({ wall: WALL }, config)).toThrow(InputError)
   })
 
-  test('a secret comes from the variable that the file names, and is masked', () => {
+  test('takes a secret from the variable that the file names, and masks it', () => {
     vi.stubEnv('HOUSE', 'postgresql://painter:pa%24%24word-1@h/house')
     expect(load({}, 'paint:\n  wall: env:HOUSE\n').wall).toBe('postgresql://painter:pa%24%24word-1@h/house')
     expect(holdsSecret('x pa$$word-1 y')).toBe(true)
@@ -123,7 +123,7 @@ describe('loadInputs', () => {
 })
 
 describe.each(specs.map((each) => [each.name, each] as const))('every input of %s', (_, each) => {
-  test('refuses an invalid value in one line that names it and the fix, and never shows a secret', () => {
+  test("refuses an invalid value in one line with the input's name and the fix, and without a secret", () => {
     for (const [name, input] of Object.entries(each.inputs)) {
       const wrong = ['! no: such [thing', 'postgresql://u:hidden@tail@h'].find(
         (value) => !input.type.schema.safeParse(value).success,
@@ -254,7 +254,7 @@ describe('types', () => {
     ['h/d?sslrootcert=/nope.pem', 'sslrootcert names /nope.pem, which cannot be read on this runner'],
     ['h/d?sslcert=/nope.pem', 'sslcert names /nope.pem'],
     ['h/d?sslkey=%2Fnope.pem', 'sslkey names /nope.pem'],
-  ])('reports what the driver would reject, without the URL: %s', (rest, problem) => {
+  ])('reports what the driver would reject, without showing the URL: %s', (rest, problem) => {
     const told = urlProblem(`postgresql://u:hidden-1@${rest}`)
     expect(told).toContain(problem)
     expect(told).not.toMatch(/hidden|postgresql:/)

@@ -13,7 +13,7 @@ describe('texts in SQL', () => {
     ['a body in quotes', `AS 'SELECT ''Anna'', ''it''''s'''`, ['Anna', "it's"]],
     ['comments', `-- ask Anna\n/* and Bob */`, ['ask Anna', 'and Bob']],
     ['long numbers', 'CHECK (n <> 4111111111111111 AND n > 12)', ['4111111111111111']],
-    ['names that were values', 'CREATE TABLE "Anna Peeters" ("id" int)', ['Anna Peeters']],
+    ['names that come from values', 'CREATE TABLE "Anna Peeters" ("id" int)', ['Anna Peeters']],
   ])('%s', (_, sql, texts) => {
     expect(literalsOf([sql])).toEqual(expect.arrayContaining(texts))
   })
@@ -22,7 +22,7 @@ describe('texts in SQL', () => {
     expect(literalsOf(['CREATE TABLE "public"."OrderNotes" (id integer DEFAULT 12)'])).toEqual([])
   })
 
-  it('are split where a longer text may contain a value', () => {
+  it('are split where a longer text can contain a value', () => {
     const parts = partsOf(['{"Anna Peeters",bob}', 'for Anna-Lena Peeters, Main Street 7.', 'n <> +32470123456'])
     expect(parts).toEqual(expect.arrayContaining(['Anna Peeters', 'bob', 'Anna-Lena Peeters', 'Main Street 7']))
     expect(parts).toContain('+32470123456')

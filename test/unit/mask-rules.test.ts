@@ -27,7 +27,7 @@ describe('rules file', () => {
     ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
     ['  a: { b: { use: json, paths: { "[]a": { use: text } } } }', /paths/],
     ['  a: { b: { use: json, paths: {} } }', /paths: list at least one path/],
-  ])('refuses %s, and names the place', (tables, message) => {
+  ])('refuses %s and names the position', (tables, message) => {
     expect(() => parse(tables)).toThrow(message)
   })
 
@@ -38,7 +38,7 @@ describe('rules file', () => {
     expect(() => parse('  a: {}', 'safe: { timestamps: { jitter: 0h } }')).toThrow(/jitter: write 90m, 36h or 3d/)
   })
 
-  it('refuses a proposal with open decisions, and names each place', () => {
+  it('refuses a proposal with open decisions, and names each position', () => {
     const proposed = `  a:
     b: { keep: true, reason: "TODO: a number; keep it" }
     c: { use: date, days: 60, by: TODO }
@@ -52,7 +52,7 @@ describe('rules file', () => {
         return (error as Error).message
       }
     })()
-    expect(found?.match(/- .*(?=: is still TODO)/g)).toEqual([
+    expect(found?.match(/- .*(?=: still has a TODO)/g)).toEqual([
       '- tables.a.b.reason',
       '- tables.a.c.by',
       '- tables.a.d.paths.TODO',
@@ -73,17 +73,17 @@ describe('key', () => {
   it.each([
     [undefined, /not set/],
     ['short', /has 5 characters/],
-    ['ab'.repeat(20), /repeats itself/],
+    ['ab'.repeat(20), /repeats/],
     ['change-me-0192837465xyzwvutsrqponm', /guessable words/],
     ['correct horse battery staple correct horse', /spaces/],
     ['correct-horse-battery-staple-correct', /words/],
     ['MyCompanyMaskingKeyForRehearsals', /words/],
     ['molt-actions-rehearsal-2026-november-key', /words/],
-    ['qwertyuiopasdfghjklzxcvbnm012345', /runs/],
-    ['aabbccddeeffgghhiijjkkllmmnnooppqq', /runs/],
-    ['987654321098765432109876543210ab', /runs/],
+    ['qwertyuiopasdfghjklzxcvbnm012345', /sequences/],
+    ['aabbccddeeffgghhiijjkkllmmnnooppqq', /sequences/],
+    ['987654321098765432109876543210ab', /sequences/],
     ['00000000-0000-4000-8000-00000bcdefgh', /repeats/],
-    ['01234567-89ab-cdef-ghij-klmnopqrstuv', /runs/],
+    ['01234567-89ab-cdef-ghij-klmnopqrstuv', /sequences/],
   ])('refuses %s without repeating it', (key, problem) => {
     expect(keyProblem(key)).toMatch(problem)
     if (key) expect(keyProblem(key)).not.toContain(key)
@@ -101,7 +101,7 @@ describe('key', () => {
         expect(keyProblem(key), key).toBeUndefined()
   })
 
-  it('gives each domain its own parameters, and other ones under another key', () => {
+  it('gives each domain its own parameters, and different ones under another key', () => {
     const domains = new Map([
       ['email', 0],
       ['name', 1],
@@ -123,7 +123,7 @@ describe('pieces', () => {
     expect(fromEnv('env:MASK_TEST_NOTHING')).toBeUndefined()
   })
 
-  it('computes each hash once, however often it is used', () => {
+  it('computes each hash only once', () => {
     const hashes = new Hashes()
     expect(hashes.strong('a', 't.x')).toBe(hashes.strong('a', 't.x'))
     expect(hashes.strong('b', 't.x')).not.toBe(hashes.strong('a', 't.x'))
@@ -138,7 +138,7 @@ describe('pieces', () => {
     expect([...(jsonTree({ 'a.b': text, 'a.c[]': text }).members ?? [])]).toHaveLength(1)
   })
 
-  it('distinguishes personal names from others', () => {
+  it('distinguishes names of personal data from other names', () => {
     for (const name of ['email', 'contactEmail', 'full_name', 'dob', 'phone', 'ip_address', 'iban', 'passport_no'])
       expect(looksPersonal(name), name).toBeDefined()
     for (const name of ['home_address', 'streetAddress', 'mail', 'contact_no', 'lname', 'f_name', 'born', 'born_on'])
@@ -153,7 +153,7 @@ describe('pieces', () => {
       'passwd',
     ])
       expect(looksPersonal(name), name).toBeDefined()
-    // Within another word, such letters mean nothing.
+    // Inside another word, these letters mean nothing.
     for (const name of ['avatar_url', 'activated', 'reservation_no', 'private', 'classname', 'cubic_feet', 'footprint'])
       expect(looksPersonal(name), name).toBeUndefined()
     for (const table of ['customers', 'user', 'staff', 'AppUsers', 'blog_authors', 'people'])

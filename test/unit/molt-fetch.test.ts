@@ -26,10 +26,20 @@ import {
 } from '../../src/tools/molt-fetch.ts'
 import { toolHelp } from '../../src/tools/versions.ts'
 
-test.each(['ERROR', 'critical', 50])('treats a record of the level %s as an error', (level) => {
+test.each(['ERROR', 'critical', 50])('treats a record with the level %s as an error', (level) => {
   const account = emptyAccount()
   accountFor(account, { level, message: 'lost the connection' } as never)
   expect(fetchProblems(account, [])).toContain('lost the connection')
+})
+
+test.each(['constructor', '__proto__', 'toString'])('counts the rows of a table called %s', (table) => {
+  const account = emptyAccount()
+  const told = { table: `public.${table}`, num_rows: 7 }
+  accountFor(account, { message: 'data extraction from source complete', ...told })
+  accountFor(account, { message: 'data extraction from source complete', ...told })
+  expect(Object.entries(account.tables)).toEqual([[table, { exported: 14 }]])
+  accountFor(account, { message: table })
+  expect(Object.entries(account.unknown.messages)).toEqual([[table, 1]])
 })
 
 describe('extra-args', () => {
@@ -58,7 +68,7 @@ describe('extra-args', () => {
     [['--'], 'a bare -- would end the flags'],
   ])('refused: %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
 
-  test('every documented flag has its own input or is accepted', () => {
+  test('every documented flag has an input or is accepted', () => {
     for (const [flag] of FETCH_FLAGS) {
       const taken = extraArgsProblem([`--${flag}=1`]) === undefined
       expect(taken, flag).toBe((EXTRA_FLAGS as readonly string[]).includes(flag))
@@ -94,8 +104,9 @@ describe('filters', () => {
     { schema: 'public', name: 'orders_archive' },
     { schema: 'other', name: 'orders' },
   ]
-  test('exactly the expected ones', () => expect(filterProblems('source', names, expected, anchored)).toEqual([]))
-  test('also other tables that match, also those of another schema, and one that does not match', () => {
+  test('accepts exactly the expected tables', () =>
+    expect(filterProblems('source', names, expected, anchored)).toEqual([]))
+  test('reports other tables that match, in any schema, and a table that does not match', () => {
     expect(filterProblems('source', names, expected, { schema: 'public', table: 'orders' })).toEqual([
       'the filter also matches public.orders_archive on the source, which is not an expected table',
       'the filter does not match a.b+c',
@@ -104,7 +115,7 @@ describe('filters', () => {
       'the filter also matches other.orders on the target, which is not an expected table',
     ])
   })
-  test('a name that differs only in case', () => {
+  test('reports a name that differs only in case', () => {
     const more = [...names, { schema: 'public', name: 'Orders' }]
     expect(filterProblems('target', more, expected, anchored)).toEqual([
       expect.stringContaining('public.Orders on the target differs from the expected table orders only in case'),
@@ -132,21 +143,21 @@ describe('the command line', () => {
   const newest = fetchFeatures(flagUsages(FETCH_FLAGS))
   const older = fetchFeatures('--pglogical-replication-slot-name string\n --metrics-listen-addr string')
 
-  test('a load from the beginning', () => {
+  test('has all arguments for a load from the start', () => {
     expect(fetchArgs(request, newest).join(' ')).toBe(
       'fetch --source postgres://s/d --target postgres://t/d --schema-filter ^(public)$ --table-filter ^(orders|Order Notes)$ --table-handling truncate-if-exists --pglogical-replication-slot-name molt_slot --pglogical-publication-and-slot-drop-and-recreate --bucket-path s3://b/p --use-implicit-auth --assume-role arn:aws:iam::1:role/r --metrics-listen-addr 127.0.0.1:1 --pprof-listen-addr 127.0.0.1:2 --non-interactive --flush-rows 5',
     )
   })
-  test('a resumed load creates and empties nothing', () => {
+  test('creates and empties nothing for a resumed load', () => {
     const args = fetchArgs({ ...request, resume: { fetchId: 'f', continuationToken: 't' } }, newest).join(' ')
     expect(args).toContain('--table-handling none --fetch-id f --continuation-token t')
     expect(args).not.toMatch(/--pglogical/)
   })
-  test('TLS is optional only by explicit input', () => {
+  test('makes TLS optional only for an explicit input', () => {
     expect(fetchArgs({ ...request, insecure: true }, newest)).toContain('--allow-tls-mode-disable')
     expect(fetchArgs({ ...request, insecure: true }, older)).not.toContain('--allow-tls-mode-disable')
   })
-  test('finds a flag that this build lacks before it runs', () => {
+  test('finds a flag that this build lacks, before it runs', () => {
     expect(unknownFlags(['fetch', '--assume-role', 'x', '--non-interactive', '--flush-rows=5'], older)).toEqual([
       '--assume-role',
       '--flush-rows',
@@ -154,14 +165,14 @@ describe('the command line', () => {
   })
 })
 
-test('rows so far, from metrics', () => {
+test('reads the number of rows from metrics', () => {
   const text =
     '# HELP x\nmolt_fetch_rows_exported{table="public.a"} 10\nmolt_fetch_rows_exported{table="public.b"} 5\nmolt_fetch_rows_imported{table="public.a"} 7\n'
   expect(fetchedRows(text)).toEqual({ exported: 15, imported: 7 })
   expect(fetchedRows('molt_fetch_num_tables 2\n')).toBeUndefined()
 })
 
-test('progress shows what is left, and nothing unknown', () => {
+test('shows what is left, and nothing unknown', () => {
   const size = { rows: 1000, bytes: 8 * 2 ** 20 }
   const line = progressLine({ tablesRead: 1, tablesImported: 0, rows: 250 }, 4, size, 5_000)
   expect(line).toContain(
@@ -169,7 +180,7 @@ test('progress shows what is left, and nothing unknown', () => {
   )
   const read = progressLine({ tablesRead: 4, tablesImported: 1, rows: 1000 }, 4, size, 5_000)
   expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
-  // When the row estimate was too high, no remaining time is shown once every table is read.
+  // If the estimate of rows was too high, no remaining time is shown once every table is read.
   expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
   const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
   expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
@@ -204,7 +215,7 @@ describe('import jobs', () => {
   const into = (table: string, folder = FOLDER) =>
     `IMPORT INTO d.${table}(a) CSV DATA ('s3://bucket/${'some/long/path/'.repeat(6)}${folder}/${table}/shard_01_part_00000001.tar.gz?AWS_ACCESS_KEY_ID=key')`
 
-  /** A cluster whose SHOW JOBS shows these jobs, and where CANCEL JOB takes effect at the next look. */
+  /** A cluster whose SHOW JOBS shows these jobs. CANCEL JOB takes effect at the next SHOW JOBS. */
   function cluster(jobs: Job[]) {
     const cancelled: string[] = []
     const query = async (sql: string) => {
@@ -225,7 +236,7 @@ describe('import jobs', () => {
 
   const cancel = (db: Database, timeout?: number) => cancelImports(db, 'public', ['orders'], [FOLDER], timeout)
 
-  test('cancels only unfinished jobs of our loads, each by its id, and waits for them', async () => {
+  test("cancels only unfinished jobs of this migration's loads, each by its id, and waits for them", async () => {
     const { db, cancelled } = cluster([
       { id: '900000000000000001', description: into('public.orders'), status: 'running' },
       { id: '2', description: into('public.others'), status: 'running' },
@@ -258,7 +269,7 @@ describe('import jobs', () => {
     expect(cancelled).toEqual(['1', '2'])
   })
 
-  test('leaves a job that does not end, without a second CANCEL JOB', async () => {
+  test('gives up on a job that does not end, without a second CANCEL JOB', async () => {
     const { db, cancelled } = cluster([{ id: '7', description: into('public.orders'), status: 'reverting' }])
     expect(await cancel(db, 0)).toMatchObject({ ended: [], left: [{ id: '7', status: 'reverting' }], refused: [] })
     expect(cancelled).toEqual([])
@@ -288,7 +299,7 @@ describe('the cursor', () => {
     expect(loaded(cursor)).toEqual({ problems: [], started: cursor }),
   )
   test.each(['not an lsn', '0/0', '0/123456789', '1700000000.0', '/1', '0/2E02140 ', { a: 1 }])(
-    '%j is not a cursor, so nothing can be streamed from it',
+    '%j is not a cursor from which to stream',
     (cursor) => {
       const { problems, started } = loaded(cursor)
       expect(problems).toEqual([expect.stringMatching(/cursor is not a WAL position/)])

@@ -38,7 +38,7 @@ test.each([
   expect(nextOf(phase, {})?.action).toBe(action)
 })
 
-test('names every phase', () => {
+test('covers every phase', () => {
   expect(PHASES.filter((phase) => phase !== 'cleaned' && !nextOf(phase, {}))).toEqual([])
 })
 
@@ -68,12 +68,12 @@ test("repeats the run's options without a URL", () => {
   )
 })
 
-test('repeats all that the same action was given', () => {
+test('repeats all inputs that the same action was given', () => {
   resetNext(spec)
   vi.stubEnv('INPUT_TARGET', 'postgresql://mover:secret@db/shop')
   vi.stubEnv('INPUT_DECISION', 'commit')
   vi.stubEnv('INPUT_SWITCH', 'manual')
-  // The first may hold a password, the second has been done.
+  // The first may contain a password. The second is already done.
   vi.stubEnv('INPUT_SWITCH-COMMAND', '["./switch.sh", "password=hunter2"]')
   vi.stubEnv('INPUT_DRY-RUN', 'true')
   expect(nextCommand({ action: 'cutover' })).toBe(
@@ -101,7 +101,7 @@ test('starts the workflow on GitHub', () => {
   )
 })
 
-test('an error proposes the same action again, unless its code or the ledger names another', () => {
+test('proposes the same action again after an error, unless its code or the ledger names another action', () => {
   noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
   expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare' })
   expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { isDml, isWrite, statementFingerprint } from '../../src/phases/observe/fingerprint.ts'
 
-/** Statements in pg_stat_statements, and the same in CockroachDB's statistics. */
+/** Statements as pg_stat_statements and CockroachDB's statistics show them. */
 const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
   ['placeholders', 'SELECT total FROM orders WHERE id = $1', 'SELECT total FROM orders WHERE id = _'],
   ['case and white space', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
@@ -88,11 +88,11 @@ describe('statementFingerprint', () => {
     ['a truncated dollar-quoted string', 'SELECT a FROM t WHERE email = $$secret'],
     ['a comment', 'SELECT a FROM t /* secret */ WHERE b = 1'],
     ['a bit string', "SELECT a FROM t WHERE b = x'5ec4e7' OR c = 'secret'"],
-  ])('holds nothing of %s', (_, sql) => {
+  ])('contains nothing of %s', (_, sql) => {
     expect(statementFingerprint(sql)).not.toMatch(/secret|5ec4e7/)
   })
 
-  it('holds no number', () => {
+  it('contains no number', () => {
     expect(statementFingerprint('SELECT a FROM t WHERE b = 4711 AND c > 1.5e10 AND d = 0xff AND e = .25')).not.toMatch(
       /\d/,
     )

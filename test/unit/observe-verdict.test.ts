@@ -44,13 +44,13 @@ const straggler = (more: Partial<Straggler> = {}): Straggler => ({
 })
 
 describe('judge', () => {
-  it('is healthy when every threshold holds on enough data', () => {
+  it('is healthy if enough data is within every threshold', () => {
     const judged = judge(BASELINE, calm(), LIMITS)
     expect(judged).toMatchObject({ verdict: 'healthy', reasons: [], gaps: [], coverage: 100 })
     expect(judged.unpaired).toEqual({ source: [], target: [] })
   })
 
-  // One value past each threshold, and one exactly at it.
+  // One value past each threshold, and one exactly on it.
   it.each<[string, string, Seen, Seen]>([
     [
       'latency ratio',
@@ -93,7 +93,7 @@ describe('judge', () => {
     expect(codes(busy, { ...lenient, maxStragglers: 1, maxRefusedWrites: 1, maxFailedJobs: 1 })).toEqual([])
   })
 
-  it('does not count a statement as slow whose mean is below the floor', () => {
+  it('does not count a statement as slow if its mean is below the floor', () => {
     const fast = { [ORDERS]: countersOf(1000, 1000, 1, 0.1), [CARTS]: countersOf(500, 500, 5, 1) }
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 19.9, 1) }), LIMITS, fast)).toEqual([])
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 20, 1) }), LIMITS, fast)).toEqual(['observe.slow'])
@@ -107,7 +107,7 @@ describe('judge', () => {
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 500, 2) }), LIMITS, rare)).toEqual([])
   })
 
-  it('judges a statement that is too slow for enough calls', () => {
+  it('reports a statement that is too slow to reach enough calls', () => {
     const few = (calls: number, ms: number) => calm({ [ORDERS]: countersOf(calls, calls, ms, 2) })
     expect(judge(BASELINE, few(2, 3_000), LIMITS).reasons).toMatchObject([
       { code: 'observe.slow', subject: ORDERS, measured: 300, limit: 3 },
@@ -122,7 +122,7 @@ describe('judge', () => {
     expect(codes(calm(on({ failures: 45, lastError: '40001' })))).toEqual([])
   })
 
-  it('also judges failures and retries of a statement that the source never saw', () => {
+  it('counts failures and retries of a statement that the source never saw', () => {
     const unknown = 'select note from notes where id = _'
     const judged = judge(BASELINE, calm({ [unknown]: { ...countersOf(100, 100, 5, 1), retries: 50 } }), LIMITS)
     expect(judged.reasons).toMatchObject([{ code: 'observe.retries', subject: unknown, measured: 50, limit: 5 }])
@@ -154,7 +154,7 @@ describe('judge', () => {
     expect(judged.gaps.map((gap) => gap.code)).toEqual([code])
   })
 
-  it('requires enough of the baseline to be seen again', () => {
+  it("requires enough of the baseline's statements on the target", () => {
     const partly: Seen = { ...calm(), statements: { [CARTS]: countersOf(400, 400, 6, 1) } }
     expect(judge(BASELINE, partly, LIMITS)).toMatchObject({
       verdict: 'inconclusive',
@@ -203,7 +203,7 @@ describe('judge', () => {
     expect(judge(BASELINE, slow, LIMITS).reasons).toMatchObject([{ code: 'observe.slow', hint }])
   })
 
-  it('shows the ten worst, those past a threshold first', () => {
+  it('shows the ten worst statements, those past a threshold first', () => {
     const many = Object.fromEntries(
       Array.from({ length: 15 }, (_, at) => [`select ${'x'.repeat(at + 1)} from t`, countersOf(1000, 1000, 1 + at, 0)]),
     )
@@ -229,7 +229,7 @@ describe('counters', () => {
   })
 
   it('return the mean and deviation of the calls between two snapshots', () => {
-    // 1, 3 and then 10, 20, 30.
+    // Calls of 1 and 3, then of 10, 20 and 30.
     const before = { a: countersOf(2, 2, 2, 1) }
     const all = [1, 3, 10, 20, 30]
     const mean = all.reduce((x, y) => x + y) / 5
@@ -254,7 +254,7 @@ describe('counters', () => {
     expect(difference(before, after).a).toMatchObject({ calls: 4, failures: 1, retries: 5, lastError: '40001' })
   })
 
-  it('are summed for one statement of several applications', () => {
+  it('are summed over the applications that run a statement', () => {
     const both = sum(
       { ...countersOf(10, 10, 2, 0), failures: 1, fullScan: false, applications: ['b'] },
       { ...countersOf(10, 10, 4, 0), failures: 2, fullScan: true, applications: ['a'] },

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { rollbackFacts, wayBack } from '../../src/phases/observe/way-back.ts'
 
 describe('wayBack', () => {
-  it('may close when the application is healthy', () => {
+  it('can close if the application is healthy', () => {
     expect(wayBack({ verdict: 'healthy' })).toEqual({ may: 'close' })
   })
 
@@ -20,7 +20,7 @@ describe('wayBack', () => {
     expect(found.may === 'stay-open' && found.what[0]).toContain('select 1 from t')
   })
 
-  it('closes with a warning when too little is known', () => {
+  it('closes with a warning if too little is known', () => {
     expect(wayBack({ verdict: 'inconclusive', gaps: [{ code: 'observe.no-jobs' }] })).toMatchObject({
       may: 'close-with-warning',
       what: [expect.any(String)],

@@ -31,12 +31,12 @@ test.each([
   'orders\r::error::x',
   'orders\n \t::add-path::/x',
   'orders ##[error]x',
-])('is no command: %j', (text) => {
+])('is not a command: %j', (text) => {
   info(text)
   expect(commands()).toEqual([])
 })
 
-test('our own commands still work', () => {
+test("the action's own commands still work", () => {
   warning('two\nlines')
   addSecret('hidden-1\nhidden-2')
   expect(commands()).toEqual([
@@ -47,7 +47,7 @@ test('our own commands still work', () => {
   ])
 })
 
-test('escape sequences and direction marks are made visible', () => {
+test('makes escape sequences and direction marks visible', () => {
   info('a\u001b[2J\u009b31m\u202eb\tc\r\nd')
   expect(printed).toBe('a\ufffd[2J\ufffd31m\ufffdb\tc\r\nd\n')
 })

@@ -31,10 +31,10 @@ describe('splitPassword', () => {
     ['white space that the file would lose', 'postgres://u:pw%20@h/db'],
     ['a line break', 'postgres://u:p%0Aw@h/db'],
     ['not percent-encoded', 'postgres://u:p%w@h/db'],
-  ])('is left unchanged: %s', (_, url) => expect(splitPassword(url)).toBeUndefined())
+  ])('leaves the URL unchanged: %s', (_, url) => expect(splitPassword(url)).toBeUndefined())
 })
 
-test('the program gets passwords in a private file that is removed when it has ended', async () => {
+test('gives the program passwords in a private file, and removes the file when it has ended', async () => {
   const dir = folder()
   const lines: string[] = []
   const script =
@@ -65,7 +65,7 @@ test('creates no file without a password', () => {
   })
 })
 
-test.each(['molt', 'replicator'])('reports that %s is not on the PATH, however it is run', async (program) => {
+test.each(['molt', 'replicator'])('reports that %s is not on the PATH, whichever way it is run', async (program) => {
   vi.stubEnv('PATH', '/nowhere')
   const told = `\`${program}\` is not on the PATH: run \`setup\` before this step in the same job`
   const child = new Child({ program, args: [], logFile: join(folder(), 'log'), onLine() {} })
@@ -75,7 +75,7 @@ test.each(['molt', 'replicator'])('reports that %s is not on the PATH, however i
   vi.unstubAllEnvs()
 })
 
-test('a missing program is an exit, and leaves nothing behind', async () => {
+test('treats a missing program like a failed one, and leaves nothing behind', async () => {
   const dir = folder()
   const child = new Child({
     program: join(dir, 'absent'),

@@ -35,7 +35,7 @@ const waived = (...given: Waiver[]) =>
     .map((found) => `${found.object} by ${found.waivedBy}`)
 
 describe('waivers', () => {
-  it('are written as check and objects', () => {
+  it('are parsed into check and objects', () => {
     expect(waivers.schema.parse(' tbl.no-key=audit_log, events ;\ntyp.money = *;')).toEqual([
       { check: 'tbl.no-key', object: 'audit_log' },
       { check: 'tbl.no-key', object: 'events' },
@@ -45,7 +45,7 @@ describe('waivers', () => {
       expect(waivers.schema.safeParse(wrong).success, wrong).toBe(false)
   })
 
-  it('cover an object with or without its schema and everything in it, but not other objects with the same prefix', () => {
+  it('cover an object and everything in it, with or without its schema, but no other object with the same prefix', () => {
     expect(waived({ check: 'tbl.no-key', object: 'audit' })).toEqual(['public.audit by tbl.no-key=audit'])
     expect(waived({ check: 'typ.money', object: 'orders' })).toHaveLength(2)
     expect(waived({ check: 'typ.money', object: 'public.items.price' })).toHaveLength(1)
@@ -53,7 +53,7 @@ describe('waivers', () => {
     expect(waived({ check: 'tgt.table', object: '*' })).toEqual([])
   })
 
-  it('are an error when they match nothing, name no check, or a check that cannot be waived', () => {
+  it('are an error if they match nothing, or name an unknown check or one that cannot be waived', () => {
     const findings = runChecks(checks, facts)
     const require = (id: string, object: string) => () => requireWaiversMatch(checks, [{ check: id, object }], findings)
     expect(require('tbl.no-key', 'audit_log')).not.toThrow()
@@ -95,7 +95,7 @@ describe('the plan hash', () => {
 
 describe('fingerprints', () => {
   const before: Fingerprint = { 'table a': 'table', 'column a.x': 'integer', 'column a.y.z': 'text', 'enum e': 'b, c' }
-  it('show what changed about which object', () => {
+  it('show which object changed, and how', () => {
     const after = { ...before, 'column a.x': 'bigint', 'enum e': 'c, b', 'index a.i': 'CREATE INDEX i' }
     const changes = compareFingerprints('source', before, after)
     expect(changes.map(describeChange)).toEqual([
@@ -105,11 +105,11 @@ describe('fingerprints', () => {
     ])
     expect(compareFingerprints('target', before, before)).toEqual([])
   })
-  it('name a missing table once, and not each of its columns', () => {
+  it('name a missing table once, without its columns', () => {
     const changes = compareFingerprints('target', before, { 'enum e': 'b, c' })
     expect(changes.map((each) => each.object)).toEqual(['table a'])
   })
-  it('are kept whole', () => {
+  it('are kept as a whole', () => {
     expect(unpackFingerprint(packFingerprint(before))).toEqual(before)
     expect(packFingerprint(before).sha256).toBe(packFingerprint({ ...before }).sha256)
   })
@@ -180,6 +180,6 @@ it("uses CockroachDB's syntax to drop a unique index, its foreign keys first, an
       drop: 'ALTER TABLE "far"."b" DROP CONSTRAINT IF EXISTS "b_x"',
     },
   ])
-  // Two checks with one name and different conditions cannot be distinguished, so neither is touched.
+  // Two checks with the same name and different conditions cannot be distinguished, so neither is touched.
   expect(plannedDeferral(schema, ['a'], { indexes: false, constraints: true }, true).kept).toEqual(['public.a.twice'])
 })

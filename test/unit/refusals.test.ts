@@ -4,7 +4,7 @@ import { refused } from '../../src/masking/copy.ts'
 import { errorCode, errorKind } from '../../src/runtime/errors.ts'
 import { codeOf, explain, explainWords } from '../../src/runtime/refusals.ts'
 
-/** Every class of PostgreSQL's table of error codes, with CockroachDB's additions and what owners' code can raise. */
+/** Every class of PostgreSQL's error codes, CockroachDB's additions, and codes that an owner's functions can raise. */
 it.each([
   ['25006', 'database.read-only'],
   ['25P03', 'database.session-timeout'],
@@ -69,7 +69,7 @@ it.each([
   'exit status 1',
   'ERROR: syntax error at or near "SELCT" (SQLSTATE 42601)',
   'ERROR: invalid input syntax for type numeric: … (SQLSTATE 22P02)',
-])('knows nothing of %j', (said) => {
+])('does not explain %j', (said) => {
   expect(explainWords(said)).toBeUndefined()
 })
 
@@ -80,7 +80,7 @@ it.each([
   ['53300', 'connect.no-free-slot'],
   ['23505', 'mask.copy-failed'],
   ['42601', 'mask.copy-failed'],
-])('masking reports cause and fix of SQLSTATE %s, and no value', (state, code) => {
+])('masking reports cause and fix of SQLSTATE %s without a value', (state, code) => {
   const error = Object.assign(new pg.DatabaseError('for email=ann@example.org', 0, 'error'), { code: state })
   const found = refused(error, 'mask.copy-failed', 'copying t')
   expect(errorCode(found)).toBe(code)

@@ -1,4 +1,4 @@
-// The policy that a plan must be rehearsed: GitHub's runs, artifacts and attestations, and which of them count.
+// The policy that requires a rehearsal of the plan: GitHub's runs, artifacts and attestations, and which of them count.
 import { createHash } from 'node:crypto'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,7 +20,7 @@ interface Attested {
   subject?: { name: string; digest: { sha256: string } }
 }
 
-/** In the format of `gh attestation verify --format json`. */
+/** Output of `gh attestation verify --format json`. */
 function verified(id: number, digest: string, { run, subject }: Attested): string {
   const statement = { subject: [subject ?? { name: `${NAME}.zip`, digest: { sha256: digest } }] }
   const certificate = { runInvocationURI: run ?? `${HOME}/actions/runs/${id}/attempts/1` }
@@ -50,7 +50,7 @@ beforeAll(async () => {
   github = await startGithub()
   mkdirSync(join(folder, 'bin'))
   const gh = join(folder, 'bin/gh')
-  // Answers from the file beside the artifact's bytes, and refuses unknown ones.
+  // Answers with the file that belongs to the artifact's bytes, and refuses unknown ones.
   writeFileSync(
     gh,
     `#!/bin/sh
@@ -71,7 +71,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** What GitHub and `gh` know from now on. */
+/** Sets what GitHub and `gh` know from now on. */
 function know(rehearsals: FakeRehearsal[]): void {
   github.rehearsals = rehearsals
   for (const { zip, verified } of rehearsals)
@@ -94,7 +94,7 @@ const gate = (
   })
 }
 
-test('two attested runs on the default branch are enough, and gh has verified both', async () => {
+test('accepts two attested runs on the default branch, and verifies both with gh', async () => {
   const passed = await gate([rehearsal(), rehearsal({ event: 'workflow_dispatch' })])
   expect(words(passed)).toMatch(/had 2 green rehearsals/)
   expect(passed.conclusion).toBe('success')
@@ -106,7 +106,7 @@ test('two attested runs on the default branch are enough, and gh has verified bo
   }
 })
 
-/** The same without a separate process. */
+/** Finds rehearsals without a separate process. */
 function find(rehearsals: FakeRehearsal[]) {
   know(rehearsals)
   vi.stubEnv('GITHUB_API_URL', github.url)
@@ -141,22 +141,22 @@ test.each<[string, FakeRehearsal, RegExp]>([
   [
     'with an attestation of another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
-    /for something else/,
+    /for another artifact/,
   ],
   ['that gh describes in an unknown format', { ...rehearsal(), verified: '[{}]' }, /cannot be parsed/],
-])('one %s does not count', async (_, other, why) => {
+])('does not count a rehearsal %s', async (_, other, why) => {
   const { green, rejected } = await find([rehearsal(), other])
   expect(green).toHaveLength(1)
   expect(rejected).toEqual([expect.stringMatching(why)])
 })
 
-test('too few are red, and each run that does not count is named', async () => {
+test('is red for too few rehearsals, and names each run that does not count', async () => {
   const ended = await gate([rehearsal(), elsewhere()])
   expect(words(ended)).toMatch(/had 1 green rehearsals .* but 2 are required.* Not counted: .*runs\/7/)
   expect(ended.conclusion).toBe('failure')
 })
 
-test('one whose bytes do not match its digest does not count', async () => {
+test('does not count an artifact whose bytes do not match its digest', async () => {
   const { rejected } = await find([rehearsal(), { ...rehearsal(), zip: Buffer.from('other') }])
   expect(rejected).toEqual([expect.stringMatching(/does not match the digest that GitHub reports/)])
 })
@@ -175,7 +175,7 @@ test('shows the approver how often the plan was rehearsed, even if no rehearsal 
   expect(passed.summary).toMatch(/not counted: .*runs\/7/)
 })
 
-test('when none is required, a GitHub outage stops nothing', async () => {
+test('ignores a GitHub outage if no rehearsal is required', async () => {
   github.status = 403
   const passed = await gate([], { rehearsals: '0' })
   const red = await gate([])
@@ -193,7 +193,7 @@ test("requests a plan's artifacts once, instead of one request per run", async (
   expect(paths).toHaveLength(5)
 })
 
-test('a flood of artifacts from branches and forks hides no rehearsal', async () => {
+test('finds rehearsals among a flood of artifacts from branches and forks', async () => {
   const fork = { head_repository: { id: 5, full_name: 'mallory/shop' } }
   const flood = Array.from({ length: 30 }, () => rehearsal(fork))
   expect((await find([...flood, rehearsal()])).green).toHaveLength(1)

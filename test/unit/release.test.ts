@@ -1,4 +1,4 @@
-// The release's scripts as the workflow calls them. Publishing itself happens only on github.com.
+// The release's scripts as the workflow calls them. Only github.com can publish.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -17,7 +17,7 @@ const adoption = { repository: 'acme/molt-actions', commit: COMMIT }
 beforeAll(() => writeFiles(version, adoption, out))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-test('the archives hold the files to copy, with the commit filled in', () => {
+test('the archives contain the files to copy, with the commit filled in', () => {
   for (const name of ['files-to-copy.tar.gz', 'files-to-copy-same-organization.tar.gz']) {
     const list = execFileSync('tar', ['--list', '--gzip', '--file', join(out, name)], { encoding: 'utf8' })
     expect(list).toContain('./.github/workflows/migrate.yml\n')
@@ -49,11 +49,20 @@ test('notes are the section of that version only', () => {
   expect(() => notesOf(changelog, '0.2')).toThrow()
 })
 
+test("the notes link to the commit's documents, and have no placeholder", () => {
+  const notes = readFileSync(join(out, 'notes.md'), 'utf8')
+  const links = [...notes.matchAll(/\]\(([^)]+)\)/g)].map(([, link = '']) => link)
+  const page = `https://github.com/acme/molt-actions/blob/${COMMIT}/`
+  expect(links.filter((link) => link.startsWith(page)).length).toBeGreaterThan(5)
+  expect(links.filter((link) => !link.startsWith('https://'))).toEqual([])
+  expect(notes).not.toContain('OWNER/REPO')
+})
+
 test("refuses a version other than package.json's", () => {
   expect(() => writeFiles('9.9.9', adoption, join(folder, 'other'))).toThrow()
 })
 
-/** The draft made by the workflow's first job, in the format of GitHub's REST API. */
+/** The draft that the workflow's first job creates, in the format of GitHub's REST API. */
 function draft(): Record<string, unknown> & { assets: { name: string; digest: string | null }[] } {
   const names = readdirSync(out).filter((name) => name !== 'notes.md')
   const digest = (name: string) => {
@@ -76,7 +85,7 @@ test('accepts a draft of this commit', () => {
 test.each([
   ['was published', { draft: false }],
   ['has another tag', { tag_name: 'v9.9.9' }],
-  ['is of a branch', { target_commitish: 'main' }],
+  ['belongs to a branch', { target_commitish: 'main' }],
   ['has other notes', { body: 'Trust me' }],
   ['lacks its assets', { assets: [] }],
 ])('refuses a release that %s', (_, changed) => {
@@ -101,7 +110,7 @@ test("action.yml meets the Marketplace's requirements", () => {
   expect(branding).toEqual({ icon: 'database', color: 'blue' })
 })
 
-test('the command checks a draft from standard input', () => {
+test('checks a draft from standard input', () => {
   const args = ['check-draft', '--version', version, '--commit', COMMIT, '--out', out]
   const run = (input: string) =>
     execFileSync(process.execPath, ['--import', 'tsx', 'scripts/release.ts', ...args], {

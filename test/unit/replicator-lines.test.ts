@@ -19,7 +19,7 @@ import { scrubText } from '../../src/tools/scrub.ts'
 const retry = (error: string) =>
   `time="Nov 22 19:14:46" level=warning msg="error while copying messages; will retry" detail="a\\n\\tb c" error=${JSON.stringify(error)}`
 
-/** As the supervisor receives it: parsed, and free of values. */
+/** A diagnosis as the supervisor gets it: parsed, and free of values. */
 const heard = (error: string) => translate(scrubText(parseLogLine(retry(error))?.error ?? ''))
 
 describe('the log', () => {
@@ -49,7 +49,7 @@ describe('the log', () => {
     expect(parseLogLine('{"severity": "WARN')).toBeUndefined()
   })
 
-  it('has the error without the statement, which for a batch exceeds the length that is kept', () => {
+  it('keeps the error but not the statement, which can exceed the length limit for a batch', () => {
     const rows = Array.from({ length: 400 }, (_, i) => `($${3 * i + 1}::TEXT COLLATE C,$${3 * i + 2}::INT4,$3::UUID)`)
     const statement = `INSERT INTO "d"."public"."comp" (\n"b","a","c"\n) VALUES\n${rows.join(',\n')}\nON CONFLICT ( "b","a" )\nDO UPDATE SET ("c") = ROW(excluded."c")`
     expect(statement.length).toBeGreaterThan(16 * 1024)
@@ -67,7 +67,7 @@ describe('the log', () => {
     expect(scrubText(parseLogLine(retry(collation))?.error ?? '')).toContain('collation "c"')
   })
 
-  it('takes the cause of a source error from the line before', () => {
+  it('takes the cause of a source error from the preceding line', () => {
     const line = String.raw`time="Nov 22 19:15:12" level=error msg="error received from source database" logicalMsg="&{ERROR ERROR 42704 publication \"molt_pub\" does not exist   0 0  slot \"molt_slot\", output plugin \"pgoutput\"      pg_publication.c 1043 get_publication_oid map[]}"`
     const parsed = parseLogLine(line)
     expect(parsed).toMatchObject({ level: 'error', message: 'error received from source database' })
@@ -163,7 +163,7 @@ describe('what a retry means', () => {
   })
 })
 
-it('keeps every important line, and only some of the others', () => {
+it('keeps every important line, and only a sample of the others', () => {
   let now = 0
   const scrub = boundedScrubber(() => now)
   const count = (line: string) => Array.from({ length: 5_000 }, () => scrub(line)).filter((kept) => kept).length
@@ -175,7 +175,7 @@ it('keeps every important line, and only some of the others', () => {
 })
 
 describe('metrics', () => {
-  it('count the same under both names, and once when both are present', () => {
+  it('count the same under both names, and once if both are present', () => {
     const old = 'apply_upserts_total{schema="s",table="a"} 3\napply_upserts_total{schema="s",table="b"} 4\n'
     const now = 'target_apply_upserts_total{schema="s",table="a"} 7\npglogical_dial_success_total 2\n'
     expect(parseMetrics(old).upserts).toBe(7)
@@ -188,7 +188,7 @@ describe('resuming from the slot', () => {
   const slot = { confirmedFlushLsn: '0/500', lsn: '0/900', decoded: 10, serverStart: 'a' }
   const note = { stagingSchema: 'x', ended: true, confirmedFlushLsn: '0/500', decoded: 10, serverStart: 'a' }
 
-  it('is allowed where the last stream ended, after a kill, and after a crash of the server', () => {
+  it('is allowed where the last stream ended, after a kill, and after a server crash', () => {
     expect(continuityProblems(slot, undefined, undefined)).toEqual([])
     expect(continuityProblems(slot, '0/510', note)).toEqual([])
     expect(continuityProblems(slot, undefined, undefined, '0/500')).toEqual([])
@@ -246,7 +246,7 @@ describe('watching', () => {
     expect(seen(state({}, { present: ['a', 'b'] }))).toEqual(['ddl table-created'])
   })
 
-  it('reports what was done to the publication, even if it looks unchanged', () => {
+  it('reports a change to the publication, even if it looks unchanged', () => {
     const publication = { oid: '1', itself: '700', tables: { 'public.a': '2 700' } }
     expect(seen(state({}, { publication: { ...publication, itself: '701' } }))).toEqual(['fatal publication-changed'])
     const again = state({}, { publication: { ...publication, tables: { 'public.a': '3 705' } } })
@@ -288,7 +288,7 @@ describe('watching', () => {
   })
 })
 
-it('a progress line shows the trend', () => {
+it('shows the trend in a progress line', () => {
   const status = {
     lagMs: 9_000,
     beating: true,
@@ -307,7 +307,7 @@ it('a progress line shows the trend', () => {
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
-  // For a stuck drain, the last figure would look calm.
+  // A stuck drain's last lag would look calm.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
     /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
@@ -350,7 +350,7 @@ describe('a metrics response', () => {
     expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
   })
 
-  it('that never ends delays no one, even if it keeps sending', async () => {
+  it('that never ends causes no delay, even if it keeps sending', async () => {
     const began = performance.now()
     const trickle = ask((_, response) => {
       const timer = setInterval(() => response.write('# slow\n'), 100)
@@ -381,7 +381,7 @@ it.each([
   [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was restarted once'],
 ])('%j: %s', (status, words) => expect(diagnosesText(status)).toBe(words))
 
-it('a truncated table stays truncated for every later stream; DDL that a stream has seen does not count', () => {
+it('reports a truncated table to every later stream, but not DDL that a stream has already seen', () => {
   const table = { name: 'public.a', oid: 1, file: 10, tuples: 5, identity: 'd', digest: 'x' }
   const state = (more: object): SourceState => ({
     tables: [{ ...table, ...more }],

@@ -25,7 +25,7 @@ const key = (table: string, id: number, more: Partial<OpenKey> = {}): OpenKey =>
   ...more,
 })
 
-/** Rows by key; a missing key has none. Records each statement with those still in progress. */
+/** Sessions that return rows by key; an unknown key has no row. Records which statements ran at the same time. */
 function sessions(source: Map<string, string>, target: Map<string, string>) {
   let running = 0
   const together: number[] = []
@@ -48,7 +48,7 @@ function sessions(source: Map<string, string>, target: Map<string, string>) {
 }
 
 describe('keys that are compared again', () => {
-  test('are judged by their own rows, across several batches and tables', async () => {
+  test('get their own results, across several batches and tables', async () => {
     const ids = Array.from({ length: 4_500 }, (_, id) => String(id))
     const here = new Map(ids.map((id) => [id, `h${id}`]))
     const there = new Map(here).set('2500', 'other')
@@ -66,11 +66,11 @@ describe('keys that are compared again', () => {
       ['a', '4499', 'differs', 'missing'],
       ['b', '7', 'differs', 'extraneous'],
     ])
-    // Both sides are read at the same time.
+    // Reads both sides at the same time.
     expect(Math.max(...together)).toBeGreaterThan(1)
   })
 
-  test('wait for a transaction that is not visible on the source yet', async () => {
+  test('wait for a transaction that is not yet visible on the source', async () => {
     const rows = new Map([['1', 'h']])
     const { sessions: both } = sessions(rows, rows)
     const judged = await compareKeys(

@@ -7,12 +7,12 @@ import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 
 /*
- * Sequential statements in the write pause, each of which takes 5 to 30 ms on a regional cluster. The shape is that
- * of the figures in docs/cockroachdb.md: 5 tables, 8 deferred objects, 15 grants.
+ * Counts the sequential statements in the write pause. Each one takes 5 to 30 ms on a regional cluster. The schema is
+ * the one behind the figures in docs/cockroachdb.md: 5 tables, 8 deferred objects, 15 grants.
  */
 const TABLES = ['customers', 'orders', 'items', 'notes', 'prices']
 
-/** Counts round trips; each statement gets the rows of the first key that it contains. */
+/** Counts round trips. Each statement gets the rows of the first key that it contains. */
 function counting(answers: Record<string, object[]>) {
   const asked: string[] = []
   const rowsOf = (sql: string) => Object.entries(answers).find(([part]) => sql.includes(part))?.[1] ?? []
@@ -76,7 +76,7 @@ it('builds unique indexes in parallel, and constraints after all of them', async
   expect(begun).toEqual(['CREATE', 'CREATE', 'ALTER '])
 })
 
-it('rebuilds a constraint alone when its combined statement was refused, so that its error names it', async () => {
+it('rebuilds constraints one by one if the combined statement fails, so the error names the constraint', async () => {
   const { asked, db } = counting({ 'AS rebuilt': ['c1', 'c2'].map((name) => constraint('check', 'orders', name)) })
   const refusing = {
     ...db,
@@ -112,7 +112,7 @@ it('sets any number of sequences in the same number of round trips', async () =>
   expect(await trips(7)).toBeLessThanOrEqual(SEQUENCE_TRIPS)
 })
 
-it('gives 15 rights back in one statement, and reads them back in another', async () => {
+it('restores 15 rights in one statement, and reads them back in another', async () => {
   const grants = TABLES.flatMap((table) =>
     ['INSERT', 'UPDATE', 'DELETE'].map((privilege) => ({ table, role: 'app', privilege, grantable: false })),
   )

@@ -2,11 +2,11 @@ import { describe, expect, test } from 'vitest'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
-/** None of these may be left anywhere. */
+/** Values that may not be left anywhere. */
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
-  test('masks our own passwords in every form in which a program repeats them', () => {
+  test("masks the action's passwords in every form that a program may print", () => {
     addSecretUrl('postgresql://mover:Zq7%2Fs3cr3t@h/d')
     const said = 'cannot dial postgresql://mover:Zq7%2Fs3cr3t@h/d with h:5432:d:mover:Zq7/s3cr3t and Zq7%2Fs3cr3t'
     expect(scrubText(said)).toBe('cannot dial postgresql://mover:***@h/d with h:5432:d:mover:*** and ***')
@@ -64,7 +64,7 @@ describe('molt', () => {
     message: 'mismatching row value',
   }
 
-  test('of a row, only a hash and column names are left', () => {
+  test('leaves only a hash and column names of a row', () => {
     const line = scrub(JSON.stringify(mismatch))
     for (const canary of CANARIES) expect(line).not.toContain(canary)
     expect(JSON.parse(line)).toEqual({
@@ -86,23 +86,23 @@ describe('molt', () => {
     expect(keyHash('x')('t', ['1'])).toBe(keyHash('x')('t', [1]))
   })
 
-  test('nothing of a row event is left, however it is truncated or broken', () => {
+  test('leaves nothing of a row event, however it is truncated or broken', () => {
     const whole = JSON.stringify(mismatch)
     for (let at = 1; at < whole.length; at++)
       for (const part of [whole.slice(0, at), whole.slice(at)])
         for (const canary of CANARIES.slice(0, 2)) {
           const left = scrub(part)
-          // A part that begins inside the value holds less than the value.
+          // A part that starts inside the value contains less than the value.
           if (part.includes(canary)) expect(left, part).not.toContain(canary)
         }
   })
 
-  test('does not trust fields that a later version adds', () => {
+  test('removes unknown fields that a later version may add', () => {
     const line = scrub(JSON.stringify({ level: 'info', message: 'sampled row', row: 'alice@example.com', took_ms: 4 }))
     expect(JSON.parse(line)).toEqual({ level: 'info', message: 'sampled row', row: '…', took_ms: 4 })
   })
 
-  test('values inside the messages of other events', () => {
+  test('removes values in the messages of other events', () => {
     const line = scrub(
       JSON.stringify({
         level: 'info',
@@ -121,7 +121,7 @@ describe('molt', () => {
 })
 
 describe('replicator', () => {
-  test('a database error in a warning', () => {
+  test('removes values from a database error in a warning', () => {
     const line =
       'time="Jan 02 03:04:05" level=warning msg="error while copying messages; will retry" detail="alice@example.com" error="\\"shop\\".\\"public\\".\\"uniq\\": ERROR: duplicate key value violates unique constraint \\"uniq_code_key\\" (SQLSTATE 23505)" sql="{\\n \\"code\\": \\"23505\\",\\n \\"detail\\": \\"Key (code)=(99887766) already exists.\\",\\n \\"constraintName\\": \\"uniq_code_key\\",\\n \\"message\\": \\"duplicate key\\"\\n}\\n"'
     const clean = scrubReplicator(line)
@@ -131,7 +131,7 @@ describe('replicator', () => {
     expect(clean).toContain('\\"code\\":\\"23505\\"')
   })
 
-  test('the newer text format, the JSON format, and a truncated line', () => {
+  test('handles the newer text format, the JSON format, and a truncated line', () => {
     const text =
       'WARNING [2026-01-02T03:04:05-05:00] warning during tryCommit: ERROR: Key (code)=(99887766) already exists.'
     expect(scrubReplicator(text)).toBe(text.replace('99887766', '…'))
@@ -143,7 +143,7 @@ describe('replicator', () => {
     )
   })
 
-  test('ordinary lines stay', () => {
+  test('keeps ordinary lines', () => {
     const line =
       'time="Jan 02 03:04:05" level=debug msg="upserted rows" conflicts=0 duration=1.9ms proposed=1 target="\\"shop\\".\\"public\\".\\"a\\"" upserted=1'
     expect(scrubReplicator(line)).toBe(line)
@@ -165,7 +165,7 @@ describe('errors of IMPORT INTO', () => {
       'ERROR: ingested key collides with an existing one: /Table/106/2/"canary"/0 (SQLSTATE XXUUU)',
       'ERROR: ingested key collides with an existing one: … (SQLSTATE XXUUU)',
     ],
-  ])('keep reason and column, and neither value nor key: %#', (said, expected) => {
+  ])('keep reason and column, but no value or key: %#', (said, expected) => {
     expect(scrubText(said)).toBe(expected)
   })
 })

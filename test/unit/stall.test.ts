@@ -6,7 +6,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** The reports, with the minute of each. */
+/** The reports, each with its minute. */
 function told(stallAfter?: number) {
   vi.useFakeTimers()
   const said: string[] = []
@@ -17,7 +17,7 @@ function told(stallAfter?: number) {
   return { said, stall: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
 }
 
-test('a stall is reported at growing intervals, which restart after output', () => {
+test('reports a stall at growing intervals, which restart after output', () => {
   const { said, stall } = told()
   vi.advanceTimersByTime(200 * 60_000)
   stall.heard()
@@ -31,7 +31,7 @@ test('a stall is reported at growing intervals, which restart after output', () 
   expect(stall.reason).toBeUndefined()
 })
 
-test('ends it once, if configured', () => {
+test('ends the program once, if configured', () => {
   const { said, stall } = told(7 * 60_000)
   vi.advanceTimersByTime(60 * 60_000)
   stall.stop()

@@ -11,18 +11,18 @@ describe('a stream with late heartbeats', () => {
     expect(isBehind(CALM, KNOWN)).toBe(false)
   })
 
-  it('is behind while it applies changes, or its session is busy with a large transaction', () => {
+  it('is behind while it applies changes, or while its session is busy with a large transaction', () => {
     expect(isBehind({ ...CALM, movedAt: now() }, KNOWN)).toBe(true)
     expect(isBehind(CALM, { ...KNOWN, busyAt: now() })).toBe(true)
   })
 
-  it('is stuck when it retries what it applies', () => {
+  it('is stuck when it retries the same changes', () => {
     const circling = { circlingMs: 9_000, retries: 3, movedAt: now() }
     expect(isBehind(circling, { ...KNOWN, busyAt: now() })).toBe(false)
     expect(isBehind({ ...circling, retries: 2 }, KNOWN)).toBe(true)
   })
 
-  it('is behind when it retries occasionally and confirms what it applies', () => {
+  it('is behind when it retries occasionally but confirms what it applies', () => {
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() })).toBe(true)
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() - 6_000 })).toBe(
       false,

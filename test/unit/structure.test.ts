@@ -1,4 +1,4 @@
-/** Definitions as PostgreSQL 16 and CockroachDB print them: equal and different ones. */
+/** Definitions as PostgreSQL 16 and CockroachDB print them: pairs that are equal, and pairs that differ. */
 import { describe, expect, it } from 'vitest'
 import { expressionForm, readIndex } from '../../src/model/expression.ts'
 import {
@@ -61,7 +61,7 @@ describe('an expression', () => {
     expect(expressionForm(target)).not.toBe(expressionForm(source))
   })
 
-  it.each(['', 'a b', '(a', 'a = ', 'CHECK ((a)) NOT VALID'])('%s is none', (text) => {
+  it.each(['', 'a b', '(a', 'a = ', 'CHECK ((a)) NOT VALID'])('rejects "%s"', (text) => {
     expect(expressionForm(text)).toBeUndefined()
   })
 })
@@ -106,25 +106,25 @@ describe('definitions', () => {
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
     structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
-  it('duplicated on the source are required twice, under any names', () => {
+  it('that exist twice on the source are required twice, under any names', () => {
     const twice = [index, { ...index, name: 'b' }]
     expect(kinds({ indexes: twice }, { indexes: [{ ...index, name: 'c' }] })).toEqual(['missing'])
     expect(kinds({ indexes: twice }, { indexes: twice })).toEqual([])
   })
-  it('that are invalid or have another form are problems', () => {
+  it('that are invalid or differ are problems', () => {
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, valid: false }] })).toEqual(['invalid'])
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, form: '(index "x" where "y")' }] })).toEqual([
       'different',
     ])
   })
-  it('are paired with those of their form first', () => {
+  it('are paired by their definition first', () => {
     const partial = { ...index, name: 'b', form: '(index "x" where "y")' }
     expect(kinds({ indexes: [index, partial] }, { indexes: [partial, index] })).toEqual([])
   })
   it('of other tables do not count', () => {
     expect(kinds({ indexes: [index] }, {}, ['other'])).toEqual([])
   })
-  it('include constraints and parts of columns', () => {
+  it('include constraints and column properties', () => {
     const check = {
       table: 't',
       name: 'c',

@@ -9,7 +9,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** A connection whose server answers each statement with the next of these SQLSTATEs, and then with a row. */
+/** A connection that answers each statement with the next of these SQLSTATEs, and then with a row. */
 function answering(...codes: string[]) {
   const asked: string[] = []
   vi.spyOn(pg.Client.prototype, 'query').mockImplementation((async (text: string) => {
@@ -34,13 +34,13 @@ it.each([
   expect(asked).toEqual([text, text, text])
 })
 
-it('gives up on a statement that is refused every time', async () => {
+it('gives up on a statement that fails every time', async () => {
   const { asked, run } = answering(...Array(50).fill('40001'))
   expect(await run('SELECT 1')).toBe('40001')
   expect(asked).toHaveLength(12)
 })
 
-it('retries nothing inside a transaction, and no other error', async () => {
+it('retries nothing inside a transaction and no other error', async () => {
   const { asked, run, client } = answering('23505', '40001')
   expect(await run('SELECT 1')).toBe('23505')
   vi.spyOn(client, 'getTransactionStatus').mockReturnValue('T' as never)
@@ -48,7 +48,7 @@ it('retries nothing inside a transaction, and no other error', async () => {
   expect(asked).toEqual(['SELECT 1', 'SELECT 2'])
 })
 
-it('retries on 40003 only what can run twice', async () => {
+it('retries on 40003 only statements that can run twice', async () => {
   const grant = 'GRANT INSERT ON TABLE t TO app'
   expect(await answering('40003').run(grant)).toMatchObject({ rowCount: 1 })
   vi.restoreAllMocks()
@@ -73,7 +73,7 @@ it.each([
   ['ALTER TABLE t DROP CONSTRAINT IF EXISTS c', true],
   ["SELECT nextval('s')", false],
   ['CANCEL JOB 12', false],
-] as const)('knows whether %s may be run twice', (text, repeatable) => {
+] as const)('knows whether %s can run twice', (text, repeatable) => {
   expect(isRepeatable(text)).toBe(repeatable)
 })
 

@@ -1,4 +1,4 @@
-// Waits are in one table, which tests shorten and no workflow can.
+// All waits are in one table. Tests can shorten them, workflows cannot.
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 

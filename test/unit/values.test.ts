@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { plainForm, writtenAlike } from '../../src/model/values.ts'
 
-/** Texts in which two servers may write the same value. */
+/** Texts in which two servers can write the same value. */
 const SAME: [type: string, here: string, there: string][] = [
   ['numeric', '1.50', '1.5'],
   ['numeric', '0.00000000000000000001', '1E-20'],
@@ -44,7 +44,7 @@ describe('plain form', () => {
   test.each(APART)('%s: %s is not %s', (type, here, there) => {
     expect(plainForm(type, here)).not.toBe(plainForm(type, there))
   })
-  test.each(['interval', 'inet', 'public.email', 'interval[]'])('knows nothing about %s', (type) => {
+  test.each(['interval', 'inet', 'public.email', 'interval[]'])('does not compare %s', (type) => {
     expect(plainForm(type, type.endsWith('[]') ? '{x}' : 'x')).toBeUndefined()
     expect(writtenAlike(type)).toBe(false)
   })

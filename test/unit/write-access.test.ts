@@ -19,8 +19,8 @@ const FIFTEEN = ['orders', 'customers', 'items', 'notes', 'prices'].flatMap((tab
 const TABLES = '"s"."customers", "s"."items", "s"."notes", "s"."orders", "s"."prices"'
 
 /**
- * A target with these rights, where this session can grant `options` (`table privilege`). Like CockroachDB, it
- * refuses other GRANTs with 01007.
+ * A target with these rights, whose session can grant `options` (`table privilege`). Like CockroachDB, it refuses any
+ * other GRANT with 01007.
  */
 function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig']) {
   const asked: string[] = []
@@ -65,7 +65,7 @@ it('revokes and grants fifteen rights on five tables in one statement each', asy
   ])
 })
 
-it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write rights in ALL', async () => {
+it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write rights that ALL contains', async () => {
   const { asked, db } = target([])
   await closeWriteAccess(db, 's', [grant('app', 'ALL'), grant('etl', 'DROP')])
   expect(asked).toEqual([
@@ -84,7 +84,7 @@ it('restores each right exactly: its grant option, ALL, and PUBLIC', () => {
   ])
 })
 
-it('reports what could not be given back: ALL with the grant option on three rights, and a missing role', async () => {
+it('reports what it could not restore: ALL with the grant option on three rights, and a missing role', async () => {
   const three = ['orders INSERT', 'orders UPDATE', 'orders DELETE']
   const all = target([grant('app', 'ALL')], three)
   expect((await readAccess(all.db, 's', ['orders'])).ungrantable).toEqual([grant('app', 'ALL')])
@@ -94,7 +94,7 @@ it('reports what could not be given back: ALL with the grant option on three rig
   expect((await readAccess(target([grant('app', 'ALL')], ['orders ALL']).db, 's', ['orders'])).ungrantable).toEqual([])
 })
 
-it('gives back what it can when one right is refused, and names the others', async () => {
+it('restores what it can if one right is refused, and names the others', async () => {
   const { db } = target([], ['orders INSERT', 'items INSERT'])
   const grants = [
     grant('app', 'INSERT'),
@@ -108,14 +108,14 @@ it('gives back what it can when one right is refused, and names the others', asy
 it.each([
   ['that was never closed', [], {}],
   ['that another user has granted', [grant('app', 'INSERT')], { writeAccess: [] }],
-  ['that could not be given back', [], { writeAccess: [grant('app', 'ALL')] }],
+  ['that could not be restored', [], { writeAccess: [grant('app', 'ALL')] }],
 ])('refuses write access %s', async (_, has, facts) => {
   await expect(requireClosed(target(has).db, { targetSchema: 's', tables: ['orders'] }, facts)).rejects.toMatchObject({
     kind: 'verdict',
   })
 })
 
-it('accepts write access that was waived, or was revoked and can be given back', async () => {
+it('accepts write access that was waived, or was revoked and can be restored', async () => {
   const plan = { targetSchema: 's', tables: ['orders'] }
   await requireClosed(target([grant('app', 'INSERT')]).db, plan, { writeAccessWaived: true })
   await requireClosed(target([], ['orders ANY']).db, plan, { writeAccess: [grant('app', 'ALL')] })

@@ -1,4 +1,4 @@
-// Schema changes: each commits on its own, is a job, and takes time. They run on a connection of the server.
+// Schema changes. Each commits on its own, is a job and takes time. They run on a connection of the server.
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
 import { closing, split } from '../lexer.ts'
@@ -29,14 +29,14 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: 'CONFIGURE ZONE sets gc.ttlseconds of a table or database; a table inherits it. This server stores the value, and collects nothing.',
+    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but collects no garbage.",
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },
   ...SCHEMA_LOCK_RULES,
   {
     id: 'ddl.job',
-    says: 'A schema change is a job. In a transaction with autocommit_before_ddl on (the default from 25.1), it commits the open work and itself.',
+    says: 'A schema change is a job. Inside a transaction with autocommit_before_ddl on (the default from 25.1), it first commits the open work, and then commits by itself.',
     source: 'docs: online-schema-changes.md, session-variables.md, v25.1 release notes',
     plan: schemaChange,
   },
@@ -172,8 +172,8 @@ async function runSchemaChange(given: Statement, context: RuleContext): Promise<
 }
 
 /**
- * Whether the statement may run as a superuser, because the role has a CockroachDB privilege that PostgreSQL lacks.
- * @throws SqlError 42501 when it does not
+ * Whether to run the statement as a superuser, because the role has a CockroachDB privilege that PostgreSQL lacks.
+ * @throws SqlError 42501 if the role lacks the privilege
  */
 async function authorize({ tokens, sql }: Statement, context: RuleContext): Promise<boolean> {
   if (await context.isAdmin()) return true
@@ -182,7 +182,7 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   const names = [
     ...(first === 'truncate' ? namesAfter(tokens, sql, tokens[1]?.value === 'table' ? 2 : 1) : []),
     tokens[1]?.value === 'table' ? nameAfter(tokens, sql, 'table') : undefined,
-    // Elsewhere, `ON` may belong to a join.
+    // In other statements, `ON` can belong to a join.
     isOnTable(tokens) ? nameAfter(tokens, sql, 'on') : undefined,
     first === 'drop' && tokens[1]?.value === 'index' ? nameBeforeAt(tokens, sql) : undefined,
   ].filter((name) => name !== undefined)
@@ -192,12 +192,12 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   return true
 }
 
-/** `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t`, `DROP TRIGGER … ON t`. */
+/** Whether it is `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t` or `DROP TRIGGER … ON t`. */
 function isOnTable(tokens: readonly Token[]): boolean {
   return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }
 
-/** A foreign key requires CREATE on its parent, from 26.3 REFERENCES (cockroachdb/cockroach#169080). */
+/** A foreign key requires CREATE on the parent table; from 26.3, REFERENCES (cockroachdb/cockroach#169080). */
 async function requireReferences(parent: FoundTable, context: RuleContext): Promise<void> {
   const [major, minor] = context.version
   await requirePrivilege(parent, major > 26 || (major === 26 && minor >= 3) ? 'REFERENCES' : 'CREATE', context)
@@ -236,14 +236,14 @@ async function rewrite(statement: Statement, context: RuleContext): Promise<stri
   if (index) return index
   if (tokens[0]?.value === 'create' && isWord(tokens[1], 'inverted')) return invertedIndex(statement, context)
   const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
-  // A three-part name starts with the database.
+  // A three-part name starts with the database's name.
   const translated = translate(statement, context.version, true)
   return name && (name.match(/\./g)?.length ?? 0) === 2
     ? translated.replace(name, name.slice(name.indexOf('.') + 1))
     : translated
 }
 
-/** `CREATE INVERTED INDEX`, which is a GIN index in PostgreSQL. */
+/** Translates `CREATE INVERTED INDEX` to a GIN index. */
 function invertedIndex({ tokens, sql, ...more }: Statement, { version }: RuleContext): string {
   const [word, open] = [tokens[1] as Token, tokens.find(({ text }) => text === '(') as Token]
   const plain = `${sql.slice(0, word.start)}${sql.slice(word.end, open.start)}USING gin ${sql.slice(open.start)}`
@@ -252,7 +252,7 @@ function invertedIndex({ tokens, sql, ...more }: Statement, { version }: RuleCon
     .join(';\n')
 }
 
-/** Makes indexes in CREATE TABLE separate statements, and translates computed columns. */
+/** Moves the indexes of a CREATE TABLE into separate statements, and translates computed columns. */
 function createTable(statement: Statement, { version }: RuleContext): string {
   const { tokens, sql } = statement
   const name = nameAfter(tokens, sql, 'table') ?? ''
@@ -283,7 +283,7 @@ function createTable(statement: Statement, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** The parts between the commas in CREATE TABLE's parentheses. */
+/** The comma-separated parts of CREATE TABLE's parentheses. */
 function elements(tokens: readonly Token[]): Token[][] {
   const open = tokens.findIndex(({ text }) => text === '(')
   if (open < 0) return []
@@ -302,7 +302,7 @@ function textOf(part: readonly Token[], sql: string): string {
   return sql.slice(part[0]?.start, part.at(-1)?.end)
 }
 
-/** `a INT8 AS (…) VIRTUAL`, which PostgreSQL stores, and `PRIMARY KEY (a) USING HASH`, which it does not shard. */
+/** Translates `a INT8 AS (…) VIRTUAL`, which PostgreSQL stores, and drops USING HASH of a primary key. */
 function computed(part: readonly Token[], sql: string): string {
   const text = textOf(part, sql).replace(
     /(\bPRIMARY KEY \(.*\)) USING HASH(?: WITH \(bucket_count ?= ?\d+\))?$/is,
@@ -316,7 +316,7 @@ function computed(part: readonly Token[], sql: string): string {
   )
 }
 
-/** A rewriting ALTER COLUMN TYPE gives the column a new id, which constraints then use (#174715). */
+/** Gives a column a new id after an ALTER COLUMN TYPE that rewrites; constraints then use that id (#174715). */
 async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): Promise<void> {
   const at = tokens.findIndex(({ value, kind }, index) => kind === 'word' && value === 'type' && index > 3)
   if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table' || at < 0) return
@@ -329,7 +329,7 @@ async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): 
   )
 }
 
-/** The error in CockroachDB's wording, including the row's values if it validates rows. */
+/** Words an error like CockroachDB. An error from validating rows includes the row's values. */
 async function wording(error: unknown, { tokens, sql }: Statement, context: RuleContext): Promise<unknown> {
   if (!(error instanceof pg.DatabaseError)) return error
   const code = error.code ?? 'XXUUU'
@@ -355,7 +355,7 @@ async function wording(error: unknown, { tokens, sql }: Statement, context: Rule
   return new SqlError(code, error.message, { ...(error.detail && { detail: error.detail }) })
 }
 
-/** The condition in `CHECK (…)`; undefined if the statement has none. */
+/** The condition of `CHECK (…)`; undefined if the statement has none. */
 function checkText(tokens: readonly Token[], sql: string): string | undefined {
   const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === 'check')
   if (at < 0) return undefined

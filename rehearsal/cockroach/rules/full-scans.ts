@@ -1,4 +1,4 @@
-// Statements that read a whole table, which a session can refuse.
+// Statements that read a whole table, which a session can forbid.
 import { translate } from '../dialect.ts'
 import { type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError } from '../types.ts'
@@ -7,7 +7,7 @@ import { isOn } from './settings.ts'
 export const FULL_SCAN_RULES: StatementRule[] = [
   {
     id: 'settings.full-scans',
-    says: 'With disallow_full_table_scans on, a statement that reads a whole table is refused (P0003); catalogs can still be read.',
+    says: 'With disallow_full_table_scans on, a statement that reads a whole table is refused (P0003). Catalogs stay readable.',
     source: 'docs: session-variables.md; pkg/sql/opt/exec/execbuilder/relational.go',
     plan: async (statement, context) => {
       if (!isOn('disallow_full_table_scans', context)) return undefined
@@ -31,12 +31,12 @@ export const FULL_SCAN_RULES: StatementRule[] = [
 interface PlanNode {
   'Node Type': string
   'Index Cond'?: string
-  /** Of a scan. */
+  /** Schema of the scanned table. */
   Schema?: string
   Plans?: PlanNode[]
 }
 
-/** Plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
+/** Plans without sequential scans if there is an index, because CockroachDB does not scan small tables either. */
 async function scansTable(sql: string, context: RuleContext): Promise<boolean> {
   return context.lend(async (client) => {
     await client.query(`SET enable_seqscan = off; SET search_path = ${context.session.searchPath || "''"}`)
@@ -56,7 +56,7 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Schema, Plans = 
   return (whole && Schema !== undefined && !OF_SERVER.test(Schema)) || Plans.some(readsAll)
 }
 
-/** For a bitmap: whether an index limits it. */
+/** Whether a bitmap's index scans are limited by a condition. */
 function isBounded({ 'Index Cond': condition, Plans = [] }: PlanNode): boolean {
   return condition !== undefined || Plans.some(isBounded)
 }

@@ -1,9 +1,9 @@
-// GRANT and REVOKE on tables and on the system. CockroachDB has privileges that PostgreSQL lacks (DROP, CREATE, ALL
-// as a separate one), so both are kept: PostgreSQL's in its catalogs, the others in _crdb.table_grants.
+// GRANT and REVOKE on tables and on the system. CockroachDB has privileges that PostgreSQL lacks: DROP, CREATE, and ALL
+// as a privilege of its own. PostgreSQL's catalogs keep the shared ones, _crdb.table_grants the others.
 import { CHANGE, opensWith, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 
-/** Table privileges in the order of expanding ALL. */
+/** Table privileges in the order in which ALL is expanded. */
 const PRIVILEGES = [
   'BACKUP',
   'CHANGEFEED',
@@ -21,10 +21,10 @@ const OF_POSTGRES = new Set(['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER'])
 interface TableGrant {
   verb: 'GRANT' | 'REVOKE'
   privileges: string[]
-  /** As written, including schemas. */
+  /** Table names as written, including schemas. */
   tables: string[]
   roles: string[]
-  /** WITH GRANT OPTION, or GRANT OPTION FOR. */
+  /** Whether it says WITH GRANT OPTION or GRANT OPTION FOR. */
   option: boolean
 }
 
@@ -37,7 +37,7 @@ export const GRANT_RULES: StatementRule[] = [
   },
   {
     id: 'grants.no-truncate',
-    says: 'There is no TRUNCATE privilege, and before 26.3 no REFERENCES: both are syntax errors in GRANT and REVOKE.',
+    says: 'There is no TRUNCATE privilege, and no REFERENCES before 26.3. Both are syntax errors in GRANT and REVOKE.',
     source: 'pkg/sql/privilege/kind.go; cockroachdb/cockroach#169080',
     plan: (statement, { version }) => {
       if (!/^(grant|revoke)$/.test(statement.tokens[0]?.value ?? '')) return undefined
@@ -59,8 +59,20 @@ export const GRANT_RULES: StatementRule[] = [
     },
   },
   {
+    id: 'grants.no-cascade',
+    says: 'REVOKE takes neither CASCADE nor RESTRICT: both are syntax errors.',
+    source: 'pkg/sql/parser/sql.y: revoke_stmt',
+    plan: (statement) => {
+      const [before, last] = statement.tokens.slice(-2)
+      if (!opensWith(statement, 'revoke') || last?.kind !== 'word' || !/^(cascade|restrict)$/.test(last.value))
+        return undefined
+      if (before?.kind === 'symbol' || before?.value === 'from') return undefined
+      return { sql: raising(new SqlError('42601', `at or near "${last.value}": syntax error`)) }
+    },
+  },
+  {
     id: 'grants.option',
-    says: 'GRANT and REVOKE require the privilege WITH GRANT OPTION, admin or ownership; the refusal is an error with 01007 or 01006. One statement is one job.',
+    says: 'GRANT and REVOKE require the privilege WITH GRANT OPTION, the role admin, or ownership. The refusal is an error with code 01007 or 01006. Each statement is one job.',
     source: 'pkg/sql/grant_revoke.go; cockroachdb/cockroach#41930',
     plan: tableGrant,
   },
@@ -91,7 +103,7 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
   }
 }
 
-/** The items between commas: `value` for decoded names, `text` for names as written. */
+/** The items between commas: `value` returns decoded names, `text` names as written. */
 function namesOf(tokens: readonly Token[], part: 'value' | 'text' = 'value'): string[] {
   const names: string[] = []
   let current = ''
@@ -125,7 +137,7 @@ async function tableGrant(statement: Statement, context: RuleContext): Promise<P
   }
 }
 
-/** Undefined for other objects than tables (roles, databases, schemas, sequences), which PostgreSQL handles alike. */
+/** Undefined for objects other than tables (roles, databases, schemas, sequences), which PostgreSQL handles alike. */
 function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
   const verb = tokens[0]?.value.toUpperCase()
   if (verb !== 'GRANT' && verb !== 'REVOKE') return undefined
@@ -166,7 +178,7 @@ export interface FoundTable {
 /** @throws SqlError 42P01 when the table does not exist */
 export async function resolveTable(written: string, context: RuleContext): Promise<FoundTable> {
   const parts = written.match(/"(?:[^"]|"")*"|[^.]+/g) ?? []
-  // A three-part name starts with the database.
+  // A three-part name starts with the database's name.
   const local = (parts.length === 3 ? parts.slice(1) : parts).join('.')
   const rows = await context.admin<FoundTable & Record<string, string>>(
     `SELECT c.oid::text AS oid, n.nspname AS schema, c.relname AS name, o.rolname AS owner FROM pg_catalog.pg_class c
@@ -216,7 +228,8 @@ async function requireGrantable(grant: TableGrant, table: FoundTable, context: R
 }
 
 /**
- * A role's privileges on a table, with ALL as in CockroachDB: one privilege that is expanded when a part is revoked.
+ * Changes a role's privileges on a table. As in CockroachDB, ALL is a single privilege until a part of it is revoked,
+ * which expands it.
  */
 async function change(grant: TableGrant, table: FoundTable, role: string, context: RuleContext): Promise<void> {
   const { verb, privileges, option } = grant

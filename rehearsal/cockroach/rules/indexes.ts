@@ -1,4 +1,4 @@
-// CockroachDB's indexes on PostgreSQL, where index names belong to the schema and nothing is hash-sharded.
+// CockroachDB's indexes on PostgreSQL, where an index name must be unique in its schema and no index is hash-sharded.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
@@ -8,7 +8,7 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
 import { nameAt, nameBeforeAt, OF_TABLE, skipWords } from './names.ts'
 
-/** The rules of schema changes and the catalogs implement this. */
+/** Facts about indexes. The rules of schema changes and the catalogs implement them. */
 export const INDEX_FACTS: readonly Fact[] = [
   {
     id: 'indexes.names',
@@ -17,7 +17,7 @@ export const INDEX_FACTS: readonly Fact[] = [
   },
   {
     id: 'indexes.hash-sharded',
-    says: "USING HASH adds a check and a hidden column, which comes first in the index. Neither is in the index's definition, and both are dropped with it.",
+    says: "USING HASH adds a check and a hidden column, the first of the index. The index's definition shows neither, and both are dropped with it.",
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {
@@ -37,14 +37,14 @@ const SHARDS = 16
 
 interface NewIndex {
   table: FoundTable
-  /** The token of the index's name; undefined if the server chooses one. */
+  /** Token of the index's name; undefined if the server chooses the name. */
   name: Token | undefined
-  /** The parentheses around the keys. */
+  /** Position of the parenthesis before the keys. */
   open: number
   close: number
 }
 
-/** `CREATE [UNIQUE] INDEX … ON table (…)`; undefined for any other statement. */
+/** Parses `CREATE [UNIQUE] INDEX … ON table (…)`; undefined for any other statement. */
 async function newIndex({ tokens, sql }: Statement, context: RuleContext): Promise<NewIndex | undefined> {
   const at = isWord(tokens[1], 'unique') ? 2 : 1
   if (!isWord(tokens[0], 'create') || !isWord(tokens[at], 'index')) return undefined
@@ -61,7 +61,7 @@ async function newIndex({ tokens, sql }: Statement, context: RuleContext): Promi
   }
 }
 
-/** PostgreSQL's form of CREATE INDEX; undefined for any other statement. */
+/** Translates CREATE INDEX; undefined for any other statement. */
 export async function createIndex(statement: Statement, context: RuleContext): Promise<string | undefined> {
   const index = await newIndex(statement, context)
   if (!index) return undefined
@@ -113,7 +113,7 @@ function translateAll(sql: string, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** PostgreSQL's name for an index of this table: with the table's oid if another table has the name. */
+/** PostgreSQL's name for an index: with its table's oid if another table already uses the name. */
 async function nameBehind(name: string, table: FoundTable, context: RuleContext): Promise<string> {
   const own = `${name}${OF_TABLE}${table.oid}`
   const found = await context.admin<{ own: boolean; other: boolean }>(
@@ -129,14 +129,14 @@ async function nameBehind(name: string, table: FoundTable, context: RuleContext)
 interface FoundIndex {
   schema: string
   table: string
-  /** In PostgreSQL. */
+  /** The index's name in PostgreSQL. */
   name: string
   constraint: string | null
   /** The hidden column of a hash-sharded index, if no other index of the table uses it. */
   shard: string | null
 }
 
-/** Resolves `table@index`, or a bare name. @throws SqlError 42P08 if it is ambiguous */
+/** Resolves `table@index` or a bare name. @throws SqlError 42P08 if the name is ambiguous */
 async function findIndex(
   name: string,
   table: FoundTable | undefined,
@@ -188,7 +188,7 @@ export async function dropIndex(statement: Statement, context: RuleContext): Pro
   return shard ? `${drop}; ALTER TABLE ${place} DROP COLUMN ${quoteName(shard)} CASCADE` : drop
 }
 
-/** `COMMENT ON INDEX table@index IS …` */
+/** Translates `COMMENT ON INDEX table@index IS …`. */
 export async function commentOnIndex(statement: Statement, context: RuleContext): Promise<string> {
   const { name, found, last } = await writtenIndex(statement, 3, context)
   if (!found) throw new SqlError('42704', `index "${name}" does not exist`)
@@ -196,7 +196,7 @@ export async function commentOnIndex(statement: Statement, context: RuleContext)
   return `COMMENT ON INDEX ${quoteName(found.schema)}.${quoteName(found.name)}${sql.slice(tokens[last]?.end)}`
 }
 
-/** Runs a schema change with its duration; an index that it adds counts as being built meanwhile. */
+/** Runs a schema change for its configured duration. An index that it adds counts as being built meanwhile. */
 export async function buildSlowly(
   client: pg.ClientBase,
   { tokens }: Statement,
@@ -210,7 +210,7 @@ export async function buildSlowly(
   }
   await client.query('BEGIN')
   await client.query(sql)
-  // As a role that can write to this server's catalogs.
+  // Only the server's role can write to its catalogs.
   const { rows } = await client
     .query(`RESET SESSION AUTHORIZATION; INSERT INTO _crdb.building
     SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'i' AND xmin = pg_current_xact_id()::xid RETURNING indexrelid`)

@@ -1,10 +1,10 @@
-// Names in statements, as written.
+// Finds names in statements.
 import type { Token } from '../types.ts'
 
-/** Separates an index's name from its table in PostgreSQL, if another table of the schema has the same name. */
+/** Separates index name and table in PostgreSQL, where two tables of a schema cannot have indexes of the same name. */
 export const OF_TABLE = '~crdb'
 
-/** Expression for an index's name in CockroachDB's form. */
+/** SQL expression for an index's name as CockroachDB shows it. */
 export const shownName = (column: string) => `split_part(${column}::text, '${OF_TABLE}', 1)::name`
 
 /** The name that starts at a token, as written, with its qualifiers. */
@@ -16,14 +16,14 @@ export function nameAt(tokens: readonly Token[], sql: string, at: number): strin
   return sql.slice(first.start, tokens[last]?.end)
 }
 
-/** After `IF NOT EXISTS`, `ONLY` and the like. */
+/** Skips `IF NOT EXISTS`, `ONLY` and the like. @returns the position after them */
 export function skipWords(tokens: readonly Token[], at: number): number {
   let here = at
   while (/^(if|not|exists|only|concurrently)$/.test(tokens[here]?.value ?? '') && tokens[here]?.kind === 'word') here++
   return here
 }
 
-/** The table in `table@index`. */
+/** The table of `table@index`. */
 export function nameBeforeAt(tokens: readonly Token[], sql: string): string | undefined {
   const at = tokens.findIndex(({ text }) => text === '@')
   if (at < 1) return undefined

@@ -1,4 +1,4 @@
-// AS OF SYSTEM TIME, and the clock behind its times.
+// AS OF SYSTEM TIME, and the functions that return such times.
 import { isAsOf, translate } from '../dialect.ts'
 import { type Plan, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
@@ -6,13 +6,13 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 export const PAST_RULES: StatementRule[] = [
   {
     id: 'past.as-of',
-    says: 'SELECT … AS OF SYSTEM TIME reads the state at that time. This server keeps the states at each call of cluster_logical_timestamp() and half a second after it, at most 12. It refuses every other time, a table that was rewritten since, and any statement except a single SELECT.',
+    says: 'SELECT … AS OF SYSTEM TIME reads the state at that time. This server keeps the state at each call of cluster_logical_timestamp() and half a second later, 12 states at most. It refuses any other time, a table rewritten since, and any statement except a single SELECT.',
     source: 'docs: as-of-system-time.md',
     plan: asOf,
   },
   {
     id: 'past.clock',
-    says: 'cluster_logical_timestamp() is the time of its transaction, which reads no newer row; crdb_internal_mvcc_timestamp is the time at which a row was written.',
+    says: 'cluster_logical_timestamp() is the time of its transaction, which reads no row written later. crdb_internal_mvcc_timestamp is the time at which a row was written.',
     source: 'docs: functions-and-operators.md, as-of-system-time.md',
     plan: clock,
   },

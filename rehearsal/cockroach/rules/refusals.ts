@@ -1,9 +1,9 @@
-// Statements that CockroachDB rejects, with its SQLSTATE and wording.
+// Statements that CockroachDB refuses, with its SQLSTATE and wording.
 import { type Fact, opensWith, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement } from '../types.ts'
 
 interface Refusal extends Fact {
-  /** Statements that start with one of these. */
+  /** Words with which the refused statements start. */
   opens: string[]
   error: (statement: Statement) => SqlError
 }
@@ -46,14 +46,14 @@ const REFUSALS: Refusal[] = [
   },
   {
     id: 'refuse.set-constraints',
-    says: 'SET CONSTRAINTS is not implemented; no constraint can be deferred.',
+    says: 'SET CONSTRAINTS is not implemented, because no constraint can be deferred.',
     source: 'cockroachdb/cockroach#31632',
     opens: ['set constraints'],
     error: () => unimplemented('the SET CONSTRAINTS statement', 31632),
   },
   {
     id: 'refuse.extension',
-    says: 'Extensions of PostgreSQL cannot be installed.',
+    says: 'PostgreSQL extensions cannot be installed.',
     source: 'cockroachdb/cockroach#74777',
     opens: ['create extension'],
     error: ({ tokens }) => unimplemented(`extension "${tokens.at(-1)?.value}" is not yet supported`, 74777),
@@ -86,7 +86,7 @@ export const REFUSAL_RULES: StatementRule[] = [
   },
   {
     id: 'refuse.functions',
-    says: 'Functions of the write-ahead log, replication and file sizes do not exist.',
+    says: 'Functions for the write-ahead log, replication and file sizes do not exist.',
     source: 'pkg/sql/sem/builtins; docs: functions-and-operators.md',
     plan: (statement) => {
       const called = calledFunctions(statement).find((name) => MISSING_FUNCTIONS.has(name))
@@ -119,7 +119,7 @@ const MISSING_FUNCTIONS = new Set(
     .filter(Boolean),
 )
 
-/** Names before a parenthesis, folded. */
+/** Names before a parenthesis, lower-cased. */
 function calledFunctions({ tokens }: Statement): string[] {
   return tokens.flatMap(({ kind, value }, at) => (kind === 'word' && tokens[at + 1]?.text === '(' ? [value] : []))
 }

@@ -1,15 +1,20 @@
-// Roles and their options. CockroachDB has an option that PostgreSQL lacks, CREATELOGIN, which is kept in
-// _crdb.role_options.
-import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+// Roles and their options. PostgreSQL lacks CockroachDB's option CREATELOGIN, so _crdb.role_options keeps it.
+import { CHANGE, type Plan, quoteName, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { OWN_VARIABLES } from './settings.ts'
 
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: 'Passwords and LOGIN of roles require CREATELOGIN besides CREATEROLE. This is checked before the role is looked up; IF EXISTS then accepts a missing role.',
+    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. The check comes before the role's lookup, so IF EXISTS does not spare a missing role from it.",
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
+  },
+  {
+    id: 'roles.admin',
+    says: 'A member of `admin` may do everything that `root` may.',
+    source: 'docs: security-reference/authorization.md#admin-role',
+    plan: changeAdmins,
   },
 ]
 
@@ -50,6 +55,25 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
   }
 }
 
+/** PostgreSQL does not inherit SUPERUSER from a role, so each new member gets it, and each former one loses it. */
+function changeAdmins({ tokens, sql }: Statement): Plan | undefined {
+  const grants = isWord(tokens[0], 'grant')
+  const ends = tokens.findIndex((token) => isWord(token, grants ? 'to' : 'from'))
+  if (!(grants || isWord(tokens[0], 'revoke')) || ends < 0 || tokens.some((token) => isWord(token, 'on')))
+    return undefined
+  if (!tokens.slice(1, ends).some((token) => token.value === 'admin')) return undefined
+  const members = tokens.slice(ends + 1).filter(({ kind }) => kind !== 'symbol')
+  const option = members.findIndex((token) => isWord(token, 'with'))
+  const changes = members
+    .slice(0, option < 0 ? undefined : option)
+    .map(({ value }) => `ALTER ROLE ${quoteName(value)} ${grants ? '' : 'NO'}SUPERUSER`)
+  return {
+    sql: `DO ${quoteText(`BEGIN ${[sql, ...changes].join('; ')}; END`)}`,
+    tag: grants ? 'GRANT' : 'REVOKE',
+    ...CHANGE,
+  }
+}
+
 async function refusal(
   creates: boolean,
   logsIn: boolean,
@@ -69,7 +93,7 @@ async function refusal(
   return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
 }
 
-/** In PostgreSQL, CockroachDB's variables are `crdb.name`. */
+/** Renames CockroachDB's variables to `crdb.name`, as PostgreSQL keeps them. */
 function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {

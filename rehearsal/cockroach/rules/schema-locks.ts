@@ -1,4 +1,4 @@
-// `schema_locked`: a table whose definition does not change, which speeds up changefeeds. The default from 26.1.
+// `schema_locked`, on by default from 26.1: fixes a table's definition, which speeds up changefeeds.
 import { split } from '../lexer.ts'
 import { applies, CHANGE, type Plan, type RuleContext, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token, type Version } from '../types.ts'
@@ -11,13 +11,13 @@ const PARAMETER = 'schema_locked'
 export const SCHEMA_LOCK_RULES: StatementRule[] = [
   {
     id: 'ddl.schema-lock',
-    says: 'From 26.1, tables are created with schema_locked = true. ADD and DROP CONSTRAINT, and any change within a transaction, are then refused (57000) until it is set to false. With sql.schema.auto_unlock.enabled off, every change is.',
+    says: 'From 26.1, tables are created with schema_locked = true. ADD and DROP CONSTRAINT, and any change inside a transaction, are then refused (57000) until it is set to false. With sql.schema.auto_unlock.enabled off, every schema change is refused.',
     source: 'docs: v26.2 alter-table.md, online-schema-changes.md; v26.1.0-alpha.1 and v26.2.0-beta.3 release notes',
     plan: setLock,
   },
 ]
 
-/** Default for a table without an entry, for {@link install}. */
+/** Whether tables without an entry are locked in this version. */
 export const lockedByDefault = (version: Version) => applies({ since: [26, 1] }, version)
 
 async function setLock({ tokens, sql }: Statement, context: RuleContext): Promise<Plan | undefined> {
@@ -45,7 +45,7 @@ async function note(oid: string, locked: boolean, context: RuleContext): Promise
   ])
 }
 
-/** Removes `WITH (schema_locked = …)`, which PostgreSQL does not support, and returns its value. */
+/** Removes `WITH (schema_locked = …)`, which PostgreSQL lacks, and returns its value. */
 export function withoutLock(statement: Statement): { statement: Statement; locked: boolean | undefined } {
   const { tokens, sql } = statement
   const at = tokens.findIndex(({ value, kind }) => kind === 'word' && value === PARAMETER)
@@ -55,13 +55,13 @@ export function withoutLock(statement: Statement): { statement: Statement; locke
   return { statement: { ...statement, ...plain }, locked: isTrue(tokens[at + 2]) }
 }
 
-/** Records the setting of a successful CREATE TABLE. */
+/** Records the setting after a successful CREATE TABLE. */
 export async function noteLock(name: string, said: boolean | undefined, context: RuleContext): Promise<void> {
   const locked = said ?? isOn('create_table_with_schema_locked', context)
   if (locked !== lockedByDefault(context.version)) await note((await resolveTable(name, context)).oid, locked, context)
 }
 
-/** @throws SqlError 57000 when the statement changes a locked table and cannot unlock it */
+/** @throws SqlError 57000 if the statement changes a locked table and cannot unlock it */
 export async function requireUnlocked(
   { tokens, sql }: Statement,
   context: RuleContext,

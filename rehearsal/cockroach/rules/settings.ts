@@ -13,7 +13,7 @@ import { SqlError, type Statement, type Token, type Version } from '../types.ts'
 
 const SOURCE = 'docs: session-variables.md, cluster-settings.md; pkg/sql/vars.go'
 
-/** Session variables of both servers, which PostgreSQL answers. */
+/** Session variables that both servers have. PostgreSQL answers for them. */
 const COMMON = new Set(
   `application_name bytea_output client_encoding client_min_messages datestyle default_transaction_isolation
   default_transaction_read_only extra_float_digits idle_in_transaction_session_timeout intervalstyle lock_timeout
@@ -25,7 +25,7 @@ const COMMON = new Set(
     .filter(Boolean),
 )
 
-/** PostgreSQL 16 lacks some of the above, which are kept as our variables. */
+/** Variables of COMMON that PostgreSQL 16 lacks. The server keeps them itself. */
 const NOT_IN_POSTGRES = new Set(['transaction_timeout'])
 
 interface Variable {
@@ -34,7 +34,7 @@ interface Variable {
   since?: Version
 }
 
-/** Session variables of CockroachDB only, with their defaults. */
+/** Session variables that only CockroachDB has, with their defaults. */
 const OWN: Variable[] = [
   { name: 'allow_unsafe_internals', fallback: 'on', since: [25, 4] },
   { name: 'autocommit_before_ddl', fallback: 'on' },
@@ -61,7 +61,7 @@ const OWN: Variable[] = [
 
 export const OWN_VARIABLES: ReadonlySet<string> = new Set([...OWN.map(({ name }) => name), ...NOT_IN_POSTGRES])
 
-/** Defaults of the cluster settings that are read here. */
+/** Defaults of the cluster settings that this suite reads. */
 const CLUSTER_SETTINGS: Record<string, string> = {
   'kv.rangefeed.enabled': 'false',
   'sql.defaults.serial_normalization': 'rowid',
@@ -80,12 +80,12 @@ function defaultOf(name: string, version: Version): string | undefined {
   return own?.fallback ?? (NOT_IN_POSTGRES.has(name) ? '0' : undefined)
 }
 
-/** Whether a session setting is on: from the client or its role, otherwise the version's default. */
+/** Whether a session setting is on: as set by the client or its role, otherwise the version's default. */
 export function isOn(name: string, { session, version }: RuleContext): boolean {
   return /^(on|true|1|yes)$/i.test(session.variables.get(name) ?? defaultOf(name, version) ?? '')
 }
 
-/** Session variables of a version that PostgreSQL lacks, with their defaults. */
+/** Session variables of this version that PostgreSQL lacks, with their defaults. */
 export function ownVariables(version: Version): { name: string; value: string }[] {
   return [...OWN_VARIABLES].flatMap((name) => {
     const value = defaultOf(name, version)
@@ -98,25 +98,25 @@ const unknown = (name: string) => new SqlError('42704', `unrecognized configurat
 export const SETTING_RULES: StatementRule[] = [
   {
     id: 'settings.cluster',
-    says: 'SET CLUSTER SETTING requires the admin role or MODIFYCLUSTERSETTING; SHOW CLUSTER SETTING requires that or VIEWCLUSTERSETTING.',
+    says: 'SET CLUSTER SETTING requires the role admin or MODIFYCLUSTERSETTING. SHOW CLUSTER SETTING also accepts VIEWCLUSTERSETTING.',
     source: SOURCE,
     plan: setOrShowCluster,
   },
   {
     id: 'settings.set',
-    says: 'SET of an unknown variable is refused (42704), and so is session_replication_role = replica (22023).',
+    says: 'SET refuses an unknown variable (42704) and session_replication_role = replica (22023).',
     source: SOURCE,
     plan: set,
   },
   {
     id: 'settings.show',
-    says: 'SHOW of a timeout returns milliseconds without a unit; SHOW of an unknown variable is refused (42704).',
+    says: 'SHOW returns a timeout in milliseconds without a unit, and refuses an unknown variable (42704).',
     source: SOURCE,
     plan: show,
   },
 ]
 
-/** The value of a cluster setting, or its default. */
+/** A cluster setting's value, or its default. */
 export async function clusterSetting(name: string, { admin }: RuleContext): Promise<string> {
   const sql = 'SELECT value FROM _crdb.cluster_settings WHERE variable = $1'
   const [found] = await admin<{ value: string }>(sql, [name])
@@ -174,7 +174,7 @@ function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined
   const name = tokens[at]?.value ?? ''
   if (/^(transaction|time|characteristics|all|authorization|role|names)$/.test(name))
     return { sql: plainMode(sql, tokens) }
-  // A dotted name is the client's own.
+  // A dotted name is a variable that the client made up.
   if (tokens[at + 1]?.text === '.') return { sql }
   if (name === 'session_replication_role' && tokens.some(({ value }) => value === 'replica'))
     return {
@@ -191,7 +191,7 @@ function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined
   return { sql: COMMON.has(name) ? sql : raising(unknown(name)) }
 }
 
-/** SET TRANSACTION without PRIORITY, which PostgreSQL does not support. */
+/** Removes PRIORITY from SET TRANSACTION, which PostgreSQL lacks. */
 function plainMode(sql: string, tokens: readonly Token[]): string {
   const at = tokens.findIndex(({ value }) => value === 'priority')
   return at < 0 ? sql : 'SET _crdb.done = 1'

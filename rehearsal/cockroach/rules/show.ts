@@ -1,4 +1,4 @@
-// SHOW of jobs, sessions, statistics, triggers and grants: alone, in brackets, and in WITH.
+// SHOW of jobs, sessions, statistics, triggers and grants: as a statement, in brackets, and in WITH.
 import { quoteText, type StatementRule } from '../rule.ts'
 import type { Statement, Token, Version } from '../types.ts'
 
@@ -8,7 +8,7 @@ const JOB_COLUMNS =
 export const SHOW_RULES: StatementRule[] = [
   {
     id: 'show.jobs',
-    says: 'SHOW JOBS cuts the description to 100 characters, SHOW JOB does not. Without VIEWJOB, only your own jobs are shown.',
+    says: 'SHOW JOBS cuts the description to 100 characters; SHOW JOB does not. Without VIEWJOB, both show only your own jobs.',
     source: 'docs: show-jobs.md; pkg/sql/delegate/show_jobs.go',
     since: [24, 1],
     plan: (statement, { version }) => whole(statement, version),
@@ -21,19 +21,19 @@ export const SHOW_RULES: StatementRule[] = [
   },
   {
     id: 'show.statistics',
-    says: 'SHOW STATISTICS lists statistics of columns; partial ones have a predicate.',
+    says: 'SHOW STATISTICS lists column statistics. Partial statistics have a predicate.',
     source: 'docs: show-statistics.md; cockroachdb/cockroach#133988',
     plan: () => undefined,
   },
   {
     id: 'show.tables',
-    says: 'SHOW TABLES lists tables, views and sequences of a schema with their types and owners.',
+    says: "SHOW TABLES lists a schema's tables, views and sequences with their types and owners.",
     source: 'docs: show-tables.md',
     plan: () => undefined,
   },
   {
     id: 'show.triggers',
-    says: 'SHOW TRIGGERS FROM t lists triggers where pg_trigger is empty.',
+    says: 'SHOW TRIGGERS FROM t lists triggers even where pg_trigger is empty.',
     source: 'cockroachdb/cockroach#147248',
     since: [24, 3],
     plan: () => undefined,
@@ -45,7 +45,7 @@ function whole(statement: Statement, version: Version) {
   return sql ? { sql, retryable: true } : undefined
 }
 
-/** The SELECT for `SHOW …`; undefined for an unknown one. */
+/** The SELECT that replaces `SHOW …`; undefined if this server does not know the form. */
 export function showSql(tokens: readonly Token[], sql: string, version: Version): string | undefined {
   const words = tokens.map(({ value }) => value)
   const rest = (from: number) => sql.slice(tokens[from]?.start, tokens.at(-1)?.end)
@@ -73,7 +73,7 @@ export function showSql(tokens: readonly Token[], sql: string, version: Version)
   return undefined
 }
 
-/** `FROM database.schema`, `FROM schema`, or nothing for all schemas. */
+/** Reads `FROM database.schema`, `FROM schema`, or nothing for all schemas. */
 function tablesSql(names: readonly Token[]): string {
   const schema = names.filter(({ text }) => text !== '.').at(-1)?.value
   return `SELECT n.nspname AS schema_name, c.relname AS table_name,
@@ -84,7 +84,7 @@ function tablesSql(names: readonly Token[]): string {
      AND ${schema === undefined ? 'true' : `n.nspname = ${quoteText(schema)}`} ORDER BY 1, 2`
 }
 
-/** `table schema.name` or `database name`, the key of a zone's settings. */
+/** Key of a zone's settings: `table schema.name` or `database name`. */
 export function zoneOf(tokens: readonly Token[]): string {
   const [kind, ...names] = tokens.filter(({ text }) => text !== '.').map(({ value }) => value)
   return kind === 'table' ? `table ${names.at(-2) ?? 'public'}.${names.at(-1)}` : `${kind} ${names.at(-1)}`
@@ -106,7 +106,7 @@ function statisticsSql(tokens: readonly Token[], rest: (from: number) => string,
       NULL::int8 AS full_histogram_id
     FROM pg_catalog.pg_class WHERE oid = ${quoteText(rest(at + 1))}::pg_catalog.regclass AND reltuples >= 0`
   const full = row('__auto__', '1 hour', 'greatest(reltuples, 0)', '')
-  // Newer, and only of the rows beyond the last full histogram (cockroachdb/cockroach#133988).
+  // Partial statistics are newer, and cover only rows beyond the last full histogram (cockroachdb/cockroach#133988).
   const partial = row('__auto_partial__', '1 minute', '0', '(id IS NULL) OR (id > 0:::INT8)')
   return version[0] >= 25 ? `SELECT * FROM (${full} UNION ALL ${partial}) s ORDER BY created` : full
 }

@@ -1,4 +1,4 @@
-// All other statements: transactions, rows, COPY, jobs and imports, and finally every statement without a rule.
+// All other statements: transactions, rows, COPY, jobs and imports.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
@@ -34,7 +34,7 @@ const PASSED = /^(prepare|execute|deallocate|discard|analyze|call|do)$/
 const STATEMENT_RULES: StatementRule[] = [
   {
     id: 'transactions',
-    says: 'BEGIN accepts PRIORITY; a COMMIT can be refused with 40001.',
+    says: 'BEGIN accepts PRIORITY. A COMMIT can fail with 40001.',
     source: 'docs: transactions.md, transaction-retry-error-reference.md',
     plan: ({ tokens, sql }) => {
       if (!TRANSACTIONS.test(tokens[0]?.value ?? '')) return undefined
@@ -45,7 +45,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'internals.restricted',
-    says: 'system.* and most of crdb_internal fail with 42501 unless allow_unsafe_internals is on, which is not the default.',
+    says: 'Reading system.* and most of crdb_internal fails with 42501 unless allow_unsafe_internals is on. It is off by default.',
     source: 'docs: crdb-internal.md, v26.1 release notes',
     since: [26, 1],
     plan: ({ tokens }, context) => {
@@ -63,7 +63,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'statistics',
-    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server retries nothing by itself and samples no contention; a plan is a full scan when PostgreSQL has no index for it.",
+    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server retries no statement and samples no contention. A plan counts as a full scan when PostgreSQL has no index for it.",
     source: 'docs: crdb-internal.md',
     plan: (statement, context) => {
       const { tokens } = statement
@@ -82,13 +82,13 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'rows.recursive',
-    says: "The recursive part of WITH RECURSIVE may aggregate, as in the replicator's statement that orders tables by foreign keys. This server supports only that statement.",
+    says: "The recursive part of WITH RECURSIVE can aggregate, as the replicator does to order tables by foreign keys. This server supports only the replicator's statement.",
     source: 'cockroachdb/replicator: internal/target/schemawatch; docs: common-table-expressions.md',
     plan: tableOrder,
   },
   {
     id: 'rows.upsert',
-    says: 'UPSERT writes a row by its primary key, whether or not it exists.',
+    says: 'UPSERT inserts a row, or replaces the row with the same primary key.',
     source: 'docs: upsert.md',
     plan: upsert,
   },
@@ -98,7 +98,7 @@ const STATEMENT_RULES: StatementRule[] = [
     source: 'docs: molt-fetch.md',
     plan: async (statement, context) => {
       if (!opensWith(statement, 'copy')) return undefined
-      // `COPY (SELECT … FROM …) TO` reads no input.
+      // `COPY (SELECT … FROM …) TO` reads no rows from the client.
       const reads = statement.tokens[1]?.text !== '(' && statement.tokens.some((token) => isWord(token, 'from'))
       if (reads && !(await context.isAdmin()))
         return { sql: raisingForCopy(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
@@ -107,7 +107,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'import.into',
-    says: 'IMPORT INTO reads CSV from a bucket or a web server, is a job, and takes its table offline.',
+    says: 'IMPORT INTO is a job that reads CSV from a bucket or web server, and takes its table offline.',
     source: 'docs: import-into.md',
     plan: (statement, context) => {
       if (!opensWith(statement, 'import into')) return undefined
@@ -124,25 +124,25 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'jobs.control',
-    says: 'CANCEL JOB requires admin or CONTROLJOB up to 24.3; from 25.1, owners control their own jobs.',
+    says: 'Up to 24.3, CANCEL JOB requires admin or CONTROLJOB. From 25.1, owners can also cancel their own jobs.',
     source: 'docs: cancel-job.md, v25.1 release notes',
     plan: cancelJob,
   },
   {
     id: 'sessions.cancel',
-    says: "CANCEL SESSION ends another role's session with admin or CANCELQUERY.",
+    says: "CANCEL SESSION requires admin or CANCELQUERY to end another role's session.",
     source: 'docs: cancel-session.md',
     plan: cancelSessions,
   },
   {
     id: 'sequences.cache',
-    says: 'setval of a sequence with CACHE is a schema change, and so a job with a duration.',
+    says: 'setval on a sequence with CACHE is a schema change: a job that takes time.',
     source: 'pkg/sql/sequence.go',
     plan: setCached,
   },
   {
     id: 'rows',
-    says: 'SELECT, INSERT, UPDATE, DELETE, VALUES and cursors are PostgreSQL’s, with CockroachDB’s types, catalogs and index hints.',
+    says: 'SELECT, INSERT, UPDATE, DELETE, VALUES and cursors work as in PostgreSQL, with CockroachDB’s types, catalogs and index hints.',
     source: 'docs: sql-statements.md',
     plan: (statement, context) => {
       const first = statement.tokens[0]
@@ -159,7 +159,7 @@ const STATEMENT_RULES: StatementRule[] = [
 const OPEN_INTERNALS =
   /^(statement_statistics|transaction_statistics|cluster_sessions|cluster_queries|cluster_transactions|cluster_locks|cluster_contention_events|cluster_contended_tables|cluster_contended_indexes|cluster_contended_keys|index_usage_statistics)$/
 
-/** Length of the longest chain of foreign keys from each table of a schema; -1 for a cycle. */
+/** Length of the longest chain of foreign keys from each table of a schema; -1 in a cycle. */
 function tableOrder(statement: Statement): Plan | undefined {
   const { tokens } = statement
   const shown = tokens.findIndex(
@@ -231,7 +231,7 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
   return { sql: translate(rewritten as Statement, context.version), retryable: true }
 }
 
-/** The token after an UPSERT's rows: RETURNING, the parenthesis that closes a WITH part, or the end. */
+/** The token after an UPSERT's rows: RETURNING, the parenthesis that closes a WITH clause, or the end. */
 function endOfRows(tokens: Statement['tokens'], from: number): number {
   let depth = 0
   for (let at = from; at < tokens.length; at++) {
@@ -298,7 +298,7 @@ async function cancelOne(id: string, context: RuleContext): Promise<void> {
   context.jobs.cancel(id)
 }
 
-/** In the order in which they are tried. */
+/** All rules, in the order in which they are tried. */
 export const RULES: readonly StatementRule[] = [
   ...PAST_RULES,
   ...REFUSAL_RULES,
@@ -321,7 +321,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.relacl',
-    says: 'pg_class.relacl is NULL, and reltuples is not a count.',
+    says: 'pg_class.relacl is NULL, and reltuples is not a row count.',
     source: 'pkg/sql/pg_catalog.go',
   },
   {
@@ -345,29 +345,29 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.cluster-locks',
-    says: 'pg_locks is empty. crdb_internal.cluster_locks shows holders of contended locks and the transactions that wait, and cluster_sessions.kv_txn names their sessions. It requires VIEWACTIVITY or VIEWACTIVITYREDACTED, which hides the keys.',
+    says: 'pg_locks is empty. crdb_internal.cluster_locks shows who holds a contended lock and who waits for it; cluster_sessions.kv_txn names their sessions. Reading it requires VIEWACTIVITY, or VIEWACTIVITYREDACTED, which hides the keys.',
     source: 'docs: crdb-internal.md; pkg/sql/logictest/testdata/logic_test/cluster_locks; pkg/sql/pg_catalog.go',
   },
   { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
   {
     id: 'catalogs.indexdef',
-    says: 'pg_indexes.indexdef names the database before schema and table.',
+    says: "pg_indexes.indexdef puts the database's name before schema and table.",
     source: 'pkg/sql/pg_catalog.go',
     until: [26, 3],
   },
   {
     id: 'catalogs.offline',
-    says: 'Catalogs hide a table that is offline for an import; statements on it fail with 55000.',
+    says: 'Catalogs hide a table that is offline for an import. Statements on it fail with 55000.',
     source: 'pkg/sql/catalog/descs; docs: import-into.md',
   },
   {
     id: 'catalogs.unique-index',
-    says: 'A unique index is a constraint in pg_constraint, however it was created.',
+    says: 'pg_constraint lists every unique index, however it was created.',
     source: 'pkg/sql/pg_catalog.go; docs: unique.md',
   },
   {
     id: 'retries.single',
-    says: "The server retries a statement that is alone in its transaction, unless it has already sent part of the results (more than sql.defaults.results_buffer.size). So this server's retry rate spares such statements of MOLT's tools, whose results are small. The suite gets retries at every statement, because its results can be larger.",
+    says: "CockroachDB retries a single-statement transaction itself, unless part of the results has been sent (more than sql.defaults.results_buffer.size). So --retry-rate spares such statements of MOLT's tools, whose results are small. It applies to all of the suite's statements, because their results can be larger.",
     source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
   },
   {
@@ -382,7 +382,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'catalogs.check-clause',
-    says: 'information_schema.check_constraints returns only the condition, even of a check that is not validated.',
+    says: 'information_schema.check_constraints returns only the condition, even for a check that is not validated.',
     source: 'pkg/sql/information_schema.go',
   },
   {
@@ -392,7 +392,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
 ]
 
-/** @returns how to handle a statement; undefined when no rule covers it */
+/** Plans how to handle a statement; undefined if no rule covers it. */
 export async function planFor(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   for (const rule of RULES) {
     if (!applies(rule, context.version)) continue

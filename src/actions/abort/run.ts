@@ -24,7 +24,7 @@ import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>
 
-/** Something that `abort` could not do: the cause, and that error's code. */
+/** A part of the abort that failed: its error's message and code. */
 interface Undone {
   what: string
   code: string
@@ -53,7 +53,10 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Continues after a failure: half an abort is better than none. All failures are reported at the end. */
+/**
+ * Records a failure instead of throwing it, so that the other parts of the abort still run.
+ * @returns whether `work` succeeded
+ */
 async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work()
@@ -65,7 +68,7 @@ async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<b
   }
 }
 
-/** @throws VerdictError that names what could not be done */
+/** @throws VerdictError that names each part that failed */
 function tell(
   context: Abort,
   reached: boolean,
@@ -79,8 +82,8 @@ function tell(
   context.output('files-left', JSON.stringify(tellFiles(entry)))
   const left = reached
     ? ''
-    : '\n\nThe target could not be reached. Run `abort` again when it is back, to remove the staging schema, the heartbeat and the ledger entry there.'
-  const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration remained.'
+    : '\n\nThe target could not be reached. When it is back, run `abort` again to remove its staging schema, heartbeat and ledger entry.'
+  const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'There was nothing to drop.'
   context.summary(
     `### ${undone.length ? 'Aborted in part' : 'Aborted'}\n\nWrites to the source are possible. ${list}${left}`,
   )
@@ -93,7 +96,7 @@ function tell(
     )
 }
 
-/** An abort is for the worst night: it must work without the target. */
+/** Connects to the target; undefined when it is unreachable, because an abort must work without it. */
 async function reachTarget(url: string): Promise<Database | undefined> {
   try {
     return await connect(url, 'target')
@@ -104,9 +107,9 @@ async function reachTarget(url: string): Promise<Database | undefined> {
 }
 
 const DECIDED =
-  'the source is permanently fenced: this migration was committed, and the target may have been written to. `abort` works only before the commit. Run `rollback`'
+  'the source is permanently fenced: this migration is committed, and the target may have new rows. `abort` works only before the commit. Run `rollback`'
 
-/** Runs first. A cutover that holds the fence fails at its next check: it neither rearms it nor commits. */
+/** Lifts the fence. Runs first: a cutover that holds the fence then fails at its next check, and does not commit. */
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   await requireOwner(source, migration)
   const { state } = await readFence(source)
@@ -116,7 +119,7 @@ async function setFree({ inputs: { migration } }: Abort, source: Database): Prom
   info('the fence is lifted: writes to the source are possible')
 }
 
-/** Keeps any other run on this migration from taking its next step. */
+/** Stops any other run of this migration before its next phase. */
 async function markAborted(target: Database, migration: string): Promise<void> {
   for (let attempt = 1; ; attempt++)
     try {
@@ -136,12 +139,12 @@ async function onSource(
 ): Promise<string[]> {
   const { slot } = context.inputs
   const owner = await readHeartbeatOwner(source)
-  // Without our heartbeat, nothing here is known to be ours, whatever its name.
+  // Without our heartbeat, a slot or publication of this name may belong to someone else.
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }
   const { activePid } = (await readSlot(source, names.slot)) ?? {}
   if (activePid) {
-    // The process may run on an unreachable machine; its connection can be ended from here.
+    // The replicator may run on an unreachable machine, but its connection can be ended from here.
     await seizeAndDrop(source, names.slot)
     info(`disconnected the replicator that read the slot (PID ${activePid}), and dropped the slot ${names.slot}`)
   }
@@ -165,7 +168,7 @@ async function onTarget(
   return dropAll(undone, () => leftoversOnTarget(target, migration, entry))
 }
 
-/** Drops what it can. The ledger entry goes last, and only when no later run needs it. */
+/** Drops what it can. The ledger entry goes last, and only if everything before it succeeded. */
 async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promise<string[]> {
   const dropped: string[] = []
   const before = undone.length

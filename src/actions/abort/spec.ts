@@ -6,14 +6,14 @@ export const spec = defineAction({
   name: 'abort',
   title: 'Abort',
   description:
-    'Gives up a migration before its commit, in any phase and even without the target: lifts the fence, ends the replicator, drops slot and publication.',
+    'Gives up a migration before its commit, in any phase, even if the target is unreachable: lifts the fence, disconnects the replicator, drops the slot and the publication.',
   icon: 'x-circle',
   inputs: {
     ...migration,
     slot: defaulted(
       pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
       'molt_slot',
-      'Slot to drop when the target and its ledger are gone.',
+      'Slot to drop when the target, and the ledger on it, are gone.',
     ),
     restore: defaulted(
       boolean,
@@ -22,9 +22,9 @@ export const spec = defineAction({
     ),
   },
   outputs: {
-    'files-left': 'JSON array of the folders below the bucket path or local path that can still hold files of loads.',
+    'files-left': 'JSON array of the folders, below the bucket path or local path, that may still hold files of loads.',
     dropped: 'JSON array of what was dropped.',
-    undone: 'JSON array of the error codes of what could not be done. The step is red unless it is empty.',
+    undone: 'JSON array with the error code of each part that failed. The step fails unless it is empty.',
     'target-reached': '`true` when the target was cleaned up too.',
   },
 })

@@ -29,14 +29,14 @@ export interface Verified {
   durationMs?: number
 }
 
-/** The latest of each, from the ledger. */
+/** What the page shows: the latest evidence of each action, and the state of both servers. */
 export interface Facts {
   prepare?: Evidence<{
     tools?: Record<string, { version: string; sha256: string } | null>
     findings?: { warn: number; waived: number }
     warnings?: string[]
   }>
-  /** Of rows. */
+  /** The last comparison of rows; `definitions` is the last one of definitions only. */
   verify?: Evidence<Verified>
   definitions?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
@@ -48,15 +48,15 @@ export interface Facts {
   to: Awaited<ReturnType<typeof readTarget>>
 }
 
-/** Digits of the hash that a person compares; the full hash is below. */
+/** Digits of the plan hash near the top of the page, for a quick comparison. The end of the page has all of them. */
 const HASH_SHOWN = 12
 
-/** A label and its value; lists wrap on a phone, tables do not. */
+/** A label and its value. The page uses lists, because tables do not wrap on a phone. */
 type Line = [label: string, text: string] | undefined
 
 /**
- * What an approver reads: the verdict and the decision first, then what was proved, the expected pause, and what was
- * accepted.
+ * The page for an approver: the verdict and the decision first, then what is proved, the expected pause, and the
+ * accepted risks.
  */
 export function page(context: Brief, entry: Entry, facts: Facts, problems: readonly string[]): string {
   const { plan } = entry
@@ -65,7 +65,7 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
     ...problems.slice(0, 20).map((each) => `- ${markdownText(each)}`),
     ...(problems.length > 20 ? [`- and ${problems.length - 20} more`] : []),
     '',
-    ...(problems.length ? ['#### What was asked for', ''] : []),
+    ...(problems.length ? ['#### The requested cutover', ''] : []),
     lines(decisionLines(context, entry, facts)),
     '',
     '#### Proved so far',
@@ -87,14 +87,17 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
   ].join('\n')
 }
 
-/** The job `cutover` of this run waits already; starting another run is for plans without required reviewers. */
+/** How to approve: in this run, whose job `cutover` is already waiting, or with `gate: plan-hash` by a second run. */
 function approveText({ plan, phase }: Entry, problems: readonly string[]): string[] {
   if (!onGithub() || problems.length || DECIDED.includes(phase)) return []
   nextTold()
   const command = nextCommand({ action: 'cutover', inputs: { 'approved-hash': plan.hash ?? '' } })
+  const approve = process.env.MOLT_ACTIONS_WORKFLOWS
+    ? 'answer `npm run workflow`, which asks who approves `cutover`'
+    : `open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\``
   return [
     '',
-    `**Next:** open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\`. With \`gate: plan-hash\`, another person starts instead:`,
+    `**Next:** ${approve}. With \`gate: plan-hash\`, a second person runs this instead:`,
     '',
     `\`\`\`sh\n${command}\n\`\`\``,
   ]
@@ -135,8 +138,8 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
     ['To', sideText(targetText(facts), facts.to.database, plan.targetSchema, inputs.target)],
     standIn.length ? ['Stand-ins', standIn.join(', and ')] : undefined,
     ['Started by', actor ? markdownText(actor) : 'someone outside GitHub'],
-    decided ? undefined : ['Approval possible until', untilText(inputs.maxApprovalWait)],
-    ['Switches the application', switchText()],
+    decided ? undefined : ['Approve by', untilText(inputs.maxApprovalWait)],
+    ['Switch of the application', switchText()],
   ]
 }
 
@@ -154,7 +157,7 @@ function untilText(wait: number | undefined): string {
   return `${clock(new Date(Date.now() + wait))}, ${minutes(wait)} after this page`
 }
 
-/** As `cutover` reads it: from its own section of the same config file. */
+/** The inputs that `cutover` will read from its own section of the same config file. */
 function cutoverInputs() {
   const { 'max-pause': maxPause, switch: how, 'switch-command': command } = cutover.inputs
   return loadInputs({ ...cutover, inputs: { 'max-pause': maxPause, switch: how, 'switch-command': command } }, specs)
@@ -163,11 +166,11 @@ function cutoverInputs() {
 function switchText(): string {
   const [program] = cutoverInputs().switchCommand ?? []
   return program
-    ? `the command ${markdownCode(program)}, right after the commit`
-    : 'a person, after the commit; then start Migrate with `phase: finalize` and tick `switched-by-hand`'
+    ? `by the command ${markdownCode(program)}, right after the commit`
+    : 'by hand, after the commit; then start Migrate with `phase: finalize` and tick `switched-by-hand`'
 }
 
-/** A host that is a registered secret is hidden like any other. */
+/** Server, database, schema and host of one side. The summary hides a host that is a registered secret. */
 function sideText(server: string, database: string, schema: string, url: string): string {
   return `${markdownText(server)}, ${markdownCode(`${database}.${schema}`)} on ${markdownCode(hostOf(url))}`
 }
@@ -193,7 +196,7 @@ function proofLines(entry: Entry, facts: Facts): Line[] {
 
 function preflightText({ prepare }: Facts): string {
   const { findings } = prepare?.body ?? {}
-  if (!prepare) return 'never'
+  if (!prepare) return 'not run'
   const counts = findings ? `${plural(findings.warn, 'warning')}, ${number(findings.waived)} waived` : 'passed'
   return `${counts}, ${when(prepare)}`
 }
@@ -203,13 +206,13 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
     rehearsal?.body.pauseMs !== undefined
       ? `${seconds(rehearsal.body.pauseMs)}, measured ${when(rehearsal)} (${rehearsal.body.decision})`
       : verify?.body.durationMs === undefined
-        ? 'unknown: nothing was verified or rehearsed yet'
-        : `about ${seconds(verify.body.durationMs + 2_000)}: the last verify, and 2 s for the rest; never measured`
+        ? 'unknown: nothing has been verified or rehearsed yet'
+        : `about ${seconds(verify.body.durationMs + 2_000)}, never measured: the last verify, plus 2 s for everything else`
   const { maxPause } = cutoverInputs()
   return [
     ['Estimate', pause],
-    ['Longest', `${seconds(maxPause)} (\`max-pause\`); past it, the fence is lifted and nothing is committed`],
-    ['Compared meanwhile', finalText(plan)],
+    ['Limit', `${seconds(maxPause)} (\`max-pause\`); after that, the fence is lifted and nothing is committed`],
+    ['Compared during the pause', finalText(plan)],
     ['A rollback later would lose', 'every write on the target since the commit: nothing copies them back'],
   ]
 }
@@ -223,23 +226,26 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
   return [
     ...(risks.length ? risks.map((each) => `- ${markdownText(each)}`) : ['- No waivers.']),
     names.length
-      ? `- ${plan.defer && plan.defer !== 'none' ? `Deferred for the load (\`defer: ${plan.defer}\`)` : 'Left by `convert` to be built'}, built by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
+      ? `- ${plan.defer && plan.defer !== 'none' ? `Deferred for the load (\`defer: ${plan.defer}\`)` : 'Left for later by `convert`'}, built by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
       : '- Nothing is deferred.',
   ].join('\n')
 }
 
 /** What the approver agrees to. */
 const FINAL: Record<FinalVerify, string> = {
-  full: 'every row, by molt and by both databases',
-  auto: 'every row if that takes at most 2 s; otherwise the rows that changed last, once all others are proved. This does not notice what an administrator changes only on the target',
+  full: 'every row, by molt and by hashes that both databases compute',
+  auto: 'every row if that takes at most 2 s; otherwise the rows that changed last, because all others are proved before the pause. This misses changes that an administrator makes only on the target',
   changed:
-    'the rows that changed last; all others are proved before. This does not notice what an administrator changes only on the target',
+    'the rows that changed last; all others are proved before the pause. This misses changes that an administrator makes only on the target',
   molt: 'every row, by molt alone',
   counts: 'only row counts',
   tables: 'only definitions',
 }
 
-/** Without its own login, no leg of the stream can be shut out, so `auto` compares every row in the pause. */
+/**
+ * The final verify, as the approver agrees to it. Without a login of its own, an earlier leg of the stream cannot be
+ * locked out of the target, so `auto` compares every row in the pause.
+ */
 function finalText({ finalVerify = 'auto', waivers = [] }: Plan): string {
   const withoutLogin = waivers.some((each) => each.startsWith(`${LOGIN_CHECK}=`))
   return withoutLogin && finalVerify === 'auto'
@@ -254,11 +260,11 @@ const LEVELS: Record<ReportLevel, string> = {
   changed: 'compared, and again when they changed',
   molt: 'compared by molt alone',
   counts: 'only counted',
-  tables: 'not compared, only the definitions',
+  tables: 'not compared, only their definitions',
 }
 
 function verifyText({ plan }: Entry, { verify }: Facts): string {
-  if (!verify) return 'never'
+  if (!verify) return 'not run'
   const { problems = [], tables = [], level, partial } = verify.body
   const rows = tables.reduce((sum, table) => sum + table.rows, 0)
   const how = `${plural(rows, 'row')}${level ? ` ${LEVELS[level]}` : ''}, ${when(verify)}`
@@ -270,12 +276,12 @@ function verifyText({ plan }: Entry, { verify }: Facts): string {
   return `${matched} match, ${how}`
 }
 
-/** For an approver, who may read it a day later. */
+/** A date and time, because the approver may read the page a day later. */
 function when(each: Evidence<unknown> | undefined): string {
   return each ? clock(each.at) : 'never'
 }
 
-/** What the hash covers, for anyone who wants to compare it. */
+/** The tools and tables that the plan hash covers, folded away. */
 function planDetails({ plan }: Entry, facts: Facts): string {
   const title = `The plan: ${plural(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
   const tools = Object.entries(plan.tools ?? {}).map(

@@ -37,9 +37,9 @@ export const action: Action<typeof spec> = {
         planHash: entry.plan.hash,
         problems,
       })
-      // The outcome of an earlier approval says nothing about the one requested now.
+      // The outcome of an earlier approval does not apply to the one requested now.
       await setApproval(target, entry.id, null)
-      // Nor does an approval that no cutover has used: what is shown now must be approved now.
+      // Nor does an unused approval: this page needs its own.
       if (entry.phase === 'approved') {
         entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
         info('discarded an earlier approval that no cutover has used')
@@ -47,7 +47,7 @@ export const action: Action<typeof spec> = {
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
-      // GitHub drops an output that contains a secret's value, and `true` can be one. Without this output, a follower runs.
+      // Words, because GitHub drops an output that contains a secret, which can be `true`. Without it, a follower runs.
       context.output('follow', CAUGHT_UP.includes(entry.phase) ? 'follower-needed' : 'no-follower-needed')
       context.summary(page(context, entry, facts, problems))
       if (!problems.length && STREAMING.includes(entry.phase))
@@ -90,7 +90,7 @@ function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[
   if (!verify) problems.push('nothing has been verified yet')
   else if (verify.body.partial) problems.push('the last verify covered only some tables')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
-  // A verify compares definitions too, so only a later run counts.
+  // A verify compares definitions too, so an earlier comparison of definitions no longer counts.
   if (definitions && (!verify || definitions.at > verify.at))
     for (const each of definitions.body.problems ?? []) problems.push(`definitions: ${each}`)
   return problems

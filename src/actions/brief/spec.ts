@@ -6,12 +6,12 @@ export const spec = defineAction({
   name: 'brief',
   title: 'Brief',
   description:
-    'Writes the page that an approver reads before the cutover, from the ledger: the decision, hosts, deadline and people; verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when the migration is not ready.',
+    'Writes the page that an approver reads before the cutover: verdict, decision, hosts, deadline, preflight, lag, compared rows, waivers, risks, and the plan with its hash. Fails when the migration is not ready.',
   icon: 'file-text',
   inputs: {
     ...migration,
     ...notifying,
-    decision: optional(choice('commit', 'rehearse'), '`decision` of the cutover to approve, as shown on the page.'),
+    decision: optional(choice('commit', 'rehearse'), '`decision` of the cutover to approve. Shown on the page.'),
     'max-approval-wait': optional(
       duration,
       'How long the target is kept up to date while the approval is pending. Shown on the page.',

@@ -33,7 +33,7 @@ export const action: Action<typeof spec> = {
       await tellWrites(source, entry)
       const onSource = () => leftoversOnSource(source, entry?.plan, true)
       const onTarget = () => leftoversOnTarget(target, migration, entry)
-      // A cancelled job leaves five minutes: the slot fills a disk, and building indexes can take longer than that.
+      // The source first: its slot fills a disk, and a cancelled job may have no time left after building indexes.
       const found = await takeAway(await onSource(), dryRun)
       if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
       found.push(...(await takeAway(await onTarget(), dryRun)))
@@ -62,22 +62,22 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
   if (state === 'permanent' && !entry)
     throw new VerdictError(
       'fence.permanent-without-commit',
-      'the source is permanently fenced, but the ledger has no such migration. Removing the fence could let writes through on both sides',
+      'the source is permanently fenced, but the ledger has no such migration. Find out which database the application uses. Without the fence, both sides could accept writes',
     )
   // A ledger from before the commit, such as a restored backup, must not make the old database writable again.
   if (state === 'permanent' && entry && PHASES.indexOf(entry.phase) < PHASES.indexOf('committing'))
     throw new VerdictError(
       'fence.permanent-without-commit',
-      `the source is permanently fenced, but migration \`${migration}\` is ${entry.phase} in the ledger: either its cutover never committed, or the ledger is outdated. Find out which database the application uses. Removing the fence could let writes through on both sides`,
+      `the source is permanently fenced, but migration \`${migration}\` is ${entry.phase} in the ledger: either its cutover never committed, or the ledger is outdated. Find out which database the application uses. Without the fence, both sides could accept writes`,
     )
   if (state === 'armed')
     throw new VerdictError(
       'cleanup.fence-armed',
-      'the fence is armed, so a cutover is in progress. Wait for it, or lift the fence with `fence`',
+      'the fence is armed, so a cutover is in progress. Wait until it ends, or lift the fence with `fence`',
     )
 }
 
-/** Without the fence, neither a comparison with the state of the commit nor a rollback is possible. */
+/** Requires a comparison as of the commit: once the fence is gone, neither that nor a rollback is possible. */
 async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const last = await lastAfterCommit(target, entry)
@@ -89,7 +89,7 @@ async function requireCompared({ inputs }: Context<typeof spec>, target: Databas
     )
   refuse(
     last ? 'cleanup.rows-differ' : 'cleanup.not-compared',
-    last ? 'rows differ as of the commit' : 'rows were not compared since the commit',
+    last ? 'rows differ as of the commit' : 'rows have not been compared since the commit',
     what,
     last
       ? 'Roll back, or restore the rows by hand from the fenced source and set `waive: compare`. Nothing was dropped.'
@@ -97,7 +97,7 @@ async function requireCompared({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** After a commit, the application must be healthy before a cleanup makes a rollback impossible. */
+/** Requires a healthy application after a commit, because a cleanup makes a rollback impossible. */
 async function requireObserved({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const found = wayBack(await lastObservation(target, entry))
@@ -108,7 +108,7 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
     )
   const [code, what] =
     found.why === 'missing'
-      ? (['cleanup.not-observed', 'the application was not observed'] as const)
+      ? (['cleanup.not-observed', 'the application has not been observed'] as const)
       : (['cleanup.degraded', 'the application is degraded on the target'] as const)
   refuse(
     code,
@@ -118,17 +118,17 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** The fence counts writes. Once it is gone, their number is unknown. */
+/** Warns of writes to the source since the commit: the fence counts them, and this cleanup drops the fence. */
 async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const { problems } = await lookAtFence(source, entry)
   if (problems.length)
     warning(
-      `the source may have changed since the commit: ${problems.slice(0, 5).join('; ')}. Look for rows written there since then before you remove the old database`,
+      `the source may have changed since the commit: ${problems.slice(0, 5).join('; ')}. Before you remove the old database, look for rows written there since then`,
     )
 }
 
-/** After a commit, a rollback needs the old source, which its fence keeps unchanged. */
+/** Requires the rollback window to be over: until then, a rollback may need the fenced source. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')
@@ -140,6 +140,6 @@ function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   const over = new Date(entry.updatedAt.getTime() + windowMs)
   throw new VerdictError(
     'cleanup.rollback-window',
-    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}. Until its rollback window ends on ${over.toISOString()}, the fenced source is the way back. Wait, or set another \`rollback-window\``,
+    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}. Its rollback window ends on ${over.toISOString()}; until then, a rollback may need the fenced source. Wait, or set a shorter \`rollback-window\``,
   )
 }

@@ -13,7 +13,7 @@ export const spec = defineAction({
     ...wayBack,
     waive: optional(
       list,
-      '`observe` allows the cleanup, which ends the possibility of a rollback, even if the last observation after the commit is degraded or missing. `compare` allows it even if rows differ as of the commit, or were not compared. Waivers of `prepare` in the same place are ignored.',
+      '`observe` allows the cleanup even if the last observation after the commit is degraded or missing. `compare` allows it even if rows differ as of the commit, or were not compared. After the cleanup, no rollback is possible. Waivers for `prepare`, if it shares this input, are ignored.',
     ),
     restore: defaulted(
       boolean,
@@ -23,7 +23,7 @@ export const spec = defineAction({
     'dry-run': defaulted(boolean, 'false', 'Only lists what would be dropped.'),
   },
   outputs: {
-    'files-left': 'JSON array of the folders below the bucket path or local path that can still hold files of loads.',
+    'files-left': 'JSON array of the folders, below the bucket path or local path, that may still hold files of loads.',
     dropped: 'JSON array of what was dropped.',
     'would-drop': 'With `dry-run`: JSON array of what would be dropped.',
   },

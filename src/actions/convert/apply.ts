@@ -11,17 +11,18 @@ const APPLIED = 'molt_actions.applied'
 
 /** What {@link applyConversion} did. */
 export interface Applied {
-  /** Statements that ran now, and those of an earlier run. */
+  /** Statements that this run has executed. */
   ran: number
+  /** Statements that an earlier run had executed. */
   before: number
   /** Indexes and constraints that the ledger holds for the cutover and for `finalize`. */
   deferred: number
 }
 
 /**
- * Creates types, sequences and tables on an empty target, and leaves indexes and constraints in the ledger, as if
- * `prepare` had dropped them. Each statement is recorded before and after it runs, so that the next run continues a killed
- * one. Nothing is ever dropped.
+ * Creates types, sequences and tables on an empty target, and records indexes and constraints in the ledger, as if
+ * `prepare` had dropped them. Records each statement before and after it runs, so that a rerun resumes where a killed
+ * run stopped. Drops nothing.
  * @throws VerdictError when the schema holds other tables, or tables of an earlier run with another definition
  */
 export async function applyConversion(db: Database, migration: string, conversion: Conversion): Promise<Applied> {
@@ -54,7 +55,7 @@ export async function applyConversion(db: Database, migration: string, conversio
   return { ran, before: conversion.tables.length - ran, deferred: objects.length }
 }
 
-/** A table created after the load would not be part of the plan. */
+/** Refuses once the load has begun: a table created then would not be part of the plan. */
 async function requireEarly(db: Database, migration: string): Promise<void> {
   const entry = await readEntryIfAny(db, migration)
   if (!entry || entry.phase === 'planned' || entry.phase === 'prepared') return
@@ -80,7 +81,7 @@ async function requireEmpty(db: Database, schema: string): Promise<void> {
       'convert.target-not-empty',
       `the schema ${schema} on the target already has tables`,
       tables.map((name) => `${schema}.${name}`),
-      'Nothing was created. Point `target` at an empty database, or create what is missing from `1-tables.sql`.',
+      'Nothing was created. Point `target` at an empty database, or create the missing objects of `1-tables.sql` by hand.',
     )
 }
 
@@ -110,7 +111,7 @@ async function refuseOther(db: Database, migration: string, sha256: string, sql:
   await db.query(`DELETE FROM ${APPLIED} WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
   throw new VerdictError(
     'convert.object-exists',
-    `the target has another object of this name: ${sql.split('\n')[0]}\nThe source has changed since an earlier \`apply\`, or another user created it. Nothing was dropped. Change the object by hand, or drop it and run this again`,
+    `the target already has an object of this name: ${sql.split('\n')[0]}\nEither the source has changed since an earlier \`apply\`, or another user created the object. Nothing was dropped. Change the object by hand, or drop it and run \`convert\` again`,
   )
 }
 

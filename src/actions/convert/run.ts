@@ -21,7 +21,10 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     requireTls(inputs)
     if (inputs.apply && !inputs.target)
-      throw new InputError('input.conflict', 'input `apply` needs `target`: the CockroachDB to create the tables on')
+      throw new InputError(
+        'input.conflict',
+        'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on',
+      )
     const started = Date.now()
     const { catalog, conversion } = await convertSource(inputs, versionOf(inputs.targetVersion), context.signal)
     info(`converted ${plural(catalog.tables.length, 'table')} in ${seconds(Date.now() - started)}`)
@@ -55,7 +58,7 @@ function versionOf(text: string): Version {
   return [major, minor]
 }
 
-/** Writes the files that differ; a second run touches none. */
+/** Writes the files whose text differs, and returns their names. */
 function write(folder: string, files: ReadonlyMap<string, string>): string[] {
   try {
     mkdirSync(folder, { recursive: true })

@@ -6,16 +6,16 @@ export const spec = defineAction({
   name: 'convert',
   title: 'Convert a schema',
   description:
-    "Writes a live PostgreSQL schema as CockroachDB DDL, with a report of everything that changes. Only reads the source's catalog.",
+    "Writes a live PostgreSQL schema as CockroachDB DDL, with a report of everything that changes. Reads only the source's catalog.",
   icon: 'edit-3',
   inputs: {
-    source: required(connectionUrl, 'PostgreSQL whose schema is converted. Nothing is written there.'),
+    source: required(connectionUrl, 'PostgreSQL with the schema to convert. It is only read.'),
     schema: defaulted(text, 'public', 'Schema to convert; it has the same name on the target.'),
-    out: defaulted(text, 'schema', 'Folder for the SQL files and the report. Files of these names are overwritten.'),
+    out: defaulted(text, 'schema', 'Folder for the SQL files and the report. Existing files are overwritten.'),
     'target-version': defaulted(
       pattern(/^v?\d{2}\.\d(\.\d+)?$/, 'a CockroachDB version such as 25.2'),
       '25.2',
-      'CockroachDB version to write for.',
+      'CockroachDB version that the DDL is for.',
     ),
     decisions: optional(
       text,
@@ -34,10 +34,10 @@ export const spec = defineAction({
   },
   outputs: {
     out: 'Folder with `1-tables.sql`, `2-indexes.sql`, `3-constraints.sql`, `4-manual.sql`, `report.md` and `report.json`.',
-    created: 'With `apply`: how many statements ran now.',
+    created: 'With `apply`: how many statements this run executed.',
     deferred: 'With `apply`: how many indexes and constraints the ledger holds.',
-    changed: '`true` when a file differs from what the folder held before.',
+    changed: '`true` when this run changed a file in the folder.',
     manual: 'How many objects need manual work.',
-    lossy: 'How many objects are converted with a loss.',
+    lossy: 'How many objects are converted with some loss.',
   },
 })

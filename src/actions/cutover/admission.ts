@@ -26,7 +26,7 @@ const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
 /** Phases in which the target has taken over, so a second cutover has nothing to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
-/** Checks that need no slot, while another run streams, so that a refused run disturbs nothing. */
+/** Runs the checks that need no slot while another run still streams, so that a refused cutover disturbs nothing. */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)
@@ -41,7 +41,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   if (lost.length)
     refuse(
       'deferral.not-restored',
-      'the deferred definitions could not be rebuilt',
+      'deferred definitions are lost',
       lost,
       'Unique indexes and constraints must exist before anyone writes to the target.',
     )
@@ -49,7 +49,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   return entry
 }
 
-/** A commit fences the source permanently. On a server that only answers like CockroachDB, only the stand-in may do that. */
+/** Refuses a commit with the real molt on a server that only answers like CockroachDB. */
 async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   if (!plan.likeServer || inputs.decision !== 'commit') return
   const molt = findTool('molt')
@@ -60,7 +60,7 @@ async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<voi
   )
 }
 
-/** An approval covers one plan, and no weaker comparison than the plan's. */
+/** Refuses a plan other than the approved one, and a weaker final verify. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return
@@ -96,13 +96,14 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
       'fence.damaged',
       'the fence is damaged',
       problems,
-      'Run `prepare` again; a new table or partition counts as a change of the plan.',
+      'Run `prepare` again. A new table or partition changes the plan.',
     )
 }
 
 /**
- * The state of things once no other run acts. The decision lives on the source, beside the fence: a permanent fence
- * means that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
+ * Settles what earlier runs have left, once no other run can act. The decision lives on the source, beside the fence:
+ * a permanent fence means that the target has taken over, whatever the ledger says. Any other state means that nothing
+ * was committed.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
@@ -112,15 +113,15 @@ export async function settle(context: Cutover, source: Database, target: Databas
     if (entry.phase !== 'committing' && entry.phase !== 'committed')
       throw new VerdictError(
         'fence.permanent-without-commit',
-        `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so its cutover did not commit. Find out who set the fence. \`rollback\` makes the source writable again. Nothing was done`,
+        `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so its cutover did not commit. Find out who made the fence permanent. \`rollback\` makes the source writable again. Nothing was changed`,
       )
-    info('the source is permanently fenced: an earlier run committed this migration, and this run resumes it')
+    info('the source is permanently fenced: an earlier run committed this migration, and this run resumes the switch')
     return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')
     throw new VerdictError(
       'fence.removed-after-commit',
-      'the ledger says committed, but the source is not permanently fenced. Someone has removed the fence. Nothing was done',
+      'the migration is committed in the ledger, but the source is not permanently fenced: someone removed the fence. Find out which database the application uses. Nothing was changed',
     )
   if (state === 'armed')
     throw new VerdictError(
@@ -130,7 +131,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
   await keepUnlocked(target, entry.id)
   const again = await deferAgain(target, entry.id)
   if (again.length)
-    info(`${again.length} unique indexes and constraints, rebuilt by a cutover that did not commit, are dropped again`)
+    info(`dropped ${again.length} unique indexes and constraints, which a cutover without a commit had rebuilt`)
   await requireUnchanged(source, target, entry)
   await requireFence(source, entry)
   if (entry.phase !== 'committing') return entry

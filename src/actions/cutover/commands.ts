@@ -11,20 +11,21 @@ import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import type { Cutover } from './spec.ts'
 
 export interface Command {
-  /** Program and arguments; without a shell, unless the program is one. */
+  /** Program and arguments. Runs without a shell, unless the program is one. */
   words: readonly string[]
-  /** For its log file, and for the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
+  /** Names the log file, and the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
   name: 'switch' | 'smoke-test'
   env: Record<string, string>
+  /** Milliseconds. */
   timeout: number
-  /** Advice when it fails. */
+  /** The fix in the error message. */
   advice: string
 }
 
 /**
- * Runs a user's program to its end, with its output masked. Stops it when `signal` aborts or its time is over.
+ * Runs a user's program to its end, and masks secrets in its output. Stops it when `signal` aborts or after `timeout`.
  * @returns how long it took, in milliseconds
- * @throws ToolError unless it ended with exit code 0 without being stopped
+ * @throws ToolError unless it exits with 0 within `timeout`
  */
 export async function runCommand(entry: Entry, command: Command, signal: AbortSignal): Promise<number> {
   const [program, ...args] = command.words as [string, ...string[]]
@@ -43,13 +44,13 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   }, command.timeout)
   const exit = await child.exitedOrStopped(signal)
   clearTimeout(timer)
-  // The switch of a cancelled run may have succeeded anyway.
+  // A cancelled switch may have succeeded anyway.
   if (exit.code === 0 && !late) return Math.round(performance.now() - began)
   const why = late ? `It was stopped after ${seconds(command.timeout)} (\`${command.name}-timeout\`). ` : ''
   throw child.failure({ code: late ? 'command.timeout' : 'command.failed', advice: `${why}${command.advice}` })
 }
 
-/** What the workflow passes to this command alone; no other child process sees it. */
+/** The environment variables that only this command gets, and no other child process. */
 function own(name: Command['name']): Record<string, string> {
   const prefix = `MOLT_${name.toUpperCase().replace('-', '_')}_`
   const given = Object.entries(process.env).filter(([key, value]) => key.startsWith(prefix) && value)
@@ -57,7 +58,7 @@ function own(name: Command['name']): Record<string, string> {
   return Object.fromEntries(given) as Record<string, string>
 }
 
-/** Facts from the ledger, for a script that serves several migrations. */
+/** Environment variables with facts from the ledger, for a script that serves several migrations. */
 function facts({ id, phase, plan, facts }: Entry): Record<string, string> {
   return {
     MOLT_ACTIONS_MIGRATION: id,
@@ -81,7 +82,7 @@ export function readOnlyUrl(url: string): string {
   return readOnly
 }
 
-/** Those of the roles whose sessions we cannot end; read before anything is paused. */
+/** The roles that do not exist, or whose sessions we cannot end. */
 async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
   const { rows } = await source.query(
     `SELECT name FROM unnest($1::text[]) AS name LEFT JOIN pg_catalog.pg_roles r ON r.rolname = name
@@ -95,8 +96,9 @@ async function unendable(source: Database, roles: readonly string[]): Promise<st
 }
 
 /**
- * Ends these roles' sessions in the source database, so that pools reconnect to the target. Never ends our own.
- * The decision stands whatever happens here.
+ * Ends these roles' sessions in the source database, except our own, so that pools reconnect to the target. A session
+ * that cannot be ended is only a warning, because the commit stands.
+ * @returns how many sessions were ended
  */
 export async function endSessions(source: Database, roles: readonly string[]): Promise<number> {
   const { rows } = await source.query(
@@ -116,11 +118,11 @@ export async function requireEndable(source: Database, roles: readonly string[] 
   if (refused.length)
     throw new UserError(
       'cutover.end-sessions',
-      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: there is no such role, or the right is missing. Correct the names, or run \`GRANT pg_signal_backend TO ${ident(source.user ?? '')};\` on the source. Nothing was paused`,
+      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: the role does not exist, or the migration role lacks the right. Correct the name, or run \`GRANT pg_signal_backend TO ${ident(source.user ?? '')};\` on the source. Nothing was paused`,
     )
 }
 
-/** Runs once before writes are paused, so that a broken script pauses none, and once after the drain. */
+/** Runs the smoke test: before writes are paused, so that a broken script pauses nothing, and after the drain. */
 export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal): Promise<number> {
   return runCommand(
     entry,

@@ -13,14 +13,14 @@ import { parseLsn } from '../../source/pgoutput.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 
-/** What was requested; {@link chooseLevel} decides `auto`. */
+/** The requested final verify; {@link chooseLevel} resolves `auto`. */
 export function finalVerifyOf({ inputs }: Cutover, plan: Plan): FinalVerify {
   return inputs.finalVerify ?? plan.finalVerify ?? 'auto'
 }
 
 /**
- * The first verify, while changes stream: rows already lost can be found without a write pause, and what was
- * verified before the approval may be a day old.
+ * Runs the first verify while changes stream: it finds lost rows without a write pause, and the last verify before the
+ * approval may be a day old.
  * @throws VerdictError when a difference is not lag
  */
 export async function firstVerify(
@@ -70,7 +70,7 @@ async function compare(
 ): Promise<VerifyReport> {
   const options = { ...verifyOptions(context, entry, signal), help }
   if (level !== 'changed') return runVerify(source, target, { ...options, level })
-  if (!proof) throw new Error('there is no proof to build on')
+  if (!proof) throw new Error('the level `changed` requires a rolling proof')
   const { compared, unproved } = await proof.compareRest(parseLsn(drain.lsn), signal)
   return reportCoverage(source, target, { proved: proof.proofs.proved, others: unproved, compared }, options)
 }

@@ -12,7 +12,7 @@ import type { Cutover } from './spec.ts'
 
 /**
  * Prints what a cutover would do while writes are paused, and how long each part should take. Changes nothing, does not
- * ask for the slot, and runs none of your commands. Assumes a lag of `max-lag`: a cutover waits until it is less.
+ * ask for the slot, and runs none of your commands. Assumes a lag of `max-lag`, the longest that a cutover accepts.
  */
 export async function dryRun(context: Cutover, entry: Entry, source: Database, target: Database): Promise<void> {
   const { inputs } = context
@@ -35,10 +35,10 @@ export async function dryRun(context: Cutover, entry: Entry, source: Database, t
   context.output('operations', JSON.stringify(operations.map((each) => listed(each, parts))))
   context.output('phase', entry.phase)
   context.summary(summaryOf(context, operations, parts, total))
-  if (unknown.length) warning(`${unknown.join(', ')}: never measured, so the estimate leaves it out`)
+  if (unknown.length) warning(`the estimate leaves out what has never been measured: ${unknown.join(', ')}`)
   if (total > maxPause)
     warning(
-      `the write pause is expected to take about ${seconds(total)}, more than \`max-pause\` (${seconds(maxPause)}): a cutover would refuse before it pauses writes`,
+      `the write pause is expected to take about ${seconds(total)}, more than \`max-pause\` (${seconds(maxPause)}): a cutover would fail before it pauses writes`,
     )
 }
 

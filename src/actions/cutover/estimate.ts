@@ -14,7 +14,7 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import type { Choice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
-/** What the first or an earlier verify took. */
+/** Level, duration and tables of the first verify or an earlier one. */
 export type Verified = Pick<VerifyReport, 'level' | 'durationMs' | 'tables'>
 
 interface Looked {
@@ -29,7 +29,7 @@ interface Looked {
   grantMs: number | undefined
 }
 
-/** The expected pause, from the measurements of this run and its rehearsals; `of` names the parts. */
+/** Estimates the pause from the measurements of this run and its rehearsals; `of` lists the parts. */
 export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<Estimate & { of: string }> {
   const { entry, source, target, before, verified, smokeMs, choice, grantMs } = looked
   const { level } = choice
@@ -81,25 +81,25 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<Es
   if (total > inputs.maxPause)
     throw new VerdictError(
       'pause.estimate-too-long',
-      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}). Allow more, or compare less (\`final-verify: counts\`). Nothing was paused`,
+      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}). Nothing was paused. Raise \`max-pause\`, or compare less with \`final-verify: counts\``,
     )
   return estimate
 }
 
-/** Time to compare definitions or row counts. */
+/** Milliseconds to compare definitions or row counts. */
 const OTHER_LEVELS = 300
-/** Time to build an index, on top of its rows and its statement. */
+/** Fixed milliseconds per index, on top of its rows and its statement. */
 const INDEX_AT_LEAST = 10
 const INDEXED_ROWS_A_MS = 100
 
-/** Response times of both sides in milliseconds: per statement, and the extra time of a schema change or grant on the target. */
+/** Milliseconds per statement on each side; `changeMs` is the extra time of a schema change or grant on the target. */
 interface Pace {
   latencyMs: number
   sourceMs: number
   changeMs: number
 }
 
-/** A schema change is a job on CockroachDB; milliseconds, used where none was measured. */
+/** Milliseconds of a schema change on CockroachDB, where it is a job. Used without a measurement. */
 const CHANGE_ON_COCKROACH = 300
 
 async function readPace(source: Database, target: Database, grantMs: number | undefined): Promise<Pace> {
@@ -117,7 +117,7 @@ async function readPace(source: Database, target: Database, grantMs: number | un
   return { latencyMs, sourceMs, changeMs: Math.max(0, Math.round(changeMs) - latencyMs) }
 }
 
-/** Estimate by row count for a part without a measurement, in milliseconds. Constraints of one table are one statement. */
+/** Estimates the rebuild from row counts, in milliseconds. All constraints of a table are one statement. */
 function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
@@ -134,7 +134,7 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   )
 }
 
-/** For a rehearsal, which drops again what it has built, one statement after the other. */
+/** Milliseconds that a rehearsal takes to drop again what it has built, one statement after another. */
 function takeOffTime(deferred: readonly Deferred[], pace: Pace): number {
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
   return wanted.length ? wanted.length * (pace.latencyMs + pace.changeMs) + TAKE_OFF_TRIPS * pace.latencyMs : 0
@@ -150,10 +150,10 @@ export interface Measured {
   decision: 'rehearse' | 'commit'
   /** The current end-to-end lag. */
   lagMs: number
-  /** How long the same verify just took, or would take for the open keys. */
+  /** The last verify of the same level, or the comparison of the keys that the rolling proof has left. */
   verifyMs: number | undefined
   smokeMs: number | undefined
-  /** Rebuilding, by the tables' rows, and dropping again; 0 when there is nothing to rebuild. */
+  /** Rebuilding, estimated from row counts, and dropping again; 0 when there is nothing to rebuild. */
   rebuildMs: number
   takeOffMs: number
   /** One statement on the target and on the source. */
@@ -161,13 +161,13 @@ export interface Measured {
   sourceMs: number
   /** Giving write access back, without its round trips; 0 when nothing was revoked. */
   accessMs: number
-  /** From earlier cutovers of this very plan. */
+  /** Measured parts of earlier cutovers with the same plan. */
   rehearsals: readonly Parts[]
 }
 
-/** How long each part takes when both servers answer at once. */
+/** Milliseconds of each part when both servers answer instantly. */
 const FENCE = 30
-/** The replicator acknowledges every 200 ms, and then nothing may move for 60 ms. */
+/** The replicator acknowledges every 200 ms, and then no change may arrive for 60 ms. */
 const DRAIN = 180
 const SEQUENCES = 40
 const STREAM_OFF = 40
@@ -185,8 +185,8 @@ const STREAM_OFF_TRIPS = 6
 const ACCESS_TRIPS = 4
 
 /**
- * How long each part of the pause will take: the longest that a rehearsal of this plan has seen, and at least what this
- * run has measured.
+ * Estimates each part of the pause: the longest time of any rehearsal of this plan, and at least what this run has
+ * measured.
  * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {

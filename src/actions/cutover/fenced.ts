@@ -49,7 +49,7 @@ export interface Outcome {
   samples: readonly Sample[]
 }
 
-/** From arming until writes are possible again. Any failure before the commit lifts the fence at once. */
+/** Runs the write pause, from arming the fence to its end. A failure before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
   const { stream, held, target, before, estimate } = section
@@ -71,7 +71,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     checkpoint('drained')
     await clock.part('stream off', () => limit.race(stopWriting(context, section)))
     checkpoint('stream off')
-    // Before the verify, which would otherwise find what this has written.
+    // Before the verify, so that the verify also covers rows that a smoke test has written.
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     const verifying = clock.part('verify', async () => {
@@ -80,7 +80,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         requireClean(verify, true)
         return verify
       } catch (error) {
-        // Rows that differ because a write passed a damaged fence are not lost by the stream. Definitions are being rebuilt now.
+        // A write that passed a damaged fence also makes rows differ: report that cause first.
         if (error instanceof VerdictError) await limit.race(requireRefusing(section))
         throw error
       }
@@ -102,7 +102,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     context.output('pause-ms', clock.total)
     context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
     if (verify) context.summary(verifyTable(verify))
-    // An index that is being built can be dropped only once it exists. Writes are possible meanwhile.
+    // An index can be dropped only once it is built. Writes are possible while this waits.
     await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
@@ -112,14 +112,14 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
 }
 
 /**
- * Shuts the stream out of the target, both its own replicator and any frozen one of an earlier leg: what is compared
- * next is what the application gets.
+ * Shuts the stream out of the target, both its own replicator and any frozen one of an earlier leg, so that nothing
+ * changes after the comparison.
  */
 async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }: Section): Promise<void> {
   const { login } = stream.options
   const finished = stream.finish()
   if (login) {
-    // Its replicator can no longer write, however long it takes to end.
+    // Without its login the replicator cannot write, however long it takes to end.
     finished.catch(() => {})
     await retireStreamLogin(target, inputs.target, login.role, lanes.leg)
     return lanes.leg?.db.end()
@@ -133,7 +133,7 @@ async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }
     )
 }
 
-/** Drops what was rebuilt before the fence is lifted: the stream resumes, and would be blocked by it. */
+/** Ends a rehearsal: drops the rebuilt indexes and constraints, which would block the stream, then lifts the fence. */
 async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   const { entry, target, held } = section
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
@@ -146,7 +146,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   return entry
 }
 
-/** @throws VerdictError unless the fence has held since it was armed, and both sides are still what was compared */
+/** @throws VerdictError unless the fence has held since it was armed, and neither schema has changed */
 async function requireHeld(section: Section): Promise<void> {
   section.stream.check()
   await requireUnchanged(section.source, section.target, section.entry)
@@ -159,25 +159,30 @@ async function requireRefusing({ source, target, stream, entry, held }: Section)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse('fence.not-holding', 'the fence has changed', problems, 'A write may have passed it. Nothing was committed.')
+    refuse(
+      'fence.not-holding',
+      'the fence was changed while it was armed',
+      problems,
+      'A write may have passed it. Nothing was committed. Run `prepare` again.',
+    )
 }
 
 /**
- * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
- * later run knows where to look, and `committed` after.
+ * Commits. The decision lives on the source, beside the fence. The ledger has `committing` before, so that a later run
+ * looks at the source, and `committed` after.
  */
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  // A second witness beside the fence's own counters, which a disabled trigger would freeze.
+  // The change log is a second witness beside the fence's counters, which a disabled trigger would stop.
   if (section.proof) await limit.race(section.proof.readToDecision())
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
   checkpoint('committing')
-  // The last look at the target: a commit to a database that is gone would leave the application without any.
+  // Check the target once more: after a commit to a lost target, the application would have no database.
   const now = await limit.race(readEntry(target, committing.id))
   if (now?.nonce !== committing.nonce)
-    throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
+    throw new VerdictError('ledger.moved', 'another run has changed this migration in the meantime')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   await section.proof?.readToDecision()
@@ -188,8 +193,8 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
 }
 
 /**
- * Sequences and unique indexes. Neither changes a row that the verify reads, so all run in parallel, and the pause is as long
- * as the longest. Nothing is committed before all are done; after a failure none of them continues.
+ * Sets sequences and builds unique indexes in parallel with the verify: neither changes a row that the verify reads.
+ * The commit waits for all three. Ends only when both have ended, even after a failure.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
   const { entry, lanes } = section
@@ -208,16 +213,16 @@ async function besideVerify(context: Cutover, section: Section, clock: PauseCloc
 }
 
 /**
- * Builds what was dropped for the load and would have blocked the stream: unique indexes before anyone writes there,
- * checks and foreign keys without reading the rows. A rehearsal does it too, to measure the time.
+ * Rebuilds what would have blocked the stream: unique indexes, and checks and foreign keys without validating rows. A
+ * rehearsal does this too, to measure the time.
  */
 async function rebuildUnique({ entry, lanes }: Section): Promise<void> {
   const [first, ...others] = lanes.target
   const built = await rebuildDeferred(first, entry.id, ['unique', 'check', 'foreign-key'], { lanes: others })
-  if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
+  if (built.length) info(`rebuilt ${built.length} unique indexes, checks and foreign keys on the target`)
 }
 
-/** After a failure without a commit. Where it fails, the next run that streams does it. */
+/** Readies the target for the stream after a failure without a commit. If this fails, the next stream does it. */
 async function leaveStreamable(context: Cutover, { entry }: Section): Promise<void> {
   try {
     const decided = await withDatabase(context.inputs.source, 'source', readFence)
@@ -227,15 +232,15 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
     })
   } catch (error) {
-    info(`the next run drops what was rebuilt on the target: ${messageOf(error)}`)
+    info(`the rebuilt indexes stay on the target until the next run drops them: ${messageOf(error)}`)
   }
 }
 
 /**
  * Lifts our fence after a failure, on a new connection, because the old one may be the cause. A permanent fence
  * stays: the commit has been made. An unreachable fence lapses with its lease.
- * @param renewed settles when the last renewal has ended. One that hangs does not keep the application waiting, and one
- * that succeeds late is lifted again.
+ * @param renewed settles when the last renewal has ended. The first lift does not wait for it; if the renewal then
+ * succeeds, the fence is lifted again.
  * @returns the fence's state, in words
  */
 async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
@@ -253,7 +258,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
       const { state } = await readFence(source)
       if (state === 'permanent')
         warning(
-          'the source is permanently fenced: the migration was committed before this failure. Run `cutover` again, which resumes there',
+          'the source is permanently fenced: the migration was committed before this failure. Run `cutover` again to resume',
         )
       else if (lifted) info('the fence is lifted: writes to the source are possible again')
       else info(`the fence is ${state}`)
@@ -270,7 +275,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
   }
 }
 
-/** On the connection that armed it, when no new one can be opened: an application that cannot write may hold all of them. */
+/** Lifts the fence on the connection that armed it. A blocked application may hold all others. */
 async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
   const lift = () => held.lift().catch(() => false)
   const lifted = await lift()

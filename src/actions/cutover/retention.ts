@@ -9,20 +9,19 @@ import { messageOf, VerdictError } from '../../runtime/errors.ts'
 import { minutes } from '../../runtime/progress.ts'
 import type { Cutover } from './spec.ts'
 
-/** Milliseconds until `finalize` starts: a switch by hand, queued runners. */
+/** Milliseconds allowed until `finalize` starts, for a switch by hand and queued runners. */
 const UNTIL_FINALIZE = 15 * 60_000
-/** How many times longer than the last one the comparison may take, with the application running. */
+/** How many times longer the comparison may take than the last verify, because the application is running. */
 const SLOWER = 3
 
-/** How long the target must keep the state of the commit, in seconds. */
+/** Seconds for which the target must keep the history of its rows after the commit. */
 export function retentionNeeded(comparisonMs: number): number {
   return Math.ceil((UNTIL_FINALIZE + SLOWER * comparisonMs) / 1000)
 }
 
 /**
- * The comparison after the commit must be possible before there is a commit.
- * @throws VerdictError when the target would forget the state of the commit too soon, or does not report its time; in a
- * rehearsal this is a warning
+ * Checks before a commit that `finalize` can compare rows as of the commit.
+ * @throws VerdictError when the target drops its history too soon, or does not report its time; a rehearsal only warns
  */
 export async function requirePast(
   { inputs }: Cutover,
@@ -38,7 +37,7 @@ export async function requirePast(
     refused(
       new VerdictError(
         'commit.no-timestamp',
-        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Where the role's transactions are not serializable, run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
+        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. If the role's transactions are not serializable, run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
       ),
     ),
   )

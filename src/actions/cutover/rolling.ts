@@ -14,15 +14,15 @@ import type { Cutover } from './spec.ts'
 
 /** With `auto`: how long comparing every row in the write pause may take, in milliseconds. */
 const SHORT = 2_000
-/** Tables up to this total size, in bytes, compare faster than that, unless an earlier verify took longer. */
+/** Total table size, in bytes, that is assumed to compare that fast, unless an earlier verify took longer. */
 const SMALL = 24 << 20
 /** Comparing every row: fixed cost of the programs in milliseconds, then rows per millisecond. */
 const FULL_AT_LEAST = 600
 const FULL_ROWS_A_MS = 115
-/** The minimum for `changed`. */
+/** Minimum time of `changed`, in milliseconds. */
 const CHANGED_AT_LEAST = 300
 
-/** Starts or continues the rolling proof, unless the write pause compares something else anyway. */
+/** Starts or continues the rolling proof; undefined when the final verify will not use one. */
 export async function beginProof(
   context: Cutover,
   entry: Entry,
@@ -46,13 +46,13 @@ export async function beginProof(
   return startProof(context.inputs, entry, stream, signal)
 }
 
-/** How long comparing every row last took, in milliseconds; 0 without a measurement. Includes slow links, unlike an estimate by rows. */
+/** Milliseconds that comparing every row last took, including a slow network; 0 without a measurement. */
 async function measuredFull(target: Database, { id }: Entry): Promise<number> {
   const verifies = await readEvidence<VerifyReport & { partial?: boolean }>(target, id, 'verify', 20)
   return verifies.find(({ body }) => body.level === 'full' && !body.partial)?.body.durationMs ?? 0
 }
 
-/** What the write pause compares, and how long that should take; undefined when nothing was measured. */
+/** What the write pause compares, and how many milliseconds that should take; undefined without a measurement. */
 export interface Choice {
   level: ReportLevel
   verifyMs: number | undefined
@@ -83,8 +83,8 @@ export function notNear(proof: RollingProof | undefined): VerdictError {
 }
 
 /**
- * Decides what the write pause compares, once everything that can be proved is proved.
- * @throws VerdictError when rows are lost, or when `changed` is set and nothing proves the rest
+ * Decides what the write pause compares, once the rolling proof is as complete as it can be.
+ * @throws VerdictError when rows are lost, or when `changed` is set and the proof is incomplete
  */
 export async function chooseLevel(
   context: Cutover,

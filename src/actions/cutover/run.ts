@@ -51,7 +51,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Everything up to the commit, and the switch after it. The evidence is written even if the switch fails. */
+/** Runs everything up to the commit, then the switch. Writes the evidence even if the switch fails. */
 async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
   const { inputs } = context
   const outcome = await withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal))
@@ -71,7 +71,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   })
 }
 
-/** Drops the log of the rolling proof, which nothing reads after the cutover. */
+/** Drops the change log's slot, which nothing reads after the cutover. */
 async function dropLog({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   const slot = logSlotOf(plan.slot)
   await withDatabase(inputs.source, 'source', (source) => seizeAndDrop(source, slot)).catch((error) =>
@@ -79,13 +79,13 @@ async function dropLog({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   )
 }
 
-/** An earlier run committed. What remains is to give the application write access, and to switch it. */
+/** Resumes after an earlier run's commit: gives the application write access, then switches it. */
 async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
   await withDatabase(context.inputs.source, 'source', (source) => requireStillFenced(source, entry))
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
-    context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nAn earlier run committed it.`)
+    context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nAn earlier run committed this migration.`)
     if (phase === 'committed') context.summary(BY_HAND)
     await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
   })
@@ -101,7 +101,7 @@ function requireSwitch({ switch: how, switchCommand }: Cutover['inputs']): void 
   if (how === 'manual' && switchCommand?.length)
     throw new InputError(
       'input.conflict',
-      'inputs `switch: manual` and `switch-command` contradict each other. Set one of them',
+      'inputs `switch: manual` and `switch-command` contradict each other. Remove one of them',
     )
 }
 
@@ -137,11 +137,11 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
 /** Milliseconds from the end of the final verification to the commit. */
 function unwatchedMs(parts: Parts): number {
   const of = (part: string) => parts[part] ?? 0
-  // The first two run beside the verify, and may take longer.
+  // Sequences and indexes run in parallel with the verify, and may take longer.
   return Math.max(0, of('sequences') + of('unique indexes') - of('verify')) + of('commit')
 }
 
-/** Asks the streaming run for the slot, and keeps others off until `work` is done. */
+/** Takes the slot over from the streaming run, and holds the migration until `work` is done. */
 async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const { inputs } = context
   const holder = thisRun('cutover')
@@ -168,7 +168,7 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
 
 async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
-  // Long before the pause: an application that finds the target without them could not work.
+  // Long before the pause: the application needs these indexes on the target.
   const entry = await withBoth({ inputs, signal }, (source, target) => buildIndexes(source, target, begun))
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits)
@@ -184,7 +184,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   })
 }
 
-/** The last checks before the pause, then the pause itself. */
+/** Runs the last checks before the pause, then the pause itself. */
 async function pauseWrites(
   context: Cutover,
   {
@@ -201,7 +201,7 @@ async function pauseWrites(
   const help = await toolHelp('molt', 'verify')
   const choice = await chooseLevel(context, entry, { source, target }, stream, proof, signal)
   const rolling = choice.level === 'changed'
-  // The proof has found what the first verify would find.
+  // A complete proof covers what the first verify would check.
   const verified = rolling ? undefined : await firstVerify(context, { entry, source, target, signal, help })
   const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
   const fence = await planFence(source, entry.plan)
@@ -209,7 +209,7 @@ async function pauseWrites(
   if (refused.length)
     throw new VerdictError(
       'fence.refuses-unarmed',
-      `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
+      `the fence refuses writes to ${refused.join(', ')} although it is not armed. Run \`prepare\` again`,
     )
   await requirePast(context, { entry, target, verified })
   const grantMs = stream.options.login?.grantMs
@@ -236,12 +236,12 @@ async function pauseWrites(
   }
 }
 
-/** A transaction open for this long, in milliseconds, may have written much, and the pause would wait for it. */
+/** A transaction open for this long, in milliseconds, may have written many rows, and the pause would wait for them. */
 const LARGE_AFTER = 500
-/** How many times the stream and the log are checked again after that. */
+/** How many times the stream and the change log are then checked again. */
 const LARGE_ROUNDS = 4
 
-/** The verify took a while; a stream that has got stuck since must not lead to a pause. */
+/** Checks that the stream still moves, so that one that got stuck during the verify does not lead to a pause. */
 async function requireMoving(
   { inputs }: Cutover,
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
@@ -261,7 +261,7 @@ async function requireMoving(
       },
     )
     if (stream.status.retries === retries) return
-    // CockroachDB asks for a retry now and then. A stream that always needs one is stuck.
+    // CockroachDB requires a retry now and then. A stream that retries in every round is stuck.
     if (round >= MOVING_ROUNDS) throw stream.stuck('the replicator is retrying')
   }
 }
@@ -273,13 +273,13 @@ const DECIDED: Partial<Record<Phase, string>> = {
   switched: 'committed and switched: the target has taken over',
 }
 
-/** The outcome and what to do now come first on the page, then the tables. */
+/** Writes the summary: the outcome and the next step first, then the tables. */
 function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   const { before, after, entry, clock } = outcome
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   if (COMMITTED.includes(entry.phase))
     info(
-      `${unwatchedMs(clock.parts)} ms from the final verification to the commit, in which an administrator could write to the target; \`finalize\` compares every row as of the commit`,
+      `an administrator could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares every row as of the commit`,
     )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))

@@ -7,7 +7,7 @@ import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
 
-/** What the parts of the write pause share. */
+/** State that the parts of the write pause share. */
 export interface Section {
   entry: Entry
   /** Output of `molt verify --help`. */
@@ -23,7 +23,7 @@ export interface Section {
   target: Database
   before: StreamStatus
   held: HeldFence
-  /** For work beside the final verify. */
+  /** Connections for the work in parallel with the final verify. */
   lanes: Lanes
   estimate: Estimate
 }

@@ -21,27 +21,27 @@ export const spec = defineAction({
     'dry-run': defaulted(
       boolean,
       'false',
-      'Only lists what would happen while writes are paused, what each part proves, and how long it should take. Changes nothing.',
+      'Only lists the parts of the write pause, what each proves, and how long it should take. Changes nothing.',
     ),
     ...streaming,
     'first-verify': defaulted(
       choice(...VERIFY_LEVELS, 'none'),
       'full',
-      'What is compared before writes are paused, when no rolling proof is complete. Differing rows are checked again until they are known to be lag or loss.',
+      'What to compare before writes are paused, unless a rolling proof is complete. Rows that differ are checked again until each is known to be lag or loss.',
     ),
     'final-verify': optional(
       choice(...FINAL_VERIFIES),
-      'What is compared while writes are paused: a `level` of `verify`, or `changed`: the rows that changed last, while the rolling proof covers all others. `auto`: `full` if that takes at most 2 s, otherwise `changed` if a proof is complete. Default: the value in the plan, which is `auto` unless `prepare` set another. After the approval, less than the plan is refused.',
+      'What to compare while writes are paused: a `level` of `verify`, or `changed`. `changed` compares the rows that changed last and relies on the rolling proof for all others. `auto` means `full` if that takes at most 2 s, otherwise `changed` if a proof is complete. Default: the value in the plan, which is `auto` unless `prepare` set another. After the approval, a weaker comparison than the plan has is refused.',
     ),
     'smoke-test': optional(
       list,
-      'Program and arguments, one per item, that test the target by reading: once before writes are paused, and again after the drain. `MOLT_SMOKE_TEST_TARGET` holds a read-only URL. Any exit code other than 0 stops the cutover.',
+      'Program and arguments, one per item, that test the target without writing. Runs before writes are paused, and again after the drain. `MOLT_SMOKE_TEST_TARGET` holds a read-only URL. Any exit code other than 0 stops the cutover.',
     ),
     'smoke-test-timeout': defaulted(duration, '30s', 'How long the smoke test may take each time.'),
     'max-pause': defaulted(
       duration,
       '60s',
-      'How long writes may be paused in total. Past it, the fence is lifted and the run fails.',
+      'How long writes may be paused in total. After that, the fence is lifted and the run fails.',
     ),
     lease: defaulted(
       duration,
@@ -53,7 +53,7 @@ export const spec = defineAction({
     'sequence-margin': defaulted(
       integer(0, 1_000_000_000),
       '1000',
-      'How far past the last used value each sequence is set on the target.',
+      'How far past its last used value each sequence on the target is set.',
     ),
     switch: optional(
       choice('command', 'manual'),
@@ -61,7 +61,7 @@ export const spec = defineAction({
     ),
     'switch-command': optional(
       list,
-      'Program and arguments, one per item, that point the application at the target after the commit. Run without a shell, with the migration in `MOLT_ACTIONS_…` and your own `MOLT_SWITCH_…` in its environment.',
+      'Program and arguments, one per item, that point the application at the target after the commit. Runs without a shell. Its environment has facts of the migration in `MOLT_ACTIONS_…`, and your own `MOLT_SWITCH_…`.',
     ),
     'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
     'end-sessions': optional(
@@ -71,14 +71,13 @@ export const spec = defineAction({
   },
   outputs: {
     verdict: '`go` when everything is proved.',
-    'pause-ms':
-      'From the first refused write to the moment writes were possible again on either side, in milliseconds.',
+    'pause-ms': 'From the first refused write until writes were possible again on either side, in milliseconds.',
     'pause-parts': 'JSON: milliseconds of the pause by part.',
     'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
     changes: 'Rows applied to the target by the stream.',
     tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
-    'estimated-pause-ms': 'What the write pause was expected to be, in milliseconds, before it began.',
-    'estimated-parts': 'JSON: the same by part, under the names of `pause-parts`.',
+    'estimated-pause-ms': 'Expected write pause, in milliseconds.',
+    'estimated-parts': 'JSON: expected milliseconds by part, with the names of `pause-parts`.',
     operations:
       'With `dry-run`: JSON array of the parts of the pause, in order: `name`, `inputs`, `does`, `proves`, `estimateMs` (null when unknown).',
     phase: "The migration's phase afterwards.",

@@ -8,7 +8,10 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import { endSessions, runCommand } from './commands.ts'
 import type { Cutover } from './spec.ts'
 
-/** From now on the application can write to the target. Repeatable: a resumed run does it again. */
+/**
+ * Gives the application write access to the target. Repeatable: a resumed run calls it again.
+ * @throws VerdictError with the statements to run when a right could not be given back
+ */
 export async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
   const missing = await openWriteAccess(target, plan.targetSchema, facts.writeAccess ?? [])
   checkpoint('write access open')
@@ -21,7 +24,7 @@ export async function openTarget(target: Database, { plan, facts }: Entry): Prom
     )
 }
 
-/** The commit stands. The switch can fail and be repeated; until it succeeds, the application has nowhere to write. */
+/** Switches the application after the commit. Repeatable; until it succeeds, the application cannot write anywhere. */
 export async function switchOver(
   context: Cutover,
   target: Database,
@@ -52,7 +55,7 @@ export async function switchOver(
     signal,
   )
   checkpoint('switch command done')
-  info(`the switch took ${seconds(took)}; writes to the target were possible already`)
+  info(`the switch took ${seconds(took)}; writes to the target were already possible`)
   const switched = await advance(target, entry, 'switched')
   checkpoint('switched')
   context.output('phase', switched.phase)
@@ -64,8 +67,8 @@ export const BY_HAND = `### Switch the application now
 
 The source now refuses writes permanently, and the target accepts them. The application still points at the source.
 
-1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
-2. Check that it writes there.
+1. Point the application's connection string at the target, and restart the application or its connection pools.
+2. Check that it writes to the target.
 3. Run \`finalize\` with \`switched-by-hand: true\` (in the workflow: \`phase: finalize\`).
 
 To go back instead, run \`rollback\` before anything is written to the target.`
@@ -75,13 +78,13 @@ function tellSwitch(): void {
   info(BY_HAND)
 }
 
-/** Sessions that remain on the source are refused writes there. The commit stands, whatever happens here. */
+/** Ends the application's sessions on the source. A failure is only a warning: the fence refuses their writes. */
 async function endOld({ inputs }: Cutover): Promise<void> {
   const { endSessions: roles } = inputs
   if (!roles?.length) return
   try {
     const ended = await withDatabase(inputs.source, 'source', (source) => endSessions(source, roles))
-    info(`${plural(ended, 'session')} of ${roles.join(', ')} on the source ended`)
+    info(`ended ${plural(ended, 'session')} of ${roles.join(', ')} on the source`)
   } catch (error) {
     warning(`the application's sessions on the source could not be ended: ${messageOf(error)}`)
   }

@@ -15,7 +15,7 @@ type FenceContext = Context<typeof spec>
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
-    // The target's URL is for other actions' ledger; this action does not connect to it.
+    // A shared config file may set `target`; this action does not connect to it.
     const { source: url, allowInsecure } = context.inputs
     requireTls({ source: url, allowInsecure })
     await withDatabase(url, 'source', async (source) => {
@@ -30,7 +30,7 @@ export const action: Action<typeof spec> = {
           'fence.not-holding',
           `the fence is ${state}, but it does not hold`,
           problems,
-          'Writes can pass it, or already have.',
+          'Writes can pass it, or already have. Run `prepare` again, and repeat any comparison made behind it.',
         )
     })
   },
@@ -39,16 +39,16 @@ export const action: Action<typeof spec> = {
     if (!lease || context.inputs.keep) return
     if (context.saved('source') !== digest(context.inputs.source)) {
       warning(
-        'the post step got a different source URL from the one the fence was raised on, so the fence stays until its lease expires',
+        'the post step has another source URL than the step that raised the fence, so the fence stays until its lease ends',
       )
       return
     }
     await withDatabase(context.inputs.source, 'source', async (source) => {
-      // Cleaned up meanwhile, by this job or another one.
+      // Dropped in the meantime by a cleanup.
       const { state } = await readFence(source)
       if (state === 'absent') return
       if (await liftFence(source, lease)) info('the fence is lifted: writes to the source are possible again')
-      else info(`the fence is ${state}, but no longer by this step, so it stays`)
+      else info(`the fence is ${state}, but another run has set it, so it stays`)
     })
   },
 }
@@ -60,12 +60,12 @@ async function raise(context: FenceContext, source: Database): Promise<void> {
   if (problems.length)
     refuse('fence.damaged', 'the fence is damaged', problems, 'Nothing was raised. Run `prepare` again.')
   context.save('source', digest(context.inputs.source))
-  // Before it is set: whatever happens to this process, the post step lifts this fence and no other.
+  // The lease is saved before it is set: the post step then lifts this fence, and no other, even if this process dies.
   const held = new HeldFence(source, fence, context.inputs.lease, (lease) => context.save('lease', lease))
   try {
     const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
     info(
-      `writes to ${plural(fence.tables.length, 'table is', 'tables are')} refused; ${plural(holders, 'writing transaction')} ended within ${waitedMs} ms`,
+      `writes to ${plural(fence.tables.length, 'table')} are refused; ${plural(holders, 'writing transaction')} ended within ${waitedMs} ms`,
     )
   } catch (error) {
     await held.lift()
@@ -83,7 +83,7 @@ async function lift(source: Database): Promise<void> {
     )
 }
 
-/** The post step gets no secret through state; by this it knows that its URL is the same, except for the password. */
+/** Hash of a URL without its password: the post step compares it with the saved one, and no secret is saved. */
 function digest(url: string): string {
   return createHash('sha256')
     .update(splitPassword(url)?.url ?? url)

@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'fence',
   title: 'Write fence',
   description:
-    'Stops writes on the source under a lease, or allows them again. For your own chains and for emergencies.',
+    'Stops writes on the source under a lease, or allows them again. For your own workflows and for emergencies.',
   icon: 'shield',
   post: true,
   inputs: {
@@ -14,7 +14,7 @@ export const spec = defineAction({
     do: defaulted(
       choice('raise', 'lift', 'status'),
       'status',
-      '`raise`: refuse writes for `lease`. `lift`: allow them. `status`: only report.',
+      '`raise` refuses writes for `lease`. `lift` allows them. `status` only reports.',
     ),
     lease: defaulted(duration, '5m', 'Time after which the fence lapses, whatever happens to the job.'),
     'holders-timeout': defaulted(duration, '10s', 'How long writing transactions may take to end.'),

@@ -88,7 +88,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     target,
     { url: inputs.target, migration: inputs.migration, signal: context.signal },
     async (signal) => {
-      // The entry may have moved while this run waited for a killed load.
+      // The entry may have changed while this run waited for a killed load.
       const held = await requireMigration(source, target, inputs.migration, ['prepared'])
       await loadTables({ context, source, target, signal }, held)
     },
@@ -120,7 +120,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   const note = new LoadNote(target, entry)
   const { account, failure } = await load(run, note, resume, files)
   if (account.fetchId) context.output('fetch-id', account.fetchId)
-  // What ended the load comes first: failing to record its slot in the ledger may only be a consequence.
+  // Report what ended the load first: a failed write to the ledger may only be a consequence.
   if (failure) {
     await note.settled.catch(() => {})
     throw await giveUp(run, note.entry, { account, failure }, resume)
@@ -136,7 +136,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication, filesLeft },
   })
   if (filesLeft.length)
-    info(`the load's files remain below the bucket path or local path, with every row in them: ${filesLeft.join(', ')}`)
+    info(`these folders below the bucket path or local path still hold every loaded row: ${filesLeft.join(', ')}`)
   if (inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
@@ -154,12 +154,12 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   report(context, { plan, account, arrived, cursor, durationMs })
 }
 
-/** MOLT deletes the files of the tables that it has imported in this run. */
+/** The folders that still hold files. MOLT deletes only the files of tables that it imported in this run. */
 function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): string[] {
   return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
 }
 
-/** The ledger's record of a running load; changes are made one at a time. */
+/** The ledger's record of a running load. Writes changes one at a time, in order. */
 class LoadNote {
   readonly #target: Database
   #entry: Entry
@@ -170,12 +170,12 @@ class LoadNote {
     this.#entry = entry
   }
 
-  /** The last written state. */
+  /** The entry as last written. */
   get entry(): Entry {
     return this.#entry
   }
 
-  /** Resolves when all is written; rejects with the cause when the first change failed. */
+  /** Resolves when every change is written; rejects with the error of the first one that failed. */
   get settled(): Promise<void> {
     return this.#settled
   }
@@ -189,7 +189,7 @@ class LoadNote {
   }
 }
 
-/** MOLT's publication has one fixed name per database: a second load would drop the publication of the first. */
+/** Refuses a source of another migration: MOLT's publication has a fixed name, and a second load would drop it. */
 async function requireAlone(source: Database, plan: Plan, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
@@ -205,7 +205,7 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
     )
 }
 
-/** Reports everything that is known to fail before a slot is created or a row is moved. */
+/** Checks, before a slot is created or a row is moved, for everything that is known to fail. */
 async function requireLoadable(source: Database, target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const recreate = inputs.tableHandling === 'drop-on-target-and-recreate'
   const definitions = recreate ? [] : await definitionProblems(source, target, plan)
@@ -227,7 +227,7 @@ async function requireLoadable(source: Database, target: Database, plan: Plan, i
   await requireDisposable(target, plan, inputs)
 }
 
-/** Existing rows would be counted as loaded, or collide. They are deleted only by name. */
+/** Refuses tables with rows, which would be counted as loaded, or collide, unless `allow-truncate` names the table. */
 async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const allowed = inputs.allowTruncate ?? []
   for (const name of allowed)
@@ -280,7 +280,7 @@ async function commandLine(
   if (unknown.length)
     throw new UserError(
       'molt.unknown-flag',
-      `this build of molt has no ${unknown.join(', ')}. Remove the setting, or use the version that \`setup\` pins by default`,
+      `this build of molt does not support ${unknown.join(', ')}. Remove the input that sets it, or use the version that \`setup\` pins by default`,
     )
   // An older molt leaves the publication to us. It must exist before the slot, or the stream never finds it.
   if (!features.ownsPublication && !(await readPublication(source, plan.publication)))
@@ -294,7 +294,7 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const { mode, migration } = context.inputs
   const { plan } = note.entry
   if (resume && !resume.fetchId) {
-    info('every table was read and imported completely; nothing is left to load')
+    info('every table has been read and imported completely; nothing is left to load')
     return { account: alreadyLoaded(plan, resume.cursor) }
   }
   info(`${MODES[mode]}.`)
@@ -303,7 +303,7 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, metricsAddr, resume)
   await makeFolder(inputs, folder)
-  // Before the tool starts, so that an import that names the folder is known to be ours from the first moment.
+  // Recorded before the tool starts, so that any import that names the folder is known to be ours.
   if (!resume) await note.change({ mode, folder }, { files: before, ...withLoadFolder(note.entry.facts, folder) })
   return runTool(run, note, { args, metricsAddr, resumed: resume !== undefined, folder })
 }
@@ -312,7 +312,7 @@ function withLoadFolder({ loadFolders = [], filesLeft = [] }: Facts, folder: str
   return folder ? { loadFolders: [...loadFolders, folder], filesLeft: [...filesLeft, folder] } : {}
 }
 
-/** What molt would have reported at the end of a load that needs no tool any more. */
+/** The account of a load that is already complete, as molt would have reported it. */
 function alreadyLoaded(plan: Plan, cursor: string): FetchAccount {
   return { ...emptyAccount(plan.sourceSchema), complete: true, cursor, claimed: [...plan.tables] }
 }
@@ -349,7 +349,7 @@ async function runTool(
       onStarted: (cursor) => {
         if (!tool.resumed) void note.change({ ...known, cursor })
       },
-      // From here on, a load whose runner dies can still be complete.
+      // From here on, the load can be completed even if the runner dies.
       onRead: (account) => {
         if (!tool.resumed) void note.change({ ...known, cursor: account.startCursor, exported: readSoFar(account) })
       },
@@ -359,7 +359,7 @@ async function runTool(
   }
 }
 
-/** `loading: 3 of 11 tables read, 1 imported, 120,000 of about 300,000 rows (40%, about 36 of 90 MiB), 24,000 rows/s, about 8 s left` */
+/** `loading: 3 of 11 tables read, 1 imported, 120,000 of about 300,000 rows (40%, about 36 of 90 MiB), 24,000 rows/s, …` */
 export function progressLine(
   now: LoadProgress,
   tables: number,
@@ -367,7 +367,7 @@ export function progressLine(
   elapsedMs: number,
 ): string {
   const rate = now.rows / (elapsedMs / 1000)
-  // Rows that were read are still to be imported: only the end is 100%.
+  // Rows that were read still have to be imported, so this never shows 100%.
   const part = expected.rows > 0 ? Math.min(0.99, now.rows / expected.rows) : 0
   const mib = (bytes: number) => number(bytes / 2 ** 20)
   const of = part
@@ -381,7 +381,7 @@ export function progressLine(
 }
 
 /**
- * Ends what a failed load has left. Keeps its slot only if `resume` was set and the load can be resumed.
+ * Cleans up after a failed load. Keeps its slot only if `on-interrupted: resume` is set and the load can be resumed.
  * @returns the failure
  */
 async function giveUp(
@@ -390,7 +390,7 @@ async function giveUp(
   { account, failure }: LoadResult,
   resume: Resumed | undefined,
 ): Promise<unknown> {
-  // Another run acts on the migration now, and removes what is left.
+  // Another run has taken over the migration, and cleans up.
   if (signal.aborted && !context.signal.aborted) return failure
   const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
@@ -403,7 +403,7 @@ async function giveUp(
       const folder = entry.facts.load?.folder
       await advance(target, entry, 'prepared', { facts: { load: { mode, folder, cursor, fetchId, exported } } })
       warning(
-        `The load can be resumed: run this again with \`on-interrupted: resume\`. Until then the slot ${entry.plan.slot} keeps WAL on the source.`,
+        `The load failed, and can be resumed. Run \`fetch\` again with \`on-interrupted: resume\`. Until then, the slot ${entry.plan.slot} keeps WAL on the source.`,
       )
     }
   } catch (error) {
@@ -417,14 +417,15 @@ async function tellLeft(source: Database, { slot }: Plan, error: unknown): Promi
   const there = await readSlot(source, slot).catch(() => 'unknown' as const)
   warning(
     there
-      ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still exist' : 'still exists'} and fills the source's disk (${messageOf(error)}). Drop it: SELECT pg_drop_replication_slot('${slot}')`
+      ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still exist' : 'still exists'} and fills the source's disk (${messageOf(error)}). To drop it, run \`SELECT pg_drop_replication_slot('${slot}')\` on the source.`
       : `Parts of the failed load remain: ${messageOf(error)}`,
   )
 }
 
 /**
- * Gives up an incomplete load.
+ * Requires a complete load; drops the slot of an incomplete one.
  * @returns table → rows that have arrived on the target
+ * @throws VerdictError when rows or tables are missing
  */
 async function requireComplete(
   source: Database,
@@ -451,7 +452,7 @@ async function requireComplete(
   )
 }
 
-/** Also gives up a load that no stream can continue: because of its slot, publication, definitions, or tables. */
+/** Gives up a load from which no stream can start, because its slot, publication, definitions or tables changed. */
 async function requireStreamable(
   source: Database,
   target: Database,
@@ -471,7 +472,7 @@ async function requireStreamable(
   await abandon(source, target, entry)
   refuse(
     'load.cannot-stream',
-    'every row was moved, but no stream can continue from this load',
+    'every row was moved, but no stream can start from this load',
     problems,
     `The slot ${plan.slot} was dropped. Fix these, empty the target tables, and load again.`,
   )
@@ -483,7 +484,7 @@ async function abandon(source: Database, target: Database, entry: Entry): Promis
   if (entry.facts.load) await advance(target, entry, 'prepared', { facts: { load: null } })
 }
 
-/** The stream's own progress lives in it. One used with another slot would take precedence over this slot's position. */
+/** One staging schema per slot: the replicator's progress in it would override the position of any other slot. */
 function stagingSchema(entry: Entry, cursor: string): string {
   return `molt_staging_${entry.facts.source?.sourceId.slice(0, 8)}_${cursor.replace('/', '_').toLowerCase()}`
 }

@@ -8,7 +8,7 @@ export const spec = defineAction({
   name: 'fetch',
   title: 'MOLT fetch',
   description:
-    'Loads every expected table in one snapshot, and creates the slot and the publication. Green only with a complete account of the rows.',
+    'Loads every expected table in one snapshot, and creates the slot and the publication. Succeeds only when every row is accounted for.',
   icon: 'download',
   inputs: {
     ...migration,
@@ -27,7 +27,7 @@ export const spec = defineAction({
     'use-implicit-auth': defaulted(
       boolean,
       'false',
-      "Uses the environment's credentials (OIDC, instance role) for the bucket instead of keys in its URL. CockroachDB needs its own.",
+      "Uses the environment's credentials (OIDC, instance role) for the bucket instead of keys in its URL. CockroachDB needs credentials of its own.",
     ),
     'assume-role': optional(text, 'Role or service account that accesses the bucket.'),
     'import-region': optional(text, 'Region of the bucket.'),
@@ -35,7 +35,7 @@ export const spec = defineAction({
     'local-path-listen-addr': optional(text, 'Address that serves the folder to CockroachDB.'),
     'local-path-crdb-access-addr': optional(text, 'Address at which CockroachDB reaches that server.'),
     'delete-files': defaulted(boolean, 'false', 'Deletes the intermediate files afterwards.'),
-    compression: optional(choice('gzip', 'none'), "Of intermediate files. Default: molt's."),
+    compression: optional(choice('gzip', 'none'), "Compression of the intermediate files. Default: molt's."),
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
@@ -48,21 +48,18 @@ export const spec = defineAction({
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
-      'What to do about an earlier load that did not finish. `fail` changes nothing. `resume` continues it, except with `direct-copy`. `restart` drops its slot and loads again. With `resume`, a load that fails keeps its slot.',
+      'What to do about an earlier load that did not finish. `fail` changes nothing. `resume` continues it, except with `direct-copy`, and keeps the slot if this load fails too. `restart` drops its slot and loads again.',
     ),
     'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
-    'continuation-token': optional(uuid, 'With `resume`: continue one table only.'),
+    'continuation-token': optional(uuid, 'With `resume`: token of the only table to continue.'),
     'continuation-file-name': optional(text, 'With `resume`: the file to begin with.'),
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),
     'export-concurrency': optional(integer(1, 64), "Readers per table. Default: molt's."),
     'row-batch-size': optional(integer(1, 10_000_000), "Rows per read. Default: molt's."),
-    'extra-args': optional(
-      argumentList,
-      'Further flags of `molt fetch`. Flags with an input of their own are refused.',
-    ),
+    'extra-args': optional(argumentList, 'Further flags of `molt fetch`. Flags that have their own input are refused.'),
     'stall-after': optional(
       duration,
-      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can print nothing for a long time. A stall is reported after 5 minutes, then less and less often.',
+      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can run for a long time without output. A stall is reported after 5 minutes, then less and less often.',
     ),
     'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   },

@@ -16,9 +16,9 @@ import { requireMigration, withBoth } from '../shared.ts'
 import type { Finalize } from './spec.ts'
 
 /**
- * Compares all rows as of the commit, unless an earlier run has found them equal. The result goes into the ledger and
- * is reported at once: every minute makes a rollback lose more. {@link requireCompared} fails for it only after the
- * rest is done, because an application that stays on the target needs the rest.
+ * Compares all rows as of the commit, unless an earlier run has found them equal. Records the result in the ledger and
+ * reports it at once, because a rollback loses more with every minute. {@link requireCompared} fails the step only
+ * after everything else is done, because an application that stays on the target needs that.
  * @returns undefined before the commit
  */
 export async function compareOnce(context: Finalize): Promise<AfterCommit | undefined> {
@@ -67,6 +67,6 @@ export function requireCompared(result: AfterCommit | undefined): void {
       'verify.after-commit-inconclusive',
       'not every row was compared as of the commit',
       afterCommitProblems(result),
-      'Correct what is listed and run `finalize` again before `gc.ttlseconds` of the target has passed since the commit. Set `waive: compare` in `cleanup` to accept this.',
+      'Correct what is listed, then run `finalize` again within `gc.ttlseconds` of the target after the commit. To accept the gap, set `waive: compare` in `cleanup`.',
     )
 }

@@ -37,7 +37,7 @@ interface Done {
   /** By name: a rebuilt foreign key can be validated twice. */
   validated: Set<string>
   dropped: string[]
-  /** What the source has, the target lacks, and no later step builds. */
+  /** Differences from the source's definitions that no later step removes. */
   left?: string[]
 }
 
@@ -87,8 +87,8 @@ async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<numb
 }
 
 /**
- * A run that has finished nothing must not look as if it had.
- * @throws VerdictError after a commit that is not followed up
+ * Writes the summary.
+ * @throws VerdictError when the migration is committed, but cannot be finalized yet
  */
 function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: AfterCommit | undefined): void {
   const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
@@ -100,7 +100,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
   if (phase === 'committing')
     throw new VerdictError(
       'finalize.cutover-unfinished',
-      `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which resumes there`,
+      `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again to resume it`,
     )
   if (phase !== 'finalized') {
     const nothing = `Nothing was committed. Only sequences, and indexes that cannot block the stream, were checked.`
@@ -119,7 +119,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
     sequences,
     done.indexes || done.constraints
       ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`
-      : 'no index and no constraint was left to rebuild',
+      : 'no indexes or constraints were left to rebuild',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`
@@ -131,14 +131,14 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
 }
 
 /**
- * Builds what was dropped for the load: before the switch only what cannot block the stream, after it everything that is
- * left, with every foreign key validated.
+ * Rebuilds what was dropped for the load: before the switch only what cannot block the stream, after it everything that
+ * is left, and then validates foreign keys.
  */
 async function rebuild(source: Database, target: Database, entry: Entry, done: Done): Promise<Entry> {
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
   const kinds: readonly DeferredKind[] = ['index', 'unique', 'check', 'foreign-key']
   for (const kind of kinds) {
-    const onBuilt = (name: string) => info(`${kind} ${name} is back on the target`)
+    const onBuilt = (name: string) => info(`rebuilt ${kind} ${name} on the target`)
     const built = await rebuildDeferred(target, entry.id, [kind], { onBuilt })
     done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
   }
@@ -161,8 +161,8 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
 }
 
 /**
- * Validates whatever is not valid: IMPORT INTO leaves every foreign key unvalidated, captured or not. Then compares the
- * target's definitions with the source's.
+ * Validates every unvalidated constraint: IMPORT INTO leaves all foreign keys unvalidated, deferred or not. Then
+ * compares the target's definitions with the source's.
  */
 async function requireWhole(
   { inputs }: Finalize,
@@ -178,7 +178,7 @@ async function requireWhole(
   )
   const invalid: string[] = []
   for (const { table, name, kind } of waiting) {
-    // What the source has never validated may not hold there either.
+    // The source's rows may violate a constraint that it has never validated.
     if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
@@ -211,7 +211,7 @@ async function requireWhole(
   for (const what of done.left.slice(0, 20)) warning(what)
 }
 
-/** What rows violate, from the server's message: it names the constraint and no value, unlike its detail. */
+/** The message of a failed validation, without row values; undefined when it succeeded. */
 async function broken(validation: Promise<void>): Promise<string | undefined> {
   try {
     await validation
@@ -223,8 +223,8 @@ async function broken(validation: Promise<void>): Promise<string | undefined> {
 }
 
 /**
- * After the switch nothing reads the slot, and the WAL that it keeps would fill the source's disk.
- * @returns what existed and was dropped
+ * Drops the slot and the publication. After the switch nothing reads the slot, and its WAL would fill the disk.
+ * @returns what was dropped
  */
 async function endReplication(source: Database, entry: Entry): Promise<string[]> {
   const { slot, publication } = entry.plan

@@ -25,7 +25,7 @@ export const spec = defineAction({
     structure: defaulted(
       choice('require', 'report'),
       'report',
-      'When an index, constraint or default is missing or different on the target: `require` fails, `report` warns. A definition that is invalid, or was dropped for the load and is not back, always fails.',
+      'When an index, constraint or default is missing or different on the target: `require` fails, `report` warns. A definition that is invalid, or that was dropped for the load and not rebuilt, always fails.',
     ),
   },
   outputs: {

@@ -56,7 +56,7 @@ export const action: Action<typeof spec> = {
 }
 
 function demand(value: string | undefined, name: string): string {
-  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing, but this \`do\` needs it`)
+  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing. Set it: this \`do\` requires it`)
   return value
 }
 
@@ -69,7 +69,7 @@ function requireSecrets(items: readonly string[]): void {
     )
 }
 
-/** GitHub creates a missing environment on its first use, without rules: a typo would let everything through. */
+/** Checks the approval gate. GitHub creates a missing environment without rules: a typo would let every run through. */
 async function requireGate(context: Gate): Promise<void> {
   const { inputs } = context
   context.output('gate', inputs.gate)
@@ -80,16 +80,16 @@ async function requireGate(context: Gate): Promise<void> {
   await requireReviewers(context)
 }
 
-/** Whoever can start a run must not be able to commit alone. */
+/** Refuses a commit without a gate, so that no one who can start a run can commit alone. */
 function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
   if (gate === 'none' && decision === 'commit')
     throw new InputError(
       'approval.required',
-      '`decision: commit` needs an approval. Set `gate: environment`, or `gate: plan-hash` where your plan has no required reviewers',
+      '`decision: commit` needs an approval. Set `gate: environment`, or `gate: plan-hash` if your GitHub plan has no required reviewers',
     )
 }
 
-/** Letters, because GitHub drops an output that contains a secret's value, and a secret can be `1`. */
+/** Names the legs. By letter, because GitHub drops an output that contains a secret, and a secret can be `1`. */
 function legNames(wait: number, leg: number): string[] {
   const legs = Math.min(20, Math.max(1, Math.ceil(wait / leg)))
   if (wait / legs > 5 * 3_600_000)
@@ -104,7 +104,7 @@ async function requireReviewers(context: Gate): Promise<void> {
   const { environment, adminsCanBypass } = context.inputs
   const found = await readEnvironment(connectGithub(demand(context.inputs.token, 'token')), environment)
   const next =
-    "Add required reviewers to it in the repository's settings. Where your plan has none, set `gate: plan-hash`"
+    "Add required reviewers to it in the repository's settings. If your GitHub plan has none, set `gate: plan-hash`"
   if (!found)
     throw new VerdictError(
       'approval.environment-missing',
@@ -116,7 +116,7 @@ async function requireReviewers(context: Gate): Promise<void> {
       `the environment \`${environment}\` has no required reviewers. ${next}`,
     )
   requireBranches(context, environment, found.branches)
-  // GitHub Enterprise Server before 3.10 leaves it out: unknown does not mean no.
+  // GitHub Enterprise Server before 3.10 omits this field. Unknown does not mean no.
   if (found.bypass !== false) {
     const text = `administrators can bypass the reviewers of \`${environment}\`. Untick "Allow administrators to bypass configured protection rules"`
     if (adminsCanBypass === 'refuse') throw new VerdictError('approval.bypass-possible', text)
@@ -135,7 +135,7 @@ async function requireReviewers(context: Gate): Promise<void> {
   )
 }
 
-/** Secrets of an environment that accepts any branch are open to everyone who can push one. */
+/** Checks the secrets' environment: if it accepts any branch, its secrets are open to everyone who can push one. */
 async function requireBranchRule(context: Gate): Promise<void> {
   const { secretsEnvironment: name = '', token } = context.inputs
   const found = await readEnvironment(connectGithub(demand(token, 'token')), name)
@@ -146,7 +146,7 @@ async function requireBranchRule(context: Gate): Promise<void> {
 function requireBranches({ inputs }: Gate, name: string, branches: Environment['branches']): void {
   const open = branches === 'any' || (Array.isArray(branches) && branches.some((each) => /^[*/?]+$/.test(each)))
   if (!open) return
-  const text = `the environment \`${name}\` accepts any branch: anyone who can push one can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
+  const text = `the environment \`${name}\` accepts any branch: anyone who can push a branch can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
   if (inputs.anyBranch === 'refuse') throw new VerdictError('approval.any-branch', text)
   warning(text)
 }
@@ -158,7 +158,7 @@ async function requireRehearsals(context: Gate): Promise<void> {
   const found = await findIfPossible(context, artifact, since)
   if (!found) return
   const { green, rejected } = found
-  for (const each of green) info(`counts: ${each}`)
+  for (const each of green) info(`counted: ${each}`)
   for (const each of rejected) info(`not counted: ${each}`)
   const times = `${green.length}${green.length === MOST_REHEARSALS ? ' or more' : ''}`
   const text = `this plan had ${times} green rehearsals on the default branch since ${clock(since)}`
@@ -172,12 +172,12 @@ async function requireRehearsals(context: Gate): Promise<void> {
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
       'approval.not-rehearsed',
-      `${text}, but ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it produces the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
+      `${text}, but ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} on the default branch; it uploads the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
 }
 
-/** When no rehearsal is required, the number is only for the approver, and its absence stops nothing. */
+/** Looks for rehearsals. If none is required, the number only informs the approver, and an error is only a warning. */
 async function findIfPossible({ inputs, summary }: Gate, artifact: string, since: Date) {
   const token = demand(inputs.token, 'token')
   const { rehearsalWorkflow: workflow } = inputs
@@ -191,7 +191,7 @@ async function findIfPossible({ inputs, summary }: Gate, artifact: string, since
   }
 }
 
-/** A leg that starts after the slot was handed over has nothing to do. */
+/** Reports whether a follower is needed: a leg that starts after the slot was handed over has nothing to do. */
 async function tellNeeded(context: Gate, target: Database): Promise<void> {
   const { migration } = context.inputs
   const entry = await readEntryIfAny(target, migration)
@@ -206,7 +206,7 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
   context.output('needed', !why)
 }
 
-/** While one run streams, no second one is needed. A hold that is not renewed lapses. */
+/** Names a run that already streams, by its renewed hold. A hold that is not renewed lapses. */
 async function streamedByOther({ inputs, signal }: Gate, target: Database): Promise<string | undefined> {
   const first = await liveHolder(target, inputs.migration)
   for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
@@ -216,7 +216,7 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
   return undefined
 }
 
-/** A leg also starts after a declined or expired approval. Its stream then fails and handles the slot as configured. */
+/** Names an approval state that ends the need for a leg. After a decline a leg still runs, to apply `on-declined`. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined
@@ -225,7 +225,7 @@ async function overText({ inputs }: Gate): Promise<string | undefined> {
   return seen === 'approved' ? 'the cutover is approved and waiting for a runner' : undefined
 }
 
-/** Records in the ledger who approved what; nothing else sets `approved`. */
+/** Records in the ledger who approved which plan. Nothing else sets the phase `approved`. */
 async function approve(context: Gate, target: Database): Promise<void> {
   const { inputs } = context
   const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
@@ -251,7 +251,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
 }
 
-/** The plan names the programs that it was prepared with; this runner may have others. */
+/** Refuses programs of this runner that differ from the plan's. */
 function requireTools(items: readonly string[], plan: Plan): void {
   for (const item of items) {
     const [name = '', sha256] = item.split('=')
@@ -281,9 +281,10 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
     )
 }
 
-/** Who has approved (empty for no one), and out of how many approvals of this run: GitHub does not number them by attempt. */
 interface Approver {
+  /** Empty when no one has approved. */
   by: string
+  /** Approvals of this run so far. GitHub does not say which attempt each belongs to. */
   count: number
 }
 
@@ -324,7 +325,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   return { by: last, count }
 }
 
-/** For repositories without required reviewers: a second person types the hash that the first person's run has shown. */
+/** For repositories without required reviewers: the person who typed the hash that another person's run has shown. */
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(
@@ -345,8 +346,8 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
     throw new VerdictError(
       'approval.plan-not-shown',
       others.length
-        ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}). Repeat the first dispatch`
-        : 'no earlier run has shown this plan. Leave `approved-hash` empty in the first dispatch',
+        ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}). Start again with \`approved-hash\` empty`
+        : 'no earlier run has shown this plan. Start one with `approved-hash` empty first',
     )
   const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
   if (shown.every(own) && inputs.selfApproval === 'refuse')

@@ -13,17 +13,17 @@ export const spec = defineAction({
   inputs: {
     do: required(
       choice('require', 'rehearsed', 'needed', 'approve'),
-      '`require`: checks at the start that everything the approval needs exists. `rehearsed`: requires rehearsals of the plan. `needed`: says whether a follower is still needed. `approve`: reads who approved, and records it in the ledger.',
+      '`require`: checks at the start that everything the approval needs exists. `rehearsed`: requires rehearsals of the plan. `needed`: reports whether a follower is still needed. `approve`: reads who approved, and records it in the ledger.',
     ),
     gate: defaulted(
       choice('environment', 'plan-hash', 'none'),
       'environment',
-      '`environment`: its required reviewers. `plan-hash`: another person types the hash of the plan into a second dispatch. `none`: no approval; refused with `decision: commit`.',
+      '`environment`: its required reviewers approve. `plan-hash`: another person starts a second run with the hash of the plan. `none`: no approval; refused with `decision: commit`.',
     ),
     environment: defaulted(text, 'cutover', 'Environment whose protection rule is the approval gate.'),
     'secrets-environment': optional(
       text,
-      'With `require`: environment with the secrets of the jobs that need no approval. It must be limited to branches.',
+      'With `require`: environment with the secrets of the jobs that need no approval. It must be limited to certain branches.',
     ),
     'any-branch': defaulted(
       choice('refuse', 'warn'),
@@ -33,10 +33,10 @@ export const spec = defineAction({
     'admins-can-bypass': defaulted(
       choice('refuse', 'warn'),
       'warn',
-      "With `require`: what to do when administrators can bypass the environment's reviewers. `bypass` refuses a job that ran that way in any case.",
+      "With `require`: what to do when administrators can bypass the environment's reviewers. A job that did run without an approval is a matter of `bypass`.",
     ),
     token: optional(secretText, 'The `github.token` of the job.'),
-    target: optional(connectionUrl, 'CockroachDB moved to; its ledger keeps the approval.'),
+    target: optional(connectionUrl, 'CockroachDB to move to. Its ledger records the approval.'),
     migration: migration.migration,
     phase: defaulted(
       choice('prepare', 'load', 'stream', 'cutover', 'finalize'),
@@ -56,24 +56,24 @@ export const spec = defineAction({
     'on-declined': defaulted(
       choice('keep-slot', 'drop-slot'),
       'keep-slot',
-      'With `require`: what to do with the slot without an approval.',
+      'With `require`: what to do with the slot when the approval is declined or expires.',
     ),
     secrets: optional(
       list,
-      'Items such as `MOLT_SOURCE=true`: whether each secret has a value. A missing one fails the step, which names it.',
+      'Items such as `MOLT_SOURCE=true`, one per secret: whether it has a value. The step fails and names each secret without one.',
     ),
     'max-approval-wait': defaulted(
       duration,
       '24h',
-      'How long a follower streams while the approval is pending, and how old the run with the typed hash may be.',
+      'How long a follower streams while the approval is pending. With `gate: plan-hash`, also how old the run that showed the hash may be.',
     ),
-    leg: defaulted(duration, '1h', 'Length of a leg of the follower, if 20 legs cover the wait.'),
+    leg: defaulted(duration, '1h', 'Length of one leg of the follower; longer if 20 legs would not cover the wait.'),
     'plan-hash': optional(hash, 'The plan that the approver saw; any other is refused.'),
     tools: optional(
       list,
       "With `approve`: items such as `molt=<sha256>` for this runner's programs. Programs that are not in the plan are refused.",
     ),
-    'approved-hash': optional(hash, 'With `gate: plan-hash`: what the approver typed.'),
+    'approved-hash': optional(hash, 'With `gate: plan-hash`: the hash that the approver typed.'),
     'self-approval': defaulted(
       choice('refuse', 'warn'),
       'refuse',

@@ -21,7 +21,7 @@ import { InputError, messageOf, refuse, throwIfCancelled, UserError, VerdictErro
 import { number, plural, seconds, someOf } from '../../runtime/progress.ts'
 import { addSecret } from '../../runtime/secrets.ts'
 import { tlsProblem } from '../../runtime/url.ts'
-import { readSequences } from '../../sql/sequences.ts'
+import { readSequences, readSourceSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
 
 type Mask = Context<typeof spec>
@@ -39,7 +39,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** These connections carry the masking key to `from`, and to `to` rows that may be masked less well than intended. */
+/** Requires TLS: `from` receives the masking key, and `to` receives rows that may be masked less well than intended. */
 function requireTls(inputs: Mask['inputs']): void {
   for (const name of ['from', 'to'] as const) {
     const problem = inputs[name] && tlsProblem(inputs[name])
@@ -65,11 +65,11 @@ async function propose(context: Mask): Promise<void> {
     await exportSnapshot(source)
     const { yaml, columns, todo } = await proposeRules(source, schema)
     write('rules', rules, yaml)
-    info(`${rules}: rules for ${columns} columns, ${todo} of them to be decided by a person (TODO)`)
+    info(`${rules}: rules for ${columns} columns, ${todo} of them marked TODO for a person to decide`)
     context.output('verdict', 'proposed')
     context.output('rules', rules)
     context.summary(
-      `### Masking rules proposed\n\n\`${rules}\` has a rule for each of ${columns} columns; **${todo}** are marked \`TODO\`. Samples were matched inside the database; no value has left it.`,
+      `### Masking rules proposed\n\n\`${rules}\` has a rule for each of ${columns} columns; **${todo}** are marked \`TODO\`. Samples were matched inside the database; no value left it.`,
     )
   } finally {
     await source.end().catch(() => {})
@@ -80,7 +80,7 @@ async function mask(context: Mask): Promise<void> {
   const { inputs } = context
   const rules = readRules(inputs.rules)
   const [key, canaries] = [readKey(rules), readCanaries(rules)]
-  // Now and not after hours. The evidence of an earlier run says nothing about this one.
+  // An unwritable path must fail now, not after hours, and the evidence of an earlier run must not remain.
   write('evidence', inputs.evidence, '{ "version": 1, "proved": false }\n')
   if (!inputs.to)
     throw new InputError('input.missing', 'input `to` is missing. Set it to the URL of the rehearsal source')
@@ -176,12 +176,15 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
   }
 }
 
-/** Whatever went wrong, unproved rows do not stay. Returns what happened to them, in a sentence. */
+/**
+ * Drops the unproved copy after a failure.
+ * @returns a sentence about what happened to it
+ */
 async function discard(to: string, schema: string, tables: readonly string[]): Promise<string> {
   try {
     const left = await discardTables(to, schema, tables)
     if (!left.length)
-      return 'The tables on the rehearsal source were dropped again. Its WAL, its statistics and its backups can still hold their content. If that matters, use a fresh server.'
+      return 'The tables on the rehearsal source were dropped again. Its WAL, statistics and backups may still hold their content. If that matters, use a fresh server.'
     return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because another session reads or locks them. Drop the database.`
   } catch (error) {
     return `ROWS THAT WERE NOT PROVED MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
@@ -201,12 +204,12 @@ function readKey(rules: Rules): string {
   return key as string
 }
 
-/** Registered as secrets: a canary in a log would have to be explained. */
+/** Reads the canaries, and registers them as secrets so that none appears in a log. */
 function readCanaries({ canaries = [] }: Rules): string[] {
   const list = typeof canaries === 'string' ? (fromEnv(canaries) ?? '').split('\n') : canaries
   const found = list.map((line) => line.trim()).filter(Boolean)
   if (typeof canaries === 'string' && !found.length)
-    throw new InputError('mask.canaries-missing', `the rules take canaries from ${canaries}, which is empty or not set`)
+    throw new InputError('mask.canaries-missing', `the rules take canaries from ${canaries}, which is empty. Set it`)
   for (const canary of found) addSecret(canary)
   return found
 }
@@ -260,7 +263,7 @@ async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string,
   }))
 }
 
-/** The steps after the rows: a subset's closure, constraints and indexes, sequences, statistics. */
+/** Completes the copied rows: closes a subset, then adds constraints, indexes, sequences and statistics. */
 async function finish(
   source: Database,
   target: Database,
@@ -281,7 +284,7 @@ async function finish(
   await runAll(target, sql.after, 'a constraint or index')
   await runAll(target, sql.foreignKeys, 'a foreign key')
   const there = new Set((await readSequences(target, plan.schema)).map(({ name }) => name))
-  for (const { name, lastValue } of await readSequences(source, plan.schema))
+  for (const { name, lastValue } of await readSourceSequences(source, plan.schema))
     if (lastValue !== null && there.has(name))
       await target.query('SELECT setval(format($1, $2::text, $3::text)::regclass, $4)', [
         '%I.%I',
@@ -326,7 +329,7 @@ async function conclude(
     )
   await setState(target, 'proved')
   for (const { table, column, looksLike } of proof.keptPersonal)
-    warning(`${table}.${column} looks like ${looksLike}, and is kept by the rules`)
+    warning(`${table}.${column} looks like ${looksLike}, but the rules keep it`)
   context.output('verdict', 'proved')
   context.output('tables', proof.tables.length)
   context.output('rows', rows)

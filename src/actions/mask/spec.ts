@@ -35,10 +35,10 @@ export const spec = defineAction({
   outputs: {
     verdict: '`proved` when every check passed, `proposed` after `propose`.',
     tables: 'How many tables were copied.',
-    rows: 'How many rows.',
+    rows: 'How many rows were copied.',
     'masked-columns': 'How many columns were masked.',
     'duration-ms': 'How long the copy took, in milliseconds.',
     evidence: 'Path of the evidence file.',
-    rules: 'Path of the rules file that was read or written.',
+    rules: 'Path of the rules file, read or written.',
   },
 })

@@ -24,7 +24,7 @@ export const action: Action<typeof spec> = {
   run: (context) => (context.inputs.mode === 'baseline' ? baseline(context) : observe(context)),
 }
 
-/** Never red for missing statistics: the load and the cutover do not depend on them. */
+/** Saves a snapshot of the source. Missing statistics are only a warning: the load and the cutover do not need them. */
 async function baseline(context: Observe): Promise<void> {
   const { migration } = context.inputs
   await withBoth(context, async (source, target) => {
@@ -36,7 +36,7 @@ async function baseline(context: Observe): Promise<void> {
     if (isMissing(snapshot.statements))
       warning(
         snapshot.statements.missing === 'right'
-          ? `The texts of statements on the source are hidden. Run \`GRANT pg_read_all_stats TO ${ident(source.user ?? '')};\` on the source. Otherwise \`observe\` is inconclusive after the commit.`
+          ? `The migration role cannot read the texts of statements on the source. Run \`GRANT pg_read_all_stats TO ${ident(source.user ?? '')};\` on the source. Otherwise \`observe\` is inconclusive after the commit.`
           : 'pg_stat_statements is not installed on the source. Install it. Otherwise `observe` is inconclusive after the commit.',
       )
     else info(`kept a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)

@@ -18,40 +18,44 @@ export const spec = defineAction({
     mode: defaulted(
       choice('watch', 'baseline'),
       'watch',
-      "`baseline`: saves a snapshot of the source's counters within seconds; run it at least twice before the commit. `watch`: after the commit, compares the target with the baseline, and gives a verdict.",
+      "`baseline`: saves a snapshot of the source's counters within seconds; run it at least twice before the commit. `watch`: compares the target with the baseline after the commit, and gives a verdict.",
     ),
     duration: defaulted(duration, '10m', 'With `watch`: how long to watch.'),
     every: defaulted(duration, '1m', 'With `watch`: time between two reports in the log and in the metrics file.'),
     'latency-ratio': defaulted(
       decimal(1, 1000),
       '3',
-      'Degraded when the mean time of a statement on the target is more than this many times that on the source.',
+      'Degraded when the mean time of a statement is more than this many times higher on the target than on the source.',
     ),
     'latency-floor': defaulted(
       duration,
       '20ms',
-      'A statement with a lower mean time on the target is never too slow, whatever its ratio.',
+      'A statement whose mean time on the target is below this is never too slow, whatever its ratio.',
     ),
     'min-calls': defaulted(
       integer(1, 1_000_000),
       '50',
-      'A statement with fewer calls on either side does not count for latency, and with fewer on the target not at all.',
+      'A statement with fewer calls on either side is not judged by its latency; with fewer on the target, it is not judged at all.',
     ),
-    'max-failures': defaulted(percent, '1', "Degraded when a larger share of a statement's executions fails; percent."),
+    'max-failures': defaulted(
+      percent,
+      '1',
+      "Degraded when more than this percentage of a statement's executions fail.",
+    ),
     'max-retries': defaulted(
       percent,
       '5',
-      "Degraded when a larger share of a statement's executions are retries or fail with 40001; percent.",
+      "Degraded when more than this percentage of a statement's executions are retries or fail with 40001.",
     ),
     'max-connections': defaulted(
       percent,
       '80',
-      "Degraded when a larger share of the target's connections is in use; percent. CockroachDB limits them only if `server.max_connections_per_gateway` is set.",
+      "Degraded when more than this percentage of the target's connections are in use. CockroachDB limits them only if `server.max_connections_per_gateway` is set.",
     ),
     'max-stragglers': defaulted(
       integer(0, 10_000),
       '0',
-      'Degraded when the application has more sessions than this on the source at any one time.',
+      'Degraded when the application ever has more sessions than this on the source.',
     ),
     'max-refused-writes': defaulted(
       integer(0, 1_000_000),
@@ -66,12 +70,12 @@ export const spec = defineAction({
     'min-coverage': defaulted(
       percent,
       '50',
-      "Inconclusive when the statements seen often enough on both sides cover a smaller share of the baseline's calls; percent.",
+      "Inconclusive when the statements with enough calls on both sides cover less than this percentage of the baseline's calls.",
     ),
-    ignore: optional(list, 'Applications and roles whose sessions on the source do not matter, such as a monitor.'),
+    ignore: optional(list, 'Applications and roles whose sessions on the source are ignored, such as a monitor.'),
   },
   outputs: {
-    verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known; never green).',
+    verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known, which fails the step too).',
     reasons: 'JSON array of the thresholds that were exceeded: `code`, `subject`, `measured`, `limit`.',
     snapshots: 'With `baseline`: how many snapshots the ledger holds now.',
     report: 'Path of the full report as JSON. It contains no literal values of statements.',

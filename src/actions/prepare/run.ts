@@ -69,13 +69,13 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** What `fetch` will get, from inputs of the same names and its section of the config file. */
+/** Checks the settings that `fetch` will get from inputs of the same names and from its section of the config file. */
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
   if (problem) throw new InputError('input.conflict', problem)
 }
 
-/** What the checks need to know about the load. Settings that `fetch` would refuse are ignored unless they are checked. */
+/** The load's settings that the checks need. Ignores settings that `fetch` would refuse, unless `strict` is set. */
 function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implicitAccess'> {
   try {
     const inputs = loadInputs(fetch, specs)
@@ -96,14 +96,14 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const waivers = inputs.waive ?? []
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
-  // Later steps refuse it; here nothing is installed yet.
+  // Later steps would refuse a short-lived password. Here nothing is installed yet.
   requireToolPasswords([inputs.source, inputs.target])
   let findings = runChecks(CHECKS, facts, waivers)
-  // Later on, what was waived before the load may have been fixed.
+  // After the load, a waived finding may have been fixed.
   if (!before || before.phase === 'planned' || before.phase === 'prepared')
     requireWaiversMatch(CHECKS, waivers, findings)
   if (inputs.apply && (await applyFixes(source, target, findings))) {
-    // Role settings take effect only for new connections, and an applied fix counts only once it is seen.
+    // Role settings take effect only for new connections, and a fix counts only once a check has seen it.
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
@@ -114,7 +114,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     refuse(
       'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
-      // Each was annotated with its fix.
+      // Each finding has an annotation with its fix.
       [...new Set(blocked.map(({ check }) => check))],
       inputs.apply
         ? 'The safe fixes were applied; nothing was installed. Fix them as shown above, or waive them by name, and run `prepare` again.'
@@ -125,13 +125,13 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const entry = await install(source, target, facts, plan, { findings: counts, warnings })
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
   info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
-  // After the load the plan is the ledger's, whatever is set now.
+  // After the load, the plan in the ledger counts, not the inputs.
   context.output('plan-hash', entry.plan.hash as string)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
-/** Leftovers of a migration in such a phase block the load. */
+/** Phases of an ended migration, whose leftovers would block the load. */
 const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
 
 function isOpenWarning({ severity, waivedBy }: Finding): boolean {
@@ -179,7 +179,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
     if (!names.has(name))
       throw new UserError(
         'input.unknown-table',
-        `the schema ${inputs.schema} of the source has no table ${name}; names are case-sensitive, and without the schema`,
+        `the schema ${inputs.schema} of the source has no table ${name}. Correct the name: it is case-sensitive, and has no schema`,
       )
   const asked = inputs.tables && new Set(inputs.tables)
   const excluded = new Set([...(inputs.excludeTables ?? []), HEARTBEAT])
@@ -248,7 +248,7 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
   return { block, warn, info, waived }
 }
 
-/** Installs ledger, heartbeat and fence; the entry then holds the plan and both schemas' fingerprints. */
+/** Installs ledger, heartbeat and fence, and records the plan and the fingerprints of both schemas in the ledger. */
 async function install(
   source: Database,
   target: Database,
@@ -258,14 +258,14 @@ async function install(
 ): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
-  // Before anything is created: a missing right is refused today, not partway.
+  // Before anything is created, so that a missing right cannot stop the installation halfway.
   await tryDefinitions(source)
   await createLedger(target)
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)
     throw new UserError(
       'source.taken',
-      `the source belongs to migration \`${owner.migration}\` , which has just been created. Run \`cleanup\` for it first`,
+      `the source belongs to migration \`${owner.migration}\`, which has just been created. Run \`cleanup\` for it first`,
     )
   await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
   const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
@@ -277,7 +277,7 @@ async function install(
     source,
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
-  // What keeps the fence from being tried is reported today, not on the night.
+  // Test the fence now, so that a problem does not first show on the night of the cutover.
   await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
     entry = await tryDeferral(target, entry, facts)
@@ -297,7 +297,7 @@ async function install(
   return entry
 }
 
-/** Recorded before it is done, so that the ledger can undo a run that dies halfway. */
+/** Revokes write access on the target. Records it first, so that the revocation can be undone if this run dies. */
 async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' | 'waive'): Promise<Entry> {
   if (!['planned', 'prepared'].includes(entry.phase)) return entry
   if (wanted === 'waive') {
@@ -312,7 +312,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       'write-access.not-grantable',
       'write access to the target could not be given back, so it was not revoked',
       grantOptionStatements(targetSchema, ungrantable, user),
-      'Have an administrator grant it (`grants: print` prints everything that is missing), then run `prepare` again.',
+      'Have an administrator run these statements (`grants: print` prints all missing rights), then run `prepare` again.',
     )
   const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], open)
   // Even when there was nothing to revoke: later grants are compared with this record.
@@ -389,7 +389,7 @@ function printGrants(context: Prepare, facts: Facts): void {
       `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; too long to show here.`}`,
     )
   }
-  info('nothing was checked or installed: `grants: print` ends here')
+  info('`grants: print` only writes SQL; nothing was checked or installed')
   const missing = missingTables(facts)
   if (missing.length)
     warning(
@@ -405,14 +405,16 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
   )
 }
 
-/** Refuses inputs that would have no effect: loaded tables stay as planned, and are compared that way. */
+/** Refuses inputs that would have no effect, because the plan is fixed once the tables are loaded. */
 function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
     ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],
     ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
-  ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` there, but \`${is}\` now`))
+  ].flatMap(([name, was, is]) =>
+    was === is ? [] : `\`${name}\` is \`${was}\` in the plan, but \`${is}\` in the inputs`,
+  )
   if (canonicalJson(plan.decided ?? []) !== canonicalJson(asked.decided ?? []))
-    changed.push('`decisions` are others, or about other definitions')
+    changed.push('`decisions` differs from the plan, or the source has changed a definition that it is about')
   if (changed.length)
     throw new UserError(
       'prepare.plan-fixed',
@@ -420,7 +422,7 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
     )
 }
 
-/** What must not change between two runs; waivers, deferral and tools may, as long as nothing is loaded. */
+/** The parts of a plan that must not change between two runs. The others may, until the tables are loaded. */
 function sorted({ sourceSchema, targetSchema, tables, slot, publication }: Plan): unknown[] {
   return [sourceSchema, targetSchema, [...tables].sort(), slot, publication]
 }

@@ -13,7 +13,7 @@ export const waivers: InputType<Waiver[]> = {
       if (!item) continue
       const [, check, objects] = /^([a-z]+\.[a-z-]+)\s*=\s*(.+)$/.exec(item) ?? []
       if (!check || !objects) {
-        context.addIssue(`${JSON.stringify(item)} names no check and object`)
+        context.addIssue(`${JSON.stringify(item)} does not have the form check=object`)
         return z.NEVER
       }
       for (const object of objects.split(',').map((each) => each.trim())) found.push({ check, object })
@@ -43,7 +43,7 @@ export const spec = defineAction({
     ),
     waive: optional(
       waivers,
-      'Findings to accept, by check and object. A waiver that matches nothing is an error. All are shown to the approver and kept in the plan.',
+      'Findings to accept, by check and object. A waiver that matches nothing is an error. The approver sees all waivers, and the plan contains them.',
     ),
     defer: defaulted(
       choice(
@@ -55,7 +55,7 @@ export const spec = defineAction({
         'indexes,constraints,unique-after-load',
       ),
       'none',
-      'What is dropped from the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is saved in the ledger before it is dropped. Plain indexes are rebuilt while changes stream, unique ones after the drain, and `finalize` validates foreign keys. `unique-after-load` also builds unique ones while changes stream, which shortens the write pause. Use it only if a value never moves from one row to another, which would stop the stream.',
+      'What to drop from the expected tables on the target for the load: `indexes` (including unique ones) and `constraints` (checks and foreign keys, including those of other tables that refer to them). Each definition is saved in the ledger before it is dropped. Plain indexes are rebuilt while changes stream, unique ones after the drain, and `finalize` validates foreign keys. `unique-after-load` also builds unique ones while changes stream, which shortens the write pause. Use it only if a value never moves from one row to another, which would stop the stream.',
     ),
     decisions: optional(
       text,
@@ -64,12 +64,12 @@ export const spec = defineAction({
     trial: defaulted(
       choice('forms', 'none'),
       'forms',
-      '`forms`: before anything is dropped, one definition of each form is built on empty copies in a schema `molt_actions_trial_…` of the target, for at most 60 s. `none` skips this.',
+      '`forms`: before anything is dropped, builds one definition of each form on empty copies, in a schema `molt_actions_trial_…` of the target, for at most 60 s. `none` skips this.',
     ),
     'final-verify': defaulted(
       choice(...FINAL_VERIFIES),
       'auto',
-      'What `cutover` compares while writes are paused: `full` compares every row, `changed` compares those that changed last and relies on the rolling proof for all others, and `auto` is `full` if that takes at most 2 s, otherwise `changed`. Part of the plan: after the approval, `cutover` refuses to compare less.',
+      'What `cutover` compares while writes are paused: `full` compares every row, `changed` compares the rows that changed last and relies on the rolling proof for all others, and `auto` is `full` if that takes at most 2 s, otherwise `changed`. Part of the plan: after the approval, `cutover` refuses a weaker comparison.',
     ),
     apply: defaulted(
       boolean,
@@ -81,18 +81,18 @@ export const spec = defineAction({
       'none',
       "`print` writes the least-privilege SQL for `migration-user` on both sides and installs nothing. Give it an administrator's URLs, and create the target's tables first.",
     ),
-    'migration-user': defaulted(text, 'molt_migration', 'The user that `grants` is written for.'),
+    'migration-user': defaulted(text, 'molt_migration', 'User that the SQL of `grants` is for.'),
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
-      'What the load will do with existing rows on the target; with `none`, they are refused here.',
+      'What the load will do with existing rows on the target. With `none`, this step refuses tables with rows.',
     ),
     'bucket-path': optional(text, 'Bucket that the load will use.'),
     mode: optional(text, 'How the load will move rows; checked only with `check-load`.'),
     'check-load': defaulted(
       boolean,
       'false',
-      "Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes `fetch`'s section of the config file. For chains whose next step is `fetch`.",
+      'Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes the section `fetch` of the config file. For workflows that run `fetch` next.',
     ),
     'table-concurrency': defaulted(integer(1, 64), '4', 'Tables that the load will read at once.'),
     'export-concurrency': defaulted(integer(1, 64), '4', 'Readers per table of the load.'),
@@ -102,7 +102,7 @@ export const spec = defineAction({
     'session-limit': optional(duration, 'Lifetime of the cloud credentials (OIDC), compared with the estimate.'),
     decision: optional(
       choice('rehearse', 'commit'),
-      'What the cutover of this run will decide. A target that only answers like CockroachDB is refused unless it is `rehearse` or `setup` installed the stand-in.',
+      'What the cutover of this run will decide. A target that only answers like CockroachDB is refused unless this is `rehearse` or `setup` installed the stand-in.',
     ),
     'write-access': defaulted(
       choice('close', 'waive'),

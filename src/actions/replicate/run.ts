@@ -36,7 +36,7 @@ type Replicate = Context<typeof spec>
 const LONGEST_LEG = 5 * 3_600_000
 type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-limit'
 
-/** What a run of this action returns. */
+/** Evidence of one run. */
 interface Account {
   until: string
   endedBy: string
@@ -66,7 +66,12 @@ export const action: Action<typeof spec> = {
       )
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length)
-        refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
+        refuse(
+          'publication.unfit',
+          'the stream cannot start',
+          problems,
+          'Fix these. If the stream has missed rows, load again.',
+        )
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, TIMING.hold)
       return entry
@@ -89,7 +94,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** @throws VerdictError always: a migration that waits for nothing needs a person */
+/** @throws VerdictError always, because a person must decide how to continue */
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
@@ -102,11 +107,11 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
     'approval.declined',
     dropped
       ? `the cutover was ${ending}; the slot ${entry.plan.slot} was dropped, as set by \`on-declined\`. To try again, remove what is left with \`abort\`, then start with \`phase: prepare\``
-      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept with that of the change log. Neither is read now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
+      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and so is the slot of the change log. Nothing reads them now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
   )
 }
 
-/** While writes continue, "drained" would be outdated before it is reported. */
+/** Requires an armed fence: while writes continue, "drained" would be outdated before it is reported. */
 async function requireFenced(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (!['armed', 'permanent'].includes((await readFence(source)).state))
@@ -116,11 +121,11 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
       'fence.not-holding',
       'writes to the source are not fenced, so nothing can be drained',
       problems,
-      'Run `prepare` again where triggers are missing.',
+      'If triggers are missing, run `prepare` again.',
     )
 }
 
-/** Follows the stream, and leaves evidence and outputs whether it succeeds or not. */
+/** Follows the stream, and writes evidence and outputs whether it succeeds or not. */
 async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<string> {
   const { until } = context.inputs
   const account: Account = {
@@ -136,7 +141,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
   }
   try {
     await follow(context, entry, stream, account, signal)
-    // The promised lag, or the lag of a heartbeat that is on its way right now.
+    // The lag that counted as caught up, unless it has become lower since.
     account.status = { ...stream.status, lagMs: Math.min(account.status.lagMs, stream.status.lagMs) }
   } catch (error) {
     account.status = stream.status
@@ -181,7 +186,7 @@ async function follow(
   if (inputs.until !== 'drained') return
   account.drain = await drainBehindFence(context, entry, stream)
   info(
-    `drained: the marker reached the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
+    `drained: the marker reached the target after ${account.drain.markerSeenMs} ms, and the slot's position passed it after ${account.drain.positionConfirmedMs} ms`,
   )
 }
 
@@ -228,7 +233,7 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
   await withBoth({ inputs, signal }, build)
 }
 
-/** Compares every row once, and rows that change meanwhile again. Where that is not possible, compares in full. */
+/** Compares every row once, and again each row that changes meanwhile. If that is not possible, compares in full. */
 async function proveRolling(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
   const proof = startProof(context.inputs, entry, stream, signal)
   try {
@@ -242,8 +247,8 @@ async function proveRolling(context: Replicate, entry: Entry, stream: Stream, si
 }
 
 /**
- * Only while it runs can the stream's pending changes be distinguished from lost ones.
- * @param coverage tables that need no second look
+ * Compares all rows while the stream runs, which is needed to distinguish its pending changes from lost ones.
+ * @param coverage tables that the rolling proof has already covered
  */
 async function verifyStreaming(
   { inputs, summary }: Replicate,
@@ -277,7 +282,7 @@ async function markCaughtUp(id: string, target: Database): Promise<void> {
   if (entry?.phase === 'loaded') await advance(target, entry, 'caught-up')
 }
 
-/** Streams until the ledger says otherwise. The phase moves on as soon as the target has caught up. */
+/** Streams until the slot is requested, the approval ends or the leg is over. Records when the target has caught up. */
 async function untilHandover(
   context: Replicate,
   entry: Entry,
@@ -333,7 +338,7 @@ async function untilHandover(
   }
 }
 
-/** A target that is away for a while is the stream's concern, not this check's. */
+/** Reads from the ledger why the stream should end. Ignores a lost connection, which the stream itself handles. */
 async function askLedger(link: Link, id: string): Promise<'request' | 'declined' | 'expired' | undefined> {
   const losses = link.losses
   try {

@@ -4,8 +4,12 @@ import { metrics, migration, notifying } from '../shared.ts'
 
 /** Inputs of every action that runs the replicator. */
 export const streaming = {
-  'max-lag': defaulted(duration, '2s', 'Caught up means that the end-to-end lag of the heartbeat is at most this …'),
-  'quiet-period': defaulted(duration, '3s', '… for this long.'),
+  'max-lag': defaulted(duration, '2s', 'End-to-end lag of the heartbeat up to which the target counts as caught up.'),
+  'quiet-period': defaulted(
+    duration,
+    '3s',
+    'How long the lag must stay within `max-lag` before the target counts as caught up.',
+  ),
   'catch-up-timeout': defaulted(duration, '1h', 'How long catching up may take.'),
   'drain-timeout': defaulted(duration, '30s', 'How long the drain may take once writes have stopped.'),
   'stuck-after': defaulted(
@@ -32,7 +36,7 @@ export const streaming = {
   'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   'verify-rate': optional(
     integer(1, 1_000_000_000),
-    'Most rows per second that the rolling proof compares. It also waits while the lag is over `max-lag`.',
+    'Maximum rows per second that the rolling proof compares. It also pauses while the lag is over `max-lag`.',
   ),
   ...metrics,
 }
@@ -49,7 +53,7 @@ export const spec = defineAction({
     until: defaulted(
       choice('caught-up', 'handover', 'drained'),
       'caught-up',
-      '`caught-up`: the lag is small. `handover`: streams until `cutover` requests the slot, the approval is declined or expires, or `leg-limit` is reached. `drained`: everything is on the target; needs the fence to be armed.',
+      '`caught-up`: until the lag is small. `handover`: until `cutover` requests the slot, the approval is declined or expires, or `leg-limit` is reached. `drained`: until everything is on the target; requires an armed fence.',
     ),
     ...streaming,
     verify: defaulted(
@@ -86,8 +90,8 @@ export const spec = defineAction({
       'With `handover`: the `github.token` of the job, to watch the approval. Needs `permissions: actions: read`.',
     ),
     'gate-job': defaulted(text, 'cutover', 'The job that waits for the approval.'),
-    environment: defaulted(text, 'cutover', 'The environment whose approval it waits for.'),
-    'max-approval-wait': defaulted(duration, '24h', 'How long it may wait before the approval counts as expired.'),
+    environment: defaulted(text, 'cutover', 'The environment whose approval the job waits for.'),
+    'max-approval-wait': defaulted(duration, '24h', 'How long the job may wait before the approval counts as expired.'),
     'on-declined': defaulted(
       choice('keep-slot', 'drop-slot'),
       'keep-slot',
@@ -107,6 +111,6 @@ export const spec = defineAction({
     retries: 'Number of times the replicator retried.',
     restarts: 'Number of times the replicator was restarted.',
     interruptions: "Number of times one of the action's own connections was lost and reopened.",
-    evidence: 'Path of a JSON file with what was checked and seen.',
+    evidence: 'Path of a JSON file with the evidence of this run.',
   },
 })

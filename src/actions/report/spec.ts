@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'report',
   title: 'Report',
   description:
-    'Writes the dossier of a migration from the ledger, at any time: one HTML file with decisions, people, proofs, charts and what remains to be done. Changes nothing.',
+    'Writes the dossier of a migration from the ledger, at any time: one HTML file with decisions, people, proofs, charts and open work. Changes nothing.',
   icon: 'book-open',
   inputs: {
     ...migration,
@@ -17,7 +17,7 @@ export const spec = defineAction({
     path: optional(text, 'File to write. Default: `dossier.html` in the work folder of the job.'),
   },
   outputs: {
-    dossier: 'Path of the file, to be uploaded as an artifact.',
+    dossier: 'Path of the file, for an upload as an artifact.',
     remaining: 'Number of definitions that differ between the two sides now; empty when they could not be compared.',
   },
 })

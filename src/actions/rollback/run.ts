@@ -30,7 +30,7 @@ export const action: Action<typeof spec> = {
       requireDecided(entry)
       if (entry.phase === 'rolled-back')
         return info(`nothing to do: migration ${entry.id} was rolled back on ${entry.updatedAt.toISOString()}`)
-      // A cutover that is switching the application right now would send it to the target anyway.
+      // Without the hold, a cutover that is still switching would send the application to the target anyway.
       const holder = thisRun('rollback')
       await takeHold(target, entry.id, holder, TIMING.hold)
       const link = new Link(inputs.target, 'target', context.signal)
@@ -47,7 +47,7 @@ function requireDecided({ id, phase }: Entry): void {
   )
 }
 
-/** No other run takes a hold that is being renewed; an unreachable target stops the work anyway. */
+/** Ignores a lost hold: no other run takes one that is renewed, and an unreachable target stops the work anyway. */
 function ignore(): void {}
 
 async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {
@@ -55,14 +55,14 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   if (state !== 'permanent' && !found.facts.goingBack)
     throw new VerdictError(
       'rollback.not-fenced',
-      'the source is not permanently fenced, so both sides may have been written to, and a safe rollback is impossible',
+      'the source is not permanently fenced, so both sides may have been written to, and a safe rollback is impossible. Find out which database the application uses',
     )
   let entry = found
   let lost = entry.facts.goingBack ?? []
   if (state === 'permanent') {
     await requireAccepted(context, source, target, entry)
     lost = await closed(context, source, target, entry)
-    // A run that dies after the next step is resumed by another, which could no longer know what was lost.
+    // Recorded now: after the next step, a run that resumes this one could no longer find out what was lost.
     entry = await advance(target, entry, entry.phase, { facts: { goingBack: lost } })
     throwIfCancelled(context.signal)
     await revokePermanent(source)
@@ -70,25 +70,28 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
-    warning('Rows were not compared since the commit, and cannot be once the source takes writes.')
+    warning('Rows have not been compared since the commit, and can no longer be: the source accepts writes again.')
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
-  info('the fence is lifted permanently: the source takes writes again')
+  info('the permanent fence is lifted: the source accepts writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
   context.output('lost', JSON.stringify(lost))
   context.summary(
-    `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were discarded in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
+    `### Rolled back\n\nThe source accepts writes again. Point the application back to it. ${lost.length ? `Writes on the target were discarded in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
   )
 }
 
-/** What was written to the target since the commit, once no one can write there; all of it was accepted. */
+/**
+ * Closes the target to writes; reopens it on an error.
+ * @returns the tables written to on the target since the commit, all of them accepted
+ */
 async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { writeAccess = [] } = entry.facts
   const { targetSchema, tables } = entry.plan
   if (!writeAccess.length)
-    warning('no rights on the target are known that could be revoked. Stop the application, or it writes to both sides')
-  // Where giving it back failed, nothing is open, and the right to revoke may be missing.
+    warning('the ledger has no rights to revoke on the target. Stop the application, or it may write to both sides')
+  // If `cutover` could not give access back, nothing is open, and the right to revoke may be missing.
   const open = await readWriteGrants(target, targetSchema, tables)
   const ours = open.filter((each) => writeAccess.some(({ table, role }) => table === each.table && role === each.role))
   await closeWriteAccess(target, targetSchema, ours)
@@ -115,7 +118,7 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
   return lost
 }
 
-/** The source has not changed since the commit, so every difference was written on the target. */
+/** Tables that differ. The source has not changed since the commit, so every difference was written on the target. */
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {

@@ -47,7 +47,7 @@ function requireProgram(path: string): void {
   }
 }
 
-/** Two scripts that run the stand-in from our own bundle with this Node, and its compile cache if it has one. */
+/** Writes two scripts that run the stand-in from our bundle with this Node, and its compile cache if it has one. */
 function installStandIn(): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
   mkdirSync(folder, { recursive: true })
@@ -68,7 +68,7 @@ const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
 async function download(context: Setup): Promise<string> {
   const { version, checksum, allowDeniedVersion, downloadUrl } = context.inputs
   refuseDenied(version, allowDeniedVersion)
-  // Before downloading a megabyte that could not be checked anyway.
+  // Before a download that could not be checked without the ledger.
   if (checksum === 'trust-on-first-use') requireLedger(context)
   const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
   if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
@@ -109,7 +109,7 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
   if (wanted)
     throw new UserError(
       'setup.digest-mismatch',
-      `${name} has the sha256 ${digest}, not the pinned ${wanted}. Do not use it before you know why`,
+      `${name} has the sha256 ${digest}, not the pinned ${wanted}. Do not use it until you know why`,
     )
   throw new UserError(
     'setup.digest-unknown',
@@ -122,7 +122,7 @@ function requireLedger({ inputs }: Setup): string {
   if (!inputs.target)
     throw new InputError(
       'input.missing',
-      'input `target` is missing; `trust-on-first-use` keeps the digest in its ledger',
+      'input `target` is missing. Set it: `trust-on-first-use` keeps the digest in its ledger',
     )
   requireTls(inputs)
   return inputs.target
@@ -144,6 +144,6 @@ async function trustOnFirstUse(context: Setup, name: string, digest: string): Pr
   if (first !== digest)
     throw new UserError(
       'setup.digest-mismatch',
-      `${name} has the sha256 ${digest}, but had ${first} at its first use. Do not use it before you know why`,
+      `${name} has the sha256 ${digest}, but had ${first} at its first use. Do not use it until you know why`,
     )
 }

@@ -15,7 +15,7 @@ export const spec = defineAction({
     ),
     checksum: optional(
       pattern(/^([0-9a-f]{64}|trust-on-first-use)$/, 'a sha256 in 64 lower-case hex digits, or `trust-on-first-use`'),
-      'sha256 of the archive for this platform, or `trust-on-first-use`: the first digest is kept in the ledger of `target`, and another one is refused later.',
+      'sha256 of the archive for this platform, or `trust-on-first-use`: the ledger of `target` keeps the first digest, and any other is refused later.',
     ),
     'bin-dir': optional(text, 'Folder that already contains `molt` and `replicator`; nothing is downloaded.'),
     embedded: defaulted(

@@ -22,7 +22,7 @@ import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>
 
-/** The facts of one side, or why they could not be read. */
+/** The facts of one side, or why they could not be read; undefined without a URL. */
 type Look<T> = { seen: T } | { failed: unknown } | undefined
 
 export const action: Action<typeof spec> = {
@@ -56,8 +56,8 @@ export const action: Action<typeof spec> = {
 }
 
 /**
- * What a person looks for first, the next command, then the rest.
- * @param nothing in place of the command
+ * Prints what people look for first, then the next command, then everything else.
+ * @param nothing text in place of the command
  */
 function tell({ inputs, summary }: Status, first: readonly string[], more: readonly string[], nothing: string): void {
   const next = nextByLedger()
@@ -71,7 +71,7 @@ function tell({ inputs, summary }: Status, first: readonly string[], more: reado
   nextTold()
 }
 
-/** One side may be away; the other can still be reported. */
+/** Reads one side. If it fails, the other side can still be reported. */
 async function look<T>(url: string | undefined, side: Side, work: (db: Database) => Promise<T>): Promise<Look<T>> {
   if (!url) return undefined
   try {
@@ -100,7 +100,7 @@ function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void 
       'fence.not-holding',
       `the fence is ${facts.fence.state}, but damaged`,
       facts.fence.problems,
-      'Writes can pass it, or already have: do not rely on anything that was compared behind it.',
+      'Writes can pass it, or already have. Run `prepare` again, and repeat any comparison made behind it.',
     )
   for (const slot of [facts?.slot, facts?.log])
     if (slot && slot.walBytes > inputs.walBudget)
@@ -132,7 +132,7 @@ async function lookAtLedger(db: Database, { migration, rollbackWindow }: Status[
   }
 }
 
-/** After a rehearsal the commit comes next. */
+/** Proposes the commit as the next step after a rehearsal. */
 async function noteDecision(db: Database, { id, phase, facts }: Entry): Promise<void> {
   const next = nextOf(phase, facts)
   if (next?.action !== 'cutover' || next.inputs) return
@@ -187,7 +187,7 @@ function output(context: Status, ledger: LedgerFacts | undefined, facts: SourceF
   context.output('wal-bytes', Math.round(facts.slot?.walBytes ?? 0))
 }
 
-/** Phase, what happened last, the last error, and who acts. */
+/** Lines for the phase, the last step, the last error, and the runs that hold the migration. */
 function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
   if (!ledger) return ['phase: unknown, no `target` was given']
   if ('failed' in ledger) return ['phase: **unknown**, the target cannot be read']
@@ -196,18 +196,23 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
   return [
     `phase: **${entry.phase}** since ${clock(entry.updatedAt)}`,
     ...(steps?.last ? [`last step: ${traceText(steps.last)}`] : []),
-    steps?.failed
-      ? `last error: ${traceText(steps.failed)}: ${markdownText(steps.failed.message)} [${steps.failed.code}]`
-      : 'last error: none',
+    errorLine(steps?.failed),
     holds.length ? `held by: ${holds.join('; ')}` : 'not held',
   ]
+}
+
+function errorLine(failed: NonNullable<LedgerFacts['steps']>['failed']): string {
+  if (!failed) return 'last error: none'
+  const { action, message, code, overcome } = failed
+  const since = overcome ? `. \`${action}\` has got further since` : ''
+  return `last error: ${traceText(failed)}: ${markdownText(message)} [${code}]${since}`
 }
 
 function traceText({ action, at, origin }: Trace): string {
   return `\`${action}\` at ${clock(at)}${origin?.run ? `, ${origin.run}` : ''}`
 }
 
-/** Both slots: the stream's, and the change log's of the rolling proof. */
+/** Lines for both slots: the stream's, and the one of the rolling proof's change log. */
 function slotLines(facts: Look<SourceFacts>): string[] {
   if (!facts) return ['slots: unknown, no `source` was given']
   if ('failed' in facts) return ['slots: **unknown**, the source cannot be read']

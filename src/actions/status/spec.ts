@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'status',
   title: 'Status',
   description:
-    'Shows where a migration stands, what happened last, who holds it and what to run next, from either database, even while another job works on it. Changes nothing. Red when a given side cannot be read.',
+    "Shows a migration's phase, its last step, who holds it and what to run next, from either database, even while another job works on it. Changes nothing. Fails when a given side cannot be read.",
   icon: 'activity',
   inputs: {
     ...migration,
@@ -26,8 +26,7 @@ export const spec = defineAction({
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty without one.',
     compared: "Result of `finalize`'s comparison of all rows as of the commit; empty before that.",
-    fence:
-      'State of the fence on the source, by its lease. Red when the fence is raised but parts of it are missing or changed.',
+    fence: 'State of the fence on the source, by its lease. The step fails when the fence is raised but damaged.',
     'slot-active': '`true` when a replicator reads the slot.',
     'wal-bytes': 'WAL that the slot keeps on the source, in bytes.',
   },

@@ -32,7 +32,7 @@ export const action: Action<typeof spec> = {
         target,
         options(context, entry, inputs.structure === 'auto' ? await builtLater(target, entry) : {}),
       )
-      // A comparison of definitions must not stand in for the last one of rows.
+      // A comparison of definitions must not replace the last comparison of rows.
       const kind = found.level === 'tables' ? DEFINITIONS : 'verify'
       await addEvidence(target, entry.id, kind, { ...found, partial: inputs.tables !== undefined })
       return found
@@ -42,7 +42,7 @@ export const action: Action<typeof spec> = {
     const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
     info(
       report.level === 'tables'
-        ? `the definitions of all tables are equal, in ${seconds(report.durationMs)}`
+        ? `the definitions of all tables are equal, compared in ${seconds(report.durationMs)}`
         : `${plural(report.tables.length, 'table is', 'tables are')} equal, ${number(rows)} rows`,
     )
   },

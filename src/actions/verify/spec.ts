@@ -7,14 +7,14 @@ export const spec = defineAction({
   name: 'verify',
   title: 'MOLT verify',
   description:
-    'Compares both sides with molt verify, and checks what it misses. Green only when every expected table is equal.',
+    'Compares both sides with molt verify, and checks what it misses. Succeeds only when every expected table is equal.',
   icon: 'eye',
   inputs: {
     ...migration,
     level: defaulted(
       choice(...VERIFY_LEVELS),
       'full',
-      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which treats a value that its own `fetch` misread as equal. `counts`: row counts. `tables`: only definitions.',
+      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which does not notice a value that `molt fetch` misread. `counts`: row counts. `tables`: only definitions.',
     ),
     dry: defaulted(boolean, 'false', 'Compares only definitions, within seconds; the same as `level: tables`.'),
     while: defaulted(
@@ -42,7 +42,7 @@ export const spec = defineAction({
     structure: defaulted(
       choice('auto', 'require', 'report'),
       'auto',
-      'Full definitions of indexes, constraints, defaults and sequences. `require` fails on what is missing or different on the target; `report` only lists it. `auto` requires them at the level `tables` and once the migration is finalized. With `auto`, deferred definitions are fine before they are built, and so are sequences before the commit.',
+      'What to do when indexes, constraints, defaults or sequences are missing or different on the target: `require` fails, `report` only lists them. `auto` requires them at the level `tables` and once the migration is finalized, but accepts deferred definitions until they are built, and sequences until the commit.',
     ),
     'stall-after': optional(
       duration,
@@ -58,7 +58,7 @@ export const spec = defineAction({
     verdict: '`clean`, `different`, or `unsettled` (no known loss, but equality is not proved).',
     tables: 'JSON array, one object per table; see `docs/verify.schema.json`.',
     report: 'Path of the full report as JSON (`docs/verify.schema.json`). It contains no keys or values of rows.',
-    'rows-file': 'Path of the file that `show` asked for.',
-    'duration-ms': 'How long it took, in milliseconds.',
+    'rows-file': 'Path of the file with rows that differ, when `show` is set.',
+    'duration-ms': 'How long the comparison took, in milliseconds.',
   },
 })

@@ -4,7 +4,7 @@ import type { FetchMode } from '../../tools/molt-fetch.ts'
 import type { SourceFacts } from './source.ts'
 import type { TargetFacts } from './target.ts'
 
-/** Everything a check can read. Checks are pure, so it is all gathered once, before they run. */
+/** Everything a check can read, gathered once before the checks run. */
 export interface Facts {
   source: SourceFacts
   target: TargetFacts
@@ -15,7 +15,7 @@ export interface Facts {
 /** The inputs and the ledger's state that checks depend on. */
 export interface Settings {
   migration: string
-  /** Of this migration's ledger entry; undefined when there is none yet. */
+  /** The phase in this migration's ledger entry; undefined if there is no entry yet. */
   phase: Phase | undefined
   schema: string
   targetSchema: string
@@ -30,9 +30,9 @@ export interface Settings {
   rehearses: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
-  /** Whether deferred definitions are first built on empty copies. */
+  /** `forms` builds each deferred definition on an empty copy before it is dropped. */
   trial: 'forms' | 'none'
-  /** `none` means that the load refuses a table with rows. */
+  /** With `none`, the load refuses a table that has rows. */
   tableHandling: string
   bucketPath: string | undefined
   /** How the load moves rows; undefined when `prepare` does not know. */
@@ -42,15 +42,17 @@ export interface Settings {
   tableConcurrency: number
   exportConcurrency: number
   rowBatchSize: number
-  /** Bytes per second that a load is assumed to move. */
+  /** Assumed speed of the load in bytes per second. */
   loadRate: number
-  /** Milliseconds. */
+  /** Time limit of the job in milliseconds. */
   jobLimit: number
+  /** Lifetime of the cloud credentials in milliseconds, if known. */
   sessionLimit: number | undefined
+  /** Age in milliseconds above which an open transaction is reported. */
   longTransaction: number
 }
 
-/** What is known of the machine and the URLs, without the URLs' contents. */
+/** Facts about this machine and the URLs, without anything secret. */
 export interface Machine {
   memoryBytes: number
   now: Date
@@ -61,7 +63,7 @@ export interface Machine {
 export interface Tool {
   version: string
   sha256: string
-  /** Whether this replicator stops on a TOASTed value that an UPDATE left alone, as releases 1.0 do. */
+  /** Whether this replicator stops on a TOASTed value that an UPDATE leaves unchanged, as 1.0 releases do. */
   stopsOnToast?: boolean
 }
 

@@ -12,7 +12,7 @@ import { readTargetFacts } from './target.ts'
 export interface AssessOptions {
   sourceUrl: string
   targetUrl: string
-  /** All facts except those that the source's schema decides. */
+  /** All settings except those that depend on the source's schema. */
   settings: Omit<Settings, 'tables' | 'filter'>
   choose(schema: Schema): { tables: readonly string[]; filter: string }
   walWindowMs?: number
@@ -23,8 +23,8 @@ export interface AssessOptions {
 const SAMPLE_ROWS = 10_000
 
 /**
- * Gathers everything that the checks read, on separate connections that the server keeps read-only. Costs at most 20
- * catalog queries a side. Rows are sampled, with a limit on their number and on the time.
+ * Gathers everything that the checks read, in separate read-only sessions. Runs at most 20 catalog queries a side, and
+ * samples rows within limits on their number and the time.
  */
 export async function assess(options: AssessOptions): Promise<Facts> {
   const open: Database[] = []
@@ -68,9 +68,9 @@ async function gather(options: AssessOptions, source: Database, second: Database
       samples: await readSamples(source, catalog.schema, catalog.relations, question),
     }
   }
-  // The two sides are independent, except that the source decides which tables are expected.
+  // The sides are read in parallel, but only the source's schema tells which tables are expected.
   const tables = chosen.promise.then((found) => found.tables)
-  // Not needed once the target has failed.
+  // No unhandled rejection if the target fails first.
   tables.catch(() => {})
   const readTarget = async () => {
     const catalog = await readTargetFacts(target, {
@@ -118,13 +118,13 @@ async function readMachine(source: string, target: string): Promise<Machine> {
   }
 }
 
-/** Facts about a URL that reveal nothing of the URL itself. */
+/** Facts about a URL, without anything secret from it. */
 export function urlFacts(url: string): UrlFacts {
   const [, , password = '', host = ''] = /^postgres(?:ql)?:\/\/(?:([^:@/]*)(?::([^@]*))?@)?([^/?]*)/.exec(url) ?? []
   return {
     sslmode: /[?&]sslmode=([^&]*)/.exec(url)?.[1] ?? '',
     local: /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])?(:\d+)?$/.test(host),
-    // What Go, the language of the tools, accepts in this part of a URL. It refuses anything else.
+    // The only characters that Go, in which the tools are written, accepts in a URL's password.
     passwordSurvives: /^([A-Za-z0-9\-._:~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*$/.test(password),
   }
 }
@@ -138,8 +138,9 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 }
 
 /**
- * A build from source has no version, and is recognized by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
- * unchanged values are read from the target (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
+ * Whether this replicator stops on an unchanged TOASTed value. A build from source has no version, so its help text
+ * decides: 1.0 lists the flag below [seen], and newer builds, which read the value from the target, hide it as
+ * deprecated (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
  */
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {
   if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)

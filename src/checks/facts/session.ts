@@ -1,20 +1,20 @@
 import { connect, type Side } from '../../runtime/database.ts'
 
-/** The session of a program that connects by the URL, such as molt and the replicator. */
+/** The session that molt and the replicator get when they connect with the URL. */
 export interface ToolSession {
-  /** By name in lower case, as `pg_settings` writes them: times in milliseconds. */
+  /** By lower-case name, with the values of `pg_settings`: times are in milliseconds. */
   settings: Record<string, ToolSetting>
-  /** The schema for names without one; null when no schema of the search path exists. */
+  /** The schema of unqualified names; null when no schema in the search path exists. */
   schema: string | null
 }
 
 interface ToolSetting {
   value: string
-  /** Set by `options` in the URL, which override a setting of the role. */
+  /** Set by `options` in the URL, which overrides the role's setting. */
   byUrl: boolean
 }
 
-/** Of a session without the settings that {@link connect} applies to our own. */
+/** Reads the settings of a session without those that {@link connect} applies to our own. */
 export async function readToolSession(url: string, side: Side): Promise<ToolSession> {
   const db = await connect(url, side, undefined, undefined, { asTools: true })
   try {

@@ -8,22 +8,25 @@ import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import type { ServerFacts } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
-import { lastUsed, readSequences, type Sequence } from '../../sql/sequences.ts'
+import { lastUsed, readSourceSequences, type Sequence } from '../../sql/sequences.ts'
 import type { ToolSession } from './session.ts'
 
-/** Everything that the checks read of the source; at most 20 catalog queries. */
+/** Everything that the checks read about the source, from at most 20 catalog queries. */
 export interface SourceFacts {
   server: SourceServer
   role: SourceRole
   schema: Schema
   relations: Relation[]
-  /** Open for longer than a second. `kind` is `transaction` or `prepared`; `who` names its owner. */
+  /** Transactions open for more than 1 s. `kind` is `transaction` or `prepared`; `who` names the owner. */
   transactions: { kind: string; who: string; ageMs: number }[]
   publication: PublicationFacts | null
-  /** `kind` is `trigger`, `rule` or `routine`. `uses` says whether a routine sends notifications or takes advisory locks. */
+  /**
+   * `kind` is `trigger`, `rule` or `routine`. `uses` says whether a routine sends notifications or takes advisory
+   * locks.
+   */
   programs: { kind: string; table: string | null; name: string; uses: string | null }[]
   features: { extensions: { name: string; version: string }[]; largeObjects: number; advisoryLocks: number }
-  /** null without pg_stat_statements. */
+  /** From pg_stat_statements; null when it cannot be read. */
   statements: { listens: boolean; advisoryLocks: boolean; largestRows: number } | null
   /** The schema of pg_stat_statements, and whether this role can use it; null when it is not installed. */
   statementsSchema: { name: string; usable: boolean } | null
@@ -32,18 +35,20 @@ export interface SourceFacts {
   /** The migration that owns the heartbeat, if any. */
   owner: string | undefined
   fence: FenceState
-  /** What `mask` has recorded here about its last run, if any; `unknown` where this role cannot read it. */
+  /** The state that the last run of `mask` recorded on the source, if any; `unknown` if this role cannot read it. */
   masked: MaskState | 'unknown' | null
   connection: ConnectionFacts
-  /** Of a session such as molt and the replicator get. */
+  /** A session such as molt and the replicator get. */
   tools: ToolSession
-  /** The schema's sequences. `used` is the highest number used by the sequence or its column; null when unknown or none. */
+  /**
+   * The schema's sequences. `used` is the highest number used by the sequence or its column; null when unknown or none.
+   */
   sequences: { sequence: Sequence; used: bigint | null }[]
   samples: SampleFacts
 }
 
 interface SourceServer extends ServerFacts {
-  /** This connection, as the server sees it. */
+  /** Whether the server sees this connection as encrypted. */
   encrypted: boolean
   slotsMax: number
   sendersMax: number
@@ -53,7 +58,7 @@ interface SourceServer extends ServerFacts {
   /** Connections this role can still open, by each limit that applies to it. */
   connectionsMax: number
   connectionsFree: Record<'server' | 'role' | 'database', number>
-  /** Measured over a short window. */
+  /** Measured over {@link SourceQuestion.walWindowMs}. */
   walBytesPerSecond: number
   slot: { plugin: string; database: string | null; active: boolean; active_pid: number | null } | null
 }
@@ -95,7 +100,7 @@ export interface Relation {
   readable: boolean
   /** Row-level security hides rows from this role. */
   rowsHidden: boolean
-  /** It also hides rows from the owner, unless the role has BYPASSRLS. */
+  /** Row-level security also hides rows from the owner, unless the role has BYPASSRLS. */
   rowsHiddenFromOwner: boolean
   /** Planner estimates; -1 when there are none. */
   rows: number
@@ -118,7 +123,7 @@ interface PublicationFacts {
 }
 
 export interface ConnectionFacts {
-  /** Why this looks like more than one server process; empty when it does not. */
+  /** Signs of a pooler or a balancer before the server; empty when there are none. */
   doubts: string[]
   /** Expiry of the server's certificate, where it could be read. */
   certificateUntil: Date | null
@@ -131,7 +136,7 @@ export interface SampleFacts {
   /** Tables skipped for lack of time. */
   skipped: number
   found: { table: string; column: string; what: 'multi-dimensional' | 'infinity' | 'bc' | 'nul' }[]
-  /** The largest row of each table that can have large rows, as far as time allowed. */
+  /** The largest row of each table that may have large rows, for as many tables as time allowed. */
   largest: { table: string; bytes: number }[]
 }
 
@@ -150,9 +155,9 @@ export interface SourceQuestion {
 }
 
 /**
- * The catalog part of {@link SourceFacts}. At most 20 statements; none changes anything.
+ * Reads the catalog part of {@link SourceFacts} with at most 20 statements. Changes nothing.
  * @param second a second connection for the table sizes, which take as long as everything else
- * @param onSchema called as soon as the schema is known, so that others need not wait for the rest
+ * @param onSchema called as soon as the schema is known, so that the caller need not wait for the rest
  */
 export async function readSourceCatalog(
   db: Database,
@@ -207,7 +212,7 @@ export async function readSourceCatalog(
 /** Linux refuses an argument of this length (MAX_ARG_STRLEN, including the terminating byte). */
 export const ARGUMENT_LIMIT = 131_071
 
-/** Matched here and not by PostgreSQL, whose regex engine fails at ten thousand names. This one fails far later. */
+/** Matches names in JavaScript, whose regex engine takes far more names than PostgreSQL's, which fails at 10,000. */
 function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
   const names = new Set(tables)
   if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
@@ -215,12 +220,15 @@ function matcher({ filter, tables }: { filter: string; tables: readonly string[]
   return (name) => expression.test(name)
 }
 
-/** Older catalogs lack what every other statement reads, and would fail without saying why. */
+/**
+ * Rejects PostgreSQL before 12, whose catalogs lack columns that the other statements read.
+ * @throws UserError `source.version-unsupported`
+ */
 function requireKnownCatalog(version: number): void {
   if (version < 120_000)
     throw new UserError(
       'source.version-unsupported',
-      `the source is PostgreSQL ${Math.floor(version / 10_000)}, and MOLT verifies 12 to 16. Upgrade it, or migrate from a logical replica`,
+      `the source is PostgreSQL ${Math.floor(version / 10_000)}, but MOLT verifies only 12 to 16. Upgrade it, or migrate from a logical replica`,
     )
 }
 
@@ -310,7 +318,7 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_class r ON r.oid = tree.root
     LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
    CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0) AS bytes OFFSET 0) main
-   -- Where no row is in the table itself, none is out of line: a file less to look at.
+   -- An empty table has no TOASTed values, which saves looking at a second file.
    CROSS JOIN LATERAL (SELECT main.bytes AS main, CASE WHEN main.bytes > 0 AND c.reltoastrelid <> 0
      THEN coalesce(pg_catalog.pg_relation_size(c.reltoastrelid), 0) ELSE 0 END AS toast OFFSET 0) size
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') ORDER BY 1, 2`
@@ -325,7 +333,7 @@ const TRANSACTIONS = `
          extract(epoch FROM clock_timestamp() - prepared)::float8 * 1000 FROM pg_catalog.pg_prepared_xacts
   ORDER BY 3 DESC LIMIT 1000`
 
-// to_jsonb: row filters and column lists exist only from PostgreSQL 15 on.
+// to_jsonb, because the columns for row filters and column lists exist only since PostgreSQL 15.
 const PUBLICATION = `
   SELECT p.puballtables AS "allTables", p.pubtruncate AS truncate, pg_catalog.pg_get_userbyid(p.pubowner) AS owner,
          coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schemaname, 'table', t.tablename,
@@ -360,7 +368,7 @@ const FEATURES = `
          (SELECT count(*) FROM (SELECT FROM pg_catalog.pg_largeobject_metadata LIMIT 1000) few)::int AS "largeObjects",
          (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
            AND pid <> pg_catalog.pg_backend_pid())::int AS "advisoryLocks",
-         -- By its text: a statement that names a table fails where there is none.
+         -- As text, because a statement fails if it names a missing table.
          (SELECT CASE WHEN has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
                  THEN coalesce(substring(pg_catalog.query_to_xml('SELECT state FROM ${MASK}.run', false, true, '')::text
                    FROM '<state>(\\w+)</state>'), 'unknown') ELSE 'unknown' END
@@ -371,7 +379,7 @@ const FEATURES = `
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v' LIMIT 1) AS statements`
 
-/** The view can exist without its library loaded, or without the right to read it. Then nothing is known. */
+/** Reads pg_stat_statements; null when its library is not loaded or this role cannot read it. */
 async function readStatements(db: Database, schema: string): Promise<SourceFacts['statements']> {
   const sql = `
     SELECT coalesce(bool_or(query ~* '^\\s*(listen|notify)\\M' OR query ~* 'pg_notify'), false) AS listens,
@@ -398,16 +406,16 @@ const ODD_DATES = `
    ORDER BY 1`
 
 /**
- * Checks whether two connections reach one server and each have a session of their own. A snapshot that one exports must
- * be visible to the other, as `molt fetch` needs it, and a pooler must support replication.
+ * Checks that two connections reach the same server, each in its own session. `molt fetch` needs to read a snapshot of
+ * one on the other. A pooler must support replication connections.
  */
 export async function readConnection(db: Database, second: Database, url: string): Promise<ConnectionFacts> {
   const doubts: string[] = []
   const who = async (of: Database) => (await of.query(WHO)).rows[0]
   const [one, two, again] = [await who(db), await who(second), await who(db)]
   if (one.pid !== again.pid || one.token !== again.token || one.token === two.token)
-    doubts.push('two server sessions answered two statements on one connection')
-  if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two servers')
+    doubts.push('two server sessions answered statements of one connection')
+  if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two different servers')
   const doubt = doubts.length ? undefined : await snapshotDoubt(db, second)
   if (doubt) doubts.push(doubt)
   // A pooler hands out its own cancel keys.
@@ -417,7 +425,7 @@ export async function readConnection(db: Database, second: Database, url: string
   return { doubts, certificateUntil: certificateEnd(db) }
 }
 
-/** Each of our sessions has a different lock timeout. */
+/** `token` identifies the session: each of ours has a different lock_timeout. */
 const WHO = `SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since,
                     current_setting('lock_timeout') AS token`
 
@@ -443,13 +451,16 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
   }
 }
 
-/** Without the right to read the column, only the sequence's own value is known; a rights check reports that. */
+/**
+ * Reads the moved sequences and their highest used numbers. Without the right to read a column, this is the sequence's
+ * own value; a rights check reports the missing right.
+ */
 export async function readSequenceFacts(
   db: Database,
   schema: string,
   tables: readonly string[],
 ): Promise<SourceFacts['sequences']> {
-  const sequences = await readSequences(db, schema)
+  const sequences = await readSourceSequences(db, schema)
   const moved = sequences.filter(({ table }) => !table || tables.includes(table))
   const used = await lastUsed(moved, { db, schema }).catch((error) => {
     if (sqlState(error) !== '42501') throw error
@@ -475,7 +486,7 @@ const SAMPLED: { type: RegExp; what: SampleFacts['found'][number]['what']; test(
   { type: /^json$/, what: 'nul', test: (column) => `strpos(${column}::text, '\\u0000') > 0` },
 ]
 
-/** Samples the first rows of each table for values that change or fail on the way; stops when time is up. */
+/** Samples the first rows of each table for values that change or fail in the move. Stops when time is up. */
 export async function readSamples(
   db: Database,
   schema: Schema,
@@ -526,7 +537,7 @@ export async function readSamples(
   return samples
 }
 
-/** Long values are stored out of line, and can be compressed to a fraction of their length. */
+/** Bytes of TOAST from which a table may have large rows. Low, because values can be compressed to a fraction. */
 const LONG_VALUES = 2 ** 20
 
 function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], expected: Set<string>) {
@@ -536,7 +547,7 @@ function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], ex
   return tables.filter((table) => expected.has(table.name) && long.has(`${name}.${table.name}`))
 }
 
-/** Reads no long value, only the length stored beside it. For json and arrays this is the stored length. */
+/** Bytes of the largest row. Reads stored lengths, not values; for json and arrays, the length after compression. */
 async function largestRow(db: Database, schema: string, { name, columns }: Schema['tables'][number]): Promise<number> {
   const sizes = columns.map((column) => {
     const known = /^(text|bytea|character)/.test(column.type) && !column.type.endsWith('[]')

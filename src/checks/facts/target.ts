@@ -13,7 +13,9 @@ import { withTriggers } from '../../sql/triggers.ts'
 import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
 
-/** Everything that the checks read of the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
+/**
+ * Everything that the checks read about the target, from at most 20 catalog queries in CockroachDB's documented SQL.
+ */
 export interface TargetFacts {
   server: TargetServer & { major: number; minor: number }
   schema: Schema
@@ -23,18 +25,18 @@ export interface TargetFacts {
   /** Expected tables that the catalogs hide because an import holds them. */
   offline: OfflineTable[]
   role: TargetRole
-  /** What the ledger holds for later steps to build, from `convert` or an earlier `prepare`. */
+  /** Definitions that `convert` or an earlier `prepare` deferred, and that are not rebuilt yet. */
   awaited: Pick<Deferred, 'kind' | 'table' | 'name'>[]
   /** Expected tables that hold at least one row. */
   filled: string[]
   triggers: { table: string; name: string }[]
   /** Other roles that can write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
-  /** What they can do, right by right. */
+  /** The write rights of these roles, one by one. */
   writeGrants: WriteGrant[]
   /** Schemas in which a replicator keeps or kept its progress. */
   stagingSchemas: string[]
-  /** CockroachDB only: running imports and changefeeds; null when they cannot be seen. */
+  /** CockroachDB only: unfinished imports and changefeeds; null when SHOW JOBS fails. */
   jobs: { id: string; type: string; status: string; description: string }[] | null
   /** CockroachDB's session settings that decide what INT and SERIAL mean. */
   intSize: string | null
@@ -42,9 +44,9 @@ export interface TargetFacts {
   /** CockroachDB only: how far back the database can be read, in seconds; null when unknown. */
   gcTtlSeconds: number | null
   certificateUntil: Date | null
-  /** What it shows of other users; null on PostgreSQL. */
+  /** Which activity of other users this role can see; null on PostgreSQL. */
   sight: Sight | null
-  /** Of a session such as molt and the replicator get. */
+  /** A session such as molt and the replicator get. */
   tools: ToolSession
   sequences: Sequence[]
 }
@@ -70,7 +72,7 @@ interface TargetRole {
   usageOnSchema: boolean
   /** Can grant USAGE on the schema to a login; every role has it on `public`. */
   usageGrantable: boolean
-  /** In `public`, where molt keeps its own tables. */
+  /** On the schema `public`, where molt keeps its own tables. */
   createOnPublic: boolean
   usageOnPublic: boolean
   /** Can create logins. */
@@ -79,9 +81,9 @@ interface TargetRole {
   ungivenToLogins: { table: string; rights: string[] }[]
   /** Sequences of the schema that it cannot read or set. */
   lockedSequences: string[]
-  /** CockroachDB: member of admin, or has DROP on every expected table, as IMPORT INTO requires. */
+  /** CockroachDB: member of admin. */
   admin: boolean
-  /** Expected tables whose indexes and constraints it cannot drop and build: neither owner nor, on CockroachDB, CREATE. */
+  /** Expected tables that it cannot alter: it is not the owner and, on CockroachDB, has no CREATE. */
   withoutCreate: string[]
   /** Write rights of other roles on expected tables that this role could not grant back once they are revoked. */
   ungrantable: WriteGrant[]
@@ -130,14 +132,14 @@ export async function readTargetFacts(
   const asked = await question.tables
   const expected = asked.filter((name) => there.has(name))
   const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
-  // SHOW TRIGGERS is refused without USAGE on the schema, which has its own finding.
+  // SHOW TRIGGERS needs USAGE on the schema. Its lack has its own finding.
   const schema = role.usageOnSchema ? await withTriggers(db, read, expected) : read
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
   const access = await readAccess(db, question.schema, expected)
   const isForeign = (table: string) => !owned.has(table)
   const awaited = (await listDeferred(db, question.migration)).filter(({ rebuilt }) => !rebuilt)
-  // Either end of a foreign key that is not there yet.
+  // An expected table can be at either end of a deferred foreign key.
   const ends = awaited.some(({ kind }) => kind === 'foreign-key') ? expected : []
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
@@ -187,7 +189,7 @@ const ROLE = `
                 WHERE n.nspname = $1 AND c.relkind = 'S' AND NOT (has_sequence_privilege(c.oid, 'SELECT')
                   AND has_sequence_privilege(c.oid, 'UPDATE')) ORDER BY 1) AS "lockedSequences"`
 
-/** Both ends of every foreign key that has an expected table at one of them. */
+/** Both ends of each foreign key that touches an expected table. */
 function tablesOnForeignKeys(
   { name, constraints }: Schema,
   expected: Set<string>,
@@ -236,7 +238,7 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1`
 
-/** `mine`: the role's rights, its own or through membership. The tables are a JSON array. */
+/** `mine` marks rights that this role has directly or through membership. `tables` is a JSON array. */
 const GRANTS = `
   SELECT g.grantee, g.privilege, g.grantable, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
            OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
@@ -246,7 +248,7 @@ const GRANTS = `
            WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
-/** The first hundred; a longer list would not be read. */
+/** At most 100: nobody would read a longer list. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
   SELECT job_id::text AS id, job_type AS type, status, description FROM jobs
@@ -269,14 +271,14 @@ async function readSetting(db: Database, name: string): Promise<string | null> {
 
 const TABLES_AT_ONCE = 200
 
-/** Which tables hold a row. Not a catalog query: it reads the first row of each table, many in one statement. */
+/** Lists the tables that hold rows. Not a catalog query: looks for the first row of many tables in one statement. */
 async function filledTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const found: string[] = []
   for (let from = 0; from < tables.length; from += TABLES_AT_ONCE) {
     const some = tables.slice(from, from + TABLES_AT_ONCE)
     const asked = some.map((name, at) => `SELECT ${at} AS at WHERE EXISTS (SELECT 1 FROM ${qualified(schema, name)})`)
     const { rows } = await db.query(asked.join(' UNION ALL ')).catch((error) => {
-      // A missing right, and a table that an import keeps offline: both have checks of their own.
+      // Missing rights and tables that an import keeps offline have their own checks.
       if (!/^(42501|55000)$/.test(sqlState(error) ?? '')) throw error
       return { rows: [] }
     })

@@ -43,8 +43,8 @@ export async function readCommitTime(
 const NOT_COCKROACH = /^(42703|42883)$/
 
 /**
- * Moves an entry to `committed`, with the target's time. Nothing may write to the target before this. A later grant, and
- * every write by it, is younger.
+ * Advances a migration to `committed`, and records the target's time. Nothing may write to the target before this, so
+ * that every write under a later grant is younger than that time.
  */
 export async function advanceToCommitted(target: Database, committing: Entry): Promise<Entry> {
   const { plan, facts } = committing
@@ -57,7 +57,7 @@ export async function advanceToCommitted(target: Database, committing: Entry): P
   return advance(target, committing, 'committed', commitTime ? { facts: { commitTime } } : {})
 }
 
-/** Nanoseconds by which two nodes' clocks may differ, at the most that CockroachDB supports (`--max-offset`). */
+/** Nanoseconds by which two nodes' clocks may differ: the maximum that CockroachDB supports (`--max-offset`). */
 const MAX_OFFSET = 500_000_000n
 
 /** The last time at which a version that was written before `time` can be recorded. */

@@ -26,9 +26,9 @@ export interface AfterCommitOptions {
 const CONNECTIONS = 2
 
 /**
- * Compares all rows once more, after the commit and without a pause: the source behind its permanent fence, and the target
- * as of the commit. Later writes of the application are not seen.
- * @throws VerdictError when the source has changed meanwhile
+ * Compares all rows once more, after the commit and without a pause: the source behind its permanent fence, and the
+ * target as of the commit, without the application's later writes.
+ * @throws VerdictError when the source has changed since the commit
  */
 export async function compareAfterCommit(entry: Entry, options: AfterCommitOptions): Promise<AfterCommit> {
   const began = performance.now()
@@ -56,7 +56,7 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
     if (isConnectionLost(error)) throw error
     found.gaps.push({ code: isPastGone(error) ? 'past-gone' : 'failed', what: scrubText(messageOf(error)) })
   }
-  // A rollback in the meantime voids what was read. This can be hours later, so use a new connection.
+  // A rollback in the meantime voids the result. This can be hours later, so use a new connection.
   await withDatabase(options.sourceUrl, 'source', (source) => requireStillFenced(source, entry))
   found.verdict = found.differences.length ? 'different' : found.gaps.length ? 'inconclusive' : 'equal'
   found.durationMs = Math.round(performance.now() - began)
@@ -114,7 +114,7 @@ async function comparePairs(
   found.gaps.push(...digests.flatMap(({ name, unproved }) => unproved.map((what) => columnGap(name, what))))
   const apart = digests.filter(isApart)
   if (!apart.length) return
-  // Two nodes' clocks can differ, so a version that the stream wrote before the commit can be recorded slightly after it.
+  // Nodes' clocks can differ, so a version that the stream wrote before the commit can be recorded slightly after it.
   await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
   throwIfCancelled(signal)
   const names = new Set(apart.map(({ name }) => name))
@@ -133,7 +133,10 @@ function isApart({ missing, mismatch, extraneous }: TableDigest): boolean {
   return missing + mismatch + extraneous > 0
 }
 
-/** Rows that differ at both times, by how they differ at the first. The smaller number where not all keys are known. */
+/**
+ * Counts the rows that differ at both times, by their kind at the first. If not all keys are known, takes the smaller
+ * count of each kind.
+ */
 export function inBoth(first: TableDigest, second: TableDigest): TableDifference | undefined {
   const known = [first, second].every((each) => each.rows.length === each.missing + each.mismatch + each.extraneous)
   const keys = new Set(second.rows.map(({ key }) => JSON.stringify(key)))

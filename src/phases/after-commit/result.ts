@@ -3,12 +3,12 @@ import type { Database } from '../../runtime/database.ts'
 import { number, plural } from '../../runtime/progress.ts'
 
 /**
- * `equal`: every row of every table. `inconclusive`: no difference in what was compared. `unavailable`: the target is not
- * CockroachDB and keeps no history.
+ * `equal`: every row of every table matched. `inconclusive`: no row differed, but not every row was compared.
+ * `unavailable`: the target is not CockroachDB and keeps no history.
  */
 export type AfterCommitVerdict = 'equal' | 'different' | 'inconclusive' | 'unavailable'
 
-/** Number of rows of one table that differ. `missing` on the target, `extraneous` on the target alone. */
+/** Number of rows of one table that differ: `missing` on the target, or `extraneous`, only on the target. */
 export interface TableDifference {
   table: string
   missing: number
@@ -16,7 +16,7 @@ export interface TableDifference {
   extraneous: number
 }
 
-/** Why something was not compared. */
+/** Why rows were not compared, or not proved equal. */
 export type AfterCommitGap =
   | { code: 'no-commit-time' | 'not-drained' }
   | { code: 'past-gone'; what: string }
@@ -44,8 +44,8 @@ export async function keepAfterCommit(target: Database, entry: Entry, result: Af
 }
 
 /**
- * The last result for this commit that proves something. A later run that could compare less does not override it.
- * @returns undefined when there is none, or all belong to attempts that were rolled back
+ * The last conclusive result for this commit, or else the last one: a later run that compares less does not count more.
+ * @returns undefined without a result, or when all results belong to commits that were rolled back
  */
 export async function lastAfterCommit(target: Database, { id, facts }: Entry): Promise<AfterCommit | undefined> {
   const kept = await readEvidence<AfterCommit & { cursor?: string }>(target, id, ACTION, RESULTS)
@@ -57,19 +57,19 @@ export async function lastAfterCommit(target: Database, { id, facts }: Entry): P
     | undefined
 }
 
-/** Results read back. */
+/** How many results to read from the ledger. */
 const RESULTS = 100
 
-/** For people, one line per table or gap. */
+/** One line per table with differences, and per gap. */
 export function afterCommitProblems({ differences, gaps }: AfterCommit): string[] {
   return [...differences.map(differenceText), ...gaps.map(gapText)]
 }
 
-/** One line. */
+/** The result in one line. */
 export function afterCommitText(result: AfterCommit | undefined): string {
   switch (result?.verdict) {
     case undefined:
-      return 'Rows were not compared since the commit. Run `finalize`.'
+      return 'Rows have not been compared since the commit. Run `finalize`.'
     case 'equal':
       return `All ${plural(result.tables, 'table')} matched as of the commit, ${number(result.rows)} rows.`
     case 'different':
@@ -93,7 +93,7 @@ export function differenceText({ table, missing, mismatch, extraneous }: TableDi
 function gapText(gap: AfterCommitGap): string {
   switch (gap.code) {
     case 'no-commit-time':
-      return 'the ledger has no time of the commit'
+      return 'the ledger does not have the time of the commit'
     case 'not-drained':
       return "the drain's heartbeat was not on the target at the commit"
     case 'past-gone':

@@ -62,7 +62,7 @@ const artifacts = z.object({
     }),
   ),
 })
-/** The parts of `gh attestation verify --format json` for accepted attestations that are read here. */
+/** The fields that are read from `gh attestation verify --format json`, which prints accepted attestations. */
 const verified = z.array(
   z.object({
     verificationResult: z.object({
@@ -116,13 +116,13 @@ async function listArtifacts({ github, artifact: name }: Wanted): Promise<Listed
   return all
 }
 
-/** Artifacts of other branches and forks cost no request each, so a flood of them hides nothing. */
+/** Rejects artifacts of other branches and forks without a request, so that a flood of them cannot hide others. */
 function placeProblem({ workflow_run: by }: Listed, branch: string): string | undefined {
   if (by?.head_repository_id !== by?.repository_id) return 'it ran for a fork'
   return by?.head_branch === branch ? undefined : `it ran on the branch ${by?.head_branch}, not on ${branch}`
 }
 
-/** Why a run does not count. */
+/** Why a run does not count; undefined when it does. */
 function runProblem(run: Run, branch: string, { workflow, since }: Wanted): string | undefined {
   if (run.conclusion !== 'success') return `it ended with ${run.conclusion}`
   if (run.head_repository?.full_name.toLowerCase() !== process.env.GITHUB_REPOSITORY?.toLowerCase())
@@ -151,8 +151,8 @@ async function artifactProblem(
 }
 
 /**
- * Lets GitHub's own program check the artifact: the signature, the certificate chain, the log, and that this workflow on
- * this branch has signed it.
+ * Runs GitHub's own program to check the artifact: its signature, certificate chain and log entry, and that this
+ * workflow on this branch has signed it.
  */
 async function verifyAttestation(name: string, bytes: Buffer, branch: string, wanted: Wanted): Promise<ExecOutput> {
   const { GITHUB_REPOSITORY = '', PATH = '', HOME = '', RUNNER_TEMP = '.' } = process.env
@@ -182,7 +182,7 @@ async function verifyAttestation(name: string, bytes: Buffer, branch: string, wa
   }
 }
 
-/** `gh` has no flag for the run, nor for the artifact's name. */
+/** Checks the run and the artifact's name, for which `gh` has no flags. Returns why the artifact does not count. */
 function invocationProblem(json: string, artifact: Artifact, run: Run): string | undefined {
   const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY } = process.env
   const runUrl = `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${run.id}/attempts/`
@@ -197,7 +197,7 @@ function invocationProblem(json: string, artifact: Artifact, run: Run): string |
   } catch (error) {
     return `the output of gh attestation verify cannot be parsed: ${messageOf(error).split('\n')[0]}`
   }
-  if (!invocations.length) return 'the attestation is for something else'
+  if (!invocations.length) return 'the attestation is for another artifact'
   if (invocations.some((uri) => uri.startsWith(runUrl))) return undefined
   return `the attestation is for the run ${invocations.join(', ')}`
 }

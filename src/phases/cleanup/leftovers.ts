@@ -14,10 +14,10 @@ import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbea
 import { readPublication } from '../../source/publication.ts'
 import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 
-/** One thing to remove: its name, and how. */
+/** An object to remove. */
 export interface Leftover {
   name: string
-  /** Removed only when nothing else is left, because the next run needs it. */
+  /** Removed only when all others are, because the next run needs it. */
   last?: true
   drop(): Promise<unknown>
 }
@@ -28,7 +28,7 @@ interface Names {
 }
 
 /**
- * The slots go first, because they fill the disk.
+ * Finds this migration's objects on the source. Slots come first, because they fill the disk.
  * @param decided whether the fence may be permanent, as it is after a cutover whose rollback window is over
  */
 export async function leftoversOnSource(
@@ -37,7 +37,7 @@ export async function leftoversOnSource(
   decided = false,
 ): Promise<Leftover[]> {
   const found: Leftover[] = []
-  // Only a run of this migration reads it, and that has another slot to read.
+  // Only a run of this migration reads the change log, so its reader can be disconnected.
   const log = plan && logSlotOf(plan.slot)
   if (log && (await readSlot(source, log))) found.push({ name: `slot ${log}`, drop: () => seizeAndDrop(source, log) })
   const slot = plan && (await readSlot(source, plan.slot))
@@ -58,7 +58,7 @@ export async function leftoversOnSource(
   return found.map(orTold)
 }
 
-/** Keeps objects that another user has built on ours or put beside them; the error names them. */
+/** Makes the error name other users' objects that are in this one or depend on it. They are never dropped. */
 function orTold({ drop, ...leftover }: Leftover): Leftover {
   const { name } = leftover
   const told = (error: unknown) => {
@@ -78,8 +78,8 @@ async function dropIdleSlot(source: Database, slot: string, reader: number | nul
 }
 
 /**
- * Only what is known to be ours, and the schema only when nothing else is in it. Otherwise the heartbeat stays too, which
- * tells the next run whose schema it is.
+ * Drops the heartbeat and our schema, or neither: if the schema has other objects, the heartbeat stays, because it
+ * shows the next run which migration the schema belongs to.
  */
 async function dropSourceSchema(source: Database): Promise<void> {
   await source
@@ -107,7 +107,7 @@ export async function leftoversOnTarget(
   const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
   if (taken.length)
     found.push({
-      name: `write access on the target: ${taken.length} rights are given back`,
+      name: `revocation of ${taken.length} write rights on the target`,
       drop: () => openWriteAccess(target, targetSchema, taken),
     })
   if (trialSchema && (await schemaExists(target, trialSchema)))
@@ -132,28 +132,28 @@ export async function leftoversOnTarget(
   const back = await listRebuilt(target, migration)
   if (back.length)
     found.push({
-      name: `the ledger's note of ${back.length} indexes and constraints that are back`,
+      name: `the ledger's record of ${back.length} rebuilt indexes and constraints`,
       drop: () => forgetDeferred(target, migration, back),
     })
   if (known) found.push({ name: `ledger entry ${migration}`, last: true, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
 }
 
-/** Nothing streams any more: a client that still logs in by it is a leftover. */
+/** Disables and drops the stream's login. Nothing streams any more, so a client that still uses it is a leftover. */
 async function dropLiveLogin(target: Database, login: string): Promise<void> {
   await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
   await dropStreamLogin(target, login)
 }
 
-/** The tables that `molt fetch` writes its runs to, with their columns. */
+/** The tables in which `molt fetch` records its runs, with their columns. */
 const FETCH_TABLES: Record<string, string> = {
   _molt_fetch_exceptions: 'command fetch_id file_name id message schema_name sql_state stage table_name time',
   _molt_fetch_status: 'id name source_dialect started_at',
 }
 
 /**
- * `molt fetch`'s own tables: matched by name and columns, and only when every load in them belongs to this migration,
- * started while the ledger knew it, and no other migration could still need them.
+ * Finds the tables in which `molt fetch` records its runs, by name and columns. Returns them only if every load in them
+ * started after this migration, and no other migration in the ledger could need them.
  */
 async function fetchTables(target: Database, migration: string): Promise<{ schema: string; name: string }[]> {
   const { rows } = await target.query(
@@ -199,7 +199,7 @@ export async function requireOwner(source: Database, migration: string): Promise
   if (owner && owner.migration !== migration)
     throw new UserError(
       'cleanup.other-migration',
-      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
+      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\`. Correct \`migration\` or the URL of the source`,
     )
 }
 
@@ -213,12 +213,12 @@ export function requireGone(left: readonly Leftover[]): void {
     )
 }
 
-/** What `prepare` dropped on the target for the load, when a migration ends before it is back. */
+/** When a migration ends: rebuilds what `prepare` dropped on the target for the load, or warns that it is missing. */
 export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
   if (restore) {
     const { built, problems } = await restoreDeferred(target, migration)
     for (const problem of problems) warning(`not rebuilt on the target: ${problem}`)
-    if (built.length) info(`${built.length} indexes and constraints dropped for the load are back`)
+    if (built.length) info(`rebuilt ${built.length} indexes and constraints that were dropped for the load`)
     await forgetDeferred(target, migration, await listRebuilt(target, migration))
   }
   const problems = await deferralProblems(target, migration)

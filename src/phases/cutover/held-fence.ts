@@ -26,7 +26,7 @@ import {
 } from '../../source/fence.ts'
 import { readTables } from '../../sql/tables.ts'
 
-/** The fence's state, and what prevents it from working, from the ledger if possible. Changes nothing. */
+/** Reads the fence's state and its problems, by the plan of `entry` if there is one. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
   const decided = entry !== undefined && COMMITTED.includes(entry.phase)
@@ -48,9 +48,9 @@ async function problemsOf(db: Database, state: FenceState, entry: Entry | undefi
 
 /** Evidence that the source may have changed since the commit. */
 async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
-  if (state !== 'permanent') return [`it is ${state}, not permanent as after the commit, so writes pass`]
+  if (state !== 'permanent') return [`it is ${state}, but must be permanent after the commit, so writes can pass`]
   const problems = await fenceProblems(db, await planFence(db, plan))
-  // The counter shows writes even when the fence was restored afterwards.
+  // The counter shows writes even if the fence was restored afterwards.
   if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
     problems.push(
       `writes have passed it since the commit, because it was lifted in between. Find these rows and copy them over, then run \`${resetCount(facts.writesPassed)}\` on the source to confirm`,
@@ -59,8 +59,8 @@ async function decidedProblems(db: Database, state: FenceState, { plan, facts }:
 }
 
 /**
- * What was written to the source after the commit is on no side that anyone uses.
- * @throws VerdictError unless a committed migration's fence is as the commit left it, and nothing has passed it
+ * Requires a fence that has held since the commit: rows written to the source since then would be lost.
+ * @throws VerdictError when the fence was changed or lifted, or a write has passed it
  */
 export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
   const problems = await decidedProblems(db, (await readFence(db)).state, entry)
@@ -69,7 +69,7 @@ export async function requireStillFenced(db: Database, entry: Entry): Promise<vo
       'fence.damaged-after-commit',
       'the fence on the source was changed or lifted after the commit',
       problems,
-      'Rows that the target lacks may have been written there since. Look for them before you remove the old database.',
+      'The source may have new rows that the target lacks. Look for them before you remove the old database.',
     )
 }
 
@@ -123,9 +123,9 @@ export class HeldFence {
   }
 
   /**
-   * Refuses writes at once, then waits for every transaction that held a write lock, and proves that writes are refused.
+   * Refuses writes at once, waits for every transaction that held a write lock, then proves that writes are refused.
    * @param deadline milliseconds from now for the holders to end
-   * @throws VerdictError when a holder does not end, or a write still passes; the fence is lifted by the caller
+   * @throws VerdictError when a holder does not end, or a write still passes. The caller must then lift the fence
    */
   async arm(deadline: number, signal: AbortSignal): Promise<{ holders: number; waitedMs: number }> {
     const began = performance.now()
@@ -151,7 +151,7 @@ export class HeldFence {
     await this.#requireNoGap()
   }
 
-  /** Commits to the target. Only while the lease that was checked for gaps still stands. */
+  /** Commits: makes the fence permanent, but only while the lease that was checked for gaps is still set. */
   async commit(deadline: number, signal: AbortSignal): Promise<void> {
     await this.renew(deadline, signal)
     if (await makePermanent(this.#db, this.#lease)) return
@@ -161,12 +161,12 @@ export class HeldFence {
     )
   }
 
-  /** The count of passed writes when it was armed, and at every check since. */
+  /** The counter of passed writes when the fence was armed, unchanged at every check since. */
   get passed(): string {
     return this.#passed
   }
 
-  /** Every lease that we may have set on the source, even without an answer; newest first. */
+  /** The last leases that we may have set on the source, even without an answer; newest first. */
   get tried(): readonly string[] {
     return this.#tried
   }
@@ -180,7 +180,7 @@ export class HeldFence {
   async #setLease(own?: string): Promise<void> {
     const lease = await leaseFor(this.#db, this.#leaseMs)
     this.#onLease(lease)
-    // What stands now, and what may still take effect.
+    // Keep the current lease, and those that may still take effect.
     this.#tried.unshift(lease)
     this.#tried.splice(3)
     if (await setLease(this.#db, lease, own)) this.#lease = lease
@@ -213,7 +213,7 @@ export class HeldFence {
     )
   }
 
-  /** Holders of a write lock when the lease was set may have read the old one; later writers are refused. */
+  /** A transaction that held a write lock when the lease was set may have read the old one. Later ones are refused. */
   #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
     return awaitHolders(this.#db, this.fence, deadline, signal)
   }

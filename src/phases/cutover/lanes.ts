@@ -2,7 +2,7 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type Leg, openLeg, type StreamLogin } from '../../destination/stream-login.ts'
 import { connect, type Database } from '../../runtime/database.ts'
 
-/** Connections for work beside the final verify, opened before the write pause. */
+/** Connections for work in parallel with the final verify, opened before the write pause. */
 export interface Lanes {
   source: Database
   /** A further connection to the target, for sequences. */
@@ -13,10 +13,10 @@ export interface Lanes {
   leg?: Leg
 }
 
-/** Each schema change is a job, which waits for the nodes of a cluster and not for its processors. */
+/** Maximum number of parallel schema changes. Each is a job that waits for the cluster's nodes, not for processors. */
 const MOST = 10
 
-/** As many as there are unique indexes, or tables with constraints, to build. */
+/** Number of connections for the unique indexes, or the tables with constraints, that have to be built. */
 export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | 'table'>[]): number {
   const uniques = deferred.filter(({ kind }) => kind === 'unique').length
   const constrained = deferred.filter(({ kind }) => kind === 'check' || kind === 'foreign-key')
@@ -24,7 +24,7 @@ export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | '
   return Math.min(MOST, Math.max(1, uniques, tables))
 }
 
-/** Opens them for `work`, and always closes them. Their statements have no time limit. */
+/** Opens the connections for `work`, and always closes them. Their statements have no time limit. */
 export async function withLanes<T>(
   urls: { source: string; target: string },
   given: { target: Database; migration: string; login?: StreamLogin; signal: AbortSignal },

@@ -15,8 +15,8 @@ export interface Estimate {
 }
 
 /**
- * The write pause by part, by this runner's monotonic clock: from the start of the first part to the end of the last. Parts
- * can overlap, so the pause can be shorter than their sum.
+ * Measures the write pause by this runner's monotonic clock, from the start of the first part to the end of the last.
+ * Parts can overlap, so the pause can be shorter than their sum.
  */
 export class PauseClock {
   readonly parts: Parts = {}
@@ -28,7 +28,7 @@ export class PauseClock {
     const began = performance.now()
     this.#began ??= began
     this.#running.add(name)
-    // In the order in which they begin.
+    // Parts are listed in the order in which they begin.
     this.parts[name] = 0
     try {
       return await work()
@@ -63,9 +63,9 @@ export function pauseText(clock: PauseClock): string {
   return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }
 
-/** When nothing has pointed the application at the target: the databases are ready, but it still cannot write. */
+/** The pause of a cutover without a switch: the target is ready, but the application still cannot write. */
 export function pauseByHandText(clock: PauseClock): string {
-  return `The target took writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long that took.`
+  return `The target accepted writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long that took.`
 }
 
 export interface Limit {
@@ -75,7 +75,7 @@ export interface Limit {
   clear(): void
 }
 
-/** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
+/** One limit for the whole pause: it ends with the run, after `max-pause`, or when the lease cannot be renewed. */
 export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick<PauseClock, 'current'>): Limit {
   const controller = new AbortController()
   const cancel = () => controller.abort(outer.reason ?? new CancelledError())
@@ -98,7 +98,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
     signal: controller.signal,
     fail: (error) => controller.abort(error),
     race(work) {
-      // The loser of the race can still fail later, unnoticed.
+      // The loser of the race may fail later. Ignore that.
       work.catch(() => {})
       return Promise.race([work, aborted])
     },
@@ -109,7 +109,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
   }
 }
 
-/** Renews the lease three times in its life. A renewal that fails, or finds a gap, fails the section. */
+/** Renews the lease every third of its length. A renewal that fails, or finds a gap, ends the pause. */
 export function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
   let timer: NodeJS.Timeout | undefined
   let current: Promise<void> = Promise.resolve()

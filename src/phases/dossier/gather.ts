@@ -21,8 +21,8 @@ interface Where {
 }
 
 /**
- * What the ledger has of a migration, even a cleaned-up one, and how the two sides differ now.
- * @returns no steps when there is no ledger yet
+ * Gathers what the ledger has about a migration, even after a cleanup, and how the two sides differ now.
+ * @returns no steps without a ledger
  */
 export async function gatherDossier(where: Where): Promise<DossierFacts> {
   const { target: targetUrl, source: sourceUrl, migration, signal } = where
@@ -56,7 +56,7 @@ export async function gatherDossier(where: Where): Promise<DossierFacts> {
   )
 }
 
-/** The ledger has much to report without the source. */
+/** Reads the source. A failure is only a warning, because the ledger has most of the facts. */
 async function lookAtSource(
   url: string,
   target: Database,
@@ -76,7 +76,7 @@ async function lookAtSource(
       where.signal,
     )
   } catch (error) {
-    warning(`The dossier lacks the facts from the source: ${messageOf(error)}`)
+    warning(`The dossier has no facts from the source: ${messageOf(error)}`)
     return undefined
   }
 }
@@ -95,7 +95,7 @@ async function compareNow(source: Database, target: Database, entry: Entry, wher
   return { remaining: report.problems, toDecide: report.decisions }
 }
 
-/** For a migration that is cleaned up. */
+/** The plan of a migration that was cleaned up. */
 function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
   return (steps.findLast(({ action }) => action === 'prepare')?.body as { plan?: Plan } | undefined)?.plan
 }

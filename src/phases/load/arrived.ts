@@ -1,5 +1,6 @@
 import type { Exported } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { number } from '../../runtime/progress.ts'
 import { holdsStandingRow } from '../../source/standing.ts'
@@ -10,7 +11,7 @@ import type { FetchAccount } from '../../tools/molt-fetch.ts'
 /** Table → rows on the target. */
 export type Arrived = Record<string, number>
 
-/** The rows that the tool reports as read so far. */
+/** The rows that molt reports as read so far. */
 export function readSoFar(account: FetchAccount): Exported {
   const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
   return {
@@ -19,14 +20,14 @@ export function readSoFar(account: FetchAccount): Exported {
   }
 }
 
-/** The rows that were read, once every table was read completely; before that, the remainder is unknown. */
+/** The rows that were read, once every table is read completely; undefined before that. */
 export function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
   return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
 }
 
-/** Counts the rows on the target, because the tool's own numbers prove nothing. */
+/** Counts the rows on the target, because molt's own numbers prove nothing. */
 export async function countArrived(target: Database, plan: Plan): Promise<Arrived> {
-  const arrived: Arrived = {}
+  const arrived: Arrived = byName()
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
   await unhurried(target, async () => {
     for (const table of plan.tables)
@@ -35,7 +36,7 @@ export async function countArrived(target: Database, plan: Plan): Promise<Arrive
   return arrived
 }
 
-/** A tool that reads nothing and reports so agrees with the empty target, but not with the source. */
+/** Finds empty tables that had rows on the source before the load, in case molt has read nothing and reports so. */
 export async function unreadProblems(source: Database, plan: Plan, arrived: Arrived, since: string): Promise<string[]> {
   const problems: string[] = []
   for (const table of plan.tables)
@@ -44,12 +45,12 @@ export async function unreadProblems(source: Database, plan: Plan, arrived: Arri
   return problems
 }
 
-/** Tables with fewer rows than were read, where the tool reports them by table. */
+/** Tables whose number of rows is not the number read, where molt reports that by table. */
 export function partTables(plan: Plan, read: Exported, arrived: Arrived): string[] {
   return plan.tables.filter((table) => read.tables[table] !== undefined && read.tables[table] !== arrived[table])
 }
 
-/** Compares with what was read from the source: by table where the tool names them, otherwise in total. */
+/** Compares arrived rows with the rows read from the source: by table where molt reports that, else in total. */
 export function arrivedProblems(plan: Plan, read: Exported, arrived: Arrived): string[] {
   const problems = partTables(plan, read, arrived).map(
     (table) =>

@@ -7,11 +7,11 @@ import { countRows, readTables } from '../../sql/tables.ts'
 const SHOWN = 10
 
 /**
- * Finds the columns that a tool's last output is about when it names none: molt of March 2024 panics on an infinite timestamp
- * with `pgtype.InfinityModifier`, on a NaN float with `Cannot create a Decimal from NaN`, and fails on a type with only its
- * OID or its name (all seen).
- * @param said the tool's last output
- * @returns a sentence for the error; undefined when the output is about something else, or the source has no answer
+ * Finds the columns behind molt's last output when it names none. molt of March 2024 panics on an infinite timestamp
+ * with `pgtype.InfinityModifier`, on a NaN float with `Cannot create a Decimal from NaN`, and fails on a type with only
+ * its OID or its name [run].
+ * @param said molt's last output
+ * @returns a sentence for the error; undefined when the output is about another problem, or no such column is found
  */
 export async function explainColumns(sourceUrl: string, plan: Plan, said: string): Promise<string | undefined> {
   const look = DIAGNOSES.find(([regex]) => regex.test(said))
@@ -24,12 +24,12 @@ export async function explainColumns(sourceUrl: string, plan: Plan, said: string
   return words(someOf(found, SHOWN))
 }
 
-/** A value that one side refuses, without a table name in the tool's output. */
+/** Output about a value that one side refuses. */
 const NAMELESS = /SQLSTATE 22\w{3}|unmarshal|encode|scan|Decimal|InfinityModifier/
 
 /**
- * Which tables had not fully arrived when a load failed on a value: it is in one of them.
- * @returns a sentence; undefined when the output is about something else or names a table, or counting takes too long
+ * Names the tables that had not fully arrived when a load failed on a value: the value is in one of them.
+ * @returns a sentence; undefined when the output is about another problem or names a table, or counting takes too long
  */
 export async function explainUnfinished(source: Database, target: Database, plan: Plan, said: string) {
   if (!NAMELESS.test(said) || /relation "/.test(said)) return undefined
@@ -44,7 +44,7 @@ export async function explainUnfinished(source: Database, target: Database, plan
     if (there < here) part.push(`${plan.sourceSchema}.${table} (${number(there)} of ${number(here)} rows)`)
   }
   return part.length
-    ? `The value is in one of the tables that have not fully arrived: ${someOf(part, SHOWN)}. Look there for an extreme value, leave the table out, or use a newer build.`
+    ? `The value is in one of the tables that have not fully arrived: ${someOf(part, SHOWN)}. Look there for an extreme value, leave the table out, or use a newer molt.`
     : undefined
 }
 
@@ -56,14 +56,14 @@ const DIAGNOSES: [RegExp, Find, (columns: string) => string][] = [
     (db, plan) =>
       columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
     (columns) =>
-      `${columns} on the source contain infinity, on which this molt fails. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
+      `This molt cannot move the infinity in ${columns} on the source. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
   ],
   [
     /Cannot create a Decimal from/,
     (db, plan) =>
       columnsWith(db, plan, /^(double precision|real)$/, (column) => `${column}::text ~ '^(NaN|-?Infinity)$'`),
     (columns) =>
-      `${columns} on the source contain NaN or infinity, on which this molt fails. Write NULL or a number there, or use a newer molt.`,
+      `This molt cannot move the NaN or infinity in ${columns} on the source. Write NULL or a number there, or use a newer molt.`,
   ],
   [/type OID (\d+)/, (db, plan, oid) => columnsOfType(db, plan, 't.oid = $3::oid', oid), ofType],
   [
@@ -77,7 +77,7 @@ function ofType(columns: string): string {
   return `Columns of that type: ${columns}.`
 }
 
-/** As `schema.table.column`; skips a table that takes too long to read. */
+/** Columns with a value that passes `test`, as `schema.table.column`. Skips a table that takes too long to read. */
 async function columnsWith(
   db: Database,
   plan: Plan,
@@ -99,7 +99,7 @@ async function columnsWith(
   return found
 }
 
-/** Columns of the plan's tables that are of a type, or of an array of it, as `schema.table.column (type)`. */
+/** The plan's columns of a type, or of an array of it, as `schema.table.column (type)`. */
 async function columnsOfType(db: Database, plan: Plan, which: string, detail: string): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT n.nspname || '.' || c.relname || '.' || a.attname || ' (' || pg_catalog.format_type(a.atttypid, a.atttypmod) || ')' AS what

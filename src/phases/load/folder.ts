@@ -20,8 +20,8 @@ export function newFolder(migration: string): string {
 }
 
 /**
- * The inputs with the load's folder below the bucket path or the local path.
- * @param folder undefined for a load from before there were folders
+ * Adds the load's folder to the bucket path or the local path.
+ * @param folder undefined for a load by an older version of this suite
  */
 export function withFolder<T extends LoadFiles>(files: T, folder: string | undefined): T {
   const { bucketPath, localPath, localPathListenAddr: listen, mode } = files
@@ -40,9 +40,9 @@ export function withFolder<T extends LoadFiles>(files: T, folder: string | undef
 }
 
 /**
- * Creates the folder of a load through local files. MOLT serves it as the root of its file server and puts the access
- * address before a file's path unchanged (`fetch/datablobstorage/local.go`), so the folder's name is put there, and a link
- * of that name leads back to the root.
+ * Creates the folder of a load through local files. MOLT serves it as the root of its file server, and puts the access
+ * address unchanged before a file's path (`fetch/datablobstorage/local.go`). That address therefore ends in the
+ * folder's name, and a link of that name points back to the root.
  */
 export async function makeFolder(
   { bucketPath, localPath, localPathListenAddr, mode }: LoadFiles,
@@ -55,7 +55,7 @@ export async function makeFolder(
   })
 }
 
-/** MOLT's default without an access address: this machine's first non-loopback address, and the port. */
+/** MOLT's default access address: this machine's first non-loopback address, and the port. */
 function ownAddress(listen: string): string {
   const outside = Object.values(networkInterfaces())
     .flat()
@@ -63,7 +63,7 @@ function ownAddress(listen: string): string {
   if (!outside)
     throw new UserError(
       'load.no-address',
-      'This machine has no network address of its own for the file server. Set `local-path-crdb-access-addr`.',
+      'This machine has no network address for the file server. Set `local-path-crdb-access-addr`.',
     )
   return `${outside.address}:${listen.split(':').at(-1)}`
 }

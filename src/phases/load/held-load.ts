@@ -59,8 +59,8 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
 }
 
 /**
- * Ends the load of an aborted migration: kills its `molt fetch` if that runs on this machine, otherwise waits until the run
- * that holds it has ended it, or has not renewed its hold in time.
+ * Ends the load of an aborted migration: kills its `molt fetch` if that runs on this machine, otherwise waits until the
+ * run that holds it ends it, or no longer renews its hold.
  * @throws UserError when that run continues
  */
 export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
@@ -80,7 +80,10 @@ export async function stopLoad(target: Database, migration: string, folders: rea
   }
 }
 
-/** Ends every `molt fetch` whose command line names a folder of these loads. @returns their process groups */
+/**
+ * Ends every `molt fetch` whose command line names a folder of these loads.
+ * @returns their process groups
+ */
 async function endMolt(folders: readonly string[]): Promise<number[]> {
   const groups = await moltGroups(folders)
   for (const group of groups) signalGroup(group, 'SIGTERM')
@@ -93,7 +96,7 @@ async function endMolt(folders: readonly string[]): Promise<number[]> {
 async function moltGroups(folders: readonly string[]): Promise<number[]> {
   if (!folders.length) return []
   const options = { silent: true, ignoreReturnCode: true }
-  // A machine without `ps` has only the hold to show that the load has ended.
+  // Without `ps`, only the hold shows that the load has ended.
   const { stdout } = await getExecOutput('ps', ['-axww', '-o', 'pgid=,args='], options).catch(() => ({ stdout: '' }))
   const found = stdout.split('\n').flatMap((line) => {
     const [, group, command = ''] = /^\s*(\d+)\s+(.*)$/.exec(line) ?? []

@@ -34,10 +34,10 @@ interface Request {
 }
 
 /**
- * Resolves what an earlier load has left: a slot that fills the source's disk, a publication, import jobs that keep tables
- * offline.
+ * Deals with what an earlier load has left: a slot that fills the source's disk, a publication, and import jobs that
+ * keep tables offline.
  * @returns the load to resume, or undefined to load from the start
- * @throws UserError when there is something, and `policy` does not say what to do with it
+ * @throws UserError when a load was interrupted and `policy` is `fail`, or cannot be applied
  */
 export async function settleInterrupted(
   source: Database,
@@ -54,7 +54,7 @@ export async function settleInterrupted(
     if (begun?.cursor && request.policy === 'resume')
       throw new UserError(
         'slot.missing',
-        `the slot ${plan.slot} of the interrupted load is gone, and the changes since then with it. Set \`on-interrupted: restart\``,
+        `the slot ${plan.slot} of the interrupted load is gone, and so are the changes since then. Set \`on-interrupted: restart\``,
       )
     await endImports(target, entry)
     return undefined
@@ -87,7 +87,7 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
   if (request.mode === 'direct-copy')
     throw new UserError(
       'load.cannot-resume',
-      'A direct copy cannot be resumed, because it keeps nothing between source and target. Set `on-interrupted: restart`.',
+      'A direct copy cannot be resumed, because it writes no files. Set `on-interrupted: restart`.',
     )
   if (!begun?.exported || !begun.cursor)
     throw new UserError(
@@ -117,11 +117,11 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
 function cannotResume(tables: readonly string[]): UserError {
   return new UserError(
     'load.cannot-resume',
-    `The interrupted load cannot be resumed: MOLT has recorded no failure for ${someOf(tables, 5) || 'any table'}, and would skip what is missing there. Set \`on-interrupted: restart\`.`,
+    `The interrupted load cannot be resumed: MOLT has recorded no failure for ${someOf(tables, 5) || 'any table'}, and would skip the missing rows. Set \`on-interrupted: restart\`.`,
   )
 }
 
-/** Tables with a failed import recorded by MOLT: it loads all of their files again. */
+/** Tables for which MOLT has recorded a failed import. It loads all of their files again. */
 async function failedTables(target: Database, plan: Plan, fetchId: string): Promise<string[]> {
   const sql = 'SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2'
   const rows = await rowsIfAny<{ name: string }>(target, sql, [fetchId, plan.targetSchema])
@@ -129,8 +129,8 @@ async function failedTables(target: Database, plan: Plan, fetchId: string): Prom
 }
 
 /**
- * Empties the tables that MOLT loads again. It halves a batch of files that fails, so the good half is imported, and its
- * rows would collide. They hold only rows of the load: they were empty before, and write access is revoked.
+ * Empties the tables that MOLT loads again. MOLT halves a batch of files that fails and imports the good half, whose
+ * rows would collide now. The tables hold only rows of the load: they were empty before, and write access is revoked.
  */
 async function emptyTables(target: Database, entry: Entry, tables: readonly string[], arrived: Arrived): Promise<void> {
   const { targetSchema } = entry.plan
@@ -143,14 +143,14 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
       `${plural(partly.length, 'table holds', 'tables hold')} some of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why} Empty them (TRUNCATE TABLE ${names}), then rerun the step`,
     )
   if (entry.facts.writeAccessWaived)
-    throw refusal('Write access to the target was waived, so they can contain rows of other writers.')
+    throw refusal('Write access to the target was waived, so they may contain rows of other writers.')
   await target.query(`TRUNCATE TABLE ${names}`).catch((error) => {
     throw sqlState(error) ? refusal(`They could not be emptied: ${messageOf(error)}.`) : error
   })
-  info(`emptied, because MOLT imports all of their rows again: ${partly.join(', ')}`)
+  info(`emptied ${partly.join(', ')}, because MOLT imports all of their rows again`)
 }
 
-/** A load whose runner was killed leaves its imports running. Waits for them, unless one is paused. */
+/** Waits for the imports that a killed load has left running. Cancels them once all are paused. */
 async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
   for (let waited = 0; ; waited += TIMING.importLook) {
     throwIfCancelled(signal)
@@ -186,11 +186,11 @@ export async function requireNoForeignImports(target: Database, entry: Entry): P
   if (foreign.length)
     throw new UserError(
       'load.foreign-import',
-      `An import that no load of this migration has started keeps ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner, or wait for it to end.`,
+      `An import that no load of this migration has started keeps ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner to cancel it, or wait until it ends.`,
     )
 }
 
-/** Drops slot and publication of a load that is not resumed; the publication only if it belongs to this plan. */
+/** Drops the slot of a load that is not resumed, and its publication if that has only this plan's tables. */
 export async function dropLoad(source: Database, plan: Plan): Promise<void> {
   await dropSlot(source, plan.slot)
   if (!(await foreignTables(source, plan)).length)
@@ -205,7 +205,7 @@ export async function foreignTables(source: Database, plan: Plan): Promise<strin
 }
 
 /**
- * Cancels imports that our loads have left running, and waits until their tables are online.
+ * Cancels the imports that our loads have left running, and waits until their tables are online.
  * @throws UserError when a job does not end, or cannot be cancelled
  */
 export async function endImports(target: Database, { plan, facts }: Entry): Promise<void> {
@@ -221,6 +221,6 @@ export async function endImports(target: Database, { plan, facts }: Entry): Prom
   if (left.length)
     throw new UserError(
       'load.jobs-running',
-      `Cancelled imports of the load do not end, and keep their tables offline: ${left.map(jobText).join('; ')}. Check them with SHOW JOBS.`,
+      `Cancelled imports of the load have not ended, and keep their tables offline: ${left.map(jobText).join('; ')}. Check them with SHOW JOBS.`,
     )
 }

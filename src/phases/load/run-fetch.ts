@@ -11,7 +11,7 @@ import { StallWatch } from '../stream/stall.ts'
 /** How far a load has come; `rows` counts rows read from the source. */
 export interface LoadProgress {
   tablesRead: number
-  /** Undefined when the tool does not report it: early builds say nothing about a direct copy. */
+  /** Undefined when molt does not report it, as early builds do not for a direct copy. */
   tablesImported: number | undefined
   rows: number
 }
@@ -23,18 +23,18 @@ export interface LoadOptions {
   logFile: string
   metricsAddr: string
   signal: AbortSignal
-  /** Milliseconds without output or progress before it is ended; never, if undefined. */
+  /** Milliseconds without output or progress before molt is ended; undefined for never. */
   stallAfter?: number
   onProgress(progress: LoadProgress): void
   /** The slot exists and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
   /** Every table is read completely; rows may still be on their way to the target. */
   onRead?(account: FetchAccount): void
-  /** Which columns the tool's last output is about, in a sentence. */
+  /** Explains molt's last output in a sentence, for example by the columns that it is about. */
   explain?(said: string): Promise<string | undefined>
 }
 
-/** How a load ended: the output, and the failure if there was one. */
+/** How a load ended: the account of its output, and the failure if there was one. */
 export interface LoadResult {
   account: FetchAccount
   /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
@@ -44,7 +44,7 @@ export interface LoadResult {
 const SILENT =
   'IMPORT INTO of a large table can print nothing for a long time (run SHOW JOBS on the target for its progress). Otherwise look for locks on the target, and for a runner without free memory or disk'
 
-/** Runs `molt fetch` to its end and records its output. Ends it before a stray table is moved. */
+/** Runs `molt fetch` to its end and records its output. Ends it before it moves a table that is not expected. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const account = emptyAccount(options.schema)
   let measured: { exported: number; imported: number } | undefined
@@ -77,7 +77,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const stall = new StallWatch({
     name: 'molt fetch',
     known: () =>
-      `last line: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics show no row yet'}${answers ? '' : ', and they no longer answer'}`,
+      `last line: ${child.lastWords}; ${measured ? `its metrics show ${number(measured.exported)} rows read and ${number(measured.imported)} written` : 'its metrics show no row yet'}${answers ? '' : ', and they no longer answer'}`,
     advice: SILENT,
     stallAfter: options.stallAfter,
     end: () => void child.stop(TIMING.toolStop),
@@ -101,23 +101,23 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
   const said = child.errorLine ?? errors.at(-1) ?? child.lastWords
   const before = errors.find((error) => !error.includes(said))
-  // The newest builds stop at what older ones skip, and name it only in earlier lines.
+  // New builds stop at a table that older ones skip, and name it only in earlier lines.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
   const known = explainFetch(said)
   const advice = [...skipped, await options.explain?.(said), known?.advice, before && `Before that: ${before}.`]
   return { account, failure: child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') }) }
 }
 
-/** The real molt reads the target's version, and ends when it is not CockroachDB's [seen]. */
+/** Advice for a target that is not CockroachDB: the real molt reads its version, and exits [run]. */
 export const NOT_COCKROACH =
   'The target is not CockroachDB, which molt requires. Set `target` to the cluster (`--target` of `npm run rehearse`).'
 
-/** Each with the error code for such output. */
+/** Error code and advice for output that matches. */
 const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /replication slot .* already exists/i,
     'load.interrupted',
-    'An earlier load did not end. Set `on-interrupted: restart` to drop the slot and load again.',
+    'An earlier load did not finish. Set `on-interrupted: restart` to drop the slot and load again.',
   ],
   [/target must be cockroach/i, 'molt.target-not-cockroach', NOT_COCKROACH],
   [
@@ -135,7 +135,7 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
     'molt.unknown-flag',
     'This build of molt does not know a flag. Use the version that `setup` pins by default.',
   ],
-  [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full.'],
+  [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full. Free space on it, or use a bucket.'],
   [
     /not yet translatable|array element OID not registered/i,
     'molt.type-unsupported',
@@ -180,7 +180,7 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [/no exception logs/i, 'load.cannot-resume', 'There is nothing to resume. Set `on-interrupted: restart`.'],
 ]
 
-/** Advice on the tool's last output; undefined when there is nothing better than reading it. */
+/** Error code and advice for molt's last output; undefined when none is known. */
 function explainFetch(said: string): { code: ErrorCode; advice: string } | undefined {
   const found = ADVICE.find(([regex]) => regex.test(said))
   return found ? { code: found[1], advice: found[2] } : explainWords(said)

@@ -18,10 +18,10 @@ import { isMissing, type Missing } from './verdict.ts'
 export const OWN_APPLICATIONS: readonly string[] = ['molt-actions', STREAM_APPLICATION, 'replicator', 'molt']
 
 const BASELINE = 'observe-baseline'
-/** Number of snapshots read back: a load and some attempts at a cutover. */
+/** How many snapshots to read: enough for a load and some attempts at a cutover. */
 const SNAPSHOTS = 20
 
-/** The source's counters so far. Texts contain no literal values. */
+/** One reading of the source's counters. Statements contain no literal values. */
 export interface Snapshot {
   statements: Statements | { missing: Missing }
   database: DatabaseCounters
@@ -34,7 +34,7 @@ export interface Baseline {
   statements: Statements | { missing: Missing }
   /** Undefined with fewer than two snapshots. */
   database: DatabaseCounters | undefined
-  /** From all snapshots, each client once. */
+  /** Every client in any snapshot, once. */
   clients: Pick<SourceSession, 'role' | 'application'>[]
   snapshots: number
   /** Milliseconds between the first and the last snapshot. */
@@ -68,7 +68,7 @@ export async function keepSnapshot(target: Database, migration: string, snapshot
   await addEvidence(target, migration, BASELINE, snapshot)
 }
 
-/** The figures from the ledger's snapshots. */
+/** Computes the baseline from the snapshots in the ledger. */
 export async function readBaseline(target: Database, migration: string): Promise<Baseline> {
   const kept = await readEvidence<Snapshot>(target, migration, BASELINE, SNAPSHOTS)
   const [last, first] = [kept[0], kept.at(-1)]
@@ -94,13 +94,13 @@ function between(first: Half, last: Half): Pick<Baseline, 'statements' | 'databa
   }
 }
 
-/** Counters, or why they are missing; for either side. */
+/** Counters between two readings of a server, or why they are missing. */
 export function statementsBetween(
   first: Snapshot['statements'] | undefined,
   last: Snapshot['statements'] | undefined,
 ): Snapshot['statements'] {
   if (!last || isMissing(last)) return last ?? { missing: 'no-snapshot' }
-  // Installed in between: everything it has counted.
+  // If pg_stat_statements was installed in between, everything it has counted is new.
   return difference(!first || isMissing(first) ? {} : first, last)
 }
 

@@ -72,7 +72,7 @@ function tokenize(sql: string): string[] {
   return tokens
 }
 
-/** Keeps the first row of VALUES, and nothing of `__more__`: a statement with more rows is the same statement. */
+/** Keeps only the first row of VALUES, and drops `__more__`: a statement with more rows is the same statement. */
 function firstRow(tokens: readonly string[]): string[] {
   const kept: string[] = []
   for (let at = 0; at < tokens.length; at++) {

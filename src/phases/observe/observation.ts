@@ -11,13 +11,13 @@ const OBSERVE = 'observe'
 export interface Observation extends Judgement, Pick<Watched, 'transactions' | 'refusedTotal'> {
   sessions: Watched['seen']['sessions']
   stragglers: Watched['seen']['stragglers']
-  /** By writing statements, during the watch. */
+  /** Rows that statements wrote on the target during the watch. */
   rowsWrittenPerMinute?: number
-  /** Where this attempt's stream started, which distinguishes it from one that was rolled back. */
+  /** LSN at which this attempt's stream started. It distinguishes the attempt from one that was rolled back. */
   cursor?: string
 }
 
-/** Number of statements seen on one side only that are kept. */
+/** How many statements to keep per side that were seen only there. */
 const KEPT = 100
 
 export function observationOf(
@@ -46,7 +46,7 @@ export async function keepObservation(db: Database, entry: Entry, judged: Judgem
   await addEvidence(db, entry.id, OBSERVE, { ...observationOf(judged, watched), cursor: entry.facts.cursor })
 }
 
-/** The last observation of this attempt; undefined when there is none, or it belongs to one that was rolled back. */
+/** The last observation; undefined when there is none, or it belongs to an attempt that was rolled back. */
 export async function lastObservation(
   db: Database,
   { id, facts }: Entry,

@@ -7,16 +7,17 @@ import type { Gap, GapCode, HintCode, Judgement, Missing, Pair, Reason, ReasonCo
 
 const HINTS: Record<HintCode, string> = {
   'full-scan':
-    'A plan of it reads a whole table or index. Run `finalize` to compare the indexes, then look at `EXPLAIN`, and create the index that is missing.',
+    'The statement reads a whole table or index. Run `finalize` to compare the indexes, then look at `EXPLAIN`, and create the missing index.',
   contention:
-    'It waits for other transactions. Shorten the transactions that write these rows, or lock the rows with `SELECT FOR UPDATE` first.',
+    'The statement waits for other transactions. Shorten the transactions that write these rows, or lock the rows with `SELECT FOR UPDATE` first.',
   'round-trips':
     'Look at `EXPLAIN ANALYZE`. Check the indexes, refresh statistics with `ANALYZE`, and send several rows in one statement: each round trip to CockroachDB costs more.',
   retry:
-    'Transactions collide. Retry on 40001 with a growing delay, shorten the transactions, lock rows with `SELECT FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
+    'Transactions collide. Retry on 40001 with an increasing delay, shorten the transactions, lock rows with `SELECT FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
   failure: 'Look up the SQLSTATE in the logs of the application, and fix the statement for CockroachDB.',
   pool: 'Limit the pool of this application, or raise `server.max_connections_per_gateway`.',
-  straggler: 'Point this client at the target, or end it. Its writes since the commit were refused and are on no side.',
+  straggler:
+    'Point this client at the target, or end it. Its writes since the commit were refused, and are on neither side.',
   job: 'Run `SHOW JOB <id>` on the target for the cause.',
 }
 
@@ -24,9 +25,9 @@ const REASONS: Record<ReasonCode, (reason: Reason) => string> = {
   'observe.slow': ({ subject, measured, limit }) =>
     `${ratio(measured)} times as slow as on the source (limit ${ratio(limit)}): ${subject}`,
   'observe.failures': ({ subject, measured, limit }) =>
-    `${percent(measured)} of its executions failed (limit ${percent(limit)}): ${subject}`,
+    `${percent(measured)} of executions failed (limit ${percent(limit)}): ${subject}`,
   'observe.retries': ({ subject, measured, limit }) =>
-    `${percent(measured)} of its executions were retries (limit ${percent(limit)}): ${subject}`,
+    `${percent(measured)} of executions were retries (limit ${percent(limit)}): ${subject}`,
   'observe.connections': ({ subject, measured, limit }) =>
     `${percent(measured)} of the target's connections are in use (limit ${percent(limit)}), most by ${subject}`,
   'observe.stragglers': ({ subject, measured }) => `${subject} still has ${plural(measured, 'session')} on the source`,
@@ -53,7 +54,7 @@ const GAPS: Record<GapCode, (gap: Gap) => string> = {
     `Sessions on the target are hidden. ${run('GRANT SYSTEM VIEWACTIVITYREDACTED', role)}`,
   'observe.no-jobs': ({ role }) => `Jobs of other users on the target are hidden. ${run('GRANT SYSTEM VIEWJOB', role)}`,
   'observe.no-refusals': () =>
-    'The fence on the source does not count the writes it refuses: an older version installed it.',
+    'The fence on the source does not count the writes that it refuses, because an older version installed it. Look for refused writes in the logs of the application.',
   'observe.no-source-sessions': ({ role }) =>
     `Sessions on the source are hidden. ${run('GRANT pg_read_all_stats', role)}`,
 }
@@ -63,7 +64,7 @@ function run(grant: string, role = 'molt_migration'): string {
   return `Run \`${grant} TO ${ident(role)};\` there.`
 }
 
-/** One line: what happened, without the fix. */
+/** What happened in one line, without the fix. */
 export function reasonText(reason: Reason): string {
   return REASONS[reason.code](reason)
 }
@@ -78,14 +79,14 @@ const HEADLINES = {
   inconclusive: '⚠️ Observe: too little is known about the application',
 }
 
-/** The verdict first, then why, then the ten worst statements. */
+/** The summary: the verdict first, then the reasons, then the ten worst statements. */
 export function judgementText(judged: Judgement, baseline: Baseline): string {
   const parts = [`### ${HEADLINES[judged.verdict]}`]
   if (judged.reasons.length)
     parts.push(list(judged.reasons.map((each) => `${text(reasonText(each))}. ${HINTS[each.hint]}`)))
   if (judged.gaps.length) parts.push(list(judged.gaps.map(gapText)))
   parts.push(
-    `${percent(judged.coverage)} of the baseline's calls are by statements seen often enough on both sides. ${baselineText(baseline)}`,
+    `Statements seen often enough on both sides made ${percent(judged.coverage)} of the baseline's calls. ${baselineText(baseline)}`,
   )
   if (judged.worst.length) parts.push(table(judged.worst))
   parts.push(...alone('source', judged.unpaired.source), ...alone('target', judged.unpaired.target))

@@ -1,15 +1,15 @@
 import { type Counters, deviationMs, meanMs, type Statements } from './counters.ts'
 
-/** `inconclusive`: too little is known to judge the application. Never green. */
+/** `inconclusive`: too little is known to judge the application, so the step fails. */
 const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
 export type Verdict = (typeof VERDICTS)[number]
 
 export interface Limits {
   /** Mean on the target divided by the mean on the source. */
   latencyRatio: number
-  /** Milliseconds: a mean below it is never too slow, whatever it was on the source. */
+  /** Milliseconds. A mean below this is never too slow, whatever it was on the source. */
   latencyFloorMs: number
-  /** Calls of a statement on each side below which it does not count. */
+  /** A statement with fewer calls on a side is not compared. */
   minCalls: number
   /** Percent of a statement's executions. */
   maxFailures: number
@@ -17,13 +17,13 @@ export interface Limits {
   maxRetries: number
   /** Percent of the connections that the target allows. */
   maxConnections: number
-  /** Sessions of the application on the source, at the same time. */
+  /** Simultaneous sessions of the application on the source. */
   maxStragglers: number
   /** Writes that the permanent fence refused. */
   maxRefusedWrites: number
   /** Failed jobs on the target. */
   maxFailedJobs: number
-  /** Percent of the baseline's calls, by statements that were also seen often enough on the target. */
+  /** Percent of the baseline's calls that statements seen often enough on the target must cover. */
   minCoverage: number
 }
 
@@ -56,11 +56,11 @@ export type Missing = 'right' | 'not-installed' | 'one-snapshot' | 'no-snapshot'
 
 /** What a watch saw. */
 export interface Seen {
-  /** Those that looked. */
+  /** The migration role on each side. */
   roles: Record<'source' | 'target', string>
   /** Between the first and the last reading of the target. */
   statements: Statements | { missing: Missing }
-  /** Highest number at once, by application and role; undefined when they cannot be seen. */
+  /** The most simultaneous sessions, by application and role; undefined when they cannot be read. */
   sessions: SessionCount[] | undefined
   /** Connections that the target allows; undefined without a limit, or when it is unknown. */
   connectionLimit: number | undefined
@@ -101,7 +101,7 @@ export interface Reason {
   hint: HintCode
 }
 
-/** What is unknown, so that the verdict cannot be healthy. */
+/** Something unknown, which rules out the verdict `healthy`. */
 export interface Gap {
   code: GapCode
   missing?: Missing
@@ -130,7 +130,7 @@ export interface Judgement {
   verdict: Verdict
   reasons: Reason[]
   gaps: Gap[]
-  /** The ten worst, those over a threshold first. */
+  /** The ten worst statements, those over a threshold first. */
   worst: Pair[]
   /** Statements seen on one side only, the most frequent first. */
   unpaired: { source: string[]; target: string[] }
@@ -142,7 +142,7 @@ const SHOWN = 10
 
 /**
  * Compares what a watch saw with the baseline. Pure.
- * An exceeded threshold makes it `degraded`, whatever is unknown. A gap alone makes it `inconclusive`.
+ * An exceeded threshold means `degraded`, whatever else is unknown. A gap alone means `inconclusive`.
  */
 export function judge(baseline: Statements | { missing: Missing }, seen: Seen, limits: Limits): Judgement {
   const before = known(baseline)
@@ -190,7 +190,10 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
   return [...found, ...slow]
 }
 
-/** Also counts a statement that is too slow for enough calls: the mean of `minCalls` is at least this, however fast the rest. */
+/**
+ * Also reports a statement with fewer than `minCalls` calls, if they were so slow that the mean would be over the limit
+ * even if the missing calls took no time.
+ */
 function slowReason(subject: string, before: Counters | undefined, now: Counters, limits: Limits): Reason[] {
   if (!before || before.calls < limits.minCalls) return []
   const least = now.totalMs / Math.max(now.calls, limits.minCalls)
@@ -325,7 +328,7 @@ function coverageOf(before: Statements, pairs: readonly Pair[], minCalls: number
     : 0
 }
 
-/** Those over a threshold first, then by the extra time compared with the source. */
+/** Sorts statements over a threshold first, then by the extra time compared with the source. */
 function worstFirst(pairs: readonly Pair[], reasons: readonly Reason[]): Pair[] {
   const passed = new Set(reasons.map(({ subject }) => subject))
   const cost = ({ source, target }: Pair) => (target.meanMs - source.meanMs) * target.calls

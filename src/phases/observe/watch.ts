@@ -36,11 +36,11 @@ export interface WatchOptions {
   /** Applications and roles to ignore, such as a monitor. */
   ignore: readonly string[]
   /**
-   * Writes that the fence had refused when the last watch ended; undefined before the first. Refusals are expected until the
-   * application has switched, so the first watch counts from its own start.
+   * Writes that the fence had refused when the last watch ended; undefined before the first. Refusals are expected until
+   * the application has switched, so the first watch counts from its own start.
    */
   refusedBefore: number | undefined
-  /** Milliseconds before the watch from which failed jobs count. */
+  /** Failed jobs count from this many milliseconds before the watch. */
   jobsForMs: number
   signal: AbortSignal
   /** Called with what was seen so far. */
@@ -50,7 +50,7 @@ export interface WatchOptions {
 export interface Watched {
   seen: Seen
   transactions: TargetTransactions[]
-  /** Milliseconds that were watched. */
+  /** Milliseconds that the watch took. */
   durationMs: number
   /** In total since the commit; undefined when the fence does not count them. */
   refusedTotal: number | undefined
@@ -85,7 +85,7 @@ export async function watch(options: WatchOptions): Promise<Watched> {
   return last
 }
 
-/** A reading in between may fail; the next one catches up. */
+/** Only warns of a lost connection, because the next reading covers the gap. */
 async function tolerant(work: () => Promise<void>): Promise<void> {
   try {
     await work()
@@ -96,7 +96,7 @@ async function tolerant(work: () => Promise<void>): Promise<void> {
 }
 
 interface FirstLook {
-  /** Writes that the fence had refused. */
+  /** Writes that the fence had refused before the watch. */
   refusedFirst: number | undefined
   /** By this process's clock. */
   begun: number
@@ -195,12 +195,12 @@ class Clients {
     })
   }
 
-  /** Undefined when they were never seen. */
+  /** Undefined when the sessions could never be read. */
   onSource(): Straggler[] | undefined {
     return this.#sourceSeen ? [...this.#source.values()] : undefined
   }
 
-  /** From the reading with the most of them. */
+  /** The sessions of the reading that had the most. */
   onTarget(): SessionCount[] | undefined {
     return this.#target
   }

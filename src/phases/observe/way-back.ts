@@ -6,20 +6,20 @@ import { lastObservation, type Observation } from './observation.ts'
 import { gapText, reasonText } from './summary.ts'
 import type { Verdict } from './verdict.ts'
 
-/** Whether the way back may close, as far as the application is concerned. */
+/** Whether a cleanup may end the possibility of a rollback, judged by the application's health. */
 export type WayBack =
   | { may: 'close' }
   | { may: 'close-with-warning'; what: string[] }
   | { may: 'stay-open'; why: 'missing' | 'degraded'; what: string[] }
 
-/** By the last observation after the commit. */
+/** Decides by the last observation after the commit. */
 export function wayBack(observation: Pick<Partial<Observation>, 'verdict' | 'reasons' | 'gaps'> | undefined): WayBack {
   if (observation?.verdict === 'healthy') return { may: 'close' }
   if (observation?.verdict === 'inconclusive')
     return { may: 'close-with-warning', what: (observation.gaps ?? []).map(gapText) }
   if (observation?.verdict === 'degraded')
     return { may: 'stay-open', why: 'degraded', what: (observation.reasons ?? []).map(reasonText) }
-  return { may: 'stay-open', why: 'missing', what: ['the application was not observed after the commit'] }
+  return { may: 'stay-open', why: 'missing', what: ['the application has not been observed since the commit'] }
 }
 
 /** How long a rollback is possible, and the result of the last watch. */
@@ -27,9 +27,9 @@ export interface RollbackFacts {
   /** When the window ends, by the target's clock. */
   until: Date
   observed: Verdict | undefined
-  /** Of all rows, as of the commit; undefined when they were not compared. */
+  /** The comparison of all rows as of the commit; undefined when there was none. */
   compared: AfterCommitVerdict | undefined
-  /** For people, one or two sentences each. */
+  /** Text for the summary, one or two sentences each. */
   lines: string[]
 }
 
@@ -67,11 +67,11 @@ export function rollbackFacts(
     observed: observation?.verdict,
     compared: compared?.verdict,
     lines: [
-      `${possible} It would lose every write the target took since the commit at ${commit}.${seen}`,
+      `${possible} It would lose every write to the target since the commit at ${commit}.${seen}`,
       afterCommitText(compared),
       observation?.verdict
         ? `Last observation: **${observation.verdict}**, ${number(observation.ageMs / 60_000)} min ago.`
-        : 'The application was not observed since the commit. Run `observe`.',
+        : 'The application has not been observed since the commit. Run `observe`.',
     ],
   }
 }

@@ -6,10 +6,11 @@ export interface OpenKey {
   table: string
   /** The key's values as text, in the order of the table's columns. */
   key: string[]
+  /** Position of its newest change. */
   at: Lsn
-  /** The transaction that must be visible on the source first; undefined where no change is known. */
+  /** The transaction that must be visible on the source first; undefined when no change is known. */
   xid: number | undefined
-  /** Whether the source must have the row; undefined where no change is known. */
+  /** Whether the source must have the row; undefined when no change is known. */
   present: boolean | undefined
 }
 
@@ -29,12 +30,12 @@ interface Mark {
 const LOSS_AFTER = 2
 
 /**
- * Keys that changed on the source, or differed in the first pass, and are not proved equal. Each has its newest change
- * alone, so that a row that is written all the time does not hold back the log. Memory is limited: past `budget` keys the
- * table with most of them is given up, and must be compared again.
+ * Keys that changed on the source, or differed in the first pass, and are not proved equal. Only the newest change of a
+ * key is kept, so that a constantly written row does not hold back the change log. Memory is limited: past `budget`
+ * keys, the table with most of them is given up, and must be compared again.
  *
- * A restarted replicator applies old values again from its last confirmed position, over newer ones. So a key that was
- * found equal stays known until the stream has confirmed its change, and {@link reopen} opens it again.
+ * A restarted replicator applies old values again from its last confirmed position, over newer ones. A key that was
+ * found equal is therefore kept until the stream has confirmed its change, and {@link reopen} opens it again.
  */
 export class DirtyKeys {
   readonly #tables = new Map<string, Map<string, Mark>>()
@@ -54,12 +55,12 @@ export class DirtyKeys {
     return this.#open
   }
 
-  /** Keys held in memory, provisional ones too. */
+  /** Keys in memory, including equal ones that a restart may open again. */
   get size(): number {
     return this.#size
   }
 
-  /** Up to `limit` open keys; those taken longest ago come first. */
+  /** Up to `limit` open keys, those that wait longest first. */
   take(limit = Number.POSITIVE_INFINITY): OpenKey[] {
     const taken: OpenKey[] = []
     for (const [table, marks] of this.#tables)
@@ -80,8 +81,8 @@ export class DirtyKeys {
   }
 
   /**
-   * How far the log may be confirmed: to the start of the oldest transaction that a crash must not forget.
-   * @param read what has been read of the log
+   * The position up to which the change log may be confirmed: the oldest change that must be read again after a crash.
+   * @param read the position up to which the log has been read
    */
   confirmable(read: Lsn): Lsn {
     let oldest = read
@@ -105,13 +106,13 @@ export class DirtyKeys {
     )
   }
 
-  /** Takes in a change, in commit order. */
+  /** Records a change. Changes must come in commit order. */
   mark({ table, key, at, xid, present }: ChangedKey): void {
     this.#put(table, idOf(key), { at, xid, present, provisional: false, differed: 0, chunk: undefined })
   }
 
   /**
-   * Opens a key that differed in the first pass. What the log says about it stays.
+   * Opens a key that differed in the first pass. Keeps what the change log says about it.
    * @param at a position of the source after both sides were read
    */
   suspect(table: string, key: readonly string[], at: Lsn, chunk: number): void {
@@ -126,8 +127,8 @@ export class DirtyKeys {
 
   /**
    * Records a key that was read on both sides and found equal, unless it has changed since it was taken.
-   * @param compared as {@link take} returned it; read on the target behind a marker that was written after its change, while
-   * the stream had the same reader, or a restart could still apply older values over it
+   * @param compared as {@link take} returned it. Its row on the target must have been read after a marker that was
+   * written after its change, and under the same reader of the stream: a restart could still apply older values over it
    */
   equal(compared: OpenKey): void {
     const mark = this.#current(compared)
@@ -158,7 +159,7 @@ export class DirtyKeys {
     marks.set(id, mark)
   }
 
-  /** Forgets what the stream has confirmed: no restart applies anything older over it. */
+  /** Forgets equal keys whose change the stream has confirmed: no restart applies older values over them. */
   confirmed(lsn: Lsn): void {
     for (const marks of this.#tables.values())
       for (const [id, { provisional, at }] of marks)
@@ -168,7 +169,7 @@ export class DirtyKeys {
         }
   }
 
-  /** The stream has another reader, which may apply old values again: opens the affected keys. */
+  /** Opens every key again, because the stream has a new reader, which may apply old values again. */
   reopen(): void {
     for (const marks of this.#tables.values())
       for (const mark of marks.values()) {
@@ -188,7 +189,7 @@ export class DirtyKeys {
   #put(table: string, id: string, mark: Mark): void {
     const marks = this.#marks(table)
     const before = marks.get(id)
-    // The newest goes last, so that those that wait longest are taken first.
+    // The newest goes last, so that the keys that wait longest are taken first.
     if (before) marks.delete(id)
     else this.#size++
     if (!before || before.provisional) this.#open++

@@ -11,15 +11,15 @@ import { createLogSlot, logSlotOf, readSlot, requireNoForeignSlot, seizeAndDrop 
 
 export interface OpenedLog {
   slot: string
-  /** Of the source: another source says nothing about this log. */
+  /** The source that the log belongs to. */
   identity: { systemIdentifier: string; timeline: number }
-  /** What an earlier run has left, if this slot covers everything since. */
+  /** The proof that an earlier run has saved, if this slot has every change since. */
   state: ProofState | undefined
 }
 
 /**
- * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was saved is dropped
- * and recreated, and the proof starts over with it.
+ * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was saved is
+ * dropped and recreated, and the proof starts over.
  */
 export async function openLogSlot(
   source: Database,
@@ -30,7 +30,8 @@ export async function openLogSlot(
 ): Promise<OpenedLog> {
   const name = logSlotOf(entry.plan.slot)
   const server = await readServer(source)
-  if (server.inRecovery) throw new UserError('source.other-database', 'the source is a replica')
+  if (server.inRecovery)
+    throw new UserError('source.other-database', 'the source is a replica. Set `source` to the primary')
   const { rows } = await source.query(
     "SELECT ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline",
   )
@@ -43,7 +44,10 @@ export async function openLogSlot(
   if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
   if (slot) {
     if (slot.plugin !== 'pgoutput')
-      throw new UserError('slot.foreign', `the slot ${name} already exists and does not belong to this migration`)
+      throw new UserError(
+        'slot.foreign',
+        `the slot ${name} already exists and does not belong to this migration. Drop it if nothing uses it`,
+      )
     await seizeAndDrop(source, name)
   }
   const own = await connect(sourceUrl, 'source', 0, signal)
@@ -75,14 +79,14 @@ function continues(
     slot.plugin === 'pgoutput' &&
     slot.walStatus !== 'lost' &&
     confirmedFlushLsn !== null &&
-    // Another client has read it, or it is another slot of the same name.
+    // Otherwise another client has read the slot, or it is another slot of the same name.
     parseLsn(confirmedFlushLsn) <= parseLsn(state.position) &&
-    // After a crash of the source the stream may apply again what is forgotten here.
+    // Otherwise, after a crash of the source, the stream may apply changes again that the proof has forgotten.
     parseLsn(stream?.confirmedFlushLsn ?? '') >= parseLsn(state.confirmed)
   )
 }
 
-/** Only this run may act on the migration, so a current reader is left from an earlier one. */
+/** Disconnects the reader that an earlier run has left: only this run may act on the migration. */
 async function endReader(source: Database, name: string): Promise<void> {
   const { rows } = await source.query(
     `SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a

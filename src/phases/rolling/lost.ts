@@ -2,10 +2,10 @@ import { VerdictError } from '../../runtime/errors.ts'
 import { number, plural } from '../../runtime/progress.ts'
 import type { Judged } from './round.ts'
 
-const NEXT = 'Find the cause, then abort, and prepare and load again'
+const NEXT = 'Find the cause, run `abort`, then prepare and load again'
 const STREAMING =
-  'The source has not changed these rows, and the stream has passed them, so this is no lag. Do not cut over'
-const DRAINED = 'The drain was proved, so this is loss. Nothing was committed'
+  'The source has not changed these rows, and the stream has passed them, so this is not lag. Do not cut over'
+const DRAINED = 'The drain was proved, so these rows are lost. Nothing was committed'
 
 /** The error for lost rows. It names only tables and counts: keys are customers' data. */
 export function lostRows(lost: readonly Judged[], drained: boolean): VerdictError {

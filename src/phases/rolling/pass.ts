@@ -7,10 +7,13 @@ import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 import { sourceLsn } from './vantage.ts'
 
-/** Rows per chunk by default, and rows of differing parts that are fetched at once. */
+/** Default number of rows per chunk, and the number of rows of differing parts that are fetched at once. */
 const CHUNK = 10_000
 const FETCHED = 100_000
-/** For a table whose keys have no common order: hexadecimal digits of the keys' hashes, so that a part has few rows. */
+/**
+ * A table whose keys both servers sort differently is split by the first hexadecimal digits of its keys' hashes: at
+ * most this many digits, and about this many rows in a part.
+ */
 const MOST_DIGITS = 4
 const ROWS_A_PART = 500
 
@@ -37,12 +40,12 @@ export class TablePass {
     this.#rows = progress?.rows ?? 0
   }
 
-  /** Every chunk is taken, though perhaps not compared. */
+  /** Whether every chunk is taken, though perhaps not compared yet. */
   get exhausted(): boolean {
     return this.#last !== undefined
   }
 
-  /** The next chunk that is not taken. */
+  /** Takes the next chunk; undefined when all are taken. */
   take(sessions: Sessions, size = CHUNK): Promise<{ chunk: number; piece: Piece } | undefined> {
     const taken = this.#bounding.then(() => this.#take(sessions, size))
     this.#bounding = taken.catch(() => {})
@@ -71,6 +74,7 @@ export class TablePass {
   }
 
   /**
+   * Moves past the compared chunks, up to the first one with a row in doubt.
    * @param doubtful chunks with a row in doubt
    * @returns whether every row is compared and none is in doubt
    */
@@ -108,7 +112,7 @@ export interface PassOptions extends Endpoints {
   next(): TablePass | undefined
   /** Waits while the stream needs the databases more. */
   yield(): Promise<void>
-  /** Called for a table with rows that nothing proves equal or different. */
+  /** Called for a table with rows that can be proved neither equal nor different. */
   onUnknown(table: ProvableTable, reason: string): void
   /** Whether the findings of this pass still count. */
   isCurrent(pass: TablePass): boolean
@@ -149,7 +153,7 @@ export async function comparePieces(given: PassOptions): Promise<void> {
   }
 }
 
-/** @returns its rows on the source */
+/** @returns the number of the chunk's rows on the source */
 async function compareChunk(
   sessions: Sessions,
   pass: TablePass,
@@ -174,7 +178,7 @@ async function compareChunk(
   return rows
 }
 
-/** The differing small parts of a table, as many as are fetched at once. */
+/** Splits a table into small parts, and returns the differing ones, in groups to fetch at once. */
 async function smaller(
   both: (read: (side: Sessions['source']) => Promise<Sums[]>) => Promise<[Sums[], Sums[]]>,
   table: ProvableTable,

@@ -10,9 +10,9 @@ import { scrubText } from '../../tools/scrub.ts'
 import type { Coverage } from './report.ts'
 import { type ProofOptions, ProofSession } from './session.ts'
 
-/** Sessions that may fail in a row. */
+/** How many sessions may fail in a row. */
 const MOST_VAIN = 30
-/** WAL that the log may still have to read when writes are paused, in bytes, and keys that may be open. */
+/** What may be left when writes are paused: bytes of WAL to read in the change log, and open keys. */
 const NEAR = { bytes: 4 << 20, keys: 20_000 }
 
 /** Default speeds per millisecond: keys compared, and bytes of WAL decoded. */
@@ -20,9 +20,9 @@ const KEYS_A_MS = 20
 const DECODED_A_MS = 40_000
 
 /**
- * The proof that source and target are equal, kept while changes stream: every row is compared once, and each row that
- * changes is compared again. A proof that cannot be kept only costs a longer write pause, so its failures are logged and end
- * nothing. Lost rows are an error of {@link check}.
+ * Keeps the proof that source and target are equal while changes stream: every row is compared once, and each row that
+ * changes is compared again. Without a proof, only the write pause is longer, so a failure is logged and stops nothing.
+ * Lost rows make {@link check} throw.
  */
 export class RollingProof {
   readonly #options: ProofOptions
@@ -37,7 +37,7 @@ export class RollingProof {
 
   /**
    * @param progressEvery milliseconds between two lines of progress
-   * @param refused why nothing can be proved
+   * @param refused why nothing can be proved; undefined when the proof can start
    */
   constructor(options: ProofOptions, progressEvery: number, refused?: string) {
     this.#options = { ...options, signal: AbortSignal.any([options.signal, this.#closing.signal]) }
@@ -45,7 +45,7 @@ export class RollingProof {
     this.#ticker = progress(progressEvery, () => this.line)
   }
 
-  /** Why nothing is proved while streaming; undefined as long as something can be. */
+  /** Why nothing is proved while changes stream; undefined as long as the proof is kept. */
   get reason(): string | undefined {
     return this.#reason
   }
@@ -55,7 +55,7 @@ export class RollingProof {
     if (this.#lost) throw this.#lost
   }
 
-  /** Every table that can be proved is, except for rows that changed a moment ago. */
+  /** Whether every table that can be proved is proved, except for rows that changed a moment ago. */
   get proved(): boolean {
     const { provedAt, proofs } = this.#session ?? {}
     if (provedAt === undefined || !proofs?.complete) return false
@@ -72,8 +72,8 @@ export class RollingProof {
   }
 
   /**
-   * Milliseconds that the rest takes in the write pause: reading the log to its end, and comparing every key that is open or
-   * may be opened again, at the speed of this stream's own rounds.
+   * Milliseconds that the proof still takes in the write pause: reading the change log to its end, and comparing every
+   * key that is open or may be opened again, at the speed of the rounds so far.
    */
   get restMs(): number {
     const { behind = 0, proofs, rechecked } = this.#session ?? {}
@@ -106,7 +106,7 @@ export class RollingProof {
   }
 
   /**
-   * Waits until so little is left that a write pause is short.
+   * Waits until so little is left to prove that a write pause is short.
    * @returns false when that takes too long
    */
   async untilNear(signal: AbortSignal): Promise<boolean> {
@@ -119,7 +119,7 @@ export class RollingProof {
     return false
   }
 
-  /** Before writes are paused, after which nothing else may write markers. Reading the log continues. */
+  /** Stops the comparisons and their markers before writes are paused. Reading the change log continues. */
   async halt(): Promise<ProofSession> {
     this.#halted = true
     await this.#session?.halt()
@@ -127,12 +127,12 @@ export class RollingProof {
     if (!this.#session || this.#reason)
       throw new VerdictError(
         'verify.inconclusive',
-        `the rolling proof has ended: ${this.#reason ?? 'its connection is lost'}`,
+        `the rolling proof has ended: ${this.#reason ?? 'its connection is lost'}. Run \`cutover\` again`,
       )
     return this.#session
   }
 
-  /** Saves its progress. */
+  /** Saves the proof's progress, and ends it. */
   async close(): Promise<void> {
     this.#ticker.stop()
     const session = this.#session
@@ -165,7 +165,7 @@ export class RollingProof {
           return
         }
         if (!isTemporary(error) || vain >= MOST_VAIN || this.#halted) return this.#giveUp(error)
-        info(`the rolling proof resumes from its saved state: ${scrubText(messageOf(error))}`)
+        info(`the rolling proof was interrupted, and resumes from its saved state: ${scrubText(messageOf(error))}`)
         await sleep(TIMING.proofAgain, undefined, { signal: this.#options.signal }).catch(() => {})
       }
     }
@@ -173,7 +173,7 @@ export class RollingProof {
 
   async #giveUp(error: unknown): Promise<void> {
     this.#reason = scrubText(messageOf(error))
-    warning(`rows are not proved while they stream: ${this.#reason}. They are compared in the write pause`)
+    warning(`rows are not proved while changes stream: ${this.#reason}. They are compared in the write pause`)
     await this.#drop()
   }
 
@@ -198,7 +198,7 @@ export class RollingProof {
     return `verifying: ${proved.size} of ${plural(tables.size, 'table')}, ${number(rows)} of about ${number(this.#expected)} rows${rate ? `, ${number(rate)} rows/s` : ''}${left}, ${keys}`
   }
 
-  /** A log whose stream is gone would only fill the disk. */
+  /** Drops the change log's slot if the stream's slot is gone: it would only fill the disk. */
   async #dropStray(): Promise<void> {
     const { sourceUrl, plan } = this.#options
     await withDatabase(sourceUrl, 'source', async (source) => {
@@ -214,7 +214,7 @@ export class RollingProof {
   }
 }
 
-/** A lost connection, or a slot that moved without us; not a server's refusal, nor an error from the log. */
+/** Whether to try again: after a lost connection or a moved slot, but not after a server's error. */
 function isTemporary(error: unknown): boolean {
   if (isConnectionLost(error)) return true
   return !(error instanceof UserError) && !(error as { severity?: string }).severity

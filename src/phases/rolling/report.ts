@@ -10,13 +10,12 @@ export interface Coverage {
   proved: ReadonlyMap<string, { rows: number }>
   /** Table → why it must be compared in full. */
   others: ReadonlyMap<string, string>
-  /** Rows that were compared again last. */
+  /** Rows that changed recently and were compared again. */
   compared: number
 }
 
 /**
- * One report of what the rolling proof covers, of the definitions, and of the tables that it does not cover, which are
- * compared in full. Coverage is given table by table.
+ * Reports the tables that the rolling proof covers, compares the others in full, and compares the definitions of all.
  */
 export async function reportCoverage(
   source: Database,
@@ -45,7 +44,7 @@ export async function reportCoverage(
       ...rest.map(
         (name) => `${name}: compared in full, because ${others.get(name) ?? 'its comparison is not complete'}`,
       ),
-      `${compared} recently changed rows were compared again; changes made only on the target since then are not seen`,
+      `${compared} recently changed rows were compared again; changes made only on the target since the first comparison are not noticed`,
     ],
     verdict: (['different', 'unsettled'] as const).find((each) => verdicts.includes(each)) ?? 'clean',
     ...(full?.unknown && { unknown: full.unknown }),

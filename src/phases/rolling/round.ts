@@ -4,7 +4,7 @@ import { type KeyedRow, readKeys, sameRow } from './rows.ts'
 import type { Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 
-/** Keys that are read with one statement. */
+/** Keys that one statement reads. */
 const BATCH = 2_000
 
 type Verdict =
@@ -12,22 +12,22 @@ type Verdict =
   | 'differs'
   /** The source does not show the change yet. */
   | 'later'
-  /** The key is written differently than in the question, so its row cannot be located. */
+  /** A server writes the key differently from the text in the query, so its row cannot be found. */
   | 'unreadable'
-  /** Both servers write a value so differently that equality is unknown. */
+  /** The servers write a value so differently that equality is unknown. */
   | 'unknown'
 
 export interface Judged {
   key: OpenKey
   verdict: Verdict
-  /** Rows on one side only; `mismatch` where the row is on both. */
+  /** Which side lacks the row; `mismatch` when both have it. */
   kind: 'missing' | 'mismatch' | 'extraneous'
 }
 
 /**
- * Reads keys on both sides, and returns which are equal. A difference alone is not loss: that takes a marker before, the
- * log read past both reads after, and no newer change.
- * @param keys of these tables only
+ * Reads keys on both sides, and returns which are equal. A difference alone is not loss: loss also requires a marker
+ * before the reads, the change log read past them, and no newer change.
+ * @param keys of `tables` only
  */
 export async function compareKeys(
   { source, target }: Sessions,
@@ -38,7 +38,7 @@ export async function compareKeys(
   const read = ({ table, batch }: Batch) => {
     const asked = batch.map(({ key }) => key)
     const both = Promise.all([readKeys(source, table, asked), readKeys(target, table, asked)])
-    // The next batch is read while one is judged; its failure surfaces when it is its turn.
+    // The next batch is read while this one is judged. Its failure surfaces once it is awaited.
     both.catch(() => {})
     return both
   }
@@ -89,7 +89,7 @@ function judge(
   snapshot: Parameters<typeof isVisible>[0] | undefined,
 ): Verdict {
   if (xid !== undefined && !(snapshot && isVisible(snapshot, xid))) return 'later'
-  // With a different text, the row would be found on neither side, and nothing would seem to differ.
+  // With a different text, the row would be found on neither side, and would seem equal.
   if (!here.readable || !there.readable) return 'unreadable'
   if (present === true && !here.row) return 'later'
   const same = sameRow(table, here.row, there.row)
@@ -109,14 +109,14 @@ export interface Surroundings {
   readLog(): Promise<void>
   /** Called with the number of compared keys, and the milliseconds it took. */
   onCompared(keys: number, ms: number): void
-  /** Called for a table that turns out to be unprovable. */
+  /** Called for a table whose rows cannot be proved. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
   signal: AbortSignal
 }
 
 /**
- * Compares some open keys again, behind a marker.
- * @returns lost keys, and whether the stream's reader changed before or after
+ * Compares open keys again, after a marker has passed the stream.
+ * @returns lost keys; with `spoilt`, the result is void, because the stream had no reader or its reader changed
  */
 export async function recheck(
   around: Surroundings,
@@ -133,7 +133,7 @@ export async function recheck(
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
   const rest = judged.filter(({ verdict }) => verdict !== 'equal')
   if (!rest.length) return { lost: [], spoilt }
-  // The target may show a change that the log has not reported yet.
+  // The target may have a change that the log has not reported yet.
   await around.readLog()
   const lost = rest.filter(({ key, verdict }) => {
     if (verdict === 'differs') return dirty.differs(key)

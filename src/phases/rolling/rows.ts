@@ -11,17 +11,20 @@ export interface Side extends Session {
   isSource: boolean
 }
 
-/** A part of a table: a range of keys with an open start and a closed end, or parts by the first hexadecimal digits of the key's hash. */
+/**
+ * A part of a table: the keys after `after`, up to and including `upTo`, or the keys whose hash begins with certain
+ * hexadecimal digits.
+ */
 export type Piece =
   | { range: { after: readonly string[] | undefined; upTo: readonly string[] | undefined } }
   | { digits: number; buckets?: readonly string[] }
 
-/** What rows are compared on. */
+/** The parts of a row that are compared. */
 export interface Row {
   key: string[]
-  /** Values that both servers write the same way. */
+  /** Of the values that both servers write the same way. */
   hash: string
-  /** The others, as text. */
+  /** The other values, as text. */
   odd: (string | null)[]
 }
 
@@ -37,7 +40,7 @@ export function oddOf(table: RowShape): Column[] {
   return [...new Set(table.parts.filter(({ alike }) => !alike).flatMap(({ columns }) => columns))].filter(table.odd)
 }
 
-/** Adds up the hashes of the rows of a piece, by bucket where the piece is made of these. */
+/** Counts the rows of a piece and adds up their hashes, by bucket if the piece consists of buckets. */
 export async function readSums(side: Side, table: ProvableTable, piece: Piece): Promise<Sums[]> {
   const { where, values } = condition(table, piece)
   const hashes = table.parts.map((part, i) => `md5(${joined(hashed(table, part))}) AS h${i}`)
@@ -69,16 +72,16 @@ export async function readPiece(side: Side, table: ProvableTable, piece: Piece):
   )
 }
 
-/** What became of a requested key. */
+/** The answer for one requested key. */
 export interface KeyedRow {
-  /** Whether this side writes the key as in the question. If not, the row may exist and not be found. */
+  /** Whether this side writes the key like the requested text. If not, the row may exist without being found. */
   readable: boolean
   row: Row | undefined
 }
 
 /**
  * Reads rows by their keys, in the requested order.
- * @returns on the source also what the statement could see
+ * @returns the rows, and on the source the statement's snapshot
  */
 export async function readKeys(
   side: Side,
@@ -86,7 +89,7 @@ export async function readKeys(
   keys: readonly (readonly string[])[],
 ): Promise<{ rows: KeyedRow[]; snapshot: Snapshot | undefined }> {
   const { key } = table
-  // Names that no column of a table has, so that none needs its table's name before it.
+  // Names that no column has, so that columns need no table name.
   const names = key.map((_, i) => `molt_actions_k${i}`)
   const casts = key.map(({ type }, i) => `${names[i]}::${keyCast(type)}`)
   const on = key.map(({ name }, i) => `${ident(name)} = ${casts[i]}`).join(' AND ')
@@ -102,7 +105,7 @@ export async function readKeys(
     rowMode: 'array',
   })
   if (rows.length !== keys.length)
-    throw new Error(`${table.name}: ${keys.length} keys were asked for, ${rows.length} answered`)
+    throw new Error(`${table.name}: ${keys.length} keys were requested, but ${rows.length} rows returned`)
   const seen = rows[0]?.[2]
   return {
     rows: rows.map(([readable, there, , ...row]) => ({ readable, row: there ? toRow(table, row) : undefined })),
@@ -146,14 +149,14 @@ function nameOn(side: Side, table: ProvableTable): string {
   return qualified(side.schema, table.name)
 }
 
-/** As the source's log writes it, which reads times with a zone in UTC. */
+/** SQL for a key's text as the change log has it, with times in UTC. */
 function keyText({ type }: Column, expression: string): string {
   if (type === 'boolean') return `CASE WHEN ${expression} THEN 't' ELSE 'f' END`
   if (/^timestamp.* with time zone$/.test(type)) return `((${expression} AT TIME ZONE 'UTC')::text || '+00')`
   return `${expression}::text`
 }
 
-/** What {@link toRow} reads. */
+/** SQL for the values that {@link toRow} reads. */
 function rowList(table: ProvableTable): string[] {
   const alike = table.parts.find((part) => part.alike)?.columns ?? table.key
   return [
@@ -172,12 +175,12 @@ function hashed(table: ProvableTable, { columns, alike }: Part): string[] {
   return (alike ? columns : [...new Set([...table.key, ...columns])]).map(table.text)
 }
 
-/** The part of a table to which a key belongs; the same on both servers. */
+/** SQL for the bucket of a key, the same on both servers. */
 function bucketOf(table: ProvableTable, digits: number): string {
   return `substr(md5(${joined(table.key.map(table.text))}), 1, ${digits})`
 }
 
-/** The key's columns in the order of its index, which reads ranges without sorting. */
+/** The key's columns in the order of the key's index, so that ranges are read without sorting. */
 function indexColumns({ key, keyIndex }: ProvableTable): Column[] {
   return keyIndex.map((name) => key.find((column) => column.name === name) as Column)
 }

@@ -3,6 +3,7 @@ import type { Entry } from '../../ledger/ledger.ts'
 import { type ProofState, writeProof } from '../../ledger/proof.ts'
 import { ConnectError, connect, type Database, sqlState } from '../../runtime/database.ts'
 import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { seconds } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { type ChangedKey, ChangeLog } from '../../source/change-log.ts'
 import { HEARTBEAT, OUR_SCHEMA, readMarker, writeMarker } from '../../source/heartbeat.ts'
@@ -30,19 +31,19 @@ export interface ProofOptions extends Endpoints {
   rate?: number
   /** Milliseconds; a table compared longer ago than half of this is compared again. */
   age?: number
-  /** Milliseconds of the stream's lag from which the first pass waits. */
+  /** Passes wait while the stream's lag is over this, in milliseconds. */
   maxLag: number
   /** Bytes of WAL that the log's slot may keep on the source. */
   walBudget: number
 }
 
-/** What the write pause has compared, and the tables that must be compared in full, each with the reason. */
+/** How many keys the write pause has compared, and table → why it must be compared in full. */
 export interface Rest {
   compared: number
   unproved: Map<string, string>
 }
 
-/** Keys per round, and how many it takes to measure a speed. */
+/** Maximum number of keys per round, and the minimum for measuring a speed. */
 const ROUND = 20_000
 const SPEED_BY = 500
 
@@ -50,13 +51,13 @@ const SPEED_BY = 500
 class Skipped extends Error {}
 
 /**
- * The proof for as long as its connections live: reads the log, compares chunks, compares changed keys again. After a
- * failure another session continues from the ledger's state.
+ * Keeps the proof for as long as its connections last: reads the change log, compares chunks, and compares changed keys
+ * again. After a failure, another session resumes from the state in the ledger.
  */
 export class ProofSession {
   readonly #options: ProofOptions
   readonly proofs: TableProofs
-  /** What this session's passes have compared, in rows, and how long that took, in milliseconds. */
+  /** Rows that this session's passes have compared, and the milliseconds that took. */
   readonly compared = { rows: 0, ms: 0 }
   /** The same for keys compared again, in rounds large enough to measure a speed. */
   readonly rechecked = { keys: 0, ms: 0 }
@@ -80,13 +81,13 @@ export class ProofSession {
   /** Whether the columns of a relation are the key of its table. */
   readonly #identities = new WeakMap<readonly string[], boolean>()
 
-  /** @throws the database's error, or UserError when the log cannot be read at all */
+  /** @throws the database's error, or UserError when the change log cannot be read */
   static async open(options: ProofOptions): Promise<ProofSession> {
     const { sourceUrl, targetUrl, signal, plan, entry } = options
     const source = await connect(sourceUrl, 'source', undefined, signal)
     const opened: { end(): Promise<unknown> }[] = [source]
     try {
-      // On disk here, or the log would not have it. An unreachable standby must not delay it.
+      // A marker must be on the source's disk to appear in the log, but must not wait for a standby.
       await source.query('SET synchronous_commit = local')
       const target = await connect(targetUrl, 'target', undefined, signal)
       opened.push(target)
@@ -119,7 +120,7 @@ export class ProofSession {
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
     this.proofs = new TableProofs(provable, log.state, options.budget)
-    // A server that shuts down waits for its log's readers.
+    // A server that shuts down waits until its slots have no readers.
     source.once('end', () => {
       this.#logEnd ??= new ConnectError('database.connection-lost', 'the source has ended the session of the proof')
       void this.#log?.close()
@@ -155,10 +156,10 @@ export class ProofSession {
     const provable = schema === this.#options.plan.sourceSchema ? this.proofs.tables.get(table) : undefined
     if (provable) this.#mark(change, provable)
     else if (!others.has(table))
-      throw new Error(`the change log sends rows of ${schema}.${table}, which is not expected`)
+      throw new Error(`the change log sends rows of ${schema}.${table}, which is not an expected table`)
   }
 
-  /** Under another replica identity the log may name the wrong row, and omits changes of the key. */
+  /** Marks a changed key. Under another replica identity, the log may name the wrong row, so the table starts over. */
   #mark(change: ChangedKey, table: ProvableTable): void {
     const { columns } = change
     if (!this.#identities.has(columns)) {
@@ -174,7 +175,10 @@ export class ProofSession {
     return Number(this.#look.lsn - (this.#log?.position ?? 0n))
   }
 
-  /** Maintains the proof until it is halted. @throws VerdictError when rows are lost, or whatever ended it */
+  /**
+   * Maintains the proof until it is halted.
+   * @throws VerdictError when rows are lost, or the error that ended the session
+   */
   async run(): Promise<void> {
     const loops = [this.#passLoop(), this.#roundLoop()]
     try {
@@ -260,7 +264,7 @@ export class ProofSession {
     const { plan, stream, walBudget } = this.#options
     const look = await lookAtSource(this.#source, plan)
     if (look.confirmed < this.#confirmed)
-      throw new Error('the stream is behind what it had confirmed: the source was restarted after a crash')
+      throw new Error("the stream's slot has moved back: the source has restarted after a crash")
     this.#confirmed = look.confirmed
     const reader = look.reader && `${look.reader} ${stream.status.restarts}`
     if (reader !== this.#reader) this.proofs.dirty.reopen()
@@ -326,10 +330,13 @@ export class ProofSession {
     }
   }
 
-  /** @param whileStreaming whether it can be retried later */
+  /**
+   * Reads the log up to the source's current position.
+   * @param whileStreaming whether a failure can be retried later
+   */
   async #readLog(whileStreaming: boolean): Promise<void> {
     const lsn = await sourceLsn(this.#source)
-    // The log reports commits of published tables; without any, its position can stand still.
+    // The log reports only commits to published tables. Without one, its position may not move.
     if (!whileStreaming) await writeMarker(this.#source, '')
     const end = performance.now() + TIMING.proofLog
     while ((this.#log?.position ?? 0n) < lsn) {
@@ -337,7 +344,10 @@ export class ProofSession {
       const late = performance.now() > end
       if (whileStreaming && (this.#over || late)) throw new Skipped()
       if (late)
-        throw new VerdictError('verify.inconclusive', 'the change log could not be read to its end in the write pause')
+        throw new VerdictError(
+          'verify.inconclusive',
+          `the change log could not be read to its end within ${seconds(TIMING.proofLog)} of the write pause. Run \`cutover\` again`,
+        )
       await sleep(TIMING.proofLogLook)
     }
   }
@@ -363,9 +373,9 @@ export class ProofSession {
   }
 
   /**
-   * In the write pause, once the drain is proved and the stream is off: reads the log to its end, and compares what is open.
-   * Whatever differs now is lost.
-   * @param fencedAt a position after which no row may change: before the marker of the drain
+   * Reads the log to its end and compares the open keys, in the write pause, once the drain is proved and the stream is
+   * off. A row that differs now is lost.
+   * @param fencedAt the position before the drain's marker; no row may have changed after it
    */
   async compareRest(fencedAt: Lsn, signal: AbortSignal): Promise<Rest> {
     const { dirty, tables } = this.proofs
@@ -383,12 +393,15 @@ export class ProofSession {
     if (lost.length) throw lostRows(lost, true)
     for (const { key, verdict } of judged) {
       if (verdict === 'equal') dirty.equal(key)
-      else unproved.set(key.table, 'a row that changed last could not be read by its key')
+      else unproved.set(key.table, 'a recently changed row could not be read by its key')
     }
     return { compared: keys.length, unproved }
   }
 
-  /** Reads the log to the source's current position. @throws VerdictError when it contains a write from behind the fence */
+  /**
+   * Reads the log up to the source's current position.
+   * @throws VerdictError when it has a write that passed the fence
+   */
   async readToDecision(): Promise<void> {
     await this.#readLog(false)
     if (this.#logEnd) throw this.#logEnd

@@ -22,7 +22,7 @@ export async function openSessions({ sourceUrl, targetUrl, plan, signal }: Endpo
   const source = await connect(sourceUrl, 'source', 0, signal, { settings: READ_ONLY })
   try {
     const target = await connect(targetUrl, 'target', 0, signal, { settings: READ_ONLY })
-    // A statement that is under way ends with the run.
+    // Closing the connections ends a running statement when the run is cancelled.
     const close = async () => {
       signal.removeEventListener('abort', close)
       await Promise.all([source, target].map((db) => db.end().catch(() => {})))

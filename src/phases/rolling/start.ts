@@ -11,11 +11,11 @@ export interface ProofInputs {
   verifyRate?: number
 }
 
-/** Chunks compared at once: the stream has priority. */
+/** Chunks compared at once. Few, because the stream has priority. */
 const CONCURRENCY = 2
 
 /**
- * Starts or continues the rolling proof of a migration beside its stream.
+ * Starts or continues the rolling proof of a migration, in parallel with its stream.
  * @param age milliseconds after which a comparison is repeated
  */
 export function startProof(

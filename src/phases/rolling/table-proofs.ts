@@ -1,4 +1,5 @@
 import type { ProofState, TableProof } from '../../ledger/proof.ts'
+import { byName, own } from '../../model/records.ts'
 import { writtenOtherwise } from '../verify/row-digests.ts'
 import { DirtyKeys } from './dirty-keys.ts'
 import { TablePass } from './pass.ts'
@@ -8,29 +9,29 @@ import type { Provable, ProvableTable } from './tables.ts'
 /** Keys held in memory: 200 MiB at most. */
 export const BUDGET = 1_000_000
 
-/** What is proved of each table, and which keys changed since. */
+/** Which tables are proved, and which of their keys changed since. */
 export class TableProofs {
   /** Tables that are proved while they are streamed. */
   readonly tables = new Map<string, ProvableTable>()
   /** Table → why it must be compared in full. */
   readonly others = new Map<string, string>()
-  /** The last pass over every row of a table: its start, and the number of rows. */
+  /** The last complete pass over a table: its start, and the number of rows. */
   readonly proved = new Map<string, { began: string; rows: number }>()
   readonly passes = new Map<string, TablePass>()
   /** Tables whose first pass waits for a baseline. */
   readonly waiting = new Set<string>()
   readonly dirty: DirtyKeys
-  /** Reasons that no catalog read can lift. */
+  /** Table → why its rows cannot be compared by key, which no later catalog read changes. */
   readonly #sticky = new Map<string, string>()
 
   /**
-   * @param state what an earlier run has left, with every change since in the log
-   * @param budget keys held in memory
+   * @param state the state that an earlier run has saved; the log has every change since
+   * @param budget maximum number of keys in memory
    */
   constructor({ tables, others }: Provable, state: ProofState | undefined, budget = BUDGET) {
     this.dirty = new DirtyKeys(budget, (table) => this.restart(table))
     for (const [name, reason] of Object.entries(others)) this.others.set(name, reason)
-    for (const table of tables) this.#begin(table, state?.tables[table.name])
+    for (const table of tables) this.#begin(table, own(state?.tables, table.name))
   }
 
   #begin(table: ProvableTable, before: TableProof | undefined): void {
@@ -43,12 +44,12 @@ export class TableProofs {
     if (before.pass || !before.proved) this.passes.set(table.name, new TablePass(table, before.pass))
   }
 
-  /** Whether every table that can be proved is, except for the open keys. */
+  /** Whether every table that can be proved is proved, except for its open keys. */
   get complete(): boolean {
     return [...this.tables.keys()].every((name) => this.proved.has(name))
   }
 
-  /** Discards the findings for a table, which starts over with its own baseline. */
+  /** Discards what is known about a table, which starts over with a new baseline. */
   restart(name: string): void {
     this.dirty.drop(name)
     this.proved.delete(name)
@@ -63,19 +64,19 @@ export class TableProofs {
     this.others.set(name, reason)
   }
 
-  /** Excludes a table whose rows turn out to be incomparable by key. */
+  /** Excludes a table whose rows cannot be compared by key. */
   cannotTell(name: string, verdict: 'unreadable' | 'unknown'): void {
     const table = this.tables.get(name)
     if (!table) return
     const reason =
       verdict === 'unreadable'
-        ? 'its keys are written differently by both servers'
+        ? 'the two servers write its keys differently'
         : oddOf(table).map(writtenOtherwise).join('; ')
     this.#sticky.set(name, reason)
     this.exclude(name, reason)
   }
 
-  /** The baseline of these tables holds, so their first pass starts. */
+  /** Starts a pass over each of these tables, whose baseline holds. */
   beginPasses(names: Iterable<string>): void {
     for (const name of names) {
       const table = this.tables.get(name)
@@ -83,7 +84,7 @@ export class TableProofs {
     }
   }
 
-  /** Takes in finished passes; one older than half of `age`, in milliseconds, starts over. */
+  /** Records finished passes. Starts a new pass for tables compared longer ago than half of `age`, in milliseconds. */
   finishPasses(age: number | undefined): void {
     for (const [name, pass] of this.passes) {
       if (!pass.advance(this.dirty.suspectChunks(name))) continue
@@ -95,7 +96,7 @@ export class TableProofs {
       if (!this.passes.has(name) && Date.now() - Date.parse(began) > age / 2) this.beginPasses([name])
   }
 
-  /** Voids the proof of every table that DDL has changed on either side since it started. */
+  /** Voids the proof of each table that DDL has changed on either side since the proof started. */
   refresh({ tables, others }: Provable): void {
     for (const [name, reason] of Object.entries(others))
       if (this.others.get(name) !== reason) this.exclude(name, reason)
@@ -114,7 +115,7 @@ export class TableProofs {
       const { name } = table
       if (found.has(name)) continue
       if (!this.#unchanged(table)) found.set(name, 'it was changed or rewritten since it was compared')
-      else if (!this.proved.has(name)) found.set(name, 'its first comparison has not ended')
+      else if (!this.proved.has(name)) found.set(name, 'its first comparison has not finished')
     }
     return found
   }
@@ -126,7 +127,7 @@ export class TableProofs {
   }
 
   get state(): Pick<ProofState, 'tables' | 'others' | 'open'> {
-    const tables: Record<string, TableProof> = {}
+    const tables = byName<TableProof>()
     for (const [name, { files }] of this.tables) {
       const [proved, pass] = [this.proved.get(name), this.passes.get(name)]
       if (proved || pass) tables[name] = { files, ...(proved && { proved }), ...(pass && { pass: pass.progress }) }

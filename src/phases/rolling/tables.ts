@@ -1,4 +1,5 @@
 import type { Plan } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
 import { type Database, qualified } from '../../runtime/database.ts'
 import { readTables } from '../../sql/tables.ts'
@@ -12,7 +13,7 @@ export interface ProvableTable extends RowShape {
   /** Whether both servers sort keys the same way, so that a range of keys holds the same rows on both. */
   ordered: boolean
   /**
-   * Hash of the files of the table and of everything below it (relfilenode), which TRUNCATE, a rewrite, ATTACH and DETACH
+   * Hash of the files (relfilenode) of the table and its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH
    * change, and of its entry in the publication.
    */
   files: string
@@ -24,7 +25,7 @@ export interface Provable {
   others: Record<string, string>
 }
 
-/** What the source's catalog says about a table and everything below it. */
+/** A table and its partitions, from the source's catalog. */
 interface Storage {
   name: string
   kind: string
@@ -33,13 +34,13 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
-  /** A key column's collation treats texts as equal that differ in their bytes. */
+  /** A key column's collation treats texts with different bytes as equal. */
   loose: boolean
 }
 
 /**
- * Separates tables whose rows can be proved while they stream from those that must be compared in full, and says why. Read
- * before the first pass, during the proof, and in the write pause: later changes void the proof.
+ * Finds the tables that can be proved while they stream, and why each other table must be compared in full. Called
+ * before the first pass, during the proof and in the write pause, because a change in between voids the proof.
  */
 export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
   const [[here, storage], [there, hazards]] = await Promise.all([
@@ -47,7 +48,7 @@ export async function readProvable(source: Database, target: Database, plan: Pla
     (async () => [await readTables(target, plan.targetSchema), await readHazards(target, plan)] as const)(),
   ])
   const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
-  const found: Provable = { tables: [], others: {} }
+  const found: Provable = { tables: [], others: byName() }
   for (const name of plan.tables) {
     const pair = [here, there].map((tables) => tables.find((table) => table.name === name))
     const [a, b] = pair
@@ -72,7 +73,7 @@ function provable(here: Table, there: Table, { files }: Storage): ProvableTable 
 
 /** Types that both servers sort the same way; texts are sorted by collation. */
 const ORDERED = /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*)$/
-/** Types of keys whose text from the log finds them again. */
+/** Key types whose text in the change log finds the row again. */
 const READABLE =
   /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*|text|character varying.*|numeric\(\d+(,[0-6])?\))$/
 
@@ -90,7 +91,7 @@ function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): st
   if (of.generated) return 'its primary key is generated'
   if (of.loose) return "its key's collation is not deterministic"
   if (of.inherited) return 'other tables inherit from it'
-  if (of.kind === 'p' && !rooted) return 'PostgreSQL 12 logs the partitions of a table and not the table'
+  if (of.kind === 'p' && !rooted) return "PostgreSQL 12 logs changes under the names of the table's partitions"
   const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
   if (odd) return `its key column ${odd.name} has the type ${odd.type}`
   const shape = rowShape([here, there])
@@ -122,7 +123,7 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
   return new Map(rows.map((row) => [row.name, row]))
 }
 
-/** Tables of the target whose rows change by themselves, invisible to the source's log, and the reason. */
+/** Table → why its rows can change on the target without a change in the source's log. */
 async function readHazards(target: Database, { targetSchema, tables }: Plan): Promise<Map<string, string>> {
   const { rows } = await target.query(
     `SELECT c.relname AS name, coalesce(array_to_string(c.reloptions, ' '), '') ~ '(^| )ttl' AS expires,

@@ -16,7 +16,7 @@ export function proofText({ tables, others, open, at }: ProofState): string {
     return `${plural(proved.length, 'table')} of ${number(all.length)} proved while streaming, ${plural(rows, 'row')} compared, ${keys}${rest}`
   }
   const oldest = proved.map(({ began }) => began).sort()[0] as string
-  return `every row of ${plural(proved.length, 'table')} proved as of ${clock(at)}, ${keys}; the oldest comparison is of ${clock(oldest)}${rest}`
+  return `every row of ${plural(proved.length, 'table')} proved as of ${clock(at)}, ${keys}; the oldest comparison is from ${clock(oldest)}${rest}`
 }
 
 function clock(iso: string): string {

@@ -10,9 +10,9 @@ export interface Look {
   lsn: Lsn
   /** Every transaction with a lower id has ended and is visible. */
   xmin: bigint
-  /** What the stream has confirmed. */
+  /** The position that the stream has confirmed. */
   confirmed: Lsn
-  /** Who reads the stream's slot; empty without a reader. */
+  /** PID and start of the session that reads the stream's slot; empty without one. */
   reader: string
   /** WAL that the log's slot keeps, in bytes. */
   walBytes: number
@@ -30,7 +30,7 @@ export async function lookAtSource(source: Database, { slot }: Plan): Promise<Lo
     [slot, logSlotOf(slot)],
   )
   const [row] = rows
-  if (!row) throw new UserError('slot.missing', `the slot ${slot} is gone`)
+  if (!row) throw new UserError('slot.missing', `the slot ${slot} is gone. Repeat the load`)
   return {
     lsn: parseLsn(row.lsn),
     xmin: BigInt(row.xmin),
@@ -53,7 +53,7 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat with a known transaction. Its position is after every change that was read and forgotten before. */
+/** Writes a heartbeat in a known transaction. Its position is after every change that was read before. */
 export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1
@@ -65,8 +65,8 @@ export async function markBaseline(source: Database, tables: Iterable<string>): 
 }
 
 /**
- * Whether a baseline holds. WAL order is not the order in which commits become visible: so every transaction from before
- * the marker must have ended and be visible, and the stream must have confirmed what was committed before it.
+ * Whether a baseline holds. Commits do not become visible in WAL order, so every transaction from before the marker
+ * must have ended and be visible, and the stream must have confirmed everything committed before it.
  */
 export async function baselineHolds(
   { lsn, xid, beat }: Baseline,

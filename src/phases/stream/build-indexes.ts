@@ -7,8 +7,8 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 
 /**
- * Builds the plain indexes that were dropped for the load, while changes stream: they do not block the stream, and the
- * application must not find the target without them. Our own builds are not schema changes by another user.
+ * Rebuilds the plain indexes that were dropped for the load, while changes stream: they do not block the stream, and
+ * the application needs them. Accepts the new schema, so that our own builds do not count as schema changes.
  * @returns the entry afterwards; the same one when there was nothing to build
  */
 export async function buildIndexes(source: Database, target: Database, entry: Entry): Promise<Entry> {
@@ -23,7 +23,7 @@ export async function buildIndexes(source: Database, target: Database, entry: En
       'Revert the change, or prepare and load again.',
     )
   const built = await rebuildDeferred(target, entry.id, ['index'], {
-    onBuilt: (name) => info(`index ${name} is back`),
+    onBuilt: (name) => info(`rebuilt index ${name}`),
   })
   return built.length ? acceptTargetSchema(target, entry) : entry
 }

@@ -13,7 +13,7 @@ import type { Stream } from './supervisor.ts'
 /** What was seen at each step of a proved drain; times in milliseconds since its start. */
 export interface DrainEvidence {
   marker: string
-  /** Of the heartbeat that carried the marker. */
+  /** Number of the heartbeat that carried the marker. */
   beat: number
   /** The source's WAL position just before the marker was written. */
   lsn: string
@@ -37,8 +37,8 @@ export interface DrainEvidence {
  * Proves that everything committed on the source before now has been applied on the target. Only sound while no write
  * is possible on the source: the caller holds the fence.
  *
- * Neither the apply rate nor the slot's position can prove it: the rate of a stuck stream is zero, and the position never
- * reaches the end of the WAL. A marker row can: changes arrive in order, so everything before it has arrived.
+ * Neither the apply rate nor the slot's position can prove it: the rate of a stuck stream is zero, and the position
+ * never reaches the end of the WAL. A marker row can: changes arrive in order, so everything before it has arrived.
  * @param deadline milliseconds from now, in total
  * @throws VerdictError that names the step that did not complete
  */
@@ -56,7 +56,7 @@ export async function proveDrain(stream: Stream, deadline: number): Promise<Drai
 /** Attempts; a retry of the replicator can invalidate one. */
 const PROOFS = 3
 
-/** The replicator has started to retry, which CockroachDB requires now and then. Another marker can still prove the drain. */
+/** The replicator retried, as CockroachDB requires now and then. Another marker can still prove the drain. */
 class Retried extends VerdictError {}
 
 /** Proves the drain again, with a new marker, when a retry of the replicator has invalidated the proof. */
@@ -88,12 +88,13 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       stream.check()
       const { status } = stream
       const unproved = (why: string) =>
-        `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was committed. Run \`cutover\` again.${lastError(stream)}`
-      // Nothing later could prove this drain, and writes are paused meanwhile.
+        `the drain is not proved: the replicator ${why} while the drain waited for ${step}. Nothing was committed. Run \`cutover\` again.${lastError(stream)}`
+      // Fail at once: nothing can prove this drain any more, and writes are paused.
       if (status.restarts > restarts)
         throw new VerdictError('drain.replicator-ended', unproved(`${status.lastEnd}, and was started again,`))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
-      if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
+      if (performance.now() - began > deadline)
+        throw stream.stuck(`the drain waited for ${step}, longer than ${seconds(deadline)}`)
       await sleep(TIMING.drainLook)
     }
   }
@@ -110,7 +111,7 @@ async function prove(
   const since = () => Math.round(performance.now() - began)
   const until = stepsOf(stream, began, deadline)
   const walsender = await until(
-    'a replicator reading the slot',
+    'a replicator to read the slot',
     async () => (await readSlot(source, plan.slot))?.activePid ?? undefined,
   )
   const metricsRead = () => until("an answer from the replicator's metrics", () => stream.metrics())
@@ -119,12 +120,12 @@ async function prove(
   const lsn: string = rows[0].lsn
   const marker = randomUUID()
   const beat = await writeMarker(source, marker)
-  await until(`the marker ${marker} arriving on the target`, async () => {
+  await until(`the marker ${marker} to reach the target`, async () => {
     const seen = await readMarker(target, plan.targetSchema)
     return seen?.marker === marker || undefined
   })
   const markerSeenMs = since()
-  const confirmedFlushLsn = await until(`the slot's position passing ${lsn}`, () =>
+  const confirmedFlushLsn = await until(`the slot's position to pass ${lsn}`, () =>
     confirmedPast(source, plan.slot, lsn),
   )
   const positionConfirmedMs = since()
@@ -168,9 +169,9 @@ function lastError({ diagnoses }: Stream): string {
 }
 
 const MUTE =
-  "the replicator's metrics count no change, although the marker has arrived. This version does not know their names, so it cannot see whether changes were still applied after the marker. A full verify after the drain can"
+  "the replicator's metrics count no changes, although the marker has arrived: this replicator names them differently. So it is unknown whether changes were still applied after the marker. A full verify after the drain shows that"
 
-/** The marker is a change itself: counters that miss it say nothing about others. */
+/** Whether the counters work. The marker is a change too, so counters that miss it may miss others. */
 function counting({ upserts }: StreamMetrics): boolean {
   return upserts > 0
 }
@@ -207,7 +208,7 @@ export function deadLetterName(args: readonly string[]): string {
   return value?.split('.').at(-1)?.replaceAll('"', '') || 'replicator_dlq'
 }
 
-/** Exists only once it was configured or needed. */
+/** Counts the rows of the dead-letter table, which exists only once it is configured or needed. */
 async function countDeadLetters(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -14,15 +14,15 @@ interface Underway {
 }
 
 /**
- * Heartbeats that travel through the stream from the source to the target. They are the only measure of lag: the
- * replicator looks calm when it is stuck. Times are milliseconds of this runner's monotonic clock.
+ * Heartbeats that travel through the stream from the source to the target. They are the only measure of lag, because
+ * the metrics of a stuck replicator look calm. Times are milliseconds of this runner's monotonic clock.
  */
 export class Heartbeats {
   readonly #source: Link
   readonly #target: Link
   readonly #targetSchema: string
   #beating = true
-  /** The last one written, and when; the last one read on the target, and how long it took. */
+  /** The last heartbeat written, and when; the last one read on the target, and how long it took. */
   #written = 0
   #writtenAt = performance.now()
   #seen = 0
@@ -38,7 +38,7 @@ export class Heartbeats {
     this.#targetSchema = targetSchema
   }
 
-  /** False while none is written, for a drain. */
+  /** False while a drain stops the heartbeats. */
   get beating(): boolean {
     return this.#beating
   }
@@ -55,7 +55,7 @@ export class Heartbeats {
     return this.#underway[0]
   }
 
-  /** Milliseconds since the source accepted one; 0 while none is due. */
+  /** Milliseconds since the source accepted a heartbeat; 0 while a drain stops them. */
   get unwrittenMs(): number {
     return this.#beating ? this.sinceWrittenMs : 0
   }
@@ -64,7 +64,7 @@ export class Heartbeats {
     return performance.now() - this.#writtenAt
   }
 
-  /** Milliseconds: the age of the oldest that has not arrived, or how long the last one took. */
+  /** Lag in milliseconds: the age of the oldest heartbeat that has not arrived, or how long the last one took. */
   get lagMs(): number {
     const waiting = this.oldest ? performance.now() - this.oldest.at : 0
     // While the source accepts no heartbeat, the lag is unknown.
@@ -75,7 +75,7 @@ export class Heartbeats {
   /** Stops writing heartbeats, so that a marker stays the last thing written. */
   async pause(): Promise<void> {
     this.#beating = false
-    // Waits for one that is being written: the same connection answers in order.
+    // Wait for a heartbeat that is being written: the same connection answers in order.
     await this.#source.use((db) => db.query('SELECT 1')).catch(() => {})
   }
 
@@ -95,8 +95,8 @@ export class Heartbeats {
   /**
    * Reads the latest heartbeat on the target.
    * @param confirmed the slot's position, as text
-   * @returns how many heartbeats the target lacks although that position is past them: 0, or changes are lost
-   * @throws VerdictError when the target has one that was never written
+   * @returns how many heartbeats the target lacks although that position is past them; if any, changes are lost
+   * @throws VerdictError when the target has a heartbeat that was never written
    */
   async look(confirmed: string | null | undefined): Promise<number> {
     const owed = this.#owedBy(confirmed)
@@ -118,7 +118,7 @@ export class Heartbeats {
       this.#owed.push({ lsn: lsnNumber(lsn), beat })
   }
 
-  /** The last heartbeat that must have been applied, by the slot's position. */
+  /** The last heartbeat that must be on the target, by the slot's position. */
   #owedBy(confirmed: string | null | undefined): number {
     if (!confirmed) return 0
     const position = lsnNumber(confirmed)
@@ -131,8 +131,8 @@ export class Heartbeats {
   }
 
   /**
-   * A beat that was never written would count as all those still to come, and a stalled stream as caught up. Ours may be on
-   * its way back to us, so the source is asked.
+   * Asks the source whether it has written this heartbeat, because the answer to our own write may still be on its way.
+   * One that was never written would make a stalled stream look caught up.
    */
   async #requireWritten(seen: number): Promise<void> {
     const written = await this.#source.use(readBeat)

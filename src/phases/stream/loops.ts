@@ -24,7 +24,7 @@ export class Loops {
     return this.signal.aborted
   }
 
-  /** Why a loop has ended. */
+  /** The first error that ended a loop. */
   get failure(): Error | undefined {
     return this.#failure
   }
@@ -32,7 +32,7 @@ export class Loops {
   run(loop: () => Promise<void>): void {
     this.#running.push(
       loop().catch((error) => {
-        // What we did to stop a loop is not why it failed.
+        // An error that stopping has caused is not a failure.
         if (!this.stopped || error instanceof VerdictError) this.#failure ??= error
       }),
     )
@@ -62,7 +62,7 @@ export class Loops {
     await Promise.all(this.#running)
   }
 
-  /** Survives an unreachable database; the missing heartbeat shows when it takes too long. */
+  /** Survives an unreachable database. If it stays away too long, the missing heartbeats show it. */
   async #surviving(work: () => Promise<void>): Promise<void> {
     try {
       await work()

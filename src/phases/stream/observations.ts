@@ -4,7 +4,7 @@ import { isSchemaChange, type Observation, observationCode } from '../../source/
 
 const MOST = 50
 
-/** What the watches of a stream have seen; each is reported once. */
+/** Observations of a stream's watches. Each is reported once. */
 export class Observations {
   readonly #list: Observation[] = []
 

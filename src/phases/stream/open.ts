@@ -46,18 +46,18 @@ export interface StreamInputs extends WatchLimits {
   replicatorArgs?: string[]
 }
 
-/** Supervision depends on these flags, and a script could drop rows unnoticed by the proof. */
+/** Flags that supervision depends on, and scripts, which could drop rows without the proof noticing. */
 const OWNED =
   /^(--(sourceConn|targetConn|stagingConn|slotName|publicationName|targetSchema|stagingSchema|stagingCreateSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)|-v)/
 
-/** Flags of the replicator that would break what this action proves. */
+/** The first argument that this action sets itself, or that would break what it proves. */
 export function refusedArgument(args: readonly string[]): string | undefined {
   return args.find((argument) => OWNED.test(argument))?.split('=')[0]
 }
 
 /**
- * Makes the replicator write its changes quickly. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc], and the
- * drain's marker would wait as long in the write pause.
+ * Makes the replicator write its changes quickly. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc], and
+ * the drain's marker would wait that long in the write pause.
  * @param help output of `replicator pglogical --help`
  */
 export function flushArguments(help: string, args: readonly string[]): string[] {
@@ -76,13 +76,13 @@ export async function withStream<T>(
   if (refused)
     throw new InputError(
       'input.reserved-argument',
-      `input \`replicator-args\`: ${refused} is set by this action, or would break the proof of the drain`,
+      `input \`replicator-args\`: ${refused} is set by this action, or would break the proof of the drain. Remove it`,
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the ledger has no staging schema for migration ${entry.id}, although it is loaded. Abort it, then prepare and load again`,
+      `the ledger has no staging schema for migration ${entry.id}, although it is loaded. Run \`abort\`, then prepare and load again`,
     )
   const { database, isCockroach, publication, files, login } = await begin(inputs, entry, stagingSchema)
   const ownArgs = inputs.replicatorArgs ?? []
@@ -150,7 +150,7 @@ export function progressLine(before: StreamStatus & { at: number }, now: StreamS
   return `streaming: ${now.beating ? lag : 'lag unknown until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
 }
 
-/** A busy stream lags by a second anyway. */
+/** Milliseconds of lag that a busy stream always has. */
 const KEEPING_UP = 1_000
 
 function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
@@ -168,16 +168,16 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       // The replicator's own flag creates the database too, for which CockroachDB requires CREATEDB.
       await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(stagingSchema)}`)
       await endOrphan(source, entry)
-      // A cutover without a commit may have been killed before it could drop them again.
+      // A cutover without a commit may have been killed before it could do this.
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
       const again = await deferAgain(target, entry.id)
       if (again.length)
-        info(`${again.length} unique indexes and constraints that would block the stream are dropped again`)
+        info(`dropped ${again.length} rebuilt unique indexes and constraints, which would block the stream`)
       const slot = await readSlotNow(source, entry)
       if (!slot)
         refuse(
           'slot.missing',
-          'the stream cannot begin',
+          'the stream cannot start',
           [`the slot ${entry.plan.slot} does not exist`],
           'Repeat the load.',
         )
@@ -199,12 +199,12 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
           'stream.not-continuous',
           'the stream would not resume where the last one ended',
           problems,
-          'Otherwise changes are silently lost. Repeat the load.',
+          'Changes would be silently lost. Repeat the load.',
         )
-      // What the tables were before, not what they are: the stream's first check shows what has changed since.
+      // The tables' earlier files, not the current ones, so that the stream's first check shows what has changed since.
       const files = note?.files ?? entry.facts.files ?? {}
       const role = (await mayCreateLogins(target)) ? newLoginName() : undefined
-      // Before it is created, so that a killed run leaves its name to the next one.
+      // Recorded before the login is created, so that the next run can drop it if this one is killed.
       await noteStream(target, entry.id, {
         ...noteOf(slot, stagingSchema, publication, false),
         files,
@@ -216,7 +216,7 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
   )
 }
 
-/** Undefined, with the reason in the log, when the target does not allow the stream its own login. */
+/** Creates the stream's own login. Undefined, with the reason in the log, when the target does not allow one. */
 async function openLogin(
   target: Database,
   url: string,
@@ -238,7 +238,10 @@ async function openLogin(
   return undefined
 }
 
-/** @returns the role, if it could not be revoked */
+/**
+ * Revokes and drops the stream's login.
+ * @returns the role, if that failed
+ */
 async function retire(inputs: StreamInputs, role: string): Promise<string | undefined> {
   try {
     await withDatabase(inputs.target, 'target', async (target) => {
@@ -247,17 +250,22 @@ async function retire(inputs: StreamInputs, role: string): Promise<string | unde
     })
     return undefined
   } catch (error) {
-    info(`the next stream revokes the stream's login ${role}: ${messageOf(error)}`)
+    info(`the login ${role} of the stream remains until the next stream drops it: ${messageOf(error)}`)
     return role
   }
 }
 
-/** Reads its mark first, so that the stream's watch notices a later change. */
+/** Checks the publication. Reads its mark first, so that the stream's watch notices a later change. */
 async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
   const mark = await readPublicationMark(source, plan.publication)
   const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
   if (!mark || problems.length)
-    refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
+    refuse(
+      'publication.unfit',
+      'the stream cannot start',
+      problems,
+      'Fix these. If the stream has missed rows, load again.',
+    )
   return mark
 }
 
@@ -266,7 +274,7 @@ const MOST_CUTS = 5
 
 /**
  * Disconnects a replicator left behind by an earlier run. Only this run may stream, because it holds the migration,
- * and the reader has our replicator's name and user. A replicator ends with its run: one that returns runs elsewhere.
+ * and the reader has our replicator's name and user. A replicator ends with its run, so one that returns is elsewhere.
  * @throws VerdictError when another client reads the slot, or the reader keeps coming back
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {
@@ -277,25 +285,25 @@ async function endOrphan(source: Database, entry: Entry): Promise<void> {
     if (reader.application !== STREAM_APPLICATION || reader.user !== rows[0].me)
       refuse(
         'slot.in-use',
-        'the stream cannot begin',
+        'the stream cannot start',
         [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
         `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), then rerun the step.`,
       )
     if (cuts >= MOST_CUTS)
       refuse(
         'slot.earlier-replicator',
-        'the stream cannot begin',
+        'the stream cannot start',
         [
           `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,
         ],
-        'End its process: the job that started it, or its machine, still runs. Then rerun the step.',
+        'The job that started it, or its machine, is still running. End the process there, then rerun the step.',
       )
     await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [reader.pid])
     info(`disconnected the abandoned replicator of an earlier run: ${readerText(reader)}`)
   }
 }
 
-/** Who reads the slot, unless it is unread for a moment. */
+/** Waits up to `ms` milliseconds until the slot has no reader, and returns a reader that remains. */
 async function readerAfter(source: Database, entry: Entry, ms: number, cut: boolean) {
   const until = performance.now() + ms
   let away = 0
@@ -309,7 +317,7 @@ async function readerAfter(source: Database, entry: Entry, ms: number, cut: bool
   }
 }
 
-/** The replicator's own record of its progress, which takes precedence over the slot. Undefined when it has none yet. */
+/** The replicator's own record of its progress, which takes precedence over the slot; undefined when there is none. */
 async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
   const there = await db.query(
     `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -357,10 +365,10 @@ function noteOf(slot: SlotFacts, stagingSchema: string, publication: Publication
 }
 
 /**
- * Whether a new replicator would continue exactly where the last one ended. Its own note on the target (`memo`) takes
- * precedence over the slot, so one from another source or an earlier slot would make it silently skip changes.
- * @param note what the last stream of this load left; undefined when there has been none
- * @param cursor where the load left the slot; nothing moves it before the first stream
+ * Finds why a new replicator would not continue exactly where the last one ended. The replicator's own note on the
+ * target (`memo`) takes precedence over the slot, so one from another source or an earlier slot silently skips changes.
+ * @param note the ledger's record of the last stream of this load; undefined before the first
+ * @param cursor the slot's position after the load; nothing moves it before the first stream
  */
 export function continuityProblems(
   slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
@@ -384,7 +392,7 @@ export function continuityProblems(
     )
   if (!note?.confirmedFlushLsn) return problems
   const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
-  // After a crash the server may remember an earlier position; sending changes again does no harm.
+  // After a crash the server may return to an earlier position. Sending changes again does no harm.
   const restarted = note.serverStart !== slot.serverStart
   if (now < then && !restarted)
     problems.push(
@@ -396,7 +404,7 @@ export function continuityProblems(
     )
   else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
     problems.push('the slot has decoded less than before: it was recreated')
-  // A killed stream may have come further than its note, but only by the transactions it read.
+  // A killed stream may have got further than its record, but only by transactions that it has decoded.
   else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
     problems.push(
       `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
@@ -404,7 +412,7 @@ export function continuityProblems(
   return problems
 }
 
-/** Only what happened: `the replicator was restarted once; our own connections were lost 2 times`. */
+/** `the replicator was restarted once; our own connections were lost 2 times` */
 export function diagnosesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
   const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
   const { retries, restarts, interruptions } = status

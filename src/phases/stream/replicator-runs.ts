@@ -6,11 +6,11 @@ import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } fro
 
 const MOST_DIAGNOSES = 50
 
-/** The replicator's processes so far, including restarts: their counters and output. */
+/** The replicator's processes, including restarts, with their counters and errors. */
 export class ReplicatorRuns {
   readonly #request: Omit<ReplicatorRequest, 'metricsAddr'>
   #current: Replicator | undefined
-  /** Of the ended processes, and of the current one. */
+  /** Metrics of the ended processes, and of the current one. */
   #past: StreamMetrics = noMetrics()
   #metrics: StreamMetrics = noMetrics()
   #movedAt = performance.now()
@@ -19,7 +19,7 @@ export class ReplicatorRuns {
   /** Retries of the ended processes, and dials at the last reading of the current one. */
   #retriesBefore = 0
   #dialsBefore = 0
-  /** The last retry, and the first of those that followed each other within `retryGap`. */
+  /** The last retry, and the first one of an uninterrupted series, with gaps of at most `retryGap`. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   readonly #diagnoses = new Map<string, number>()
@@ -44,7 +44,7 @@ export class ReplicatorRuns {
     return this.#restarts
   }
 
-  /** How the last process that ended did so: `was ended by SIGKILL`. */
+  /** How the last ended process ended, such as `was ended by SIGKILL`. */
   get lastEnd(): string {
     return this.#lastEnd
   }
@@ -59,7 +59,7 @@ export class ReplicatorRuns {
     return this.#movedAt
   }
 
-  /** By its log lines, or by its dials when the log format is unknown. */
+  /** Number of retries, by log lines, or by dials when the log format is unknown. */
   get retries(): number {
     const now = Math.max(this.#current?.retries ?? 0, dials(this.#metrics) - 1)
     return this.#retriesBefore + Math.max(0, now)
@@ -71,12 +71,12 @@ export class ReplicatorRuns {
     return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
   }
 
-  /** Its distinct errors, and how often each occurred; it may have recovered. */
+  /** The replicator's distinct errors, and how often each occurred. It may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#diagnoses
   }
 
-  /** Its last error, verbatim. */
+  /** The replicator's last error, verbatim. */
   get said(): string | undefined {
     return this.#current?.lastDiagnosis ?? [...this.#diagnoses.keys()].at(-1)
   }

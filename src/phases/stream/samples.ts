@@ -9,10 +9,10 @@ export interface Sample {
   changes: number
 }
 
-/** Enough for a chart, small enough for the ledger. */
+/** Maximum number of samples: enough for a chart, small enough for the ledger. */
 const MOST = 240
 
-/** Evenly spaced samples however long a stream takes: when there are too many, every other one is dropped. */
+/** Evenly spaced samples of a stream of any length: once there are too many, every other one is dropped. */
 export class Samples {
   #kept: Sample[] = []
   #every = 1
@@ -26,7 +26,7 @@ export class Samples {
     this.#every *= 2
   }
 
-  /** Without those before the first heartbeat arrived, when the lag is unknown. */
+  /** All samples since the first heartbeat arrived; the lag is unknown before that. */
   get list(): Sample[] {
     return this.#kept.filter(({ lagMs }) => Number.isFinite(lagMs))
   }

@@ -26,7 +26,7 @@ export class SlotGuard {
     this.#limits = limits
   }
 
-  /** As last read. */
+  /** The slot as last read. */
   get slot(): SlotFacts | undefined {
     return this.#slot
   }
@@ -36,7 +36,7 @@ export class SlotGuard {
     return this.#startLsn ?? null
   }
 
-  /** When the stream was last seen to confirm more, by this process's clock. */
+  /** When the slot's confirmed position last moved, by this process's clock. */
   get confirmedAt(): number {
     return this.#confirmedAt
   }
@@ -53,7 +53,10 @@ export class SlotGuard {
       return readSlotFacts(db, name, publication, this.#since14)
     })
     if (!slot)
-      throw new VerdictError('slot.missing', `the slot ${name} is gone: changes since then are lost. Repeat the load`)
+      throw new VerdictError(
+        'slot.missing',
+        `the slot ${name} is gone, and changes since then are lost. Repeat the load`,
+      )
     const before = this.#slot
     this.#startLsn ??= slot.confirmedFlushLsn
     if (before && before.confirmedFlushLsn !== slot.confirmedFlushLsn) this.#confirmedAt = performance.now()
@@ -61,7 +64,7 @@ export class SlotGuard {
     if (before && wasRecreated(before, slot))
       throw new VerdictError(
         'slot.recreated',
-        `the slot ${name} was recreated: changes in between are lost. Repeat the load`,
+        `the slot ${name} was recreated, and changes in between are lost. Repeat the load`,
       )
     this.#requirePublication(slot)
     return slot
@@ -73,12 +76,12 @@ export class SlotGuard {
     this.#publication = slot.publication
     throw new VerdictError(
       'publication.dropped',
-      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}. A live slot does not recover from that. Start over with a new slot`,
+      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}. A live slot does not recover from that. Run \`abort\`, then prepare and load again`,
     )
   }
 
   /**
-   * A full disk stops the source for everyone, so this is never silent.
+   * Limits the WAL that the slot keeps: a full disk would stop the source for everyone.
    * @param stopReading ends the stream, before its slot is dropped
    * @throws VerdictError when the slot keeps more than the budget; `on-wal-budget: drop-slot` drops the slot first
    */
@@ -90,7 +93,7 @@ export class SlotGuard {
     if (onWalBudget === 'fail')
       throw new VerdictError(
         'slot.wal-budget',
-        `${kept}, and still does. Find out what delays the stream, raise the budget, or run \`abort\` to drop the slot before the disk is full`,
+        `${kept}. The slot was not dropped. Find out what delays the stream, raise the budget, or run \`abort\` to drop the slot before the disk is full`,
       )
     await stopReading()
     await this.#link.use((db) => seizeAndDrop(db, this.#plan.slot))

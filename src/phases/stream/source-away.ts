@@ -4,8 +4,8 @@ import { TIMING } from '../../runtime/timing.ts'
 import type { Loops } from './loops.ts'
 
 /**
- * Ends the replicator while the source accepts no connections: a server that shuts down waits for its log's readers, and the
- * replicator does not notice.
+ * Ends the replicator while the source accepts no connections: a server that shuts down waits until its slots have no
+ * readers, and the replicator does not notice.
  */
 export class SourceAway {
   readonly #stop: () => Promise<unknown>
@@ -23,16 +23,17 @@ export class SourceAway {
     } catch (error) {
       if (errorCode(error) === 'connect.not-ready' && !this.#away) {
         this.#away = true
-        info(
-          'the source is shutting down or starting: ending the replicator, and restarting it when the source is back',
-        )
+        info('the source is shutting down or starting; ended the replicator, which restarts when the source is back')
         void this.#stop()
       }
       throw error
     }
   }
 
-  /** Waits until the source is back. @returns whether it was away */
+  /**
+   * Waits until the source is back.
+   * @returns whether it was away
+   */
   async untilBack(loops: Loops): Promise<boolean> {
     const was = this.#away
     while (this.#away && !loops.stopped) await loops.pause(TIMING.restart)

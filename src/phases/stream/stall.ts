@@ -5,18 +5,19 @@ import { TIMING } from '../../runtime/timing.ts'
 export interface StallOptions {
   /** The tool's name, such as `molt fetch`. */
   name: string
-  /** What is known about it, in words, without a full stop at the end. */
+  /** What is known about the tool, without a full stop at the end. */
   known(): string
   /** Why the stall may be harmless, and where to look, in sentences. */
   advice: string
-  /** Milliseconds of stall after which `end` is called once; without it, stalls are only reported. */
+  /** Milliseconds after which a stalled tool is ended; undefined to only report stalls. */
   stallAfter: number | undefined
   end(): void
 }
 
 /**
- * A tool that is frozen, or waits for a lock, would silently hold a job until its timeout. StallWatch proves nothing,
- * because a large table's IMPORT INTO is one statement: it warns, and fails only if asked to.
+ * Reports a tool that prints nothing, because a frozen or blocked tool would silently hold a job until its timeout. A
+ * stall proves nothing: the IMPORT INTO of a large table is one statement. So the tool is ended only if `stallAfter` is
+ * set.
  */
 export class StallWatch {
   readonly #options: StallOptions
@@ -30,7 +31,7 @@ export class StallWatch {
     this.#timer = setInterval(() => this.#look(), TIMING.stallLook)
   }
 
-  /** It has printed something, or moved a row. */
+  /** Call when the tool has printed a line or moved a row. */
   heard(): void {
     this.#since = performance.now()
     this.#tellAt = TIMING.stallFirst
@@ -40,7 +41,7 @@ export class StallWatch {
     clearInterval(this.#timer)
   }
 
-  /** Why it was ended, in a sentence; undefined when it was not, or for another reason. */
+  /** Why the tool was ended, in a sentence; undefined when it was not ended for a stall. */
   get reason(): string | undefined {
     return this.#reason
   }
@@ -50,7 +51,7 @@ export class StallWatch {
     const silent = performance.now() - this.#since
     if (this.#reason) return
     if (stallAfter !== undefined && silent >= stallAfter) {
-      // What is known is collected before its end.
+      // Collected now: after the end, less is known.
       this.#reason = `It was ended because it printed nothing for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
       end()
     }

@@ -16,7 +16,7 @@ export interface StuckFacts {
   said: string | undefined
   diagnosis: Diagnosis | undefined
   retries: number
-  /** Who holds the lock on the target that the stream waits for. */
+  /** The holder of the lock on the target that the stream waits for, as text. */
   blocked: string | null
   slot: SlotFacts | undefined
   /** Triggers of the planned tables on the target, as `table.trigger`. */
@@ -56,7 +56,7 @@ export function deathError(replicator: Replicator, facts: StuckFacts): ToolError
   const said = lastError(replicator)
   const diagnosis = translate(said)
   if (!diagnosis || diagnosis.kind === 'other')
-    return replicator.child.failure({ said, advice: 'Its whole log is in the evidence folder.' })
+    return replicator.child.failure({ said, advice: 'Read its log in the evidence folder.' })
   return replicator.child.failure({
     code: `stream.stuck.${diagnosis.kind}`,
     said,
@@ -64,12 +64,12 @@ export function deathError(replicator: Replicator, facts: StuckFacts): ToolError
   })
 }
 
-/** The last error that it logged, otherwise its last line. */
+/** The last error that the replicator logged, otherwise its last line. */
 export function lastError({ lastDiagnosis, child }: Replicator): string {
   return lastDiagnosis ?? child.lastWords
 }
 
-/** What the databases know and the replicator does not say; completes the diagnosis. */
+/** Completes a diagnosis with what the databases know. */
 function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   const { said, slot, schemaChanges, triggers } = facts
   if (kind === 'connection' || kind === 'connection-limit') return sideText(said, facts)
@@ -79,7 +79,7 @@ function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   return schemaChanges.length ? ` (${schemaChanges.slice(0, 3).join('; ')})` : ''
 }
 
-/** Which database the replicator means, when it names the address of only one. */
+/** Names the database whose address is in the replicator's output; empty when both or neither are. */
 export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
   const named = (url: string) => {
     if (!URL.canParse(url)) return false

@@ -39,9 +39,9 @@ export interface StreamOptions {
   watch: WatchLimits
   /** The publication when it was checked. */
   publication?: PublicationMark
-  /** The files of the source's tables before it starts. */
+  /** The files of the source's tables before the stream starts. */
   files?: TableFiles
-  /** Set by the rolling proof beside the stream: changed rows still to be compared; undefined when it proves nothing. */
+  /** Number of changed rows that the rolling proof still has to compare; undefined without a proof. */
   keysOpen?: () => number | undefined
   signal: AbortSignal
 }
@@ -50,7 +50,7 @@ export interface StreamOptions {
 export interface StreamStatus {
   /** Age of the oldest heartbeat that has not arrived, or how long the last one took. */
   lagMs: number
-  /** False while no heartbeat is written, for a drain: `lagMs` is then the last measurement, and says nothing about now. */
+  /** False while a drain stops the heartbeats. `lagMs` is then the last measurement, not the current lag. */
   beating: boolean
   /** Rows upserted and deleted on the target since the stream began, heartbeats included. */
   changes: number
@@ -60,7 +60,7 @@ export interface StreamStatus {
   behindBytes: number
   retries: number
   restarts: number
-  /** How the last replicator that ended unasked did so: `was ended by SIGKILL`. */
+  /** How the last replicator ended unexpectedly, such as `was ended by SIGKILL`. */
   lastEnd: string
   /** Number of times one of our own connections was lost and reopened. */
   interruptions: number
@@ -68,12 +68,12 @@ export interface StreamStatus {
 
 /** Number of retries since a heartbeat was written at which the stream counts as stuck in a loop. */
 const CIRCLING = 3
-/** Number of times in a row a replicator may die without applying anything. */
+/** How many times in a row a replicator may die without applying a change. */
 const MAX_VAIN_LIVES = 5
 
 /**
- * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to the
- * target. Only the heartbeat is trusted: the replicator looks calm when it is stuck.
+ * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to
+ * the target. Only the heartbeat is trusted, because the metrics of a stuck replicator look calm.
  */
 export class Stream {
   readonly options: StreamOptions
@@ -90,9 +90,9 @@ export class Stream {
   readonly #loops = new Loops((error) => this.#noteLost(error))
   readonly #away = new SourceAway(() => this.#replicator.stop())
   #over = false
-  /** When a session last worked on a transaction, which moves no counter before it ends. */
+  /** When the stream was last seen at work on a transaction, which moves no counter before it ends. */
   #busyAt = Number.NEGATIVE_INFINITY
-  /** Who holds the lock on the target that the stream waits for. */
+  /** The holder of the lock on the target that the stream waits for, as text. */
   #blocked: string | null = null
 
   constructor(options: StreamOptions) {
@@ -130,7 +130,7 @@ export class Stream {
     )
   }
 
-  /** Ends a stream whose drain is proved: its work is done, and it is meant to stand still. */
+  /** Ends a stream whose drain is proved. From then on, {@link check} no longer expects it to move. */
   async finish(): Promise<void> {
     this.#over = true
     await this.close()
@@ -139,10 +139,10 @@ export class Stream {
   /** Ends the replicator and every connection. The slot stays, so that a later stream resumes where this one ended. */
   async close(): Promise<void> {
     await this.#stopReplicator()
-    // Before the loops: one of them may wait for an answer that never comes.
+    // Before the loops end, because one of them may wait for an answer that never comes.
     await this.#closeLinks()
     await this.#loops.ended()
-    // A loop between two calls may have connected again.
+    // A loop may have connected again in the meantime.
     await this.#closeLinks()
   }
 
@@ -188,7 +188,7 @@ export class Stream {
     return this.#guard.startLsn
   }
 
-  /** The replicator's distinct errors, and how often each occurred; it may have recovered. */
+  /** The replicator's distinct errors, and how often each occurred. It may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#replicator.diagnoses
   }
@@ -219,7 +219,7 @@ export class Stream {
   }
 
   /**
-   * @throws VerdictError when the stream is stuck, with the reason in words
+   * @throws VerdictError when the stream is stuck, or the error that ended one of its loops
    * @throws CancelledError when the run was asked to stop
    */
   check(): void {
@@ -230,7 +230,7 @@ export class Stream {
     const { circlingMs = 0 } = this.#replicator
     // Another process may apply the heartbeats while ours waits for the slot.
     if (circlingMs >= stuckAfter && this.#replicator.diagnosis?.kind === 'slot-busy')
-      throw this.stuck(`it has been refused the slot for ${seconds(circlingMs)}`)
+      throw this.stuck(`the replicator has been refused the slot for ${seconds(circlingMs)}`)
     const { unwrittenMs, oldest } = this.#heartbeats
     if (unwrittenMs >= stuckAfter)
       throw this.stuck(`no heartbeat could be written to the source for ${seconds(unwrittenMs)}`)
@@ -241,7 +241,7 @@ export class Stream {
       throw this.stuck(`no heartbeat has reached the target for ${seconds(age)}`)
   }
 
-  /** The error for a stream that does not move: what was seen, the cause, and its last output. */
+  /** The error for a stream that does not move: what was seen, the cause, and the replicator's last output. */
   stuck(seen: string): VerdictError {
     return stuckError(seen, this.#facts())
   }
@@ -274,10 +274,10 @@ export class Stream {
       const exit = await replicator.child.exited
       const away = await this.#away.untilBack(this.#loops)
       if (this.#loops.stopped) return
-      // Not its counters: each new process applies the last transaction again.
+      // The process's counters prove nothing: each new process applies the last transaction again.
       const useful = this.#heartbeats.seen > seen || this.slot?.confirmedFlushLsn !== position
       vain = useful || away ? 0 : vain + 1
-      // An unreachable database is waited for, as long as the source's heartbeat allows.
+      // Wait for an unreachable database, as long as the source accepts heartbeats.
       const mayReturn = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
       if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !mayReturn)) throw deathError(replicator, this.#facts())
       this.#replicator.bury(exit)
@@ -289,11 +289,10 @@ export class Stream {
   async #look(): Promise<void> {
     const skipped = await this.#heartbeats.look(this.slot?.confirmedFlushLsn)
     if (!skipped) return
-    // Our replicator did not move the slot.
-    const reader = this.slot?.reader ? `. It is read now by ${readerText(this.slot.reader)}` : ''
+    const reader = this.slot?.reader ? `. Its current reader is ${readerText(this.slot.reader)}` : ''
     throw new VerdictError(
       'slot.moved',
-      `the slot ${this.options.plan.slot} was recreated, advanced or read by another client: its position is past ${skipped} heartbeats that never reached the target, so changes are lost. Repeat the load${reader}`,
+      `the slot ${this.options.plan.slot} was recreated, advanced or read by another client: its position is past ${skipped} heartbeats that never reached the target, so changes are lost${reader}. Repeat the load`,
     )
   }
 
@@ -343,10 +342,10 @@ function replicatorRequest(options: StreamOptions): Omit<ReplicatorRequest, 'met
 }
 
 /**
- * Whether a stream still applies changes, and so is behind and not stuck. One that retries may apply the same ones
- * forever, but confirms none of them.
- * @param known the replicator's retries when the oldest heartbeat that has not arrived was written; when its session on
- * the target was last busy, and when the slot's confirmed position last moved
+ * Whether a stream still applies changes, and so is behind and not stuck. A stream that retries may apply the same
+ * changes forever, but confirms none of them.
+ * @param known the replicator's retries when the oldest heartbeat on its way was written; when the stream was last seen
+ * at work; and when the slot's confirmed position last moved
  */
 export function isBehind(
   { circlingMs, retries, movedAt }: Pick<ReplicatorRuns, 'circlingMs' | 'retries' | 'movedAt'>,

@@ -25,7 +25,7 @@ import { readTables } from '../../sql/tables.ts'
 import { withTriggers } from '../../sql/triggers.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 
-/** What changed in one side's tables between two readings, column by column. */
+/** The changes of one side's tables between two readings, column by column. */
 export function tableChanges(before: readonly Table[], after: readonly Table[], side: Side): Observation[] {
   const change = (kind: SchemaChange, what: string): Observation => ({
     kind,
@@ -70,13 +70,13 @@ async function triggersOf(db: Database, { targetSchema, tables }: Plan): Promise
   )
 }
 
-/** Other sessions that write to the target, on PostgreSQL; each as text for a person. */
+/** Other sessions that write to the target, on PostgreSQL: `billing (user app)`. */
 export async function writersOnPostgres(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
       WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid()
         AND application_name NOT IN ('molt-actions', $1, 'replicator')
-        -- A lock on rows alone takes RowShareLock, and a transaction id as a write does.
+        -- Locking rows takes RowShareLock, and a transaction id just like a write.
         AND EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = pg_stat_activity.pid AND l.granted
                        AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock')`,
     [STREAM_APPLICATION],
@@ -84,7 +84,7 @@ export async function writersOnPostgres(db: Database): Promise<string[]> {
   return rows.map(({ application, user }) => `${application || 'an application without a name'} (user ${user})`)
 }
 
-/** The same on CockroachDB, by its documented SHOW CLUSTER SESSIONS; needs VIEWACTIVITY. Not exercised on a cluster. */
+/** The same on CockroachDB, by SHOW CLUSTER SESSIONS [doc], which needs VIEWACTIVITY. Never run on a cluster. */
 async function writersOnCockroach(db: Database): Promise<string[]> {
   const { rows } = await db.query('SELECT application_name, user_name, active_queries FROM [SHOW CLUSTER SESSIONS]')
   return rows
@@ -94,7 +94,7 @@ async function writersOnCockroach(db: Database): Promise<string[]> {
     .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
 }
 
-/** The same on CockroachDB, where only blockers are known; empty also when this role cannot see locks. */
+/** What blocks the stream's session on CockroachDB; null also when this role cannot see locks. Never reports `busy`. */
 export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   try {
     return { busy: false, blocked: (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null }
@@ -104,7 +104,7 @@ export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean
   }
 }
 
-/** On PostgreSQL: whether the stream's own session is writing right now, and who blocks it, if anyone. */
+/** Whether the stream's session is writing to PostgreSQL right now, and what blocks it. */
 export async function applying(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   const { rows } = await db.query(
     `SELECT coalesce(bool_or(a.wait_event_type IS DISTINCT FROM 'Lock' AND (a.state = 'active'
@@ -129,7 +129,7 @@ export interface WatchLimits {
 
 const LONG_TRANSACTION = 5 * 60_000
 
-/** What the slot's numbers say about the source's disk. */
+/** Observations about the WAL that the slot keeps on the source's disk. */
 export function walObservations(slot: SlotFacts, limits: WatchLimits): Observation[] {
   const found: Observation[] = []
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20).toLocaleString('en-US')} MiB`
@@ -155,20 +155,20 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
     found.push({
       kind: 'wal-limit-half-used',
       severity: 'warning',
-      what: 'more than half of the WAL that the source keeps for a slot is used up (safe_wal_size); when all of it is, the slot is invalidated',
+      what: 'the slot has used more than half of the WAL that the source keeps for it (safe_wal_size). At the limit, the source invalidates the slot. Raise max_slot_wal_keep_size',
     })
   if (slot.oldest && slot.oldest.ageMs > LONG_TRANSACTION)
     found.push({
       kind: 'long-transaction',
       severity: 'warning',
-      what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}; the slot cannot release WAL before it ends`,
+      what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}; until it ends, the slot cannot release WAL`,
     })
   return found
 }
 
 /**
- * Checks both sides while a stream runs: schema changes, TRUNCATE, the publication, other writers. One small query on the
- * source each time, and one on the target every fifth time. Each observation is reported once.
+ * Checks both sides while a stream runs, for schema changes, TRUNCATE, a changed publication and other writers. Makes
+ * one small query on the source each time, and one on the target every fifth time. Reports each observation once.
  */
 export class Watch {
   readonly #plan: Plan
@@ -183,12 +183,12 @@ export class Watch {
   #writersKnown = true
   /** Triggers of the planned tables on the target, as `table.trigger`; set once requested. */
   triggers: readonly string[] = []
-  /** How the two sides' tables differ now, for the error of a stuck stream. */
+  /** How the tables of both sides differ now, for the error of a stuck stream. */
   differences: string[] = []
 
   /**
-   * @param publication when it was checked
-   * @param files before the stream started
+   * @param publication the publication when it was checked
+   * @param files the files of the source's tables before the stream started
    */
   constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
     this.#plan = plan
@@ -197,12 +197,12 @@ export class Watch {
     this.#files = files
   }
 
-  /** As in the last reading; later changes are for the next stream to find. */
+  /** The files at the last reading. The next stream finds later changes. */
   get files(): TableFiles {
     return this.#files
   }
 
-  /** `severity` in the result is `warning` or `fatal`: `on-ddl` has been applied. */
+  /** @returns observations with the severity `warning` or `fatal`, by `on-ddl` */
   async lookAtSource(db: Database): Promise<Observation[]> {
     const state = await readSourceState(db, this.#plan)
     const before = this.#source
@@ -225,7 +225,7 @@ export class Watch {
       const named = tableChanges(this.#sourceTables, tables, 'source')
       this.#sourceTables = tables
       return this.#news([
-        // Replaces "the columns were changed" by the columns.
+        // Named columns replace "the columns were changed".
         ...found.filter(({ kind }) => !named.length || kind !== 'columns-changed'),
         ...named,
       ])
@@ -261,12 +261,12 @@ export class Watch {
     return hidden.length ? readOffline(db, this.#plan.targetSchema, hidden) : []
   }
 
-  /** A table of the source, by its name on the target. */
+  /** The name on the target of a table of the source. */
   #onTarget(table: string): string {
     return `${this.#plan.targetSchema}.${table.slice(this.#plan.sourceSchema.length + 1)}`
   }
 
-  /** Of the schema's tables only those of the plan: the heartbeat stands among them on the target. */
+  /** Only the plan's tables of the schema, which on the target also has the heartbeat. */
   async #planned(db: Database, schema: string): Promise<Table[]> {
     return (await readTables(db, schema)).filter(({ name }) => this.#plan.tables.includes(name))
   }
@@ -292,10 +292,10 @@ export class Watch {
       return writers.map((who) => ({
         kind: 'foreign-writer',
         severity: 'warning',
-        what: `${who} writes to the target while it is being filled; its rows can be overwritten, or fail the verify`,
+        what: `${who} writes to the target while changes stream; its rows can be overwritten, or fail the verify. Stop it`,
       }))
     } catch (error) {
-      // Without the privilege to see other sessions there is nothing to watch.
+      // Without the privilege to see other sessions, stop looking.
       if (!/^(42501|42P01|42601|0A000)$/.test(sqlState(error) ?? '')) throw error
       this.#writersKnown = false
       return []

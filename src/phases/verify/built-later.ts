@@ -3,7 +3,7 @@ import { COMMITTED, type Entry } from '../../ledger/ledger.ts'
 import type { Database } from '../../runtime/database.ts'
 import type { VerifyOptions } from './verify.ts'
 
-/** What the target may still lack at this phase, because a later step builds it. */
+/** Definitions that the target may still lack in this phase, because a later step builds them. */
 export async function builtLater(
   target: Database,
   { id, phase }: Entry,

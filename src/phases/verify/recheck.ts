@@ -14,24 +14,24 @@ import { scrubText } from '../../tools/scrub.ts'
 export interface Suspects {
   definition: Table
   rows: readonly RowDifference[]
-  /** How many there are, including those not listed. */
+  /** Number of differing rows, including those not listed. */
   total: number
 }
 
 export interface RecheckOptions {
   sourceSchema: string
   targetSchema: string
-  /** Rows of one table to check. */
+  /** Maximum number of rows per table. */
   limit: number
   /** Milliseconds that a marker may take to reach the target. */
   markerTimeout: number
   rounds: number
-  /** What the source showed before molt started, all of it on the target by then; undefined when unknown. */
+  /** A snapshot of the source that was fully on the target before molt started; undefined when there is none. */
   arrived?: Snapshot
   signal: AbortSignal
 }
 
-/** A row in a form that can be compared across sides; undefined when there is none. `version` changes with each write. */
+/** A row in a form that can be compared across sides. `version` changes with each write. */
 interface Row {
   text: string
   version: string
@@ -39,7 +39,7 @@ interface Row {
 
 interface Pending {
   key: string[]
-  /** Rounds in which it differed although the source's row had not changed. */
+  /** Rounds in which the row differed although the source had not changed it. */
   stood: number
 }
 
@@ -48,10 +48,10 @@ const BATCH = 500
 const LOSS_AFTER = 2
 
 /**
- * Checks rows again that differed while changes were streaming. In each round the source's rows are read, a marker is sent
- * through the stream, and once it has arrived both sides are read. A row that the source did not change meanwhile must then
- * be equal, because changes arrive in order.
- * @returns the outcome for each table's differences, and the reason when there is none
+ * Checks rows again that differed while changes were streaming. Each round reads the rows on the source, sends a marker
+ * through the stream, and reads both sides once it has arrived. A row that the source did not change in between must
+ * then be equal, because changes arrive in order.
+ * @returns the outcome for each table's differences; `problem` says why rows were left unchecked
  */
 export async function recheckRows(
   source: Database,
@@ -88,7 +88,7 @@ export async function recheckRows(
     }
   } catch (error) {
     options.signal.throwIfAborted()
-    problem = `could not separate the differing rows from lag: ${scrubText(messageOf(error))}`
+    problem = `could not find out whether the differing rows are only lag: ${scrubText(messageOf(error))}`
   }
   for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'unchecked' : 'changing'] += left.length
   return problem ? { tables, problem } : { tables }
@@ -137,13 +137,13 @@ async function look(source: Database, target: Database, state: State, options: R
   }
 }
 
-/** Whether both sides had this row before molt started: if its values are equal now, it never lagged. */
+/** Whether both sides had this version of the row before molt started. If both are equal now, the row never lagged. */
 function isUnchanged({ version }: Row, arrived: Snapshot | undefined): boolean {
   return arrived !== undefined && isVisible(arrived, Number(version))
 }
 
 /**
- * Takes a snapshot of the source, and waits until all that it shows is on the target.
+ * Takes a snapshot of the source, and waits until everything in it is on the target.
  * @returns undefined when that takes longer than `markerTimeout`
  */
 export async function arrivedSnapshot(
@@ -161,7 +161,10 @@ export async function arrivedSnapshot(
   }
 }
 
-/** Waits until a heartbeat written now is on the target: everything committed before it has then been applied. */
+/**
+ * Waits until a heartbeat written now is on the target: everything committed before it has then been applied.
+ * @throws Error when that takes longer than `markerTimeout`
+ */
 export async function passMarker(
   source: Database,
   target: Database,
@@ -182,8 +185,8 @@ export async function passMarker(
 }
 
 /**
- * The keys that the database writes as molt has written them. With a different text a row would be found on neither side,
- * and nothing would seem to differ.
+ * The keys that the database writes exactly as molt did. With a different text, a row would be found on neither side,
+ * and would seem equal.
  */
 async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {
   const types = table.key.map((name) => table.columns.find((column) => column.name === name)?.type ?? 'text')
@@ -203,7 +206,7 @@ async function readableKeys(source: Database, table: Table, keys: readonly strin
   return readable
 }
 
-/** Reads rows by their keys, in the text forms that both servers write alike. */
+/** Reads rows by their keys, with values in a form that is the same on both servers. */
 function rowReader(db: Database, schema: string, table: Table, versions: boolean) {
   const { columns } = table
   const key = table.key.map(ident)
@@ -219,7 +222,7 @@ function rowReader(db: Database, schema: string, table: Table, versions: boolean
       const asked = new Set(batch.map((values) => JSON.stringify(values)))
       for (const row of rows as (string | null)[][]) {
         const name = JSON.stringify(row.slice(0, key.length))
-        if (!asked.has(name)) throw new Error(`a key of ${table.name} reads differently than it was written`)
+        if (!asked.has(name)) throw new Error(`a key of ${table.name} was returned with a different text`)
         const values = columns.map(({ type, labels }, i) => {
           const text = row[key.length + i] as string | null
           return text === null ? null : (plainForm(type, text, labels !== null) ?? text)

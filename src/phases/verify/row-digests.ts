@@ -1,4 +1,5 @@
 import { readTarget } from '../../destination/server.ts'
+import { byName } from '../../model/records.ts'
 import type { Column, Table } from '../../model/tables.ts'
 import { plainForm, writtenAlike } from '../../model/values.ts'
 import { connect, type Database, ident, literal, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
@@ -17,7 +18,7 @@ export interface TableDigest {
   classes: Partial<Record<ValueClass, number>>
   /** The first of the rows that differ, without their values. */
   rows: RowDifference[]
-  /** What could not be proved here, in words. */
+  /** What could not be proved by hashes, as text. */
   unproved: string[]
 }
 
@@ -27,30 +28,30 @@ export interface DigestOptions {
   sourceSchema: string
   targetSchema: string
   /**
-   * Set when rows move: waits until what is committed now has reached the target. A part of a table that was equal once is
-   * then proved.
+   * Set while changes stream: waits until everything committed so far is on the target. A part of a table that was
+   * equal once then counts as proved.
    */
   catchUp?: () => Promise<void>
-  /** Reads the target as of this time of its clock, decimal. Default: now. */
+  /** Reads the target as of this time, `<nanoseconds>.<logical>` of its clock. Default: now. */
   asOf?: string
   /** Connections to each side. */
   concurrency: number
   signal: AbortSignal
 }
 
-/** Rows and characters of one table that are fetched to compare them one by one, and those of one query. */
+/** Maximum rows and characters to fetch and compare one by one, per table and per query. */
 const FETCHED = { rows: 100_000, size: 256 << 20 }
 const BATCH = { rows: 20_000, size: 64 << 20 }
-/** Readings of a table whose rows move, and the number of parts or rows not worth another scan. */
+/** Maximum readings of a table while changes stream, and the number of parts or rows that is not worth another one. */
 const ROUNDS = 5
 const FEW = { buckets: 64, rows: 1_000 }
-/** Characters of a value up to which it is fetched as it is. */
+/** Longer values, in characters, are fetched as a hash. */
 const SHOWN = 100
 
 /**
- * A second check of every row, independent of molt: what `molt fetch` misreads, `molt verify` misreads as well, and finds
- * equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for 4096 parts of the
- * table, by the hash of the key, and the rows of the differing parts are fetched and compared.
+ * Checks every row a second time, independently of molt: a value that `molt fetch` misreads, `molt verify` misreads
+ * too, and finds equal. Each database adds up the hashes of its own rows. If the sums differ, they are computed again
+ * for 4096 parts of the table, by the hash of the key, and the rows of the differing parts are fetched and compared.
  * @param tables pairs of tables with the same columns and key, according to both catalogs
  */
 export async function digestTables(
@@ -88,7 +89,7 @@ export async function digestTables(
   }
 }
 
-/** A connection without a statement time limit that ends with the run. */
+/** Opens a connection without a statement time limit for `work`. An abort of `signal` closes it. */
 async function reading<T>(
   url: string,
   side: Side,
@@ -106,14 +107,14 @@ async function reading<T>(
   }
 }
 
-/** Otherwise the server keeps adding up for a client that is gone. Not every version and platform notices. */
+/** Makes the server end a statement when its client is gone, where the version and platform support that. */
 export async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
 /**
- * Columns hashed together: all that both servers write the same way together, and each other column separately. The
- * hash includes the key; otherwise values that two rows have exchanged would add up to the same sum.
+ * Columns that are hashed together: all columns that both servers write the same way, and each other column separately.
+ * Every hash includes the key, because values that two rows have exchanged would otherwise add up to the same sum.
  */
 export interface Part {
   columns: Column[]
@@ -121,24 +122,24 @@ export interface Part {
   alike: boolean
 }
 
-/** How a table's rows are hashed so that both servers get the same. */
+/** How a table's rows are hashed, the same way on both servers. */
 export interface RowShape {
   name: string
   key: Column[]
   parts: Part[]
   text(column: Column): string
-  /** Whether the servers may write it differently. */
+  /** Whether the servers may write the column differently. */
   odd(column: Column): boolean
 }
 
 interface Comparison extends RowShape {
-  /** One read of each side, at the same time. */
+  /** Reads both sides in parallel. */
   both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
 }
 
 export interface Session {
   db: Database
-  /** After the table's name, for a state of the past. */
+  /** SQL after the table's name, to read a state of the past. */
   asOf?: string
   /** SQL for a 48-bit number from a hash. */
   number(hash: string): string
@@ -150,7 +151,7 @@ interface Reader extends Session {
 
 export const HASHED = {
   postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
-  // CockroachDB cannot parse hexadecimal digits as a number. Both servers have this way to their bytes.
+  // CockroachDB cannot parse hexadecimal digits as a number, so this reads their bytes.
   cockroach: (hash: string) =>
     [40, 32, 24, 16, 8, 0].map((bits, i) => `(get_byte(decode(${hash}, 'hex'), ${i})::bigint << ${bits})`).join(' | '),
 }
@@ -171,7 +172,7 @@ function comparison(
 /** @param pair tables with the same columns and key */
 export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
-  // Generated ones too: each side computes its own values, and nothing else compares the expressions.
+  // Including generated columns: each side computes its own values, and nothing else compares the expressions.
   const columns = here.columns.filter(({ name }) => other.has(name))
   // A number keeps the trailing zeros of its own column's scale.
   const alike = columns.filter(
@@ -180,8 +181,8 @@ export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   )
   const others = columns.filter((column) => !alike.includes(column))
   const key = here.key.flatMap((name) => columns.find((column) => column.name === name) ?? [])
-  // With such a key, the columns that are written the same way are hashed twice: alone, where different hashes prove a
-  // difference, and with the key, where equal ones prove that each value is in its row.
+  // If the servers write the key differently, all other columns are hashed twice: alone, where different hashes prove a
+  // difference, and with the key, where equal hashes prove that each value is in its row.
   const oddKey = key.filter((column) => others.includes(column))
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
@@ -213,7 +214,7 @@ async function digestTable(table: Comparison, options: DigestOptions): Promise<T
     missing: 0,
     mismatch: 0,
     extraneous: 0,
-    columns: {},
+    columns: byName(),
     classes: {},
     rows: [],
     unproved: [],
@@ -233,7 +234,7 @@ async function digestTable(table: Comparison, options: DigestOptions): Promise<T
   return found
 }
 
-/** The sums of whole tables, and the parts of their columns in which these differ. */
+/** Compares the sums of a whole table, and returns the parts of its columns that differ. */
 async function compareSums(table: Comparison, parts: readonly Part[]) {
   const [[here], [there]] = await table.both((reader) => readSums(reader, table, parts, false))
   return { here, there, apart: parts.filter((_, i) => here?.sums[i] !== there?.sums[i]) }
@@ -243,14 +244,14 @@ function known({ type, labels }: Column): boolean {
   return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
 }
 
-/** Rows cannot be matched by a key that both servers may write differently; equal sums are proof anyway. */
+/** Records differing sums of a table whose rows cannot be matched: the servers may write its key differently. */
 function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
     else found.unproved.push(...columns.filter(odd).map(writtenOtherwise))
 }
 
-/** The same while rows move: sums that were equal at one moment are proof; those that never were prove nothing. */
+/** The same while changes stream: sums that were equal once are proof, and sums that never were prove nothing. */
 async function withoutKeysMoving(
   table: Comparison,
   found: TableDigest,
@@ -263,7 +264,9 @@ async function withoutKeysMoving(
     parts = (await compareSums(table, parts)).apart
   }
   if (parts.some(({ alike }) => alike))
-    found.unproved.push('rows that change under such a key are compared only by molt verify')
+    found.unproved.push(
+      'its changing rows are compared only by molt verify, because the servers write its key differently',
+    )
   withoutKeys(
     table,
     parts.filter(({ alike }) => !alike),
@@ -282,14 +285,14 @@ interface Sums {
   sums: (string | undefined)[]
 }
 
-/** The sums of the hashes of some columns, of the whole table or for each part of it. */
+/** Adds up the hashes of some columns, of the whole table or by bucket. */
 async function readSums(
   { db, table, number, asOf = '' }: Reader,
   { key, text }: Comparison,
   parts: readonly Part[],
   buckets: boolean,
 ): Promise<Sums[]> {
-  // The size of what would be fetched matters only where rows may be fetched.
+  // The size matters only if rows may be fetched.
   const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
   const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
   const hashed = ({ columns, alike }: Part) => (alike ? columns : [...new Set([...key, ...columns])])
@@ -309,7 +312,7 @@ async function readSums(
   }))
 }
 
-/** Texts as one. Each has its length before it, so no value can shift a column, and none reads like NULL. */
+/** Joins texts into one. Each follows its length, so that no value can shift a column, and none looks like NULL. */
 export function joined(texts: readonly string[]): string {
   return texts.map((text) => `coalesce(length(${text})::text || ':' || ${text}, '-')`).join(' || ')
 }
@@ -318,7 +321,7 @@ function bucketOf(key: readonly string[]): string {
   return `substr(md5(${joined(key)}), 1, 3)`
 }
 
-/** A part of the table in which something differs. */
+/** A part of a table with a difference. */
 interface Bucket {
   name: string
   rows: number
@@ -333,7 +336,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     if (round) await options.catchUp?.()
     options.signal.throwIfAborted()
     const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
-    // What was equal at one moment includes all rows that do not change.
+    // A part that was equal once is proved: the rows that differ now changed since.
     left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
     const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
     if (left.size <= FEW.buckets || rows <= FEW.rows) break
@@ -354,7 +357,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
       found,
       unknown,
     )
-    // The sums differ, but the rows seem equal and nothing changes them, so one of the two is wrong.
+    // The sums differ, but the rows look equal although nothing changes them: count a difference.
     if (!options.catchUp && !apart && !table.key.some(table.odd) && batch.some(({ certain }) => certain))
       found.mismatch++
   }
@@ -385,7 +388,7 @@ function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map
   return found
 }
 
-/** The first buckets that fit into one query and the remaining budget, removed from both. */
+/** Takes the first buckets that fit into one query and the remaining budget. */
 function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): Bucket[] {
   const batch: Bucket[] = []
   const room = { rows: Math.min(BATCH.rows, budget.rows), size: Math.min(BATCH.size, budget.size) }
@@ -400,7 +403,10 @@ function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): B
   return batch
 }
 
-/** @returns how many rows differ */
+/**
+ * Fetches and compares the rows of some buckets.
+ * @returns how many rows differ
+ */
 async function compareRows(
   table: Comparison,
   parts: readonly Part[],
@@ -444,7 +450,7 @@ function note(found: TableDigest, kind: RowKind, key: string[], columns: string[
   if (found.rows.length < KEPT_ROWS) found.rows.push({ kind, key, columns })
 }
 
-/** Undefined when it is unknown. */
+/** Whether two values are equal; undefined when that is unknown. */
 export function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
   if (here === there) return true
   if (here === null || there === null) return false
@@ -452,15 +458,15 @@ export function sameValue({ type, labels }: Column, here: string | null, there: 
   return a === undefined || b === undefined ? undefined : a === b
 }
 
-/** The rows of some parts of the table, by their keys in plain form. */
+/** Reads the rows of some buckets, by their keys in plain form. */
 async function readRows(
   { db, table, asOf = '' }: Reader,
   { key, text }: Comparison,
   columns: readonly Column[],
   buckets: readonly string[],
 ): Promise<Map<string, { key: string[]; values: (string | null)[] }>> {
-  // For a long value that both sides write the same way, its hash says as much. It is longer than any value shown unhashed,
-  // so it never equals one.
+  // The hash of a long value is enough when both servers write it the same way. Padding makes it longer than any value
+  // that is not hashed, so the two are never equal.
   const value = (column: Column) =>
     writtenAlike(column.type, column.labels !== null)
       ? `CASE WHEN length(${text(column)}) > ${SHOWN} THEN repeat('.', ${SHOWN}) || md5(${text(column)}) ELSE ${text(column)} END`

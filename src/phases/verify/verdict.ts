@@ -18,7 +18,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       different ? 'source and target differ' : 'source and target are not proved to be equal',
       report.problems,
       different
-        ? 'The drain was proved, so nothing is in flight: this is loss, and waiting does not help. Nothing was committed. Find the cause, then abort, and prepare and load again.'
+        ? 'The drain was proved, so nothing is in flight: rows are lost, and waiting does not help. Nothing was committed. Find the cause, run `abort`, then prepare and load again.'
         : 'Nothing was committed. Fix these, then run `cutover` again.',
       SUMMARIZED,
     )
@@ -44,7 +44,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
     report.problems,
     report.while === 'streaming'
       ? 'This is not lag. Do not cut over.'
-      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain, a difference is loss: do not cut over.',
     SUMMARIZED,
   )
 }

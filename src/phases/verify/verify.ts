@@ -1,6 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
+import { byName } from '../../model/records.ts'
 import { asDecided, decisionText, narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
@@ -47,24 +48,24 @@ export interface VerifyOptions {
   level: VerifyLevel
   logFile: string
   signal: AbortSignal
-  /** Output of `molt verify --help`, if the caller has it: starting a program is a good part of a write pause. */
+  /** Output of `molt verify --help`, if the caller has it, because starting a program takes time in the write pause. */
   help?: string
   concurrency?: number
-  /** Limits the work to these of the plan's tables. */
+  /** Compares only these of the plan's tables. */
   tables?: readonly string[]
   /** Default: `drained`. */
   while?: 'streaming' | 'drained'
-  /** Default: `exact`; `no` while rows move. */
+  /** Default: `exact`. While changes stream, rows are not counted. */
   count?: 'exact' | 'estimated'
-  /** Whether indexes, constraints and sequences are compared, and what follows. Default: not compared. */
+  /** Whether a different index, constraint or sequence is a problem or only a note. Default: not compared. */
   structure?: 'require' | 'report'
-  /** What the cutover or `finalize` builds later: it may be missing on the target until then. */
+  /** Definitions that the cutover or `finalize` builds later, so that they may be missing on the target now. */
   deferred?: readonly { table: string; name: string }[]
-  /** Before a commit: sequences are set by the cutover, and the source's keep moving. */
+  /** Whether nothing is committed yet: the cutover sets the sequences, and the source's keep moving. */
   uncommitted?: boolean
-  /** Writes each differing row's key, or values too, to a file of mode 600. */
+  /** Writes the key of each differing row, or its values too, to a file of mode 600. */
   show?: { what: 'keys' | 'values'; file: string }
-  /** Milliseconds without output from molt after which it is ended; never, if undefined. */
+  /** Milliseconds without output after which molt is ended; undefined for never. */
   stallAfter?: number
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
@@ -83,7 +84,7 @@ interface Findings {
   unknown?: Unknowns
 }
 
-/** Compares both sides for the expected tables, with molt and with checks that do not depend on it. */
+/** Compares the expected tables of both sides, with molt and with checks that do not depend on molt. */
 export async function runVerify(source: Database, target: Database, given: VerifyOptions): Promise<VerifyReport> {
   const began = performance.now()
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
@@ -93,11 +94,11 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const definitions = await tellOffline(target, plan, compareDefinitions(here, there, plan))
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   found.problems.push(...definitions.map(({ table, what, fix }) => ({ table: bare(table), what: `${what}; ${fix}` })))
-  // The source's policies were checked before. Here, molt, the hashes and every count would all miss the rows.
+  // The source's policies were checked before. Molt, the hashes and every count would all miss hidden rows.
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
     found.problems.push({
       table: name,
-      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
+      what: `${name}: row-level security on the target hides some of its rows from this role, so a comparison proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
     })
   const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
@@ -120,7 +121,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   }
 }
 
-/** Only row counts. While rows move they need not be equal, and nothing explains why they are not. */
+/** Compares only row counts. While changes stream, counts may differ, which proves nothing. */
 async function compareCounts(
   source: Database,
   target: Database,
@@ -133,7 +134,7 @@ async function compareCounts(
   found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
 }
 
-/** Every row with molt, and in parallel what does not depend on molt: row hashes, or at least row counts. */
+/** Compares every row with molt, and in parallel, independently of molt, row hashes or at least row counts. */
 async function compareRows(
   source: Database,
   target: Database,
@@ -150,7 +151,7 @@ async function compareRows(
     const [a, b] = [onSource?.get(name), onTarget?.get(name)]
     return a && b ? [[a, b] as const] : []
   })
-  // When molt fails, nothing waits for sums, which take longer the larger the tables are.
+  // If molt fails, do not wait for the sums, which take long on large tables.
   const failed = new AbortController()
   const signal = AbortSignal.any([options.signal, failed.signal])
   const arrived = streaming ? await arrivedSnapshot(source, target, arrivalLimits(options)) : undefined
@@ -181,10 +182,13 @@ async function compareRows(
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
-/** Connections to each side: while changes stream, the stream has priority. */
+/** Connections to each side. Only one while changes stream, because the stream has priority. */
 const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
 
-/** @returns undefined when the databases could not compute them, which proves nothing */
+/**
+ * Compares row hashes.
+ * @returns undefined when the databases could not compute them, which leaves the verify inconclusive
+ */
 async function rowDigests(
   [source, target]: readonly [Database, Database],
   pairs: readonly (readonly [Table, Table])[],
@@ -207,7 +211,7 @@ async function rowDigests(
   } catch (error) {
     signal.throwIfAborted()
     found.unsettled.push({
-      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them, which is enough at level \`molt\``,
+      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them. The level \`molt\` accepts that`,
     })
     return undefined
   }
@@ -228,24 +232,24 @@ function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings)
   verdict.unseen = unseen
   const columns = Object.entries(digest.columns).sort(([, a], [, b]) => b - a)
   if (columns.length) verdict.columns = [...new Set([...(verdict.columns ?? []), ...columns.map(([column]) => column)])]
-  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: byName(), classes: {} }
   const told = new Set(known.rows.map(({ key }) => JSON.stringify(key)))
   known.rows.push(...digest.rows.filter(({ key }) => !told.has(JSON.stringify(key))))
   account.rows.set(digest.name, known)
   verdict.diagnosis ??= diagnose(verdict, { ...known, columns: digest.columns, classes: digest.classes })
 }
 
-/** What row counts alone show. */
+/** A table's verdict from its row counts alone. */
 function countedRows(name: string, rows: number, there: number): TableVerdict {
   return { ...newVerdict(name), rows, missing: Math.max(0, rows - there), extraneous: Math.max(0, there - rows) }
 }
 
-/** Definitions that differ between the expected tables of both sides now. */
+/** The differences between the definitions of the expected tables on both sides. */
 export async function definitionProblems(source: Database, target: Database, plan: Plan) {
   return tellOffline(target, plan, compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan))
 }
 
-/** Nothing can be read there on one side. */
+/** Differences that make a table unreadable on one side. */
 const ABSENT: readonly DifferenceKind[] = ['missing-on-source', 'missing-on-target', 'offline-on-target']
 
 /** Separates tables that an import keeps offline from missing tables: the catalogs hide both. */
@@ -257,7 +261,7 @@ async function tellOffline(target: Database, plan: Plan, found: readonly Differe
     const importing =
       difference.kind === 'missing-on-target' && offline.get(`${plan.targetSchema}.${bare(difference.table)}`)
     if (!importing) return difference
-    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'or wait until it has ended' }
+    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'or wait until it ends' }
   })
 }
 
@@ -274,7 +278,7 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
         kind: 'missing-on-source',
         table: `${plan.sourceSchema}.${name}`,
         what: `${plan.sourceSchema}.${name} is missing on the source`,
-        fix: 'it was an expected table. If you dropped it on purpose, start a new migration',
+        fix: 'the plan expects this table. If you dropped it on purpose, start a new migration',
       }),
     )
   const expected = plan.tables.flatMap((name) => byName.get(name) ?? [])
@@ -289,8 +293,8 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
 }
 
 /**
- * What the load leaves for later: indexes, constraints, sequences. A sequence that cannot be set is never for later: it
- * would be noticed only in the write pause.
+ * Compares what the load leaves for later: indexes, constraints, sequences. A sequence that cannot be set is always a
+ * problem, because it would otherwise show only in the write pause.
  */
 async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
   const { sourceSchema, targetSchema, tables, decided = [] } = options.plan
@@ -298,7 +302,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
   ] as const
-  // The column of a sequence without an index is read in full.
+  // A sequence's column without an index is read in full, which takes long.
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
   found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)).map((what) => ({ what })))
   if (!options.structure) return
@@ -351,7 +355,7 @@ async function countTables(
   )
 }
 
-/** By the server's statistics. CockroachDB leaves `reltuples` empty, and has its own statistics. */
+/** Estimates the rows of a table by the server's statistics. CockroachDB has its own, and leaves `reltuples` empty. */
 async function estimateRows(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT version() AS version, coalesce(sum(greatest(reltuples, 0)), 0)::float8 AS rows FROM pg_catalog.pg_class
@@ -369,7 +373,7 @@ function countProblem({ name, rows, missing, extraneous }: TableVerdict): Verify
   return [{ table: name, what: `${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}` }]
 }
 
-/** The rows that molt saw must be all rows, on either side. */
+/** Requires that molt saw all rows of both sides. */
 function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): VerifyFinding[] {
   return counts.flatMap((counted): VerifyFinding[] => {
     const seen = tables.find(({ name }) => name === counted.name)
@@ -442,12 +446,12 @@ function explainVerify(said: string): { code: ErrorCode; advice: string } | unde
     return {
       code: 'molt.type-unsupported',
       advice:
-        'This build of molt cannot read a type of one of the tables; limit the work with `tables`, or use a newer build.',
+        'This build of molt cannot read a type of one of the tables. Leave the table out with `tables`, or use a newer molt.',
     }
   return explainWords(said)
 }
 
-/** The differing rows, for people: never in a log, and readable only by this user. */
+/** Opens the file for differing rows, which only this user can read. The rows never reach a log. */
 function rowFile(show: { what: 'keys' | 'values'; file: string }) {
   const stream = createWriteStream(show.file, { mode: 0o600, flags: 'w' })
   return {
@@ -461,7 +465,10 @@ function rowFile(show: { what: 'keys' | 'values'; file: string }) {
   }
 }
 
-/** Checks differences again. @returns what stays unknown, in words; loss stays a difference */
+/**
+ * Checks differences again, and records for each table whether they are lag or loss.
+ * @returns what could not be checked
+ */
 async function settle(
   source: Database,
   target: Database,
@@ -490,28 +497,28 @@ async function settle(
 
 const INCONCLUSIVE = {
   unlike:
-    'the values are equal by the hashes of both databases, so the rows changed meanwhile, or molt compares these types differently. Give the columns the same type on both sides',
-  moving: 'verify again, or after the drain',
-  cut: 'molt did not finish, and nothing is known to differ there',
+    'the values are equal by the hashes of both databases, so either the rows have changed since, or molt compares these types differently. Give the columns the same type on both sides',
+  moving: 'verify again with less load, or after the drain',
+  cut: 'molt did not finish, and no difference is known. Verify again',
 }
 
-/** A lagging stream must not delay the verify for long. */
+/** Limits of {@link arrivedSnapshot}. Short, so that a lagging stream does not delay the verify for long. */
 function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
   const markerTimeout = Math.min(TIMING.arrival, recheck?.markerTimeout ?? RECHECK.markerTimeout)
   return { targetSchema: plan.targetSchema, signal, markerTimeout }
 }
 
-/** The outcome for the differing rows; without another check every difference counts as loss. */
+/** The outcome for a table's differing rows. Without a recheck, every difference counts as loss. */
 function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | keyof typeof INCONCLUSIVE {
   if (columnMismatch) return 'loss'
-  // While rows move, equal hashes can belong to another moment than what molt saw.
+  // While changes stream, the hashes can be of another moment than molt's reading.
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
   return recheck.changing || recheck.unchecked ? 'moving' : 'lag'
 }
 
-/** When every listed missing row belongs to one of several partitions, that is where to look. */
+/** Names the partition of a table's missing rows, if all of them belong to one of several partitions. */
 async function partitionsOfMissing(
   source: Database,
   account: VerifyAccount,
@@ -536,7 +543,7 @@ async function partitionsOfMissing(
       [table.oid],
     )
     if (partitions.length === 1 && all[0].count > 1)
-      found.set(table.name, `every row that is missing belongs to the partition ${partitions[0].name}`)
+      found.set(table.name, `all missing rows belong to the partition ${partitions[0].name}`)
   }
   return found
 }
@@ -548,7 +555,7 @@ function insecureSides(options: VerifyOptions): string[] {
   })
 }
 
-/** The plan's order, in whatever order the shards ended. */
+/** Sorts tables in the plan's order. */
 function order(tables: readonly TableVerdict[], plan: Plan): TableVerdict[] {
   const at = (name: string) => (plan.tables.indexOf(name) + 1 || Number.POSITIVE_INFINITY) as number
   return [...tables].sort((a, b) => at(a.name) - at(b.name))
