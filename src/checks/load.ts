@@ -58,7 +58,7 @@ export const loadChecks: readonly Check[] = [
   {
     id: 'load.time',
     severity: 'warn',
-    title: "The load fits into the job's time",
+    title: "The load fits into the job's time limit",
     protects: 'GitHub ends a job at its limit (6 h on hosted runners). The load is lost, and the slot stays.',
     fix: 'Use a self-hosted runner with `timeout-minutes: {minutes}` or more, or move the largest tables in a separate migration.',
     *find(facts) {
@@ -74,7 +74,7 @@ export const loadChecks: readonly Check[] = [
   {
     id: 'load.session',
     severity: 'warn',
-    title: "The load fits into the cloud session's time",
+    title: 'The load finishes before the cloud session expires',
     protects: 'OIDC credentials expire, by default after one hour. Uploads to the bucket fail from then on.',
     fix: 'Request a longer session (`role-duration-seconds: {seconds}`), or give the runner’s own identity access to the bucket.',
     *find(facts) {

@@ -333,7 +333,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can drop foreign keys and add them again',
     protects:
-      'A foreign key that is dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
+      'A foreign key that is dropped for the load could not be added again, which requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
     fix: '{sql}{instead}',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
@@ -422,7 +422,7 @@ export const rightChecks: readonly Check[] = [
     title: 'The migration user can load by COPY',
     protects:
       '`mode: use-copy` and `direct-copy` load by COPY FROM, which requires the role admin. Without it the load fails at its first row.',
-    fix: 'Set `mode: import`. Only if an administrator as the migration user is acceptable, keep the mode and run: GRANT admin TO {role};',
+    fix: 'Set `mode: import`. To keep the mode, make the migration user an administrator: GRANT admin TO {role};',
     *find(facts) {
       const { role, server } = facts.target
       const { mode } = facts.settings
@@ -452,7 +452,7 @@ export const rightChecks: readonly Check[] = [
   },
 ]
 
-/** No help for definitions that `convert` or an earlier `prepare` has already deferred. */
+/** Only for this deferral: it does not restore what `convert` or an earlier `prepare` has deferred. */
 const OR_KEEP = ' -- or set `defer: none`'
 
 /** For PostgreSQL, where only an owner can alter a table. Membership in the owner could make the role a superuser. */

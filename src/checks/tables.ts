@@ -221,7 +221,7 @@ export const tableChecks: readonly Check[] = [
         if (each.schema !== settings.schema && expected.has(each.table))
           yield {
             object: `${each.schema}.${each.table}`,
-            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} beside ${settings.schema}.${each.table}`,
+            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} in addition to ${settings.schema}.${each.table}`,
             names: { publication: settings.publication, table: qualified(each.schema, each.table) },
           }
     },

@@ -394,7 +394,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No old staging schema is left',
     protects:
-      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, changes are skipped although the slot has moved past them. This suite uses a new schema for each load; your own command line may not.',
+      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, changes are skipped although the slot has moved past them. This suite uses a new schema for each load. If you run the replicator yourself, it may reuse one.',
     fix: 'DROP SCHEMA {schema} CASCADE; -- if no other migration uses it',
     *find(facts) {
       if (!beforeLoad(facts)) return

@@ -98,7 +98,7 @@ function explain(issue: z.core.$ZodIssue, suggest: Suggest): Problems {
   return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not a known key${suggest(key, known)}`)
 }
 
-/** The keys that the schema allows at a path. Any name selects the value of a record. */
+/** The keys allowed at a path. In a record, every name leads to the schema of its values. */
 function keysAt(path: readonly PropertyKey[]): string[] {
   let schema: unknown = decisions
   for (const key of path) {

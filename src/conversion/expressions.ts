@@ -84,7 +84,7 @@ export const UNQUOTED_RESERVED = new Set(['family', 'index', 'nothing'])
 /** Arrays of these are no column type (cockroachdb/cockroach#23468, and the grammar). */
 export const NO_ARRAYS = /^(JSONB|TSVECTOR|TSQUERY|VECTOR)/
 
-/** Types of several words, longest first. */
+/** Type names of several words, longest first. */
 const LONG_TYPES = [
   'timestamp without time zone',
   'timestamp with time zone',
@@ -226,7 +226,7 @@ class Translator {
     else this.unsupported.add(`the collation ${name}`)
   }
 
-  /** Translates `OPERATOR(public.=)`, an extension's operator, to the same operator of CockroachDB's own type. */
+  /** Translates an extension's operator, such as `OPERATOR(public.=)`, to CockroachDB's operator of the same name. */
   #qualified(): void {
     let text = ''
     while (this.#peek() && this.#peek()?.text !== ')') text += this.#tokens[this.#at++]?.text

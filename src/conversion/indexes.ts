@@ -168,7 +168,7 @@ function reported(work: Work, rule: string, object: string, index: Index): Metho
   return 'inverted'
 }
 
-/** Whether an inverted index fits: CockroachDB inverts only the last column, and cannot store others. */
+/** Whether an inverted index can replace it. CockroachDB inverts only the last column, and cannot store others. */
 function isInverted({ columns, include }: Index): boolean {
   const inverted = columns.map((each) => GIN_PARTS.test(each.opclass ?? ''))
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)

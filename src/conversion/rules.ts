@@ -187,7 +187,7 @@ const TYPE_RULES = [
   ),
   rule(
     'type.internal',
-    'Types with a meaning only on one server',
+    'Types that have a meaning only on one server',
     'lossy',
     'data-types',
     'STRING.',

@@ -396,7 +396,7 @@ function commentsOf(work: Work, table: Table): string[] {
 /** Column names that CockroachDB's grammar reserves (reserved_keyword), but PostgreSQL allows. */
 const RESERVED = new Set([...UNQUOTED_RESERVED, 'none'])
 
-/** Reports names that the application must treat with care. The name itself is always kept. */
+/** Reports names that need care in the application. The conversion keeps every name. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {
   const name = parts.at(-1) as string
   const object = work.name(kind, ...parts)

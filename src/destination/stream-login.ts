@@ -206,8 +206,8 @@ function alive(role: string, why: string): VerdictError {
 const WRITES = 'INSERT, UPDATE, DELETE'
 
 /**
- * Revokes this role's own write rights on the tables that it owns, for when no login can be revoked. An owner can grant
- * them to itself again.
+ * Revokes this role's own write rights on the tables that it owns. A fallback for streams without a login to revoke. An
+ * owner can grant the rights to itself again.
  * @returns the tables to which the role can still write: superusers always can, and on CockroachDB owners too
  */
 export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {

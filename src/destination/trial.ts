@@ -73,7 +73,7 @@ async function build(target: Database, statement: string): Promise<void> {
 /** SQLSTATEs of a schema, relation or other object that already exists. */
 const IS_THERE = /^(42P06|42P07|42710)$/
 
-/** Drops the schema of the copies, perhaps of an earlier run. Repeatable. */
+/** Drops the schema of the copies, including one left by an earlier run. Repeatable. */
 export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
   if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
 }

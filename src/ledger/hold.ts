@@ -287,7 +287,7 @@ export async function obtainSlot(
 /**
  * Keeps a hold for as long as `work` takes, and always releases it.
  * @param link a separate connection for renewals; a lost one is reopened, and it is closed at the end
- * @param ttl milliseconds. The hold is renewed after each sixth of it, so that it survives a short outage of the target
+ * @param ttl milliseconds. The hold is renewed six times as often, so that it survives a short outage of the target
  * @param lost called once, when another run has taken the hold
  * @returns what `work` returns
  */

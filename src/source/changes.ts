@@ -78,10 +78,10 @@ export type ObservationKind =
   | 'long-transaction'
   | 'foreign-writer'
 
-/** An event that a watch has seen. */
+/** An event seen by a watch. */
 export interface Observation {
   kind: ObservationKind
-  /** `on-ddl` decides about `ddl`; `fatal` invalidates the stream whatever the setting. */
+  /** `on-ddl` decides about `ddl`; `fatal` invalidates the stream regardless. */
   severity: 'ddl' | 'fatal' | 'warning'
   what: string
 }

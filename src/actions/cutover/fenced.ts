@@ -174,7 +174,7 @@ async function requireRefusing({ source, target, stream, entry, held }: Section)
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  // The change log is a second witness beside the fence's counters, which a disabled trigger would stop.
+  // The change log is a second witness besides the fence's counters, which a disabled trigger would stop.
   if (section.proof) await limit.race(section.proof.readToDecision())
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
@@ -241,7 +241,7 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
  * stays: the commit has been made. An unreachable fence lapses with its lease.
  * @param renewed settles when the last renewal has ended. The first lift does not wait for it; if the renewal then
  * succeeds, the fence is lifted again.
- * @returns the fence's state, in words
+ * @returns the fence's state, as text
  */
 async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
   if (!held.tried.length) {

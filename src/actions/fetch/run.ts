@@ -205,7 +205,7 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
     )
 }
 
-/** Checks, before a slot is created or a row is moved, for everything that is known to fail. */
+/** Finds everything that is known to fail, before a slot is created or a row is moved. */
 async function requireLoadable(source: Database, target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const recreate = inputs.tableHandling === 'drop-on-target-and-recreate'
   const definitions = recreate ? [] : await definitionProblems(source, target, plan)

@@ -104,7 +104,7 @@ async function closed(context: Rollback, source: Database, target: Database, ent
   }
 }
 
-/** @throws VerdictError when a table was written to that `accept-data-loss` does not name */
+/** @throws VerdictError unless `accept-data-loss` names every table that was written to */
 async function requireAccepted(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const lost = await writtenSince(context, source, target, entry)
   const refused = lost.filter((table) => !context.inputs.acceptDataLoss?.includes(table))

@@ -52,7 +52,7 @@ export interface Settings {
   longTransaction: number
 }
 
-/** Facts about this machine and the URLs, without anything secret. */
+/** Facts about this machine and the URLs, without secrets. */
 export interface Machine {
   memoryBytes: number
   now: Date

@@ -118,7 +118,7 @@ async function readMachine(source: string, target: string): Promise<Machine> {
   }
 }
 
-/** Facts about a URL, without anything secret from it. */
+/** Facts about a URL, without its secrets. */
 export function urlFacts(url: string): UrlFacts {
   const [, , password = '', host = ''] = /^postgres(?:ql)?:\/\/(?:([^:@/]*)(?::([^@]*))?@)?([^/?]*)/.exec(url) ?? []
   return {

@@ -38,7 +38,7 @@ export interface SourceFacts {
   /** The state that the last run of `mask` recorded on the source, if any; `unknown` if this role cannot read it. */
   masked: MaskState | 'unknown' | null
   connection: ConnectionFacts
-  /** A session such as molt and the replicator get. */
+  /** The session that molt and the replicator would get. */
   tools: ToolSession
   /**
    * The schema's sequences. `used` is the highest number used by the sequence or its column; null when unknown or none.
@@ -123,7 +123,7 @@ interface PublicationFacts {
 }
 
 export interface ConnectionFacts {
-  /** Signs of a pooler or a balancer before the server; empty when there are none. */
+  /** Signs of a pooler or a load balancer in front of the server; empty if there are none. */
   doubts: string[]
   /** Expiry of the server's certificate, where it could be read. */
   certificateUntil: Date | null
@@ -537,7 +537,7 @@ export async function readSamples(
   return samples
 }
 
-/** Bytes of TOAST from which a table may have large rows. Low, because values can be compressed to a fraction. */
+/** Bytes of TOAST above which a table may have large rows. The limit is low, because values can be compressed. */
 const LONG_VALUES = 2 ** 20
 
 function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], expected: Set<string>) {

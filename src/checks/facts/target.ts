@@ -46,7 +46,7 @@ export interface TargetFacts {
   certificateUntil: Date | null
   /** Which activity of other users this role can see; null on PostgreSQL. */
   sight: Sight | null
-  /** A session such as molt and the replicator get. */
+  /** The session that molt and the replicator would get. */
   tools: ToolSession
   sequences: Sequence[]
 }
