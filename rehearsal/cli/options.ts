@@ -239,7 +239,7 @@ function isMode(mode: string): mode is FetchMode {
   return Object.hasOwn(MODES, mode)
 }
 
-/** Behaviour of the CockroachDB-like target. */
+/** Settings of the CockroachDB-like target. */
 function clusterOf(
   values: Partial<Record<'target-version' | 'latency' | 'ddl' | 'retry-rate', string>>,
 ): CockroachOptions {

@@ -47,13 +47,16 @@ const optionsSql = (schema: string, tables: readonly string[]) => `
      AND (pg_has_role(c.relowner, 'USAGE') OR EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolsuper AND (
             r.rolname = current_user OR r.rolname IN (SELECT role_name FROM information_schema.applicable_roles))))`
 
+const tablesSql = (schema: string, tables: readonly string[]) =>
+  `SELECT table_name AS table FROM information_schema.tables WHERE table_schema = ${literal(schema)} AND table_name IN (${listed(tables)})`
+
 const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
 
 /** The current write access. */
 export interface Access {
   /** Write rights that roles have now. */
   open: WriteGrant[]
-  /** Open and revoked rights that this session could not restore. */
+  /** Open and revoked rights that this session could not restore, on tables that exist. */
   ungrantable: WriteGrant[]
   /** The user that this session runs as. */
   user: string
@@ -72,11 +75,13 @@ export async function readAccess(
 ): Promise<Access> {
   const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
   if (!all.length) return { open: [], ungrantable: [], user: '' }
-  const [open = [], options = [], roles = []] = await queryAll(db, [
+  const [open = [], options = [], roles = [], existing = []] = await queryAll(db, [
     grantsSql(schema, all),
     optionsSql(schema, all),
     ROLES,
+    tablesSql(schema, all),
   ])
+  const exists = new Set(existing.map(({ table }) => table))
   const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
   const known = new Set(roles.map(({ name }) => name))
   const canGive = ({ table, role, privilege }: WriteGrant) =>
@@ -85,7 +90,7 @@ export async function readAccess(
   const found = open as WriteGrant[]
   return {
     open: found,
-    ungrantable: mergeWriteGrants(taken, found).filter((grant) => !canGive(grant)),
+    ungrantable: mergeWriteGrants(taken, found).filter((grant) => exists.has(grant.table) && !canGive(grant)),
     user: roles.find(({ me }) => me)?.name ?? '',
   }
 }

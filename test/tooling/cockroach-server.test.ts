@@ -465,7 +465,7 @@ describe('indexes', () => {
   })
 
   // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
-  test('that are hash-sharded start with a hidden column that their definition does not show', async () => {
+  test('start with a hidden column that their definition does not show if they are hash-sharded', async () => {
     await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
     await db.query(
       'CREATE TABLE keyed (id INT8 NOT NULL, CONSTRAINT k PRIMARY KEY (id) USING HASH WITH (bucket_count = 4))',

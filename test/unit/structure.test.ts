@@ -93,7 +93,7 @@ describe('an index', () => {
     expect(crdb(target)).toBeDefined()
     expect(crdb(target)).not.toBe(pg(source))
   })
-  it('that is inverted has its own form', () => {
+  it('has a form of its own if it is inverted', () => {
     const gin = readIndex('CREATE INDEX i ON t USING gin (tags)')?.form
     expect(gin).toBe(readIndex('CREATE INVERTED INDEX i ON d.s.t USING gin (tags ASC)')?.form)
     expect(gin).not.toBe(crdb('(tags)'))
@@ -106,12 +106,12 @@ describe('definitions', () => {
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
     structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
-  it('that exist twice on the source are required twice, under any names', () => {
+  it('are required twice if they exist twice on the source, under any names', () => {
     const twice = [index, { ...index, name: 'b' }]
     expect(kinds({ indexes: twice }, { indexes: [{ ...index, name: 'c' }] })).toEqual(['missing'])
     expect(kinds({ indexes: twice }, { indexes: twice })).toEqual([])
   })
-  it('that are invalid or differ are problems', () => {
+  it('are problems if they are invalid or differ', () => {
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, valid: false }] })).toEqual(['invalid'])
     expect(kinds({ indexes: [index] }, { indexes: [{ ...index, form: '(index "x" where "y")' }] })).toEqual([
       'different',
@@ -121,7 +121,7 @@ describe('definitions', () => {
     const partial = { ...index, name: 'b', form: '(index "x" where "y")' }
     expect(kinds({ indexes: [index, partial] }, { indexes: [partial, index] })).toEqual([])
   })
-  it('of other tables do not count', () => {
+  it('do not count if they belong to another table', () => {
     expect(kinds({ indexes: [index] }, {}, ['other'])).toEqual([])
   })
   it('include constraints and column properties', () => {

@@ -44,7 +44,9 @@ function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig'
         ? has.map((each) => ({ ...each }))
         : each.includes("'ANY'")
           ? options.map((option) => ({ table: option.split(' ')[0], privilege: option.split(' ')[1] }))
-          : roles.map((name) => ({ name, me: name === 'mig' })),
+          : each.includes('information_schema.tables')
+            ? FIFTEEN.map(({ table }) => ({ table }))
+            : roles.map((name) => ({ name, me: name === 'mig' })),
     }))
     return results.length > 1 ? results : results[0]
   }

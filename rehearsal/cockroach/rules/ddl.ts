@@ -36,7 +36,7 @@ export const DDL_RULES: StatementRule[] = [
   ...SCHEMA_LOCK_RULES,
   {
     id: 'ddl.job',
-    says: 'A schema change is a job. Inside a transaction with autocommit_before_ddl on (the default from 25.1), it first commits the open work, and then commits by itself.',
+    says: 'A schema change is a job. Inside a transaction with autocommit_before_ddl on (the default from 25.1), it first commits the open work and then commits on its own.',
     source: 'docs: online-schema-changes.md, session-variables.md, v25.1 release notes',
     plan: schemaChange,
   },
