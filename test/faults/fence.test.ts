@@ -261,7 +261,7 @@ test('reports a subscription that feeds a table', async () => {
 test('removes a permanent fence only if explicitly allowed', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
-  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('permanently fenced')
+  await expect(removeFence(db, fence.tables, false)).rejects.toMatchObject({ code: 'fence.permanent' })
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
