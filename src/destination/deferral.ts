@@ -59,7 +59,14 @@ export type Captured = Omit<Deferred, 'dropped' | 'rebuilt'>
 /** What identifies a captured object. */
 export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
-const keyOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
+const placeOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
+
+/** A foreign key or check can have the name of an index of its table. */
+const keyOf = (each: DeferredName) => `${isIndex(each) ? 'index' : 'constraint'} ${placeOf(each)}`
+/** The same in the ledger. */
+const KEY = `schema_name, table_name, name, kind IN ('index', 'unique')`
+const keyValues = (each: DeferredName) =>
+  `(${[each.schema, each.table, each.name].map(literal).join(', ')}, ${isIndex(each)})`
 
 const DEFERRED = 'molt_actions.deferred'
 
@@ -68,7 +75,7 @@ async function createTable(db: Database): Promise<void> {
     migration TEXT NOT NULL, kind TEXT NOT NULL, schema_name TEXT NOT NULL, table_name TEXT NOT NULL, name TEXT NOT NULL,
     create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ, was_valid BOOLEAN NOT NULL DEFAULT true, comments TEXT,
-    PRIMARY KEY (migration, schema_name, table_name, name))`)
+    PRIMARY KEY (migration, schema_name, table_name, name, kind))`)
 }
 
 /** Lists every object captured for a migration. */
@@ -132,9 +139,9 @@ export async function deferObjects(
 
 /** The expected tables, and both tables of each captured foreign key. */
 function changedTables({ name, constraints }: Schema, tables: readonly string[], captured: readonly DeferredName[]) {
-  const ours = new Set(captured.map(keyOf))
+  const ours = new Set(captured.map(placeOf))
   const ends = constraints.flatMap((each) =>
-    each.references && ours.has(keyOf(each))
+    each.references && ours.has(placeOf(each))
       ? [each, each.references].map(({ schema, table }) => ({ schema, table }))
       : [],
   )
@@ -297,7 +304,7 @@ async function readComments(db: Database, cockroach: boolean): Promise<(object: 
     const index = cockroach ? `${table}@${ident(object.name)}` : qualified(object.schema, object.name)
     const of = (rows: typeof indexes, what: string) =>
       rows.flatMap((row) =>
-        keyOf(row as DeferredName) === keyOf(object) ? `COMMENT ON ${what} IS ${literal(row.comment)}` : [],
+        placeOf(row as DeferredName) === placeOf(object) ? `COMMENT ON ${what} IS ${literal(row.comment)}` : [],
       )
     return [...of(constraints, `CONSTRAINT ${ident(object.name)} ON ${table}`), ...of(indexes, `INDEX ${index}`)]
   }
@@ -321,7 +328,9 @@ async function capture(db: Database, migration: string, object: Captured): Promi
   const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
     `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, was_valid, comments)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
+       SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
+        WHERE NOT EXISTS (SELECT 1 FROM ${DEFERRED} WHERE migration = $1 AND (${KEY}) = ${keyValues(object)})
+       ON CONFLICT DO NOTHING`,
     [migration, kind, schema, table, name, create, drop, valid, JSON.stringify(comments)],
   )
 }
@@ -335,10 +344,8 @@ async function mark(
   at: 'now()' | 'NULL' = 'now()',
 ): Promise<void> {
   if (!objects.length) return
-  const names = objects.map((each) => `(${[each.schema, each.table, each.name].map(literal).join(', ')})`)
   await db.query(
-    `UPDATE ${DEFERRED} SET ${column} = ${at}
-      WHERE migration = $1 AND (schema_name, table_name, name) IN (${names.join(', ')})`,
+    `UPDATE ${DEFERRED} SET ${column} = ${at} WHERE migration = $1 AND (${KEY}) IN (${objects.map(keyValues).join(', ')})`,
     [migration],
   )
 }
@@ -613,11 +620,8 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
  * @param only default: all of the migration
  */
 export async function forgetDeferred(db: Database, migration: string, only?: readonly Deferred[]): Promise<void> {
-  for (const { schema, table, name } of only ?? (await listDeferred(db, migration)))
-    await db.query(
-      `DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
-      [...[migration, schema, table, name]],
-    )
+  for (const each of only ?? (await listDeferred(db, migration)))
+    await db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND (${KEY}) = ${keyValues(each)}`, [migration])
 }
 
 /**
@@ -669,13 +673,11 @@ async function readStates(db: Database, objects: readonly DeferredName[]): Promi
   )
   const nameOf = new Map(names.map(({ oid, name }) => [oid, name]))
   const found = new Map<string, State>()
-  const note = (kind: string, { schema, table, valid }: (typeof indexes)[number], name: string) =>
-    found.set(JSON.stringify([kind, schema, table, name]), valid ? 'valid' : 'invalid')
+  const note = (kind: DeferredKind, { schema, table, valid }: (typeof indexes)[number], name: string) =>
+    found.set(keyOf({ kind, schema, table, name }), valid ? 'valid' : 'invalid')
   for (const row of indexes) note('index', row, nameOf.get(row.index))
-  for (const row of constraints) note('constraint', row, row.name)
-  return (object) =>
-    found.get(JSON.stringify([isIndex(object) ? 'index' : 'constraint', object.schema, object.table, object.name])) ??
-    'absent'
+  for (const row of constraints) note('check', row, row.name)
+  return (object) => found.get(keyOf(object)) ?? 'absent'
 }
 
 const INDEX_STATES = `

@@ -1,8 +1,9 @@
+import { isIP } from 'node:net'
 import { parse } from 'postgres-array'
 
 /** Types whose values both servers write identically in the text form that `row-digests.ts` reads. */
 const EXACT =
-  /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*)$/
+  /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*|oid|(\w+\.)?(citext|ltree))$/
 /** CockroachDB writes a zero with more decimals than this as `0E-7`. */
 const NUMERIC = /^numeric\(\d+(,[0-6])?\)$/
 
@@ -26,6 +27,9 @@ export function plainForm(type: string, text: string, isEnum = false): string | 
   if (type === 'double precision') return String(Number(text))
   if (type === 'real') return String(Math.fround(Number(text)))
   if (/^character\(/.test(type)) return text.replace(/ +$/, '')
+  if (type.startsWith('interval')) return plainInterval(text)
+  if (/^(inet|cidr)$/.test(type)) return plainAddress(text)
+  if (/^time(\(\d\))? with time zone$/.test(type)) return plainTime(text)
   return writtenAlike(type, isEnum) ? text : undefined
 }
 
@@ -54,6 +58,36 @@ function plainNumber(text: string): string {
   if (!short) return '0'
   const places = Number(exponent) - decimals.length + digits.length - short.length
   return `${sign === '-' ? '-' : ''}${short}e${places}`
+}
+
+const INTERVAL =
+  /^(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?(?:([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d{1,6}))?)?$/
+
+/** Months, days and microseconds, the three numbers that an interval is. @param text in the style `postgres` */
+function plainInterval(text: string): string | undefined {
+  const found = text === '' ? null : INTERVAL.exec(text)
+  if (!found) return undefined
+  const [, years = 0, months = 0, days = 0, sign, hours = 0, minutes = 0, seconds = 0, fraction = ''] = found
+  const time = (BigInt(hours) * 60n + BigInt(minutes)) * 60n + BigInt(seconds)
+  const micros = time * 1_000_000n + BigInt(fraction.padEnd(6, '0'))
+  return `${Number(years) * 12 + Number(months)} ${Number(days)} ${sign === '-' ? -micros : micros}`
+}
+
+/** PostgreSQL shows the bits of a single host too, and an IPv6 address has several forms. */
+function plainAddress(text: string): string | undefined {
+  const [address = '', bits] = text.split('/')
+  const family = isIP(address)
+  if (!family) return undefined
+  const plain = family === 4 ? address : new URL(`http://[${address}]`).hostname
+  return `${plain}/${bits ?? (family === 4 ? 32 : 128)}`
+}
+
+/** `12:00:00.5+02` is `12:00:00.500+02:00:00`. */
+function plainTime(text: string): string | undefined {
+  const found = /^(\d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d)(?::(\d\d))?(?::(\d\d))?$/.exec(text)
+  if (!found) return undefined
+  const [, time, fraction = '', hours, minutes = '00', seconds = '00'] = found
+  return `${time}.${fraction.replace(/0+$/, '')}${hours}:${minutes}:${seconds}`
 }
 
 function sorted(value: unknown): unknown {

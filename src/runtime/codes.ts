@@ -844,6 +844,11 @@ export const CODES = {
     cause: 'When a batch of files fails, MOLT splits it in half and retries. The rows of the good half remain.',
     fix: 'Empty the tables that the message names, then resume the load again.',
   },
+  'load.recreate-loses-rights': {
+    meaning: 'Dropping and recreating the tables would remove rights of other roles.',
+    cause: '`table-handling` is `drop-on-target-and-recreate`, and MOLT does not restore rights.',
+    fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
+  },
   'load.still-running': {
     meaning: 'A run is still loading an aborted migration.',
     cause: 'The run did not notice the abort, or hangs.',
@@ -1094,6 +1099,13 @@ export const CODES = {
     meaning: 'The target was written to since the commit.',
     cause: 'The application uses the target. A rollback does not copy these writes to the source.',
     fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
+  },
+  'rollback.writers': {
+    meaning: 'Roles could still write to the target after the rollback.',
+    cause:
+      'A role owns a table, or got its rights from someone whose grants the migration user cannot revoke. Its writes would be lost.',
+    fix: 'Run the statements of the message on the target as an administrator, then run `rollback` again.',
+    next: { action: 'rollback' },
   },
 
   'runner.action-missing': {
@@ -1502,7 +1514,8 @@ export const CODES = {
   },
   'write-access.missing': {
     meaning: 'The migration is committed, but write access to the target could not be restored.',
-    cause: 'After the last check before the commit, the migration user lost its grant option, or a role was dropped.',
+    cause:
+      'The target refused or ended a GRANT, or could not be reached. For example, the migration user lost its grant option after the last check, or a role was dropped.',
     fix: 'As an administrator, run the statements from the message on the target. Then run `cutover` again, or `rollback` to return to the source.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
@@ -1518,10 +1531,26 @@ export const CODES = {
       'For a privilege of the application, the migration user lacks the grant option, ownership or the role admin. ALL needs ALL WITH GRANT OPTION.',
     fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
   },
+  'write-access.not-restored': {
+    meaning: 'Write access to the target could not be given back when the migration ended.',
+    cause: 'The target refused a GRANT, or could not be reached. The ledger keeps the list of missing rights.',
+    fix: 'Run the statements of the message on the target as an administrator, then run the step again.',
+  },
+  'write-access.not-revocable': {
+    meaning: 'Roles can write to the target until the commit, and no REVOKE changes that.',
+    cause: 'Since `prepare`, a role became the owner of a table, or a member of its owner or of the migration user.',
+    fix: 'Run the statements of the message on the target as an administrator, and verify again.',
+  },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
     cause: 'Another role granted it.',
     fix: 'Revoke the privileges that the message lists, or set `write-access: waive`.',
+  },
+  'write-access.role-gone': {
+    meaning: 'A role that had write access to the target no longer exists.',
+    cause:
+      'Someone dropped the role after `prepare` had revoked its write access. It would be missing after the commit.',
+    fix: 'Create the role again. Before the load, you can also run `prepare` again, which forgets it.',
   },
 } as const satisfies Record<string, Explanation>
 

@@ -107,6 +107,8 @@ export async function connect(
   })
   // Without a listener, a connection that breaks while idle ends the process. The next query reports it anyway.
   client.on('error', () => {})
+  const end = client.end.bind(client) as () => Promise<void>
+  client.end = (() => within(TIMING.hangUp, end(), () => socket.destroy())) as typeof client.end
   try {
     await client.connect()
     if (session) await requireOwnSession(client, side, session)
@@ -117,6 +119,19 @@ export async function connect(
     throw connectError(error, side, session)
   } finally {
     signal?.removeEventListener('abort', cancel)
+  }
+}
+
+/**
+ * Waits for the end of a connection, at most this long: the server's answer never comes over a network that swallows it, nor
+ * in the middle of a COPY.
+ */
+async function within(ms: number, ended: Promise<void>, destroy: () => void): Promise<void> {
+  const timer = setTimeout(destroy, ms)
+  try {
+    await ended
+  } finally {
+    clearTimeout(timer)
   }
 }
 

@@ -41,22 +41,7 @@ export const SEQUENCES_OF_SCHEMA = `
 
 /** Reads all sequences of a schema, including standalone ones. */
 export async function readSequences(db: Database, schema: string): Promise<Sequence[]> {
-  const { rows } = await db.query(
-    `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
-            s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column,
-            pg_catalog.format_type(a.atttypid, NULL) AS type
-       ${SEQUENCES_OF_SCHEMA}`,
-    [schema],
-  )
-  return rows.map(({ last, type, ...row }) => ({
-    ...row,
-    holds: rangeOf(type ?? ''),
-    lastValue: last === null ? null : BigInt(last),
-    increment: BigInt(row.increment),
-    min: BigInt(row.min),
-    max: BigInt(row.max),
-    cache: BigInt(row.cache),
-  }))
+  return (await readRows(db, schema)).map(({ sequence }) => sequence)
 }
 
 /**
@@ -64,23 +49,40 @@ export async function readSequences(db: Database, schema: string): Promise<Seque
  * value, so all numbers before its next one count as used.
  */
 export async function readSourceSequences(db: Database, schema: string): Promise<Sequence[]> {
-  const sequences = await readSequences(db, schema)
+  const rows = await readRows(db, schema)
+  const unused = rows.flatMap(({ sequence, readable }) =>
+    readable && sequence.lastValue === null ? sequence.name : [],
+  )
+  const firstOf = await readLast({ db, schema }, unused)
+  return rows.map(({ sequence }) => {
+    const { name, increment, min, max } = sequence
+    const first = firstOf.get(name)
+    const before = first === undefined ? undefined : first - increment
+    return before !== undefined && before >= min && before <= max ? { ...sequence, lastValue: before } : sequence
+  })
+}
+
+async function readRows(db: Database, schema: string): Promise<{ sequence: Sequence; readable: boolean }[]> {
   const { rows } = await db.query(
-    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relkind = 'S' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')`,
+    `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
+            s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column,
+            pg_catalog.format_type(a.atttypid, NULL) AS type,
+            has_table_privilege(c.oid, 'SELECT') AS readable
+       ${SEQUENCES_OF_SCHEMA}`,
     [schema],
   )
-  const readable = new Set(rows.map(({ name }) => name))
-  const unused = sequences.filter(({ name, lastValue }) => lastValue === null && readable.has(name))
-  const firstOf = await readLast(
-    { db, schema },
-    unused.map(({ name }) => name),
-  )
-  return sequences.map((sequence) => {
-    const { name, increment, min, max } = sequence
-    const before = (firstOf.get(name) ?? (increment > 0n ? min : max)) - increment
-    return sequence.lastValue === null && before >= min && before <= max ? { ...sequence, lastValue: before } : sequence
-  })
+  return rows.map(({ last, type, readable, ...row }) => ({
+    readable,
+    sequence: {
+      ...row,
+      holds: rangeOf(type ?? ''),
+      lastValue: last === null ? null : BigInt(last),
+      increment: BigInt(row.increment),
+      min: BigInt(row.min),
+      max: BigInt(row.max),
+      cache: BigInt(row.cache),
+    },
+  }))
 }
 
 /** One side of a migration, and the schema that is moved. */

@@ -14,6 +14,7 @@ import {
   forgetDeferred,
   listDeferred,
   rebuildDeferred,
+  restoreDeferred,
   validateDeferred,
 } from '../../src/destination/deferral.ts'
 import { createLedger, type Entry, readEntry } from '../../src/ledger/ledger.ts'
@@ -630,6 +631,30 @@ it('drops the foreign keys that depend on a unique index with the index, and kee
       .filter((each) => each.kind === 'foreign-key')
       .map((each) => each.name)
     expect(kinds).toEqual(['mail_email_fkey'])
+  })
+})
+
+it('captures a foreign key that has the name of an index', async () => {
+  const { target: url } = await world(pair, 'SELECT 1', [
+    LADEN,
+    'CREATE INDEX orders_customer_fkey ON orders (customer)',
+  ])
+  await withTarget(url, async (db) => {
+    await createLedger(db)
+    const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
+    await deferObjects(db, 'main', plan, { indexes: true, constraints: true }, true)
+    const kinds = async () => {
+      const captured = await listDeferred(db, 'main')
+      return captured.flatMap(({ kind, name }) => (name === 'orders_customer_fkey' ? kind : [])).sort()
+    }
+    expect(await kinds()).toEqual(['foreign-key', 'index'])
+    await deferObjects(db, 'main', plan, { indexes: true, constraints: true, uniqueAfterLoad: true }, true)
+    expect(await kinds()).toEqual(['foreign-key', 'index'])
+    expect(await restoreDeferred(db, 'main')).toMatchObject({ problems: [] })
+    expect(await deferralProblems(db, 'main')).toEqual([])
+    const schema = await readSchema(db, 'target', 'public')
+    expect(schema.constraints.map(({ name }) => name)).toContain('orders_customer_fkey')
+    expect(schema.indexes.map(({ name }) => name)).toContain('orders_customer_fkey')
   })
 })
 

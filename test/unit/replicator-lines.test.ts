@@ -350,7 +350,7 @@ describe('a metrics response', () => {
     expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
   })
 
-  it('that never ends causes no delay, even if it keeps sending', async () => {
+  it('causes no delay if it never ends, even if it keeps sending', async () => {
     const began = performance.now()
     const trickle = ask((_, response) => {
       const timer = setInterval(() => response.write('# slow\n'), 100)
@@ -360,7 +360,7 @@ describe('a metrics response', () => {
     expect(performance.now() - began).toBeLessThan(8_000)
   })
 
-  it('that is endless does not fill the memory', async () => {
+  it('does not fill the memory if it is endless', async () => {
     const flood = ask((_, response) => {
       const write = () => {
         while (!response.destroyed && response.write('#'.repeat(1 << 20)));

@@ -213,7 +213,7 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
     ['Estimate', pause],
     ['Limit', `${seconds(maxPause)} (\`max-pause\`); after that, the fence is lifted and nothing is committed`],
     ['Compared during the pause', finalText(plan)],
-    ['A rollback later would lose', 'every write on the target since the commit: nothing copies them back'],
+    ['A later rollback would lose', 'every write on the target since the commit: nothing copies them back'],
   ]
 }
 

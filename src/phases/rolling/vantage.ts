@@ -60,7 +60,8 @@ export async function markBaseline(source: Database, tables: Iterable<string>): 
      RETURNING beat, pg_catalog.txid_current()::text AS xid, pg_catalog.pg_current_wal_insert_lsn()::text AS lsn`,
   )
   const [row] = rows
-  if (!row) throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone')
+  if (!row)
+    throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone. Run `prepare` and `fetch` again')
   return { tables: [...tables], lsn: parseLsn(row.lsn), xid: BigInt(row.xid), beat: Number(row.beat) }
 }
 
