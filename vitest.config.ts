@@ -27,6 +27,7 @@ export const NIGHTLY = [
 
 /** Have a longer form at night, and a short one in the other runs. */
 export const LONGER_AT_NIGHT = [
+  'test/contract/write-access.test.ts',
   'test/e2e/chain.test.ts',
   'test/golden/convert.test.ts',
   'test/faults/cutover.test.ts',

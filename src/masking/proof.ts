@@ -68,7 +68,7 @@ export interface Proof {
   constraints: number
 }
 
-/** What the proofs of all tables share. */
+/** Inputs and results that the proofs of all tables share. */
 interface Run {
   plan: Plan
   rules: Rules

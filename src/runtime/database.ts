@@ -123,7 +123,7 @@ export async function connect(
 }
 
 /**
- * Waits for the end of a connection, at most this long: the server's answer never comes over a network that swallows it, nor
+ * Waits for `ended`, and calls `destroy` after `ms`. The server's reply can be lost on the network, and does not arrive
  * in the middle of a COPY.
  */
 async function within(ms: number, ended: Promise<void>, destroy: () => void): Promise<void> {
@@ -135,7 +135,7 @@ async function within(ms: number, ended: Promise<void>, destroy: () => void): Pr
   }
 }
 
-/** SQLSTATEs of poolers and gateways that reject `options` before they ask a server. */
+/** SQLSTATEs with which poolers and gateways reject `options`. */
 const OPTIONS_REFUSED = /^(08P01|0A000)$/
 
 function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {

@@ -306,7 +306,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
     return advance(target, entry, entry.phase, { facts: { writeAccessWaived: true } })
   }
   const { targetSchema, tables } = entry.plan
-  const { open, ungrantable, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
+  const { open, ungrantable, gone, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
   if (ungrantable.length)
     refuse(
       'write-access.not-grantable',
@@ -314,9 +314,11 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       grantOptionStatements(targetSchema, ungrantable, user),
       'Have an administrator run these statements (`grants: print` prints all missing rights), then run `prepare` again.',
     )
-  const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], open)
+  if (gone.length) warning(`not given back, because the role no longer exists: ${grantsText(gone, 'had')}`)
+  const there = entry.facts.writeAccess?.filter((each) => !gone.includes(each))
+  const kept = mergeWriteGrants(there ?? [], open)
   // Even when there was nothing to revoke: later grants are compared with this record.
-  const changed = open.length > 0 || !entry.facts.writeAccess
+  const changed = open.length > 0 || gone.length > 0 || !entry.facts.writeAccess
   const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
   await closeWriteAccess(target, targetSchema, open)
   const left = await readWriteGrants(target, targetSchema, tables)
