@@ -87,7 +87,9 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
   for (const { table, name, form } of source.constraints) note('constraint', table, name, form)
   for (const { part, table, column, form } of source.columnParts) note(part, table, column, form)
   for (const { name: table, columns } of tables) for (const { name, type } of columns) note('type', table, name, type)
-  return decisions.flatMap((each) => {
+  // The last one holds: a check can get another name and another condition.
+  const last = new Map(decisions.map((each) => [keyOf(each), each]))
+  return [...last.values()].flatMap((each) => {
     const form = forms.get(keyOf(each))
     return form === undefined ? [] : { ...each, source: form }
   })

@@ -338,7 +338,7 @@ async function countTables(
 ): Promise<TableVerdict[]> {
   if (how === 'no') return []
   const count = how === 'exact' ? countRows : estimateRows
-  // Counting a large table can take longer than any catalog statement may.
+  // Counting a large table can exceed the time limit of catalog statements.
   return unhurried(source, () =>
     unhurried(target, async () => {
       const verdicts: TableVerdict[] = []
