@@ -98,7 +98,7 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
 const keyOf = ({ of, table, name }: Pick<Decision, 'of' | 'table' | 'name'>) => JSON.stringify([of, table, name])
 
 /** `orders: index by_state is left out`. */
-export function decisionText({ of, table, name, target }: Decision): string {
+export function decidedText({ of, table, name, target }: Decision): string {
   const what = `${table}: ${of} ${of === 'index' || of === 'constraint' ? name : `of ${name}`}`
   if (!target) return `${what} is left out`
   return target.text ? `${what} becomes ${target.text}` : `${what} becomes ${target.name}`
