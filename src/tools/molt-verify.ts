@@ -79,7 +79,7 @@ export interface TableVerdict {
 /** The kind of difference between two values, determined while they are in memory. */
 export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
 
-/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` the number of all that molt listed. */
+/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` counts all that molt listed. */
 export interface TableRows {
   rows: RowDifference[]
   told: number
