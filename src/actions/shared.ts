@@ -139,8 +139,8 @@ export async function withBoth<T>(
 
 /**
  * Reads the ledger's entry of a migration, which must be in one of `phases`.
- * @throws UserError when there is no such entry, or it is in another phase; VerdictError when its plan was changed, or when
- * the source is not the one that `prepare` saw
+ * @throws UserError when there is no such entry, or it is in another phase; VerdictError when its plan was changed, or
+ * when the source is not the one that `prepare` saw
  */
 export async function requireMigration(
   source: Database,
@@ -187,7 +187,7 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
 
 /**
  * Sets the target's sequences past every value in use, as {@link setSequences} does.
- * @param note receives what was set, and what could not be, before that becomes an error
+ * @param note receives the sequences that were set, and the problems, before an error is thrown for them
  * @throws VerdictError when a sequence of the target is not past every value in use
  */
 export async function moveSequences(

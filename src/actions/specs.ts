@@ -18,7 +18,7 @@ import { spec as setup } from './setup/spec.ts'
 import { spec as status } from './status/spec.ts'
 import { spec as verify } from './verify/spec.ts'
 
-/** Every action of the suite, in the order of the method. */
+/** Every action of the suite, in the order of use. */
 export const specs: readonly ActionSpec[] = [
   setup,
   convert,

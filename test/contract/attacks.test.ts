@@ -45,6 +45,12 @@ function gate(inputs: Record<string, string>): Promise<JobResult> {
   })
 }
 
+function expectRefused(ended: JobResult, code: string, named = ''): void {
+  expect(ended.outputs['error-code'], words(ended)).toBe(code)
+  expect(words(ended)).toContain(named)
+  expect(ended.conclusion).toBe('failure')
+}
+
 describe('1. the person who starts a run turns the gate off', () => {
   /** Fields that a form can have. None of them weakens an approval. */
   const FORM: Record<string, string[]> = {
@@ -102,19 +108,19 @@ describe('1. the person who starts a run turns the gate off', () => {
   })
 
   test.each([
-    ['gate: none, to commit', { gate: 'none', decision: 'commit' }, /`decision: commit` needs an approval/],
-    ['an environment that does not exist', { environment: 'made-up', decision: 'commit' }, /`made-up` does not exist/],
-    ['both together', { gate: 'none', environment: 'made-up', decision: 'commit' }, /needs an approval/],
-  ])('%s: refused', async (_, inputs, text) => {
-    const ended = await gate(inputs)
-    expect(words(ended)).toMatch(text)
-    expect(ended.conclusion).toBe('failure')
+    ['gate: none, to commit', { gate: 'none', decision: 'commit' }, 'approval.required'],
+    [
+      'an environment that does not exist',
+      { environment: 'made-up', decision: 'commit' },
+      'approval.environment-missing',
+    ],
+    ['both together', { gate: 'none', environment: 'made-up', decision: 'commit' }, 'approval.required'],
+  ])('refuses %s', async (_, inputs, code) => {
+    expectRefused(await gate(inputs), code)
   })
 
   test('skipping the first check does not help: the approved job refuses too', async () => {
-    const ended = await gate({ do: 'approve', gate: 'none', decision: 'commit' })
-    expect(words(ended)).toMatch(/needs an approval/)
-    expect(ended.conclusion).toBe('failure')
+    expectRefused(await gate({ do: 'approve', gate: 'none', decision: 'commit' }), 'approval.required')
   })
 })
 
@@ -124,9 +130,7 @@ describe('2. an operation outside the organization has no secrets', () => {
   })
 
   test('reports an empty secret by name', async () => {
-    const ended = await gate({ secrets: 'MOLT_SOURCE=true, MOLT_TARGET=false' })
-    expect(words(ended)).toMatch(/the secret MOLT_TARGET is empty in this job/)
-    expect(ended.conclusion).toBe('failure')
+    expectRefused(await gate({ secrets: 'MOLT_SOURCE=true, MOLT_TARGET=false' }), 'input.secret-missing', 'MOLT_TARGET')
   })
 })
 
@@ -150,14 +154,12 @@ describe('3. a branch reads the production URLs', () => {
     ['the pattern **/*', limited(['**/*'])],
   ])('refuses an environment that allows %s', async (_, environment) => {
     github.others.set('migration', environment)
-    const ended = await gate({})
-    expect(words(ended)).toMatch(/`migration` accepts any branch/)
-    expect(ended.conclusion).toBe('failure')
+    expectRefused(await gate({}), 'approval.any-branch', '`migration`')
   })
 
   test('refuses such an environment for the reviewers too', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
-    expect(words(await gate({}))).toMatch(/`cutover` accepts any branch/)
+    expectRefused(await gate({}), 'approval.any-branch', '`cutover`')
   })
 
   test('accepts an environment that allows only the default branch', async () => {

@@ -95,7 +95,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
     // Masks the URLs, as GitHub masks secrets, but not the passwords in them.
     secrets: [source, target],
     workDir: join(folder, 'work'),
-    // A deprecation that a dependency's next version turns into an error is an error here.
+    // Fails on deprecations, which a dependency's next version could turn into errors.
     env: { NODE_OPTIONS: '--throw-deprecation' },
     onLine: (line) => {
       log += `${line.text}\n`
@@ -327,7 +327,7 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
       beforeStep: async (step) => {
         steps.push(step.id)
         if (step.id !== 'catch-up' || step.phase !== 'main') return
-        // More work than one step at the stream's start can apply.
+        // Enough changes to keep the stream busy after its start.
         await sql('source', 'UPDATE order_items SET quantity = quantity + 1')
         void (async () => {
           while (steps.at(-1) === 'catch-up') {

@@ -145,7 +145,10 @@ test('fails to arm if a transaction does not end, and names its PID', async () =
   const { rows } = await writer.query('SELECT pg_backend_pid() AS pid')
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'never' WHERE id = 1")
-  await expect(held.arm(200, signal)).rejects.toThrow(`PID ${rows[0].pid}`)
+  await expect(held.arm(200, signal)).rejects.toMatchObject({
+    code: 'fence.writers-remain',
+    message: expect.stringContaining(`PID ${rows[0].pid}`),
+  })
 })
 
 test('waits for a prepared transaction too, and names it', async () => {
@@ -153,7 +156,7 @@ test('waits for a prepared transaction too, and names it', async () => {
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'prepared' WHERE id = 1")
   await writer.query("PREPARE TRANSACTION 'held-by-nobody'")
-  await expect(held.arm(200, signal)).rejects.toThrow('a prepared transaction')
+  await expect(held.arm(200, signal)).rejects.toMatchObject({ code: 'fence.writers-remain' })
   await held.lift()
   const arming = held.arm(5_000, signal)
   await sleep(100)
@@ -176,8 +179,8 @@ test('an expired lease lets writes pass, and a write in the gap forbids the comm
   await sleep(450)
   expect((await readFence(db)).state).toBe('lapsed')
   await db.query("UPDATE parent SET v = 'in the gap' WHERE id = 1")
-  await expect(short.renew(2_000, signal)).rejects.toThrow('a write passed the fence')
-  await expect(short.commit(2_000, signal)).rejects.toThrow('a write passed the fence')
+  await expect(short.renew(2_000, signal)).rejects.toMatchObject({ code: 'fence.write-passed' })
+  await expect(short.commit(2_000, signal)).rejects.toMatchObject({ code: 'fence.write-passed' })
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
@@ -186,7 +189,7 @@ test('a write in the gap forbids the commit even if it is rolled back', async ()
   await short.arm(2_000, signal)
   await sleep(450)
   await db.query("BEGIN; UPDATE parent SET v = 'gap'; ROLLBACK")
-  await expect(short.commit(2_000, signal)).rejects.toThrow('a write passed the fence')
+  await expect(short.commit(2_000, signal)).rejects.toMatchObject({ code: 'fence.write-passed' })
 })
 
 test('detects a write that began in the gap and ends after the renewal', async () => {
@@ -200,7 +203,7 @@ test('detects a write that began in the gap and ends after the renewal', async (
   renewal.catch(() => {})
   await sleep(100)
   await writer.query('COMMIT')
-  await expect(renewal).rejects.toThrow('a write passed the fence')
+  await expect(renewal).rejects.toMatchObject({ code: 'fence.write-passed' })
 })
 
 test('an expired lease can be renewed and committed if nothing was written', async () => {
@@ -224,7 +227,7 @@ test('refuses the decision on a lease that was lifted or replaced', async () => 
 test('does not rearm a fence that another session lifted', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
-  await expect(held.renew(2_000, signal)).rejects.toThrow('the fence was lifted or armed again by another run')
+  await expect(held.renew(2_000, signal)).rejects.toMatchObject({ code: 'fence.changed-by-other' })
   await db.query("UPDATE parent SET v = 'lifted'")
   expect((await readFence(db)).state).toBe('lifted')
 })
@@ -261,7 +264,7 @@ test('reports a subscription that feeds a table', async () => {
 test('removes a permanent fence only if explicitly allowed', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
-  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('permanently fenced')
+  await expect(removeFence(db, fence.tables, false)).rejects.toMatchObject({ code: 'fence.permanent' })
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
@@ -269,9 +272,7 @@ test('a trigger disabled for one write and enabled again forbids the commit', as
   await held.arm(2_000, signal)
   await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
     ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
-  await expect(held.commit(2_000, signal)).rejects.toThrow(
-    'a trigger of the fence, its function or a sequence was changed',
-  )
+  await expect(held.commit(2_000, signal)).rejects.toMatchObject({ code: 'fence.damaged' })
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
@@ -334,9 +335,15 @@ test('tests a table with its own trigger or rule by another statement, or report
   await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
   expect((await probeFence(db, fence)).passed).toEqual(['"public"."parent"'])
   await db.query('CREATE TRIGGER a_never_too BEFORE INSERT ON child EXECUTE FUNCTION never()')
-  await expect(probeFence(db, fence)).rejects.toThrow(/fence on "public"."child" cannot be tested \(SQLSTATE P0001\)/)
+  await expect(probeFence(db, fence)).rejects.toMatchObject({
+    code: 'fence.cannot-probe',
+    message: expect.stringMatching(/"public"\."child".*P0001/),
+  })
   await db.query('DROP TABLE child')
-  await expect(probeFence(db, fence)).rejects.toThrow('"public"."child" was dropped on the source')
+  await expect(probeFence(db, fence)).rejects.toMatchObject({
+    code: 'fence.table-dropped',
+    message: expect.stringContaining('"public"."child"'),
+  })
 })
 
 test('finds a trigger that was disabled or dropped, or whose function was replaced', async () => {
@@ -382,8 +389,7 @@ test.each([
   await held.arm(2_000, signal)
   await db.query(sql)
   expect((await fenceProblems(db, fence))[0]).toMatch(said)
-  if (!/DROP/.test(sql))
-    await expect(held.renew(2_000, signal)).rejects.toThrow('its function or a sequence was changed')
+  if (!/DROP/.test(sql)) await expect(held.renew(2_000, signal)).rejects.toMatchObject({ code: 'fence.damaged' })
   await installFence(db, tables)
   expect(await fenceProblems(db, fence)).toEqual([])
 })
@@ -395,9 +401,10 @@ test('forbids the commit after DDL that rewrites rows, but not after ANALYZE and
   await held.renew(2_000, signal)
   // Same column and type, but other values, and no trigger fires.
   await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
-  await expect(held.commit(2_000, signal)).rejects.toThrow(
-    /public\.parent was rewritten.*VACUUM FULL and CLUSTER do this/,
-  )
+  await expect(held.commit(2_000, signal)).rejects.toMatchObject({
+    code: 'fence.table-rewritten',
+    message: expect.stringContaining('public.parent'),
+  })
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
@@ -440,7 +447,7 @@ test('the installation waits no longer than its lock timeout, and continues once
 })
 
 test('reports a heartbeat that an abort removed while a stream runs', async () => {
-  await expect(writeMarker(db, '')).rejects.toThrow(/heartbeat on the source is missing: `abort` or `cleanup` has run/)
+  await expect(writeMarker(db, '')).rejects.toMatchObject({ code: 'heartbeat.missing' })
 })
 
 test('treats a table whose name is SQL like any other', async () => {

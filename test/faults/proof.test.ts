@@ -163,14 +163,17 @@ describe('a replicator that restarts', () => {
   /** Makes the replicator drop the newer change when it applies both again. */
   const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
 
-  rare('with an old memo, and applies old values over proved ones: green once it has caught up', async () => {
-    const proof = await behind()
-    ground.replicator.holdsBack = false
-    await ground.replicator.restart()
-    expect(await ground.decide(proof)).toEqual(CLEAN)
-  })
+  rare(
+    'is green once a restart with an old memo, which applies old values over proved ones, has caught up',
+    async () => {
+      const proof = await behind()
+      ground.replicator.holdsBack = false
+      await ground.replicator.restart()
+      expect(await ground.decide(proof)).toEqual(CLEAN)
+    },
+  )
 
-  test('and loses a change that was proved before: red', async () => {
+  test('is red if a restart loses a change that was already proved', async () => {
     const proof = await behind()
     ground.replicator.holdsBack = false
     losesTheNewer()
@@ -178,7 +181,7 @@ describe('a replicator that restarts', () => {
     expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  rare('while no run keeps the proof, and loses a change: red', async () => {
+  rare('is red if a restart loses a change while no run keeps the proof', async () => {
     const first = await behind()
     await ground.handOver(first)
     ground.replicator.holdsBack = false
@@ -266,21 +269,18 @@ describe('transactions of the source', () => {
     }
   })
 
-  rare.each(['open', 'prepared'])(
-    'a transaction that has been %s since before the log: the log waits for it',
-    async (how) => {
-      const other = await ground.client(ground.servers.source.url)
-      await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
-      if (how === 'prepared') await other.query("PREPARE TRANSACTION 'before'")
-      const opening = ground.prove(chunks)
-      expect(await Promise.race([opening, sleep(800)])).toBeUndefined()
-      await other.query(how === 'prepared' ? "COMMIT PREPARED 'before'" : 'COMMIT')
-      const proof = await opening
-      await ground.complete(proof)
-      expect(await ground.decide(proof)).toEqual(CLEAN)
-      await other.end()
-    },
-  )
+  rare.each(['open', 'prepared'])('the log waits for a transaction that was %s before the log began', async (how) => {
+    const other = await ground.client(ground.servers.source.url)
+    await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
+    if (how === 'prepared') await other.query("PREPARE TRANSACTION 'before'")
+    const opening = ground.prove(chunks)
+    expect(await Promise.race([opening, sleep(800)])).toBeUndefined()
+    await other.query(how === 'prepared' ? "COMMIT PREPARED 'before'" : 'COMMIT')
+    const proof = await opening
+    await ground.complete(proof)
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+    await other.end()
+  })
 
   rare.each([false, true])(
     'a transaction that began before the log and writes after it (dropped: %s)',
@@ -309,8 +309,8 @@ describe('transactions of the source', () => {
   })
 })
 
-describe('the log', () => {
-  test('that another client reads proves nothing', async () => {
+describe('the change log', () => {
+  test('proves nothing after another client has read the log', async () => {
     const first = await proved()
     await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
     expect(await first.ended).toBeInstanceOf(Error)
@@ -324,7 +324,7 @@ describe('the log', () => {
     expect(await ground.decide(second)).toEqual(CLEAN)
   })
 
-  rare('that another session reads is refused', async () => {
+  rare('refuses a log that another session reads', async () => {
     await ground.handOver(await proved())
     const reader = await connectForReplication(ground.servers.source.url, 'another')
     const reading = reader.query(
@@ -341,7 +341,7 @@ describe('the log', () => {
     await reader.end().catch(() => {})
   })
 
-  test('whose publication briefly lacked a table proves nothing about it', async () => {
+  test('proves nothing about a table that the publication briefly lacked', async () => {
     const proof = await proved()
     await s(
       "ALTER PUBLICATION ground DROP TABLE items; UPDATE items SET v = 'missed' WHERE id = 10; ALTER PUBLICATION ground ADD TABLE items",
@@ -350,7 +350,7 @@ describe('the log', () => {
     expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
   })
 
-  test('that briefly had another replica identity proves nothing about that table', async () => {
+  test('proves nothing about a table that briefly had another replica identity', async () => {
     const proof = await proved()
     const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
     await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')
@@ -372,7 +372,7 @@ describe('a run that ends', () => {
   }
 
   test.each(often([true, false]))(
-    'in the middle of the first pass: the next run continues it (a change lost: %s)',
+    'resumes the first pass of a run that ended in the middle (a change lost: %s)',
     async (drops) => {
       const first = await midway()
       await ground.handOver(first)
@@ -386,19 +386,22 @@ describe('a run that ends', () => {
     },
   )
 
-  rare.each(['before it is saved', 'between the ledger and the log'])('killed %s: forgets nothing', async (when) => {
-    const first = await proved()
-    await first.session.save()
-    err(of('10', () => []))
-    await s("UPDATE items SET v = 'lost' WHERE id = 10")
-    await ground.arrived()
-    if (when !== 'before it is saved') {
-      await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
-      await first.session.save().catch(() => {})
-    }
-    await ground.kill(first)
-    expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
-  })
+  rare.each(['before it is saved', 'between the ledger and the log'])(
+    'forgets nothing when it is killed %s',
+    async (when) => {
+      const first = await proved()
+      await first.session.save()
+      err(of('10', () => []))
+      await s("UPDATE items SET v = 'lost' WHERE id = 10")
+      await ground.arrived()
+      if (when !== 'before it is saved') {
+        await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+        await first.session.save().catch(() => {})
+      }
+      await ground.kill(first)
+      expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
+    },
+  )
 })
 
 describe('the source', () => {
@@ -407,7 +410,7 @@ describe('the source', () => {
     await ground.replicator.restart()
   }
 
-  rare.each([false, true])('crashes: reads again what is not on disk (a change lost: %s)', async (drops) => {
+  rare.each([false, true])('reads again after a crash what was not on disk (a change lost: %s)', async (drops) => {
     const first = await proved()
     if (drops) err(of('10', () => []))
     await s("UPDATE items SET v = 'before' WHERE id = 10")
@@ -424,7 +427,7 @@ describe('the source', () => {
     else expect(verdict.red).toBeUndefined()
   })
 
-  rare('fails over: another timeline proves nothing', async () => {
+  rare('proves nothing on another timeline after a failover', async () => {
     await ground.handOver(await proved())
     await ground.servers.source.failOver()
     await again()

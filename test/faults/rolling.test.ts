@@ -69,14 +69,14 @@ describe('a lost row', () => {
     ['changed', "UPDATE items SET label = 'other' WHERE id = 7", '1 different'],
     ['deleted', 'DELETE FROM items WHERE id = 7', '1 missing'],
     ['added', "INSERT INTO items VALUES (100000, 5, 'x')", '1 extraneous'],
-  ])('%s on the target before the first pass', async (_, sql, found) => {
+  ])('is found if it was %s on the target before the first pass', async (_, sql, found) => {
     await begin()
     await scene.db.t.query(sql)
     const error = await (await prove()).ended
     expect(error).toMatchObject({ code: 'verify.differences', message: expect.stringContaining(`items: ${found}`) })
   })
 
-  rare('that the replicator skips after the first pass', async () => {
+  rare('is found if the replicator skips it after the first pass', async () => {
     await begin()
     const proof = await prove()
     await complete(proof)
@@ -91,7 +91,7 @@ describe('a lost row', () => {
     )
   })
 
-  rare('in the write pause is found by its key', async () => {
+  rare('is found by its key in the write pause', async () => {
     await begin()
     const proof = await prove()
     await complete(proof)

@@ -55,7 +55,7 @@ export async function startRehearsal(
         ...more,
         env: {
           PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`,
-          // A deprecation that a dependency's next version turns into an error is an error here.
+          // Fails on deprecations, which a dependency's next version could turn into errors.
           NODE_OPTIONS: '--throw-deprecation',
           ...more.env,
         },

@@ -134,10 +134,18 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: givenUp })).toContain('<h1 class="warn">Aborted</h1>')
     const page = dossierPage({ ...facts, steps: [...givenUp, ...night] })
     expect(page).toContain('<h1 class="good">Committed and switched</h1>')
-    expect(page).toContain('<td>it was loaded</td>')
+    expect(page).toContain('<td>the migration was loaded</td>')
     const undone = [...night, step('rollback', 40, { lost: [] })]
     expect(dossierPage({ ...facts, steps: undone })).toContain('<h1 class="warn">Rolled back</h1>')
     expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')
+  })
+
+  test('lists what convert.yml decides, and does not call the definitions equal then', () => {
+    const decided = [{ of: 'index' as const, table: 'orders', name: 'by_<state>', source: '', target: null }]
+    const page = dossierPage({ ...facts, plan: { ...facts.plan, decided } as DossierFacts['plan'] })
+    expect(page).toContain('by_&lt;state&gt;')
+    expect(page.match(/definitions of all tables/g)).toBeNull()
+    expect(dossierPage(facts).match(/definitions of all tables/g)).toHaveLength(1)
   })
 
   test('lists every remaining difference, and mentions them in its heading', () => {

@@ -46,10 +46,12 @@ test("rejects a negative count, and recognizes an error's level in any notation"
     for (const event of [...events, { message: 'verification complete' }]) accountForVerify(account, event)
     return verifyProblems(account, ['a']).map(({ what }) => what)
   }
-  expect(problems({ ...finished, ...counts })).toContain('a: a shard finished with num_extraneous -1')
+  expect(problems({ ...finished, ...counts })).toContain("a: a shard's result has an invalid num_extraneous -1")
   const clean = { ...finished, ...counts, num_missing: 0, num_extraneous: 0 }
   expect(problems(clean)).toEqual([])
-  expect(problems({ ...clean, num_column_mismatch: '1' })).toContain('a: a shard finished with num_column_mismatch 1')
+  expect(problems({ ...clean, num_column_mismatch: '1' })).toContain(
+    "a: a shard's result has an invalid num_column_mismatch 1",
+  )
   for (const level of ['ERROR', 'critical', 'DPANIC', 50])
     expect(problems(clean, { level, message: 'lost the connection' })).toEqual(['lost the connection'])
   for (const level of ['INFO', 'Warning', undefined])
@@ -124,7 +126,7 @@ describe('the report', () => {
 
   test('shows first what is estimated or inconclusive', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
-      'row counts beside molt are estimates',
+      'row counts are estimates, except those from molt',
     )
     expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('not proved equal')
     expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')
@@ -221,6 +223,16 @@ describe('lines', () => {
       expect(verifyProblems(verified, ['t'])).not.toEqual([])
     },
   )
+
+  test.each([
+    ['crdb_internal_note_shard_4', 0],
+    ['note', 1],
+  ])('takes the column %s of the target for a difference: %i', (column, count) => {
+    const account = emptyVerifyAccount('public')
+    const event = { message: 'mismatching table definition', table_schema: 'public', table_name: 't' }
+    accountForVerify(account, { ...event, level: 'warn', mismatch_info: `extraneous column ${column} found` })
+    expect([account.unverifiable.length, account.notes.length]).toEqual([count, 1 - count])
+  })
 
   test('counts lines that are not events by kind', () => {
     const unknown = noUnknowns()

@@ -103,7 +103,7 @@ describe('what a retry means', () => {
     [
       'ERROR: replication slot "molt_slot" is active for PID 27046 (SQLSTATE 55006)',
       'slot-busy',
-      /another process holds the slot molt_slot \(PID 27046 on the source\)/,
+      /another process is reading the slot molt_slot \(PID 27046 on the source\)/,
     ],
     ['ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)', 'slot-gone', /slot molt_slot is gone/],
     ['update sent to unknown tables: shop.public.b', 'missing-table', /the table public\.b is missing/],
@@ -350,7 +350,7 @@ describe('a metrics response', () => {
     expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
   })
 
-  it('that never ends causes no delay, even if it keeps sending', async () => {
+  it('causes no delay if it never ends, even if it keeps sending', async () => {
     const began = performance.now()
     const trickle = ask((_, response) => {
       const timer = setInterval(() => response.write('# slow\n'), 100)
@@ -360,7 +360,7 @@ describe('a metrics response', () => {
     expect(performance.now() - began).toBeLessThan(8_000)
   })
 
-  it('that is endless does not fill the memory', async () => {
+  it('does not fill the memory if it is endless', async () => {
     const flood = ask((_, response) => {
       const write = () => {
         while (!response.destroyed && response.write('#'.repeat(1 << 20)));

@@ -85,7 +85,7 @@ function tell(
     : '\n\nThe target could not be reached. When it is back, run `abort` again to remove its staging schema, heartbeat and ledger entry.'
   const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'There was nothing to drop.'
   context.summary(
-    `### ${undone.length ? 'Aborted in part' : 'Aborted'}\n\nWrites to the source are possible. ${list}${left}`,
+    `### ${undone.length ? 'Partly aborted' : 'Aborted'}\n\nWrites to the source are possible. ${list}${left}`,
   )
   if (undone.length)
     refuse(

@@ -39,7 +39,7 @@ export const action: Action<typeof spec> = {
       })
       // The outcome of an earlier approval does not apply to the one requested now.
       await setApproval(target, entry.id, null)
-      // Nor does an unused approval: this page needs its own.
+      // An unused approval does not apply either: this page needs its own.
       if (entry.phase === 'approved') {
         entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
         info('discarded an earlier approval that no cutover has used')

@@ -75,7 +75,8 @@ export const spec = defineAction({
     'pause-parts': 'JSON: milliseconds of the pause by part.',
     'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
     changes: 'Rows applied to the target by the stream.',
-    tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
+    tables:
+      'JSON array of the final verify with an object per table: `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
     'estimated-pause-ms': 'Expected write pause, in milliseconds.',
     'estimated-parts': 'JSON: expected milliseconds by part, with the names of `pause-parts`.',
     operations:

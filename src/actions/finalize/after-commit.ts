@@ -55,7 +55,7 @@ function tell(result: AfterCommit): void {
 }
 
 const WAY_BACK =
-  'To return to the source, stop the application and run `rollback`: it loses every write the target took since the commit, and needs each written table in `accept-data-loss`. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
+  'To return to the source, stop the application and run `rollback`: it loses every write to the target since the commit, and requires that `accept-data-loss` names each table with such writes. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
 
 /** @throws VerdictError unless every row is proved equal; columns that only `molt verify` can compare are a warning */
 export function requireCompared(result: AfterCommit | undefined): void {
@@ -67,6 +67,6 @@ export function requireCompared(result: AfterCommit | undefined): void {
       'verify.after-commit-inconclusive',
       'not every row was compared as of the commit',
       afterCommitProblems(result),
-      'Correct what is listed, then run `finalize` again within `gc.ttlseconds` of the target after the commit. To accept the gap, set `waive: compare` in `cleanup`.',
+      'Correct what is listed, then run `finalize` again while the target still keeps the rows of the commit (`gc.ttlseconds`). To accept the gap, set `waive: compare` in `cleanup`.',
     )
 }

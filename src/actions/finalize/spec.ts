@@ -29,11 +29,11 @@ export const spec = defineAction({
     ),
   },
   outputs: {
-    sequences: 'JSON array: per sequence `name`, `sourceValue`, and `value` on the target.',
+    sequences: 'JSON array with an object per sequence: `name`, `sourceValue`, and `value` on the target.',
     phase: "The migration's phase afterwards.",
     compared:
       'All rows as of the commit: `equal`, `different`, `inconclusive`, or `unavailable` on a target that is not CockroachDB. Empty before the commit.',
-    differences: 'JSON array: per table with rows that differ `table`, `missing`, `mismatch`, `extraneous`.',
+    differences: 'JSON array with an object per table whose rows differ: `table`, `missing`, `mismatch`, `extraneous`.',
   },
 })
 

@@ -206,7 +206,7 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
   context.output('needed', !why)
 }
 
-/** Names a run that already streams, by its renewed hold. A hold that is not renewed lapses. */
+/** Says which run is already streaming; undefined without one. A hold that is not renewed belongs to a dead run. */
 async function streamedByOther({ inputs, signal }: Gate, target: Database): Promise<string | undefined> {
   const first = await liveHolder(target, inputs.migration)
   for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
@@ -216,7 +216,7 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
   return undefined
 }
 
-/** Names an approval state that ends the need for a leg. After a decline a leg still runs, to apply `on-declined`. */
+/** Says why the approval needs no more legs; undefined while it does. A declined one needs a leg, for `on-declined`. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined
@@ -325,7 +325,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   return { by: last, count }
 }
 
-/** For repositories without required reviewers: the person who typed the hash that another person's run has shown. */
+/** Returns the person who typed the hash that another person's run has shown. Replaces required reviewers. */
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(

@@ -33,7 +33,7 @@ export const spec = defineAction({
     'admins-can-bypass': defaulted(
       choice('refuse', 'warn'),
       'warn',
-      "With `require`: what to do when administrators can bypass the environment's reviewers. A job that did run without an approval is a matter of `bypass`.",
+      "With `require`: what to do when administrators can bypass the environment's reviewers. `bypass` decides about a job that ran without an approval.",
     ),
     token: optional(secretText, 'The `github.token` of the job.'),
     target: optional(connectionUrl, 'CockroachDB to move to. Its ledger records the approval.'),

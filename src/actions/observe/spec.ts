@@ -25,7 +25,7 @@ export const spec = defineAction({
     'latency-ratio': defaulted(
       decimal(1, 1000),
       '3',
-      'Degraded when the mean time of a statement is more than this many times higher on the target than on the source.',
+      "Degraded when a statement's mean time on the target is more than this many times its mean time on the source.",
     ),
     'latency-floor': defaulted(
       duration,

@@ -74,7 +74,7 @@ export const spec = defineAction({
     'leg-limit': defaulted(
       duration,
       '5h',
-      'With `handover`: how long this run streams at most, because a job has a time limit. The slot stays for the next one.',
+      'With `handover`: maximum time that this run streams, because a job has a time limit. The slot stays for the next run.',
     ),
     legs: optional(
       integer(1, 20),

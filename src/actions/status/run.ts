@@ -212,7 +212,7 @@ function traceText({ action, at, origin }: Trace): string {
   return `\`${action}\` at ${clock(at)}${origin?.run ? `, ${origin.run}` : ''}`
 }
 
-/** Lines for both slots: the stream's, and the one of the rolling proof's change log. */
+/** Lines for both slots: the stream's, and the change log's. */
 function slotLines(facts: Look<SourceFacts>): string[] {
   if (!facts) return ['slots: unknown, no `source` was given']
   if ('failed' in facts) return ['slots: **unknown**, the source cannot be read']

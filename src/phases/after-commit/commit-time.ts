@@ -60,7 +60,7 @@ export async function advanceToCommitted(target: Database, committing: Entry): P
 /** Nanoseconds by which two nodes' clocks may differ: the maximum that CockroachDB supports (`--max-offset`). */
 const MAX_OFFSET = 500_000_000n
 
-/** The last time at which a version that was written before `time` can be recorded. */
+/** The latest time that can be recorded for a version that was written before `time`. */
 export function plusMaxOffset(time: string): string {
   return `${wall(time) + MAX_OFFSET}.0000000000`
 }

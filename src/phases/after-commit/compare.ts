@@ -63,7 +63,7 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
   return found
 }
 
-/** The expected tables according to both catalogs, and what prevents the comparison of a table or a column. */
+/** Pairs of the expected tables from both catalogs, and why other tables or columns cannot be compared. */
 async function comparablePairs(source: Database, target: Database, plan: Plan) {
   const [here, there] = await Promise.all([
     readTables(source, plan.sourceSchema),

@@ -44,7 +44,7 @@ export async function keepAfterCommit(target: Database, entry: Entry, result: Af
 }
 
 /**
- * The last conclusive result for this commit, or else the last one: a later run that compares less does not count more.
+ * The last conclusive result for this commit, or else the last result. A later run that compares less changes nothing.
  * @returns undefined without a result, or when all results belong to commits that were rolled back
  */
 export async function lastAfterCommit(target: Database, { id, facts }: Entry): Promise<AfterCommit | undefined> {

@@ -39,7 +39,7 @@ export class PauseClock {
     }
   }
 
-  /** The running parts; undefined between two. */
+  /** Names of the running parts; undefined when none is running. */
   get current(): string | undefined {
     return [...this.#running].join(', ') || undefined
   }

@@ -45,7 +45,7 @@ export async function unreadProblems(source: Database, plan: Plan, arrived: Arri
   return problems
 }
 
-/** Tables whose number of rows is not the number read, where molt reports that by table. */
+/** Tables with more or fewer rows than molt has read, where molt reports that by table. */
 export function partTables(plan: Plan, read: Exported, arrived: Arrived): string[] {
   return plan.tables.filter((table) => read.tables[table] !== undefined && read.tables[table] !== arrived[table])
 }

@@ -14,8 +14,8 @@ import type { FetchMode } from '../../tools/molt-fetch.ts'
 import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
 /**
- * A load to resume: the LSN at which its slot starts, and the rows that it had read. MOLT skips every table without a
- * recorded failure, loaded or not, so these rows are the only proof of completeness.
+ * A load to resume: the LSN at which its slot starts, and the number of rows that it had read. MOLT skips every table
+ * without a recorded failure, loaded or not, so only these numbers can prove that a load is complete.
  */
 export interface Resumed {
   /** MOLT's id of the load; undefined when every table was imported completely and MOLT has nothing left to do. */

@@ -11,7 +11,7 @@ import { StallWatch } from '../stream/stall.ts'
 /** How far a load has come; `rows` counts rows read from the source. */
 export interface LoadProgress {
   tablesRead: number
-  /** Undefined when molt does not report it, as early builds do not for a direct copy. */
+  /** Undefined when molt does not report it. Early builds do not, for a direct copy. */
   tablesImported: number | undefined
   rows: number
 }
@@ -30,7 +30,7 @@ export interface LoadOptions {
   onStarted?(cursor: string): void
   /** Every table is read completely; rows may still be on their way to the target. */
   onRead?(account: FetchAccount): void
-  /** Explains molt's last output in a sentence, for example by the columns that it is about. */
+  /** Returns a sentence that explains molt's last output, such as the columns that it is about. */
   explain?(said: string): Promise<string | undefined>
 }
 

@@ -41,7 +41,7 @@ export function deviationMs(counters: Counters): number {
   return calls ? Math.sqrt(Math.max(0, squaresMs / calls - meanMs(counters) ** 2)) : 0
 }
 
-/** The sum of both: the same statement by another user, application or plan. */
+/** Adds up the counters of one statement from two users, applications or plans. */
 export function sum(a: Counters, b: Counters): Counters {
   const applications = [...new Set([...(a.applications ?? []), ...(b.applications ?? [])])].sort()
   return {

@@ -49,12 +49,12 @@ export function statementFingerprint(sql: string): string {
   return `${text.slice(0, LIMIT - 20)} … ${createHash('sha256').update(text).digest('hex').slice(0, 16)}`
 }
 
-/** Whether a fingerprint is of a statement that reads or writes rows. */
+/** Whether the statement with this fingerprint reads or writes rows. */
 export function isDml(fingerprint: string): boolean {
   return /^(select|insert|update|delete|upsert|merge|with|values) /.test(fingerprint)
 }
 
-/** Whether it writes rows. */
+/** Whether the statement with this fingerprint writes rows. */
 export function isWrite(fingerprint: string): boolean {
   return /^(?:with .* )?(insert into|update|delete from|upsert into|merge into) /.test(fingerprint)
 }

@@ -57,7 +57,7 @@ export interface Watched {
 }
 
 /**
- * Watches both sides for a while.
+ * Watches both sides for `durationMs`.
  * @throws CancelledError, or a database's error when it could not be read at the start or at the end
  */
 export async function watch(options: WatchOptions): Promise<Watched> {

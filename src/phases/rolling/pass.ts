@@ -110,7 +110,7 @@ export interface PassOptions extends Endpoints {
   dirty: DirtyKeys
   /** The next table with chunks to compare; undefined if there is currently none. */
   next(): TablePass | undefined
-  /** Waits while the stream needs the databases more. */
+  /** Waits while the stream has priority. */
   yield(): Promise<void>
   /** Called for a table with rows that can be proved neither equal nor different. */
   onUnknown(table: ProvableTable, reason: string): void

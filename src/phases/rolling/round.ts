@@ -4,7 +4,7 @@ import { type KeyedRow, readKeys, sameRow } from './rows.ts'
 import type { Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 
-/** Keys that one statement reads. */
+/** Maximum number of keys per statement. */
 const BATCH = 2_000
 
 type Verdict =

@@ -22,9 +22,9 @@ export type Piece =
 /** The parts of a row that are compared. */
 export interface Row {
   key: string[]
-  /** Of the values that both servers write the same way. */
+  /** Hash of the values that both servers write the same way. */
   hash: string
-  /** The other values, as text. */
+  /** All other values, as text. */
   odd: (string | null)[]
 }
 

@@ -53,14 +53,15 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat in a known transaction. Its position is after every change that was read before. */
+/** Writes a heartbeat. Returns its transaction, and a position after every change that was read before. */
 export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1
      RETURNING beat, pg_catalog.txid_current()::text AS xid, pg_catalog.pg_current_wal_insert_lsn()::text AS lsn`,
   )
   const [row] = rows
-  if (!row) throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone')
+  if (!row)
+    throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone. Run `prepare` and `fetch` again')
   return { tables: [...tables], lsn: parseLsn(row.lsn), xid: BigInt(row.xid), beat: Number(row.beat) }
 }
 

@@ -28,7 +28,7 @@ export interface DrainEvidence {
   restartsDuring: number
   /** Changes still counted after the marker had arrived and was acknowledged; null when nothing counts them. */
   changesAfter: number | null
-  /** Rows in the replicator's dead-letter table; `table` is the name that was checked. */
+  /** Rows in the replicator's dead-letter table, `deadLetterTable`. */
   deadLetters: number
   deadLetterTable: string
 }
@@ -76,7 +76,7 @@ async function proveAgain(
     }
 }
 
-/** Waits for the steps of a proof one by one, unless something invalidates them. */
+/** Waits for one step of the proof. Throws as soon as the proof is invalid. */
 type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
 
 function stepsOf(stream: Stream, began: number, deadline: number): Until {

@@ -55,7 +55,7 @@ export class Heartbeats {
     return this.#underway[0]
   }
 
-  /** Milliseconds since the source accepted a heartbeat; 0 while a drain stops them. */
+  /** Milliseconds since the source accepted a heartbeat; 0 while a drain stops the heartbeats. */
   get unwrittenMs(): number {
     return this.#beating ? this.sinceWrittenMs : 0
   }

@@ -23,7 +23,7 @@ import { applying, applyingOnCockroach, Watch, type WatchLimits, walObservations
 export interface StreamOptions {
   sourceUrl: string
   targetUrl: string
-  /** The replicator's own login on the target, or else the login of `targetUrl`. */
+  /** The replicator's own login on the target. Default: the login of `targetUrl`. */
   login?: StreamLogin
   /** The target's database, which the replicator requires before the schema's name. */
   targetDatabase: string
@@ -66,7 +66,7 @@ export interface StreamStatus {
   interruptions: number
 }
 
-/** Number of retries since a heartbeat was written at which the stream counts as stuck in a loop. */
+/** After this many retries since a heartbeat was written, the stream counts as stuck in a loop. */
 const CIRCLING = 3
 /** How many times in a row a replicator may die without applying a change. */
 const MAX_VAIN_LIVES = 5

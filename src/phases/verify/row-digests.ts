@@ -42,7 +42,7 @@ export interface DigestOptions {
 /** Maximum rows and characters to fetch and compare one by one, per table and per query. */
 const FETCHED = { rows: 100_000, size: 256 << 20 }
 const BATCH = { rows: 20_000, size: 64 << 20 }
-/** Maximum readings of a table while changes stream, and the number of parts or rows that is not worth another one. */
+/** Maximum readings of a table while changes stream. Few differing parts or rows are fetched without another reading. */
 const ROUNDS = 5
 const FEW = { buckets: 64, rows: 1_000 }
 /** Longer values, in characters, are fetched as a hash. */
