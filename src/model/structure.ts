@@ -87,7 +87,9 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
   for (const { table, name, form } of source.constraints) note('constraint', table, name, form)
   for (const { part, table, column, form } of source.columnParts) note(part, table, column, form)
   for (const { name: table, columns } of tables) for (const { name, type } of columns) note('type', table, name, type)
-  return decisions.flatMap((each) => {
+  // The last one holds: a check can get another name and another condition.
+  const last = new Map(decisions.map((each) => [keyOf(each), each]))
+  return [...last.values()].flatMap((each) => {
     const form = forms.get(keyOf(each))
     return form === undefined ? [] : { ...each, source: form }
   })
@@ -96,7 +98,7 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
 const keyOf = ({ of, table, name }: Pick<Decision, 'of' | 'table' | 'name'>) => JSON.stringify([of, table, name])
 
 /** Describes a decision for people: `orders: index by_state is left out`. */
-export function decisionText({ of, table, name, target }: Decision): string {
+export function decidedText({ of, table, name, target }: Decision): string {
   const what = `${table}: ${of} ${of === 'index' || of === 'constraint' ? name : `of ${name}`}`
   if (!target) return `${what} is left out`
   return target.text ? `${what} becomes ${target.text}` : `${what} becomes ${target.name}`
