@@ -19,12 +19,15 @@ export const NIGHTLY = [
   'test/faults/cutover-kill.test.ts',
   'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
+  'test/faults/night-model.test.ts',
   'test/security/hostile-tools.test.ts',
   'test/security/canaries.test.ts',
+  'test/security/least-privilege.test.ts',
 ]
 
 /** Have a longer form at night, and a short one in the other runs. */
 export const LONGER_AT_NIGHT = [
+  'test/contract/write-access.test.ts',
   'test/e2e/chain.test.ts',
   'test/golden/convert.test.ts',
   'test/faults/cutover.test.ts',
@@ -37,11 +40,12 @@ export const LONGER_AT_NIGHT = [
 
 /** Commands of their own, in their long form; `npm test` has a short one of each. */
 export const GROUPS: Readonly<Record<string, readonly string[]>> = {
-  faults: ['test/faults/table.test.ts', 'test/faults/proof-model.test.ts'],
+  faults: ['test/faults/table.test.ts', 'test/faults/night-model.test.ts', 'test/faults/proof-model.test.ts'],
   security: [
     'test/security/fuzz.test.ts',
     'test/security/hostile-tools.test.ts',
     'test/security/canaries.test.ts',
+    'test/security/least-privilege.test.ts',
     'test/contract/attacks.test.ts',
     'test/contract/every-grant.test.ts',
     'test/contract/printed-grants.test.ts',
@@ -82,10 +86,12 @@ const BY_DAY = [
   { test: { ...shared, name: 'tooling', include: [TOOLING], isolate: false } },
 ]
 
-const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '' } = process.env
+const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '', MOLT_ACTIONS_PART: only } = process.env
 const grouped = Object.values(GROUPS).flat()
 const ofNight = [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
 const long = GROUPS[name] ?? (night ? ofNight : undefined)
+/** A table of faults or a model is one file: each worker takes a part of it. */
+const PARTS = name !== 'faults' ? [''] : only ? [only] : ['1/3', '2/3', '3/3']
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
@@ -94,6 +100,15 @@ export default defineConfig({
     globalSetup: 'test/global-setup.ts',
     // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
     maxWorkers: 3,
-    projects: long ? [{ test: { ...shared, name: 'long', include: [...long] } }] : BY_DAY,
+    projects: long
+      ? PARTS.map((part) => ({
+          test: {
+            ...shared,
+            name: `long ${part}`.trim(),
+            include: [...long],
+            ...(part && { env: { MOLT_ACTIONS_PART: part } }),
+          },
+        }))
+      : BY_DAY,
   },
 })

@@ -58,6 +58,9 @@ export default async function setup(project: TestProject): Promise<() => void> {
   // Workers inherit the variables below. Waits keep their full length where RUNNER_NAME is set.
   delete process.env.RUNNER_NAME
   process.env.MOLT_ACTIONS_TEST_TIMING = JSON.stringify(TIMING)
+  const { MOLT_ACTIONS_GROUP: group, MOLT_ACTIONS_PART: part, MOLT_ACTIONS_FAULT: fault } = process.env
+  // A run of all faults keeps no row of an earlier one.
+  if (group === 'faults' && !part && !fault) rmSync(FAULTS, { recursive: true, force: true })
   const folder = workFolder()
   process.env.TMPDIR = folder
   process.env.MOLT_ACTIONS_INITDB_CACHE = join(folder, 'initdb')
@@ -68,6 +71,9 @@ export default async function setup(project: TestProject): Promise<() => void> {
   process.env.NODE_COMPILE_CACHE = join(folder, 'compiled')
   return () => rmSync(folder, { recursive: true, force: true })
 }
+
+/** Written by test/faults/table/page.ts. */
+const FAULTS = resolve(import.meta.dirname, '../.faults')
 
 const MEMORY = '/dev/shm'
 const ROOM = 4 * 2 ** 30

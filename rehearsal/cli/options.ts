@@ -37,7 +37,7 @@ Options
   --keep               keeps the embedded servers, logs and evidence, and prints how to stop them
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
-  --decisions FILE     without --target: convert.yml, your decisions about the converted schema
+  --decisions FILE     convert.yml, your decisions about the converted schema
   --allow-source NAME  name of the source's database, to confirm that you mean it
   --mode MODE          how rows travel: import, use-copy or direct-copy, as the input of \`fetch\` (default: import;
                        with --target but without --bucket-path: direct-copy)
@@ -69,8 +69,6 @@ export interface Options {
   source?: string
   /** If undefined, the source moves to a target of the rehearsal, whose tables `convert` creates. */
   target?: string
-  /** Path of convert.yml. */
-  decisions?: string
   binDir?: string
   mask: boolean
   /** Undefined if the config file decides. */
@@ -135,7 +133,7 @@ function soundOptions(argv: string[]): Options | undefined {
     },
   })
   if (values.help) return undefined
-  const { source, target, decisions } = values
+  const { source, target } = values
   requireSides(values)
   if (source && values.rows !== undefined)
     throw new InputError(
@@ -158,7 +156,6 @@ function soundOptions(argv: string[]): Options | undefined {
     json: values.json,
     source,
     target,
-    decisions: decisions && resolve(decisions),
     binDir: binDirOf(values['bin-dir']),
     printedGrants,
     chain: chainOf(values, names),
@@ -173,8 +170,8 @@ function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' |
   const { source, target, decisions } = values
   if (target !== undefined && source === undefined)
     throw new InputError('rehearse.invalid-option', '--target needs --source')
-  if (decisions !== undefined && (!source || target))
-    throw new InputError('rehearse.invalid-option', '--decisions works only with --source and without --target')
+  if (decisions !== undefined && !source)
+    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has none')
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
@@ -196,7 +193,9 @@ function chainInputs(): string[] {
 /** Checks `mode`, `bucket-path` and `bin-dir` before passing them on. */
 function chainOf(values: Record<string, unknown>, names: readonly string[]): Record<string, string> {
   const given = names.filter((name) => !['mode', 'bucket-path', 'bin-dir'].includes(name) && values[name] !== undefined)
-  return Object.fromEntries(given.map((name) => [name, String(values[name])]))
+  const inputs = Object.fromEntries(given.map((name) => [name, String(values[name])]))
+  // The chain runs elsewhere.
+  return inputs.decisions ? { ...inputs, decisions: resolve(inputs.decisions) } : inputs
 }
 
 function againOf(argv: readonly string[]): string {

@@ -412,7 +412,7 @@ async function convertSource(
 ): Promise<{ job: JobResult; converted: Converted }> {
   screen.say("converting the source's schema")
   options.timeline.step('Convert')
-  const { cluster, chain, decisions } = options
+  const { cluster, chain } = options
   const out = join(options.keep ? folder : join(REPO, '.rehearsal'), 'schema')
   const job = await runAction({
     dir: join(REPO, 'actions/convert'),
@@ -426,7 +426,7 @@ async function convertSource(
       'allow-insecure': 'true',
       ...(chain.schema && { schema: chain.schema }),
       ...(cluster.version && { 'target-version': cluster.version }),
-      ...(decisions && { decisions }),
+      ...(chain.decisions && { decisions: chain.decisions }),
     },
     workDir: join(folder, 'convert'),
     secrets: [source, target],

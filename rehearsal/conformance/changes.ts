@@ -13,7 +13,7 @@ import {
 } from '../../src/destination/deferral.ts'
 import { cancelImports, readImportJobs } from '../../src/destination/jobs.ts'
 import { lockTables, unlockTables } from '../../src/destination/schema-lock.ts'
-import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../src/destination/write-access.ts'
+import { closeWriteAccess, openWriteAccess, readAccess, readWriteGrants } from '../../src/destination/write-access.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { ident } from '../../src/runtime/database.ts'
 import { readSchema } from '../../src/sql/schema.ts'
@@ -59,6 +59,40 @@ export const CHANGE_ITEMS: Item[] = [
     says: 'Write access, including TRUNCATE, is revoked and restored exactly.',
     source: 'docs: truncate.md, grant.md, security-reference/authorization.md',
     look: lookAtWriteAccess,
+  },
+  {
+    id: 'rights.owners',
+    says: "A table's owner and the members of it are found, because no REVOKE keeps them from writing.",
+    source: 'docs: security-reference/authorization.md, alter-table.md (OWNER TO), pg-catalog.md (pg_auth_members)',
+    async look(bench) {
+      const { db, name } = bench
+      const owner = await bench.role('table_owner')
+      const member = await bench.role('member')
+      const owned = bench.at('owned')
+      const [{ me } = { me: '' }] = (await db.query('SELECT current_user AS me')).rows
+      await db.query(`CREATE TABLE ${owned} (id INT8 PRIMARY KEY)`)
+      await db.query(`GRANT CREATE ON SCHEMA ${ident(name)} TO ${ident(owner.name)}`)
+      // Only a member of the new owner may change the owner.
+      await db.query(`GRANT ${ident(owner.name)} TO ${ident(member.name)}, ${ident(me)}`)
+      await db.query(`ALTER TABLE ${owned} OWNER TO ${ident(owner.name)}`)
+      const { unrevocable } = await readAccess(db, name, ['owned'])
+      const asMember = await bench.connect(member.url)
+      const written = await codeOf(asMember.query(`INSERT INTO ${owned} (id) VALUES (1)`))
+      await db.query(`ALTER TABLE ${owned} OWNER TO ${ident(me)}`)
+      await db.query(`DROP TABLE ${owned}`)
+      await db.query(`REVOKE CREATE ON SCHEMA ${ident(name)} FROM ${ident(owner.name)}`)
+      return [
+        {
+          what: 'logins that no REVOKE keeps from writing',
+          expected: [owner, member].map((each) => `${each.name} through ${owner.name}`).sort(),
+          seen: unrevocable
+            .filter(({ administrator }) => !administrator)
+            .map(({ role, through }) => `${role} through ${through}`)
+            .sort(),
+        },
+        { what: 'INSERT by the member', expected: 'none', seen: written },
+      ]
+    },
   },
   {
     id: 'deferral',
@@ -179,7 +213,7 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
       seen: await codeOf(asApp.query(`SELECT 1 FROM ${bench.at(CHILDREN)}`)),
     },
   ]
-  const missing = await openWriteAccess(db, name, taken)
+  const { missing } = await openWriteAccess(db, name, taken)
   const expected = [
     ...['DELETE', 'DROP', 'INSERT', 'UPDATE'].flatMap((right) => tables.map((table) => `app ${right} ${table}`)),
     `batch ALL ${CHILDREN}`,

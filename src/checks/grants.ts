@@ -1,4 +1,5 @@
 import { LOGIN_RIGHTS } from '../destination/stream-login.ts'
+import { ownershipStatements } from '../destination/unrevocable.ts'
 import { grantOptionStatements } from '../destination/write-access.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 import { cockroachSince } from './check.ts'
@@ -170,19 +171,32 @@ function onForeignKeys(facts: Facts, user: string): string[] {
 }
 
 /** The grant options needed to restore other roles' write rights, which are revoked until the commit. */
-function writeAccess({ target, settings }: Facts, user: string): string[] {
+function writeAccess(facts: Facts, user: string): string[] {
+  const { target, settings } = facts
   if (settings.writeAccess === 'waive') return []
+  const owned = takenOver(facts, user)
   const grants = target.writeGrants.filter(({ role }) => role !== user)
-  if (!grants.length) return []
+  if (!grants.length) return owned
+  const giveBack = '-- To give write access back to the application after the commit.'
   if (target.server.isCockroach)
-    return [
-      '-- To give write access back to the application after the commit.',
-      ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`),
-    ]
+    return [...owned, giveBack, ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`)]
   const tables = new Set(grants.map(({ table }) => qualified(settings.targetSchema, table)))
+  const taken = [...tables].map((table) => `ALTER TABLE ${table} OWNER TO ${ident(user)};`)
+  return [...owned, giveBack, ...taken.filter((each) => !owned.includes(each))]
+}
+
+/** Tables whose owner could write to them until the commit. */
+function takenOver({ target, settings }: Facts, user: string): string[] {
+  if (![undefined, 'planned', 'prepared'].includes(settings.phase)) return []
+  const owners = target.unrevocable.filter(
+    ({ administrator, role, through }) =>
+      !administrator && role !== user && (through === user || through !== target.role.name),
+  )
+  if (!owners.length) return []
+  const statements = ownershipStatements(settings.targetSchema, owners, user)
   return [
-    '-- To give write access back to the application after the commit.',
-    ...[...tables].map((table) => `ALTER TABLE ${table} OWNER TO ${ident(user)};`),
+    '-- No REVOKE keeps these roles from writing until the commit. Change the owners back after `finalize`.',
+    ...statements.map((each) => `${each};`),
   ]
 }
 

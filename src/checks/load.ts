@@ -1,3 +1,4 @@
+import { grantsText } from '../destination/write-access.ts'
 import { number } from '../runtime/progress.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
@@ -25,6 +26,27 @@ export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
  * Checks whether the load fits into memory and time, and each transaction into the replicator's memory. All estimates.
  */
 export const loadChecks: readonly Check[] = [
+  {
+    id: 'load.recreate',
+    severity: 'block',
+    waivable: false,
+    title: 'Recreating the tables removes no rights',
+    protects:
+      '`table-handling: drop-on-target-and-recreate` drops the tables, and with them the rights of other roles. MOLT does not restore them, so after the switch the application could not even read.',
+    fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
+    *find({ settings, target }) {
+      const loads = [undefined, 'planned', 'prepared'].includes(settings.phase)
+      if (settings.tableHandling !== 'drop-on-target-and-recreate' || !loads) return
+      for (const role of new Set(target.otherRights.map((each) => each.role)))
+        yield {
+          object: role,
+          what: grantsText(
+            target.otherRights.filter((each) => each.role === role),
+            'would lose',
+          ),
+        }
+    },
+  },
   {
     id: 'load.memory',
     severity: 'block',

@@ -1,4 +1,5 @@
 import { plannedDeferral } from '../destination/deferral.ts'
+import { ownershipStatements, unrevocableText } from '../destination/unrevocable.ts'
 import { type Index, isShardCheck } from '../model/schema.ts'
 import { isStandIn } from '../model/stand-in.ts'
 import { ident, qualified } from '../runtime/database.ts'
@@ -428,14 +429,57 @@ export const targetChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tgt.table-owner',
+    severity: 'block',
+    waivable: false,
+    title: 'No login owns a table on the target, except the migration user',
+    protects:
+      'An owner, and each member of it, can write to its tables whatever is revoked. Such a write between the final verification and the commit would go unnoticed until `finalize`.',
+    fix: '{sql} -- after `finalize`, change the owner back; or set `write-access: waive`',
+    *find(facts) {
+      const { target, settings } = facts
+      if (settings.writeAccess === 'waive' || !beforeLoad(facts)) return
+      const { name } = target.role
+      for (const each of target.unrevocable.filter(({ administrator }) => !administrator))
+        yield {
+          object: each.role,
+          what: `${each.role} can write to ${plural(each.tables.length, 'expected table')} on the target whatever is revoked: ${unrevocableText([{ ...each, tables: [someOf(each.tables, 3)] }], name)}`,
+          names: { sql: `${ownershipStatements(settings.targetSchema, [each], name).join('; ')};` },
+        }
+    },
+  },
+  {
+    id: 'tgt.administrator',
+    severity: 'warn',
+    title: 'No other login is an administrator of the target',
+    protects:
+      'An administrator can write to the target until the commit whatever is revoked. The comparison of `finalize` finds such writes only after the commit.',
+    fix: '{sql} -- until the commit, or make sure that {role} writes nothing there',
+    *find({ target: { unrevocable } }) {
+      for (const { role, through, parent, administrator } of unrevocable)
+        if (administrator)
+          yield {
+            object: role,
+            what: `${role} is ${through === role ? 'an administrator' : `a member of ${through}`} on the target`,
+            names: {
+              role: ident(role),
+              sql: parent ? `REVOKE ${ident(parent)} FROM ${ident(role)};` : `ALTER ROLE ${ident(role)} NOSUPERUSER;`,
+            },
+          }
+    },
+  },
+  {
     id: 'tgt.writer',
     severity: 'warn',
     title: 'No other role can write to the target',
     protects:
       'A write to the target before the switch is overwritten, or makes the sides differ. Afterwards, there is no way to know which side is right.',
     fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- after the switch: GRANT INSERT, UPDATE, DELETE ON TABLE {tables} TO {role};',
-    *find({ target: { writers }, settings }) {
+    *find({ target: { writers, unrevocable }, settings }) {
+      const owns = (role: string) => unrevocable.some((each) => each.role === role)
       for (const { role, tables } of writers) {
+        // Nothing could be revoked from it, which has a finding of its own.
+        if (owns(role) && settings.writeAccess === 'close') continue
         const all = tables.map((table) => qualified(settings.targetSchema, table))
         yield {
           object: role,

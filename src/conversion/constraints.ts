@@ -1,7 +1,10 @@
 import type { Constraint } from '../model/catalog.ts'
 import { own } from '../model/records.ts'
+import { tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 import { addCheck, addForeignKey, comment, validateConstraint } from '../sql/ddl.ts'
+import { formOf } from '../sql/structure.ts'
+import { unquoted } from './expressions.ts'
 import { checkName, reportChanges } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
@@ -16,11 +19,21 @@ export function convertConstraints(work: Work, tables: ReadonlySet<string>): voi
         `constraint ${constraint.schema}.${constraint.table}.${constraint.name}`,
         original(work, constraint),
       )
-    else if (!tables.has(constraint.table)) continue
+    else if (!tables.has(constraint.table)) leaveOfPartition(work, constraint, object, tables)
     else if (constraint.kind === 'check') convertCheck(work, constraint, object)
     else if (constraint.kind === 'foreign key') convertForeignKey(work, constraint, object, tables)
     else if (constraint.kind === 'other') work.leave('object.unknown', object, original(work, constraint))
   }
+}
+
+/** What a partition has beside its table's: the rest is converted with the table. */
+function leaveOfPartition(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
+  const { kind, name, inherited, definition } = constraint
+  if (inherited || (kind !== 'check' && kind !== 'foreign key')) return
+  const isShared = work.catalog.constraints.some(
+    (each) => tables.has(each.table) && each.name === name && each.definition === definition,
+  )
+  if (!isShared) work.leave('partition.own', object, original(work, constraint))
 }
 
 function original(work: Work, { schema, table, name, definition }: Constraint): string {
@@ -33,9 +46,13 @@ function decidedName(work: Work, { table, name, definition }: Constraint, object
   const decided = own(work.table(table).constraints, name)
   if (decided?.drop !== undefined) {
     work.decided(object, definition, `dropped: ${decided.drop}`)
+    work.expect('constraint', table, name, null)
     return undefined
   }
-  if (decided?.name) work.decided(object, name, decided.name)
+  if (decided?.name) {
+    work.decided(object, name, decided.name)
+    work.expect('constraint', table, name, { name: decided.name })
+  }
   return decided?.name ?? name
 }
 
@@ -59,9 +76,11 @@ function convertCheck(work: Work, constraint: Constraint, object: string): void 
   const name = decidedName(work, constraint, object)
   if (name === undefined || constraint.expression === null) return
   const decided = own(work.table(constraint.table).constraints, constraint.name)?.check
-  const translated = translateIn(work, constraint.expression)
-  if (decided) work.decided(object, constraint.expression, decided)
-  else if (translated.unsupported.length) {
+  const translated = translateIn(work, constraint.table, constraint.expression)
+  if (decided) {
+    work.decided(object, constraint.expression, decided)
+    expectCheck(work, constraint, name, decided)
+  } else if (translated.unsupported.length) {
     work.leave('check.unsupported', object, `${original(work, constraint)}; -- ${translated.unsupported.join(', ')}`)
     return
   } else {
@@ -74,12 +93,30 @@ function convertCheck(work: Work, constraint: Constraint, object: string): void 
   write(work, constraint, name, 'check', addCheck(work.schema, constraint.table, name, decided ?? translated.sql))
 }
 
+function expectCheck(work: Work, { table, name }: Constraint, newName: string, condition: string): void {
+  const text = `CHECK (${condition})`
+  const named = new Set(
+    tokens(condition).map(({ kind, text: word }) => (kind === 'word' ? word.toLowerCase() : unquoted(word))),
+  )
+  const columns = work.catalog.tables.find((each) => each.name === table)?.columns.map((each) => each.name) ?? []
+  work.expect('constraint', table, name, {
+    name: newName,
+    columns: columns.filter((each) => named.has(each)).sort(),
+    form: formOf(text),
+    text,
+  })
+}
+
 function convertForeignKey(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { references } = constraint
   // PostgreSQL repeats a key that references a partitioned table for each of its partitions.
   if (!references || (constraint.inherited && !tables.has(references.table))) return
   if (references.schema !== work.schema) {
     work.leave('foreign-key.other-schema', object, original(work, constraint))
+    return
+  }
+  if (!tables.has(references.table)) {
+    work.leave('partition.own', object, original(work, constraint))
     return
   }
   if (references.match === 'partial') {

@@ -43,9 +43,11 @@ function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind'
 }
 
 /** Whether a comment is lost, because its object is not created on the target. Of types, only enums are. */
-function isLost(work: Work, on: Comment['on'], name: string): boolean {
+function isLost(work: Work, { on, name, of }: Comment, tables: ReadonlySet<string>): boolean {
   if (on === 'type') return work.types.get(`${work.schema}.${name}`)?.kind !== 'enum'
-  return on === 'sequence' || on === 'view' || on === 'other'
+  if (on === 'table' || on === 'column') return !tables.has(name)
+  if (on === 'index' || on === 'constraint') return of !== null && !tables.has(of)
+  return on !== 'schema'
 }
 
 /** Converts a schema to CockroachDB's syntax, with a finding for every object. The result is deterministic. */
@@ -60,8 +62,9 @@ export function convert(catalog: Catalog, target: Version, decisions: Decisions 
   for (const { kind, name, table, definition } of catalog.objects)
     work.leave(RULE_OF_KIND[kind] ?? 'object.unknown', objectName(work, { kind, name, table }), definition)
   for (const owner of new Set(catalog.tables.map((each) => each.owner))) work.found('owner', `owner ${owner}`)
-  for (const { on, name } of catalog.comments)
-    if (isLost(work, on, name)) work.found('comment.lost', work.name(on, name))
+  for (const each of catalog.comments)
+    if (isLost(work, each, tables))
+      work.found('comment.lost', work.name(each.on, each.name, ...(each.on === 'column' && each.of ? [each.of] : [])))
   if (!/^(C|POSIX)(\.|$)/i.test(catalog.collation)) work.found('text.order', `database collation ${catalog.collation}`)
   return work.result
 }

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
-import type { Catalog } from '../model/catalog.ts'
+import type { Catalog, Index } from '../model/catalog.ts'
+import { readIndex } from '../model/expression.ts'
 import { own } from '../model/records.ts'
 
 const sql = z.string().min(1)
@@ -117,7 +118,7 @@ function unwrap(schema: unknown): unknown {
   return schema instanceof z.ZodOptional ? unwrap(schema.unwrap()) : schema
 }
 
-/** Lists names in convert.yml that do not exist in the database's schema. */
+/** Lists names in convert.yml that do not exist in the database's schema, and decisions that cannot be built. */
 export function unknownNames(found: Decisions, catalog: Catalog, suggest: Suggest): Problems {
   const tables = new Map(catalog.tables.map((each) => [each.name, each]))
   return Object.entries(found.tables ?? {}).flatMap(([name, decision]) => {
@@ -139,8 +140,78 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
     return [
       ...unknown,
       ...key.map((each) => `tables.${name}.key: ${each} is not a column${suggest(each, known.columns)}`),
+      ...constraintProblems(name, decision, catalog),
+      ...indexProblems(name, found.tables ?? {}, catalog, (each) => suggest(each, known.columns)),
     ]
   })
+}
+
+/** Decisions without an effect. */
+function constraintProblems(table: string, { indexes, constraints }: TableDecision, catalog: Catalog): Problems {
+  return catalog.constraints.flatMap(({ schema, table: of, name, kind }) => {
+    if (schema !== catalog.schema || of !== table) return []
+    if (kind === 'primary key' && (own(indexes, name) ?? own(constraints, name)))
+      return `tables.${table}: ${name} is the primary key. Set the table's \`key\` and \`hash\` instead`
+    if (kind !== 'check' && own(constraints, name)?.check !== undefined)
+      return `tables.${table}.constraints.${name}.check: it is no CHECK`
+    return []
+  })
+}
+
+/** The ledger knows an index by its name, and builds it when nobody can correct the file any more. */
+function indexProblems(
+  table: string,
+  tables: Record<string, TableDecision>,
+  catalog: Catalog,
+  suggestColumn: (name: string) => string,
+): Problems {
+  const { indexes = {} } = own(tables, table) ?? {}
+  const columns = new Set(catalog.tables.find((each) => each.name === table)?.columns.map((each) => each.name))
+  const there = catalog.indexes.filter((each) => each.table === table)
+  const found = Object.entries(indexes).flatMap(([index, { sql, storing = [], name = index }]) => {
+    const at = `tables.${table}.indexes.${index}`
+    const made = sql === undefined ? undefined : readIndex(sql)
+    const unknown = storing.filter((each) => !columns.has(each))
+    return [
+      ...unknown.map((each) => `${at}.storing: ${each} is not a column${suggestColumn(each)}`),
+      ...(sql !== undefined && (made?.name !== name || made.table !== table)
+        ? [`${at}.sql: must create the index ${name} of ${table}, under this name`]
+        : []),
+    ]
+  })
+  const names = there.map((each) => own(indexes, each.name)?.name ?? each.name)
+  const twice = [...new Set(names.filter((each, at) => names.indexOf(each) !== at))]
+  return [
+    ...found,
+    ...twice.map((each) => `tables.${table}.indexes: two indexes would be named ${each}`),
+    ...there.filter((each) => isDropped(each, tables)).flatMap((each) => neededBy(each, catalog, tables)),
+  ]
+}
+
+function isDropped({ table, name }: Pick<Index, 'table' | 'name'>, tables: Record<string, TableDecision>): boolean {
+  const { indexes, constraints } = own(tables, table) ?? {}
+  return (own(indexes, name) ?? own(constraints, name))?.drop !== undefined
+}
+
+/** A foreign key refers to a unique index. */
+function neededBy(index: Index, catalog: Catalog, tables: Record<string, TableDecision>): Problems {
+  const keyOf = (columns: readonly (string | null)[]) => JSON.stringify(columns.toSorted())
+  const keyed = (each: Index) => keyOf(each.columns.map(({ column }) => column))
+  const isLeft = catalog.indexes.some(
+    (each) => each.table === index.table && each.unique && keyed(each) === keyed(index) && !isDropped(each, tables),
+  )
+  if (!index.unique || isLeft) return []
+  const needing = catalog.constraints.filter(
+    (each) =>
+      each.references?.schema === catalog.schema &&
+      each.references.table === index.table &&
+      keyOf(each.references.columns) === keyed(index) &&
+      !isDropped(each, tables),
+  )
+  return needing.map(
+    ({ table, name }) =>
+      `tables.${index.table}: ${index.name} cannot be dropped: the foreign key ${name} of ${table} needs it`,
+  )
 }
 
 /** JSON Schema of convert.yml, for editors. */

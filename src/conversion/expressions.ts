@@ -17,8 +17,15 @@ export interface Translation {
   unsupported: string[]
 }
 
-/** Maps the type of a cast to the target's type; undefined if there is none. */
-export type CastType = (name: string) => string | undefined
+/** What the names in an expression stand for. */
+export interface Names {
+  /** What a cast to a type becomes: the target's type name, or undefined without one. */
+  castType(name: string): string | undefined
+  /** Columns with a collation on the target. */
+  collated: ReadonlySet<string>
+  /** Whether the target gets this sequence of the source, by the name that the source's server prints. */
+  hasSequence(name: string): boolean
+}
 
 /** PostgreSQL prints LIKE as `~~`, which means something else on CockroachDB. */
 const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }
@@ -26,6 +33,15 @@ const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': '
 const OPERATORS = new Set(
   '+ - * / % ^ = <> != < > <= >= || | & # ~ << >> -> ->> #> #>> #- @> <@ ? ?| ?& && !~ ~* !~* @@ |/ ||/'.split(' '),
 )
+
+/** What CockroachDB can do with a collated string; it has no function and no pattern for one (cockroachdb/cockroach#20838). */
+const COMPARISONS = new Set(['=', '<>', '<', '>', '<=', '>='])
+
+/** A pattern by an operator of an extension. CockroachDB's CITEXT has none (cockroachdb/cockroach#151244). */
+const PATTERN = /^!?~~?\*?$/
+
+/** Times with a precision: `CURRENT_TIMESTAMP(3)`. */
+const TIME_FUNCTIONS = /^(current_timestamp|current_time|localtimestamp|localtime)$/i
 
 /** Keywords that can precede a parenthesis without being a function. */
 const GRAMMAR = new Set(
@@ -62,6 +78,12 @@ const CONFIGURATIONS = new Set(
   ),
 )
 
+/** Reserved in CockroachDB and free in PostgreSQL, which prints them without quotes. Source: CockroachDB's grammar (reserved_keyword). */
+export const UNQUOTED_RESERVED = new Set(['family', 'index', 'nothing'])
+
+/** Arrays of these are no column type (cockroachdb/cockroach#23468, and the grammar). */
+export const NO_ARRAYS = /^(JSONB|TSVECTOR|TSQUERY|VECTOR)/
+
 /** Type names of several words, longest first. */
 const LONG_TYPES = [
   'timestamp without time zone',
@@ -77,13 +99,13 @@ class Translator {
   readonly changes = new Set<Change>()
   readonly unsupported = new Set<string>()
   readonly #tokens: Token[]
-  readonly #castType: CastType
+  readonly #names: Names
   #at = 0
   #out = ''
 
-  constructor(sql: string, castType: CastType) {
+  constructor(sql: string, names: Names) {
     this.#tokens = tokens(sql)
-    this.#castType = castType
+    this.#names = names
   }
 
   translate(): string {
@@ -93,6 +115,11 @@ class Translator {
 
   #peek(ahead = 0): Token | undefined {
     return this.#tokens[this.#at + ahead]
+  }
+
+  /** What follows, without white space. */
+  #ahead(): Token[] {
+    return this.#tokens.slice(this.#at).filter(({ kind }) => kind !== 'space')
   }
 
   #next(): void {
@@ -114,29 +141,89 @@ class Translator {
 
   /** Translates a column, a function, or `OPERATOR` with its argument; names can be qualified. */
   #name(token: Token): void {
-    const parts = [token.text]
-    while (this.#peek()?.text === '.' && /word|quoted/.test(this.#peek(1)?.kind ?? '')) {
-      parts.push(this.#peek(1)?.text as string)
-      this.#at += 2
-    }
+    const parts = this.#path(token)
     const called = this.#peek()?.text === '('
     const name = unquoted(parts.at(-1) as string)
     if (called && parts.length === 1 && token.kind === 'word' && name.toUpperCase() === 'OPERATOR') {
       this.#qualified()
       return
     }
-    const isGrammar = token.kind === 'word' && parts.length === 1 && GRAMMAR.has(name.toLowerCase())
-    if (!called || isGrammar) {
+    const isWord = token.kind === 'word' && parts.length === 1
+    const word = isWord ? name.toLowerCase() : ''
+    if (word === 'collate') this.#collation()
+    else if (called && word === 'extract') this.#extract(parts[0] as string)
+    else if (GRAMMAR.has(word) || TIME_FUNCTIONS.test(word)) this.#out += parts[0]
+    else if (called) this.#function(parts, token.kind === 'word')
+    else this.#column(parts, word)
+  }
+
+  /** A name and its qualifiers. */
+  #path(first: Token): string[] {
+    const parts = [first.text]
+    while (this.#peek()?.text === '.' && /word|quoted/.test(this.#peek(1)?.kind ?? '')) {
+      parts.push(this.#peek(1)?.text as string)
+      this.#at += 2
+    }
+    return parts
+  }
+
+  #column(parts: readonly string[], word: string): void {
+    const name = unquoted(parts.at(-1) as string)
+    if (this.#names.collated.has(name) && !this.#staysText()) this.unsupported.add(`the collation of ${name}`)
+    this.#out += UNQUOTED_RESERVED.has(word) ? ident(word) : parts.join('.')
+  }
+
+  /** Whether a collated column is only compared, or cast to text. */
+  #staysText(): boolean {
+    const [first, second] = this.#ahead()
+    if (first?.kind === 'operator') return COMPARISONS.has(first.text)
+    return (
+      first?.kind === 'cast' || first?.text.toLowerCase() === 'is' || (first?.text === ')' && second?.kind === 'cast')
+    )
+  }
+
+  #function(parts: readonly string[], plain: boolean): void {
+    const name = unquoted(parts.at(-1) as string)
+    if (!FUNCTIONS.has(name)) {
+      this.unsupported.add(`the function ${parts.join('.')}`)
       this.#out += parts.join('.')
       return
     }
-    if (FUNCTIONS.has(name)) {
-      if (parts.length > 1) this.changes.add('function')
-      this.#out += /^[a-z_]\w*$/.test(name) && token.kind === 'word' ? name : ident(name)
-    } else {
-      this.unsupported.add(`the function ${parts.join('.')}`)
-      this.#out += parts.join('.')
-    }
+    if (parts.length > 1) this.changes.add('function')
+    this.#out += /^[a-z_]\w*$/.test(name) && plain ? name : ident(name)
+    if (name !== 'to_tsvector') return
+    this.#arguments()
+    const next = this.#ahead().find(({ text }) => text !== ')')
+    if (next?.text === '||') this.unsupported.add('the operator || of tsvector')
+  }
+
+  /** From one parenthesis to the one that closes it. */
+  #arguments(): void {
+    let depth = 0
+    do {
+      const { text } = this.#peek() as Token
+      if (text === '(') depth++
+      if (text === ')') depth--
+      this.#next()
+    } while (depth > 0 && this.#at < this.#tokens.length)
+  }
+
+  /** A numeric in PostgreSQL, and a float in CockroachDB, which does not calculate with both. */
+  #extract(word: string): void {
+    this.changes.add('function')
+    this.#out += `(${word}`
+    this.#arguments()
+    this.#out += ')::DECIMAL'
+  }
+
+  /** CockroachDB orders by bytes, and knows the names of that order (cockroachdb/cockroach#96828). */
+  #collation(): void {
+    while (this.#peek()?.kind === 'space') this.#at++
+    const first = this.#tokens[this.#at++]
+    const name = first ? unquoted(this.#path(first).at(-1) as string) : ''
+    if (/^(C|POSIX|ucs_basic)(\.|$)/i.test(name)) this.#out += 'COLLATE "C"'
+    else if (name === 'default') this.#out += 'COLLATE "default"'
+    else this.unsupported.add(`the collation ${name}`)
   }
 
   /** Translates an extension's operator, such as `OPERATOR(public.=)`, to CockroachDB's operator of the same name. */
@@ -146,6 +233,8 @@ class Translator {
     this.#at++
     const sign = /[^\w("'.]+$/.exec(text)?.[0] ?? text
     this.changes.add('operator')
+    if (PATTERN.test(sign) && this.#names.castType('public.citext') === 'CITEXT')
+      this.unsupported.add(`the operator ${sign} of an extension`)
     this.#operator(sign)
   }
 
@@ -156,8 +245,11 @@ class Translator {
       this.#configuration()
       return
     }
-    const to = this.#castType(element)
-    if (to === undefined) this.unsupported.add(`the type ${element}`)
+    const to = this.#names.castType(element)
+    const sequence = element === 'regclass' ? /'((?:[^']|'')*)'$/.exec(this.#out)?.[1] : undefined
+    if (sequence !== undefined && !this.#names.hasSequence(sequence.replaceAll("''", "'")))
+      this.unsupported.add(`the sequence ${sequence}`)
+    if (to === undefined || (name.endsWith('[]') && NO_ARRAYS.test(to))) this.unsupported.add(`the type ${name}`)
     else if (to !== element) this.changes.add('type')
     this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
   }
@@ -186,12 +278,12 @@ class Translator {
   }
 }
 
-function unquoted(name: string): string {
+export function unquoted(name: string): string {
   return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name
 }
 
-export function translate(sql: string, castType: CastType): Translation {
-  const translator = new Translator(sql, castType)
+export function translate(sql: string, names: Names): Translation {
+  const translator = new Translator(sql, names)
   return {
     sql: translator.translate(),
     changes: [...translator.changes],

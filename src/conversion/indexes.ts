@@ -1,4 +1,5 @@
 import type { Constraint, Index, IndexColumn } from '../model/catalog.ts'
+import { readIndex } from '../model/expression.ts'
 import { own } from '../model/records.ts'
 import { ident } from '../runtime/database.ts'
 import { addUnique, comment, createIndex, type IndexDefinition } from '../sql/ddl.ts'
@@ -14,10 +15,16 @@ export function convertIndexes(work: Work, tables: ReadonlySet<string>): void {
       .map((each) => [`${each.table}.${each.name}`, each]),
   )
   for (const index of work.catalog.indexes) {
-    if (!tables.has(index.table) || index.isPartition) continue
+    if (index.isPartition) continue
     const constraint = index.constraint === null ? undefined : constraints.get(`${index.table}.${index.constraint}`)
+    if (!tables.has(index.table)) {
+      work.leave('partition.own', work.name('index', index.table, index.name), index.definition)
+      continue
+    }
     if (constraint?.kind === 'primary key') continue
-    if (constraint?.kind === 'exclude')
+    const { drop } = decisionOf(work, index, constraint)
+    if (drop !== undefined) leaveOut(work, index, constraint, drop)
+    else if (constraint?.kind === 'exclude')
       work.leave(
         'constraint.exclude',
         work.name('constraint', index.table, index.name),
@@ -31,27 +38,37 @@ function alter(work: Work, table: string, { name, definition }: Constraint): str
   return `ALTER TABLE ${work.qualified(table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
+/** A UNIQUE constraint can be decided by either name. */
+function decisionOf(work: Work, { table, name }: Index, constraint: Constraint | undefined) {
+  const { indexes, constraints } = work.table(table)
+  return { ...own(indexes, name), ...(constraint && own(constraints, name)) }
+}
+
+function leaveOut(
+  work: Work,
+  { table, name, definition }: Index,
+  constraint: Constraint | undefined,
+  why: string,
+): void {
+  const object = work.name(constraint ? 'constraint' : 'index', table, name)
+  work.found('index.dropped', object, definition, `dropped: ${why}`)
+  work.expect('index', table, name, null)
+}
+
 function convertIndex(work: Work, index: Index, constraint: Constraint | undefined): void {
-  const object = work.name(constraint ? 'constraint' : 'index', index.table, index.name)
-  const decided = {
-    ...own(work.table(index.table).indexes, index.name),
-    ...(constraint && own(work.table(index.table).constraints, index.name)),
-  }
-  if (decided.drop !== undefined) {
-    work.found('index.dropped', object, index.definition, `dropped: ${decided.drop}`)
-    return
-  }
+  const { table } = index
+  const object = work.name(constraint ? 'constraint' : 'index', table, index.name)
+  const decided = decisionOf(work, index, constraint)
   const name = decided.name ?? index.name
-  const write = (sql: string) => {
-    work.result.indexes.push({
-      sql,
-      deferred: { kind: index.unique ? 'unique' : 'index', table: index.table, name, validate: false },
-    })
+  const write = (sql: string, unique = index.unique) => {
+    const kind = unique ? 'unique' : 'index'
+    work.result.indexes.push({ sql, deferred: { kind, table, name, validate: false } })
     writeComment(work, index, name, constraint)
   }
   if (decided.sql) {
     work.decided(object, index.definition, decided.sql)
-    write(decided.sql)
+    expectIndex(work, index, name, decided.sql)
+    write(decided.sql, readIndex(decided.sql)?.unique)
     return
   }
   if (!index.valid) {
@@ -60,22 +77,31 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   }
   const definition = define(work, index, object)
   if (!definition) return
-  if (decided.name || decided.hash || decided.storing)
-    work.decided(object, index.definition, `${name}${decided.hash ? ' USING HASH' : ''}`)
+  const isDecided = decided.name || decided.hash || decided.storing
+  if (isDecided) work.decided(object, index.definition, `${name}${decided.hash ? ' USING HASH' : ''}`)
   const final = { ...definition, name, storing: decided.storing ?? definition.storing, hash: hashOf(decided.hash) }
-  checkName(work, constraint ? 'constraint' : 'index', index.table, index.name)
+  if (isDecided) expectIndex(work, index, name, createIndex(final))
+  checkName(work, constraint ? 'constraint' : 'index', table, index.name)
   const isPlain = index.columns.every((each) => each.column !== null) && !final.hash
-  if (constraint && isPlain) write(addUnique(work.schema, index.table, name, constraint.columns, final.storing))
+  if (constraint && isPlain) write(addUnique(work.schema, table, name, constraint.columns, final.storing))
   else write(createIndex(final))
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
+}
+
+/** Leaves a statement that cannot be read to the comparison, which then reports the difference. */
+function expectIndex(work: Work, index: Index, name: string, sql: string): void {
+  const found = readIndex(sql)
+  if (!found) return
+  const { unique, columns, form } = found
+  work.expect('index', index.table, index.name, { name, unique, columns, form, text: sql })
 }
 
 /** Builds the target's index and reports the rules that apply; undefined if the index needs manual work. */
 function define(work: Work, index: Index, object: string): IndexDefinition | undefined {
   const method = methodOf(work, index, object)
   if (!method) return undefined
-  const columns = index.columns.map((column) => columnOf(work, column, method))
-  const where = index.predicate === null ? null : translateIn(work, index.predicate)
+  const columns = index.columns.map((column) => columnOf(work, index.table, column, method))
+  const where = index.predicate === null ? null : translateIn(work, index.table, index.predicate)
   const unsupported = [...columns.flatMap((each) => each.unsupported), ...(where?.unsupported ?? [])]
   if (unsupported.length) {
     work.leave('index.unsupported', object, `${index.definition}; -- ${unsupported.join(', ')}`)
@@ -119,6 +145,7 @@ function methodOf(work: Work, index: Index, object: string): Method | undefined 
         work.decided(object, index.definition, 'a B-tree index')
         return 'btree'
       }
+      if (work.decisions.rules?.['index.brin'] === 'drop') work.expect('index', index.table, index.name, null)
       return leave('index.brin')
     case 'gin':
       return isInverted(index) ? reported(work, 'index.gin', object, index) : leave('index.gin-unsupported')
@@ -147,8 +174,8 @@ function isInverted({ columns, include }: Index): boolean {
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)
 }
 
-function columnOf(work: Work, column: IndexColumn, method: Method) {
-  const translated = column.column === null ? translateIn(work, column.expression) : undefined
+function columnOf(work: Work, table: string, column: IndexColumn, method: Method) {
+  const translated = column.column === null ? translateIn(work, table, column.expression) : undefined
   const name = column.column === null ? `(${stripped(translated?.sql ?? '')})` : ident(column.column)
   const trigrams = method === 'inverted' && /trgm_ops$/.test(column.opclass ?? '') ? ` ${column.opclass}` : ''
   const distance =

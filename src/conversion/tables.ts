@@ -1,6 +1,7 @@
-import type { Column, Sequence, Table, Type } from '../model/catalog.ts'
+import type { Column, Sequence, Table, Type, TypeName } from '../model/catalog.ts'
 import { localeOf } from '../model/collation.ts'
 import { own } from '../model/records.ts'
+import { typeForm } from '../model/structure.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import {
   type ColumnDefinition,
@@ -12,8 +13,9 @@ import {
   ownSequence,
   sequenceOptions,
 } from '../sql/ddl.ts'
-import { type Translation, withColumn } from './expressions.ts'
-import { chooseType, translateIn } from './types.ts'
+import { collationForm, defaultForm, formOf } from '../sql/structure.ts'
+import { type Translation, UNQUOTED_RESERVED, withColumn } from './expressions.ts'
+import { chooseType, collationOf, domainsOf, translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
 const add = (work: Work, sql: string) => work.result.tables.push({ sql, deferred: null })
@@ -26,6 +28,8 @@ export function convertTables(work: Work): void {
   convertTypes(work, tables)
   const names = new Set(tables.map((each) => each.name))
   const sequences = neededSequences(work, tables)
+  const identities = work.catalog.sequences.filter((each) => each.identity)
+  work.sequences = new Set([...sequences, ...identities].map((each) => each.name))
   for (const sequence of sequences) convertSequence(work, sequence)
   for (const table of tables) convertTable(work, table)
   for (const { name, table, column, identity } of sequences)
@@ -42,18 +46,30 @@ function isCreated(work: Work, table: Table): boolean {
 }
 
 function convertTypes(work: Work, tables: readonly Table[]): void {
-  const used = new Set(tables.flatMap((table) => table.columns.map(({ type }) => `${type.schema}.${type.name}`)))
+  const used = usedTypes(work, tables)
   for (const type of work.catalog.types) {
     const isOurs = type.schema === work.schema
     if (!isOurs && !used.has(`${type.schema}.${type.name}`)) continue
     if (type.kind === 'enum') {
-      const sql = createEnum(work.schema, type.name, type.labels)
+      const sql = createEnum(work.schema, work.enumName(type), type.labels)
       add(work, sql)
       work.found('type.enum', `type ${type.schema}.${type.name}`, type.definition, sql)
       if (isOurs) keepComment(work, 'type', type.name, `TYPE ${qualified(work.schema, type.name)}`)
       checkName(work, 'type', type.name)
     } else if (isOurs) leaveType(work, type)
   }
+}
+
+/** Types of columns, and what their domains are made of. */
+function usedTypes(work: Work, tables: readonly Table[]): Set<string> {
+  const used = new Set<string>()
+  const use = (type: TypeName) => {
+    used.add(`${type.schema}.${type.name}`)
+    const base = work.typeOf(type)?.base
+    if (base) use(base)
+  }
+  for (const { columns } of tables) for (const { type } of columns) use(type)
+  return used
 }
 
 function keepComment(work: Work, on: 'schema' | 'type', name: string, object: string): void {
@@ -147,33 +163,27 @@ function convertColumn(
     ? { type: decided.type, rule: 'override' }
     : chooseType(work, column.type, column.dimensions)
   work.found(chosen.rule, object, column.type.text, chosen.type)
+  if (chosen.rule === 'override')
+    work.expect('type', table.name, column.name, { form: typeForm(chosen.type), text: chosen.type })
   checkName(work, 'column', table.name, column.name)
   const domains = domainsOf(work, column)
   for (const [at, domain] of domains.entries()) checks.push(...domainChecks(work, table, column, domain, at))
+  if (column.type.array) leaveElementChecks(work, table, column)
   const numbered = numbering(work, table, column)
   return {
     name: column.name,
     type: numbered === 'uuid' && !decided.type ? 'UUID' : chosen.type,
-    collation: collationOf(work, object, column, decided.collation),
+    collation: convertCollation(work, table, column, decided.collation),
     notNull: column.notNull || domains.some((each) => each.notNull),
     default: column.generated ? null : defaultOf(work, table, column, numbered),
-    generated: generatedOf(work, object, column, decided.generated),
-    identity: numbered === 'sequence' ? identityOf(work, table, column) : null,
+    generated: generatedOf(work, table, column, decided.generated),
+    identity: numbered === 'sequence' && decided.default === undefined ? identityOf(work, table, column) : null,
   }
-}
-
-/** The column's domain and the domains that it is based on, outermost first. */
-function domainsOf(work: Work, column: Column): Type[] {
-  const found: Type[] = []
-  if (column.type.array) return found
-  for (let type = work.typeOf(column.type); type?.kind === 'domain' && type.base; type = work.typeOf(type.base))
-    found.push(type)
-  return found
 }
 
 function domainChecks(work: Work, table: Table, column: Column, domain: Type, depth: number) {
   return domain.checks.flatMap(({ name, expression }) => {
-    const translated = translateIn(work, withColumn(expression, column.name))
+    const translated = translateIn(work, table.name, withColumn(expression, column.name))
     const object = work.name('constraint', table.name, `${column.name}_${name}`)
     if (translated.unsupported.length) {
       work.leave(
@@ -188,12 +198,38 @@ function domainChecks(work: Work, table: Table, column: Column, domain: Type, de
   })
 }
 
-function collationOf(work: Work, object: string, column: Column, decided: string | undefined): string | null {
+/** CHECK of a domain that an array's elements have. */
+function leaveElementChecks(work: Work, table: Table, column: Column): void {
+  const domain = work.typeOf(column.type)
+  if (domain?.kind !== 'domain') return
+  for (const { name, expression } of domain.checks)
+    work.leave(
+      'check.unsupported',
+      work.name('constraint', table.name, `${column.name}_${name}`),
+      `CHECK (${expression}) -- of the domain ${domain.name}, for each element`,
+    )
+}
+
+/** What a decision makes of one thing that a column's definition says. */
+function expectPart(
+  work: Work,
+  table: Table,
+  { name }: Column,
+  part: 'collation' | 'default' | 'generated value',
+  sql: string | null,
+  formOfPart: (sql: string) => string,
+): void {
+  work.expect(part, table.name, name, sql === null ? null : { form: formOfPart(sql), text: sql })
+}
+
+function convertCollation(work: Work, table: Table, column: Column, decided: string | undefined): string | null {
+  const object = work.name('column', table.name, column.name)
+  const collation = collationOf(work, column)
   if (decided !== undefined) {
-    work.decided(object, column.collation?.name ?? null, decided || 'no collation')
+    work.decided(object, collation?.name ?? null, decided || 'no collation')
+    expectPart(work, table, column, 'collation', decided || null, collationForm)
     return decided ? ident(decided) : null
   }
-  const { collation } = column
   if (!collation) return null
   const locale = localeOf(collation)
   if (locale === undefined) work.found('type.collation-nondeterministic', object, `COLLATE "${collation.name}"`)
@@ -242,15 +278,17 @@ function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering
   const given = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
   if (decided !== undefined) {
     work.decided(object, given, decided)
+    expectPart(work, table, column, 'default', decided, defaultForm)
     return decided
   }
   if (numbered !== 'sequence') {
     work.decided(object, given ?? 'IDENTITY', NUMBERED[numbered])
+    expectPart(work, table, column, 'default', NUMBERED[numbered], defaultForm)
     return NUMBERED[numbered]
   }
   if (given === null) return null
   if (/^nextval\(/.test(given) && sequenceOf(work, table, column)) work.found('key.serial', object, given)
-  const translated = translateIn(work, given)
+  const translated = translateIn(work, table.name, given)
   if (translated.unsupported.length) {
     work.leave(
       'default.unsupported',
@@ -274,14 +312,16 @@ export function reportChanges(
   if (changes.includes('operator') || changes.includes('function')) work.found('default.adapted', object, from, sql)
 }
 
-function generatedOf(work: Work, object: string, column: Column, decided: string | null | undefined) {
+function generatedOf(work: Work, table: Table, column: Column, decided: string | null | undefined) {
   if (!column.generated || column.expression === null) return null
+  const object = work.name('column', table.name, column.name)
   const kind = column.generated
   if (decided !== undefined) {
     work.decided(object, column.expression, decided ?? 'a plain column')
+    expectPart(work, table, column, 'generated value', decided, formOf)
     return decided === null ? null : { expression: decided, kind }
   }
-  const translated = translateIn(work, column.expression)
+  const translated = translateIn(work, table.name, column.expression)
   if (translated.unsupported.length) {
     work.leave(
       'generated.unsupported',
@@ -338,7 +378,11 @@ function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefine
 }
 
 function commentsOf(work: Work, table: Table): string[] {
-  return work.comments(table.name).flatMap(({ on, name, of, text }) => {
+  const { name: key } = work.key(table.name) ?? {}
+  const own = work.comments(key ?? '').find(({ on, of }) => on === 'constraint' && of === table.name)
+  if (own) work.found('comment.kept', work.name('constraint', table.name, own.name))
+  const ofKey = own ? [comment(`CONSTRAINT ${ident(own.name)} ON ${work.qualified(table.name)}`, own.text)] : []
+  const others = work.comments(table.name).flatMap(({ on, name, of, text }) => {
     if (on !== 'table' && on !== 'column') return []
     work.found('comment.kept', on === 'table' ? work.name('table', name) : work.name('column', name, of as string))
     return comment(
@@ -346,10 +390,11 @@ function commentsOf(work: Work, table: Table): string[] {
       text,
     )
   })
+  return [...others, ...ofKey]
 }
 
 /** Column names that CockroachDB's grammar reserves (reserved_keyword), but PostgreSQL allows. */
-const RESERVED = new Set(['family', 'none'])
+const RESERVED = new Set([...UNQUOTED_RESERVED, 'none'])
 
 /** Reports names that need care in the application. The conversion keeps every name. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {

@@ -1,7 +1,8 @@
-import type { TypeName } from '../model/catalog.ts'
+import type { Column, Type, TypeName } from '../model/catalog.ts'
+import { localeOf } from '../model/collation.ts'
 import { own } from '../model/records.ts'
 import { qualified } from '../runtime/database.ts'
-import { type Translation, translate } from './expressions.ts'
+import { NO_ARRAYS, type Translation, translate } from './expressions.ts'
 import type { Version } from './rules.ts'
 import type { Work } from './work.ts'
 
@@ -93,7 +94,10 @@ export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoi
   const decided = work.decisions.types?.[type.text] ?? work.decisions.types?.[type.name]
   const found = decided ? { type: decided, rule: 'override' } : scalar(work, type)
   if (!type.array) return found
-  if (/^(TSVECTOR|TSQUERY|VECTOR)/.test(found.type)) return { type: 'STRING[]', rule: 'type.array-element' }
+  if (found.type.startsWith('JSONB')) return { type: 'JSONB', rule: 'type.array-element' }
+  if (NO_ARRAYS.test(found.type)) return { type: 'STRING[]', rule: 'type.array-element' }
+  // A domain of arrays: an array of them has two dimensions.
+  if (found.type.endsWith('[]')) return { type: found.type, rule: 'type.array-dimensions' }
   const rule = dimensions > 1 ? 'type.array-dimensions' : PLAIN.has(found.rule) ? 'type.array' : found.rule
   return { type: `${found.type}[]`, rule }
 }
@@ -105,7 +109,7 @@ function scalar(work: Work, type: TypeName): TypeChoice {
   const own = work.typeOf(type)
   if (type.kind === 'e' && own) {
     // An enum of another schema is created in this one, since one migration moves one schema.
-    return { type: qualified(work.schema, own.name), rule: 'type.enum' }
+    return { type: qualified(work.schema, work.enumName(own)), rule: 'type.enum' }
   }
   if (type.kind === 'd' && own?.base) return { type: chooseType(work, own.base).type, rule: 'type.domain' }
   // Without a length, CHAR holds one character, but `bpchar` holds any number.
@@ -157,7 +161,7 @@ function castType(work: Work, text: string): string | undefined {
   const name = base.replaceAll('"', '').split('.')
   const type = name.at(-1) as string
   const own = name.length === 2 ? work.types.get(name.join('.')) : undefined
-  if (own?.kind === 'enum') return qualified(work.schema, own.name)
+  if (own?.kind === 'enum') return qualified(work.schema, work.enumName(own))
   if (own?.base) return castType(work, own.base.text)
   if (own) return undefined
   const found = name.length === 1 ? BUILT_IN[type] : EXTENSIONS[type]
@@ -166,7 +170,35 @@ function castType(work: Work, text: string): string | undefined {
   return found.type.replace('%m', modifier)
 }
 
-/** Translates an expression of the source to CockroachDB's syntax. */
-export function translateIn(work: Work, expression: string): Translation {
-  return translate(expression, (name) => castType(work, name))
+/** A domain and the domains that it is made of, outermost first. */
+export function domainsOf(work: Work, column: Column): Type[] {
+  const found: Type[] = []
+  if (column.type.array) return found
+  for (let type = work.typeOf(column.type); type?.kind === 'domain' && type.base; type = work.typeOf(type.base))
+    found.push(type)
+  return found
+}
+
+/** Of the column, or of its domain. */
+export function collationOf(work: Work, column: Column): Column['collation'] {
+  return column.collation ?? domainsOf(work, column).find((each) => each.collation)?.collation ?? null
+}
+
+function collatedColumns(work: Work, table: string): Set<string> {
+  const columns = work.catalog.tables.find((each) => each.name === table)?.columns ?? []
+  const collated = columns.filter((column) => {
+    const decided = own(work.table(table).columns, column.name)?.collation
+    const collation = collationOf(work, column)
+    return decided === undefined ? Boolean(collation && localeOf(collation)) : decided !== ''
+  })
+  return new Set(collated.map((each) => each.name))
+}
+
+/** An expression of the source, about columns of `table`, in CockroachDB's syntax. */
+export function translateIn(work: Work, table: string, expression: string): Translation {
+  return translate(expression, {
+    castType: (name) => castType(work, name),
+    collated: work.collated(table, () => collatedColumns(work, table)),
+    hasSequence: (name) => work.hasSequence(name),
+  })
 }

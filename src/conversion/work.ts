@@ -1,4 +1,5 @@
 import type { Catalog, Comment, Constraint, Sequence, Type, TypeName } from '../model/catalog.ts'
+import type { Decision } from '../model/structure.ts'
 import { ident } from '../runtime/database.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
@@ -36,6 +37,8 @@ export interface Conversion {
   /** Objects to port by hand, with their original definitions. */
   manual: { rule: string; object: string; original: string }[]
   findings: Finding[]
+  /** What `convert.yml` decides about definitions that are compared later. */
+  decided: Decision[]
 }
 
 /** The state that all parts of the conversion share: catalog, decisions and result. */
@@ -44,9 +47,12 @@ export class Work {
   readonly decisions: Decisions
   readonly result: Conversion
   readonly types: ReadonlyMap<string, Type>
+  /** Names of the sequences that the target gets. */
+  sequences: ReadonlySet<string> = new Set()
   readonly #sequences: ReadonlyMap<string, Sequence>
   readonly #keys: ReadonlyMap<string, Constraint>
   readonly #comments: ReadonlyMap<string, Comment[]>
+  readonly #collated = new Map<string, ReadonlySet<string>>()
 
   constructor(catalog: Catalog, target: Version, decisions: Decisions) {
     this.catalog = catalog
@@ -58,7 +64,16 @@ export class Work {
     const comments = new Map<string, Comment[]>()
     for (const each of catalog.comments) comments.set(each.name, [...(comments.get(each.name) ?? []), each])
     this.#comments = comments
-    this.result = { schema: catalog.schema, target, tables: [], indexes: [], constraints: [], manual: [], findings: [] }
+    this.result = {
+      schema: catalog.schema,
+      target,
+      tables: [],
+      indexes: [],
+      constraints: [],
+      manual: [],
+      findings: [],
+      decided: [],
+    }
   }
 
   get schema(): string {
@@ -86,8 +101,34 @@ export class Work {
     this.found('override', object, from, to)
   }
 
+  /** What a comparison has to expect on the target. */
+  expect(of: Decision['of'], table: string, name: string, target: Decision['target']): void {
+    this.result.decided.push({ of, table, name, target })
+  }
+
   typeOf(type: TypeName): Type | undefined {
     return this.types.get(`${type.schema}.${type.name}`)
+  }
+
+  /** By its qualified name, as the server prints it. */
+  hasSequence(printed: string): boolean {
+    const [schema, name] = [...printed.matchAll(/"((?:[^"]|"")*)"|[^."]+/g)].map(
+      ([plain, quoted]) => quoted?.replaceAll('""', '"') ?? plain,
+    )
+    return schema === this.schema && name !== undefined && this.sequences.has(name)
+  }
+
+  /** An enum of another schema gets this one's; its own name may be taken. */
+  enumName({ schema, name }: Pick<Type, 'schema' | 'name'>): string {
+    const isTaken = [...this.types.values()].some((each) => each.name === name && each.schema !== schema)
+    return schema === this.schema || !isTaken ? name : `${schema}_${name}`
+  }
+
+  /** Columns of a table with a collation on the target; `find` is called once. */
+  collated(table: string, find: () => ReadonlySet<string>): ReadonlySet<string> {
+    const known = this.#collated.get(table) ?? find()
+    this.#collated.set(table, known)
+    return known
   }
 
   table(name: string) {

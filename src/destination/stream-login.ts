@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect, type Database, ident, literal, qualified, sqlState } from '../runtime/database.ts'
+import { connect, type Database, ident, literal, qualified, sqlState, unhurried } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { addSecretUrl } from '../runtime/secrets.ts'
 import { TIMING } from '../runtime/timing.ts'
@@ -77,9 +77,11 @@ export async function createStreamLogin(
   const { rows } = await db.query('SELECT has_schema_privilege($1, $2, $3) AS used', [role, schema, 'USAGE'])
   if (!rows[0].used) await db.query(`GRANT USAGE ON SCHEMA ${ident(schema)} TO ${ident(role)}`)
   const names = tables.map((table) => qualified(schema, table)).join(', ')
-  const began = performance.now()
-  await db.query(`GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${names} TO ${ident(role)}`)
-  const grantMs = performance.now() - began
+  const grantMs = await unhurried(db, async () => {
+    const began = performance.now()
+    await db.query(`GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${names} TO ${ident(role)}`)
+    return performance.now() - began
+  })
   await (await connect(url, 'target')).end()
   return { role, url, grantMs }
 }
@@ -139,7 +141,8 @@ export async function dropStreamLogin(db: Database, role: string): Promise<void>
   )
   const tables = rows.map(({ schema, name }) => qualified(schema, name)).join(', ')
   // Not ALL, for which CockroachDB requires ALL WITH GRANT OPTION.
-  if (tables) await db.query(`REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`)
+  const revoke = `REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`
+  if (tables) await unhurried(db, () => db.query(revoke))
   for (const schema of new Set<string>(rows.map((row) => row.schema)))
     await db.query(`REVOKE USAGE ON SCHEMA ${ident(schema)} FROM ${ident(role)}`).catch((error) => {
       // If every role can use the schema, nothing was granted, and this role may not be allowed to revoke it.
@@ -251,12 +254,11 @@ async function changeOwnWrites(
   if (!tables.length) return
   const { rows } = await db.query('SELECT current_user AS me')
   const names = tables.map((table) => qualified(schema, table)).join(', ')
-  await db
-    .query(`${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`)
-    // A refusal changes nothing, and the caller reads back the result.
-    .catch((error) => {
-      if (!isNotGrantable(error)) throw error
-    })
+  const change = `${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`
+  // A refusal changes nothing, and the caller reads back the result.
+  await unhurried(db, () => db.query(change)).catch((error) => {
+    if (!isNotGrantable(error)) throw error
+  })
 }
 
 /** Whether the server refused this role the right to grant or revoke. */

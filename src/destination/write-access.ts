@@ -1,5 +1,6 @@
-import { type Database, ident, literal, qualified, queryAll, sqlState } from '../runtime/database.ts'
-import { VerdictError } from '../runtime/errors.ts'
+import { type Database, ident, literal, qualified, queryAll, sqlState, unhurried } from '../runtime/database.ts'
+import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
+import { ownershipStatements, type Unrevocable, unrevocableOf, unrevocableSql, unrevocableText } from './unrevocable.ts'
 
 /*
  * Write access: until the cutover commits, only the tools can write to the target's tables. The write rights of the
@@ -26,7 +27,7 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
      AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
    ORDER BY 1, 2, 3`
 
-/** Reads all write rights on these tables, except those of our role, the owner and administrators. */
+/** Reads all write rights on these tables, except those of our role, the owner and administrators: see {@link Unrevocable}. */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
@@ -47,14 +48,21 @@ const optionsSql = (schema: string, tables: readonly string[]) => `
      AND (pg_has_role(c.relowner, 'USAGE') OR EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolsuper AND (
             r.rolname = current_user OR r.rolname IN (SELECT role_name FROM information_schema.applicable_roles))))`
 
+const tablesSql = (schema: string, tables: readonly string[]) =>
+  `SELECT table_name AS table FROM information_schema.tables WHERE table_schema = ${literal(schema)} AND table_name IN (${listed(tables)})`
+
 const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
 
 /** The current write access. */
 export interface Access {
   /** Write rights that roles have now. */
   open: WriteGrant[]
-  /** Open and revoked rights that this session could not restore. */
+  /** Open and revoked rights that this session could not restore, on tables that exist. */
   ungrantable: WriteGrant[]
+  /** Revoked ones of roles that no longer exist. */
+  gone: WriteGrant[]
+  /** Logins that can write whatever is revoked. */
+  unrevocable: Unrevocable[]
   /** The user that this session runs as. */
   user: string
 }
@@ -71,38 +79,54 @@ export async function readAccess(
   taken: readonly WriteGrant[] = [],
 ): Promise<Access> {
   const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
-  if (!all.length) return { open: [], ungrantable: [], user: '' }
-  const [open = [], options = [], roles = []] = await queryAll(db, [
+  if (!all.length) return { open: [], ungrantable: [], gone: [], unrevocable: [], user: '' }
+  const [open = [], options = [], roles = [], existing = [], owners = [], holders = []] = await queryAll(db, [
     grantsSql(schema, all),
     optionsSql(schema, all),
     ROLES,
+    tablesSql(schema, all),
+    ...unrevocableSql(schema, all),
   ])
+  const exists = new Set(existing.map(({ table }) => table))
   const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
   const known = new Set(roles.map(({ name }) => name))
-  const canGive = ({ table, role, privilege }: WriteGrant) =>
-    (isPublic(role) || known.has(role)) &&
+  const isThere = ({ role }: WriteGrant) => isPublic(role) || known.has(role)
+  const canGive = ({ table, privilege }: WriteGrant) =>
     ['ANY', 'ALL', privilege].some((each) => may.has(JSON.stringify([table, each])))
   const found = open as WriteGrant[]
   return {
     open: found,
-    ungrantable: mergeWriteGrants(taken, found).filter((grant) => !canGive(grant)),
+    ungrantable: mergeWriteGrants(taken, found).filter(
+      (grant) => isThere(grant) && exists.has(grant.table) && !canGive(grant),
+    ),
+    gone: taken.filter((grant) => !isThere(grant)),
+    unrevocable: unrevocableOf(owners as never, holders as never),
     user: roles.find(({ me }) => me)?.name ?? '',
   }
 }
 
 /**
- * Revokes these rights. Uses few statements, because each is a schema change on CockroachDB. Repeatable.
+ * Revokes these rights, without a time limit. Uses few statements, because each is a schema change on CockroachDB. Repeatable.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
+  const statements = revokeStatements(schema, grants)
+  if (!statements.length) return
+  await unhurried(db, async () => {
+    for (const statement of statements) await db.query(statement)
+  })
+}
+
+/** The statements that revoke these rights, as few as possible. */
+export function revokeStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   const each = grants.flatMap((grant) =>
     grant.privilege === 'ALL'
       ? ['INSERT', 'UPDATE', 'DELETE', 'DROP'].map((privilege) => ({ ...grant, privilege }))
       : [grant],
   )
-  for (const { privileges, tables, roles } of bundles(each.map((grant) => ({ ...grant, grantable: false }))))
-    await db.query(
+  return bundles(each.map((grant) => ({ ...grant, grantable: false }))).map(
+    ({ privileges, tables, roles }) =>
       `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
-    )
+  )
 }
 
 /** The statements that restore these rights, as few as possible. */
@@ -114,36 +138,71 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
   return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
 }
 
-/** Runs a GRANT; false if it was refused. The caller reads back what is missing. */
-async function give(db: Database, statement: string): Promise<boolean> {
+/** The result of restoring rights. */
+export interface Given {
+  /** The rights that are still missing; only an empty list is a success. If the target cannot be read, all of them. */
+  missing: WriteGrant[]
+  /** Missing ones whose role or table no longer exists, so no statement can restore them. */
+  gone: WriteGrant[]
+  /** What the server answered: one text for each different refusal. */
+  causes: string[]
+}
+
+/** Refused for a missing right, or because a role or table is gone: the other parts of the statement may work. */
+const REFUSES_PART = /^(0100[67]|42|0LP|3F000|55)/
+/** The role, the table or the schema does not exist. A table that an import keeps offline is another error. */
+const GONE = /^(42704|42P01|3F000)$/
+
+/**
+ * Restores exactly these rights, without a time limit, because each statement is a schema change. If one is refused, the
+ * others are still granted. Throws no error of the target: the caller must name what is missing.
+ */
+export async function openWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<Given> {
+  if (!grants.length) return { missing: [], gone: [], causes: [] }
+  const causes = new Set<string>()
+  const gone = new Set<string>()
+  const give = async (bundle: Bundle): Promise<string | undefined> => {
+    try {
+      await db.query(grantStatement(schema, bundle))
+      return undefined
+    } catch (error) {
+      const state = sqlState(error)
+      if (!state) throw error
+      causes.add(causeOf(error))
+      return state
+    }
+  }
+  const giveSingly = async (bundle: Bundle) => {
+    for (const role of bundle.roles)
+      for (const table of bundle.tables)
+        if (GONE.test((await give({ ...bundle, tables: [table], roles: [role] })) ?? ''))
+          gone.add(pairOf({ role, table }))
+  }
   try {
-    await db.query(statement)
-    return true
+    await unhurried(db, async () => {
+      for (const bundle of bundles(grants)) if (REFUSES_PART.test((await give(bundle)) ?? '')) await giveSingly(bundle)
+    })
+    const missing = await missingGrants(db, schema, grants)
+    return { missing, gone: missing.filter((grant) => gone.has(pairOf(grant))), causes: [...causes] }
   } catch (error) {
-    // A right is missing, or a role or table no longer exists.
-    if (/^(0100[67]|42|0LP)/.test(sqlState(error) ?? '')) return false
-    throw error
+    return { missing: [...grants], gone: [], causes: [...causes, causeOf(error)] }
   }
 }
 
-/**
- * Restores exactly these rights. If one is refused, the others are still granted.
- * @returns the rights that are still missing; only an empty list is a success
- */
-export async function openWriteAccess(
-  db: Database,
+function causeOf(error: unknown): string {
+  const state = sqlState(error)
+  return state ? `SQLSTATE ${state}: ${messageOf(error)}` : messageOf(error)
+}
+
+/** @throws VerdictError that names the statements for rights that could not be restored */
+export function requireGiven(
+  { missing, causes }: Given,
   schema: string,
-  grants: readonly WriteGrant[],
-): Promise<WriteGrant[]> {
-  if (!grants.length) return []
-  // A missing role or table fails only its own part of a statement.
-  const giveSingly = async ({ privileges, tables, roles, grantable }: Bundle) => {
-    for (const role of roles)
-      for (const table of tables)
-        await give(db, grantStatement(schema, { privileges, tables: [table], roles: [role], grantable }))
-  }
-  for (const bundle of bundles(grants)) if (!(await give(db, grantStatement(schema, bundle)))) await giveSingly(bundle)
-  return missingGrants(db, schema, grants)
+  { code, what, next }: { code: 'write-access.missing' | 'write-access.not-restored'; what: string; next: string },
+): void {
+  if (!missing.length) return
+  const statements = grantStatements(schema, missing).map((statement) => `${statement};`)
+  refuse(code, [what, ...causes.slice(0, 3)].join('. '), statements, next)
 }
 
 /** Lists which of these rights are missing now. */
@@ -183,6 +242,18 @@ export async function requireClosed(
     throw new VerdictError(
       'write-access.granted-early',
       `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then run \`verify\` again`,
+    )
+  const owners = access.unrevocable.filter(({ administrator }) => !administrator)
+  if (owners.length)
+    throw new VerdictError(
+      'write-access.not-revocable',
+      `these roles can write to the target, which must stay read-only until the commit, and revoking rights does not change that: ${unrevocableText(owners, access.user)}. Run on the target as an administrator: ${ownershipStatements(targetSchema, owners, access.user).join('; ')}. Then verify again`,
+    )
+  const gone = [...new Set(access.gone.map(({ role }) => role))]
+  if (gone.length)
+    throw new VerdictError(
+      'write-access.role-gone',
+      `roles that had write access to the target no longer exist, so it cannot be given back: ${grantsText(access.gone, 'had')}. Create them again: ${gone.map((role) => `CREATE ROLE ${ident(role)} LOGIN`).join('; ')}. Before the load, you can also run \`prepare\` again, which forgets them`,
     )
   if (ungrantable.length)
     throw new VerdictError(
@@ -255,6 +326,14 @@ function named(schema: string, tables: readonly string[]): string {
 
 function listed(texts: readonly string[]): string {
   return texts.map(literal).join(', ')
+}
+
+export function isSameGrant(one: WriteGrant, other: WriteGrant): boolean {
+  return nameOf(one) === nameOf(other)
+}
+
+function pairOf({ table, role }: Pick<WriteGrant, 'table' | 'role'>): string {
+  return JSON.stringify([table, role])
 }
 
 function nameOf({ table, role, privilege }: WriteGrant): string {

@@ -51,6 +51,8 @@ export interface Facts {
   goingBack?: string[]
   /** Write rights revoked from roles on the target until the commit. */
   writeAccess?: WriteGrant[]
+  /** Write rights that a rollback has revoked, until it is complete or has restored them. */
+  revokedAgain?: WriteGrant[] | null
   /** Set by `write-access: waive`: write access to the target was never revoked. */
   writeAccessWaived?: boolean
   /** The source's count of writes that had passed the fence at the commit. It must not grow afterwards. */

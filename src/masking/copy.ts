@@ -4,7 +4,6 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
 import { codeOf, refusal } from '../runtime/refusals.ts'
-import { TIMING } from '../runtime/timing.ts'
 import { openSession, setParameters, suppressLogging } from './session.ts'
 
 /** Copies one table: the SELECT on the source, and the columns to fill on the target. */
@@ -59,7 +58,7 @@ export async function copyTables(
         onRows(job.table, rows)
       }
     } finally {
-      await Promise.all([hangUp(source), hangUp(target)])
+      await Promise.allSettled([source.end(), target.end()])
     }
   }
   const workers = Array.from({ length: Math.max(1, Math.min(ends.atOnce, queue.length)) }, worker)
@@ -139,12 +138,4 @@ export function discreet(error: unknown): string {
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
   const named = where.filter(Boolean).join(', ')
   return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the message can quote a value, so it is only in the server's log`
-}
-
-/** Closes a connection even in the middle of a COPY, for whose end `end` would wait. */
-export async function hangUp(db: Database): Promise<void> {
-  const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
-  const timer = setTimeout(() => raw.stream.destroy(), TIMING.hangUp)
-  await db.end().catch(() => {})
-  clearTimeout(timer)
 }

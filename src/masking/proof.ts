@@ -5,7 +5,7 @@ import { own } from '../model/records.ts'
 import type { Database } from '../runtime/database.ts'
 import { plural } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { type CopyEnds, hangUp, openPair } from './copy.ts'
+import { type CopyEnds, openPair } from './copy.ts'
 import { bare, type Decision, type Plan, type PlannedTable, TEXTS, textsOf } from './decisions.ts'
 import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
@@ -68,7 +68,7 @@ export interface Proof {
   constraints: number
 }
 
-/** What the proofs of all tables share. */
+/** Inputs and results that the proofs of all tables share. */
 interface Run {
   plan: Plan
   rules: Rules
@@ -142,7 +142,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
     try {
       await work({ ...sides, source, target })
     } finally {
-      await Promise.all([hangUp(source), hangUp(target)])
+      await Promise.allSettled([source.end(), target.end()])
     }
   }
   const { ends } = sides

@@ -233,7 +233,7 @@ function leafRule({ path, kinds }: Member): string {
 interface Reference {
   from: string
   line: string
-  /** The column that decides which table it refers to. */
+  /** For a polymorphic reference: the column that decides which table `from` refers to. */
   label?: string
 }
 

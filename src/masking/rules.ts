@@ -74,7 +74,7 @@ const rule = z.union([
     }),
     z.strictObject({
       use: z.literal('choice'),
-      'min-count': z.int().min(1).optional().describe('Values seen less often are never chosen. Default 10.'),
+      'min-count': z.int().min(1).optional().describe('Values that occur less often are never chosen. Default 10.'),
     }),
     z.strictObject({
       use: z.literal('json'),
@@ -112,7 +112,7 @@ const schema = z.strictObject({
           jitter: z
             .string()
             .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d, and more than 0')
-            .describe('Maximum by which a timestamp moves: `90m`, `36h`, `3d`.'),
+            .describe('Maximum shift of a timestamp: `90m`, `36h`, `3d`.'),
         })
         .optional()
         .describe('Timestamps move by a random amount, the same for all timestamps of a row.'),
@@ -243,7 +243,7 @@ export function parseRules(text: string, path: string): Rules {
 function undecided({ tables, exclude, proof }: Rules): string[] {
   const rules = Object.entries(tables).flatMap(([table, columns]) =>
     Object.entries(columns).flatMap(([column, { ...rule }]) => {
-      // In an expression, TODO can be a value of the data.
+      // TODO in an SQL expression can be a value in the data.
       if ('expression' in rule) rule.expression = ''
       return todos(rule, `tables.${table}.${column}`)
     }),
@@ -294,7 +294,7 @@ export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
   if (key.length < 32) return `has ${key.length} characters. Use 32 or more`
   if (/\s/.test(key)) return 'contains spaces, like a sentence. Use random characters'
-  if (new Set(key).size < 12) return 'repeats few characters. Use random characters'
+  if (new Set(key).size < 12) return 'has too few different characters. Use random characters'
   if (WEAK_WORDS.test(key)) return 'contains guessable words or sequences. Use random characters'
   const pairs = [...key].slice(1).map((second, at) => `${key[at]}${second}`)
   if (pairs.filter(isRun).length * 2 > pairs.length)

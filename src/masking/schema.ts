@@ -253,7 +253,7 @@ function typeSql(type: Type): string {
 
 interface Relation {
   oid: number
-  /** A partition can be in another schema than its table. */
+  /** A partition can be in a different schema from its table. */
   schema: string
 }
 

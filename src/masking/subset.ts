@@ -124,7 +124,7 @@ export function dangling(edge: Edge, schema: string, parents = qualified(schema,
   return [...points(edge), `NOT EXISTS (SELECT FROM ${parents} p WHERE ${meets.join(' AND ')})`].join(' AND ')
 }
 
-/** Conditions for a row `t` with this reference. */
+/** SQL conditions under which a row `t` has this reference. */
 function points({ columns, when }: Edge): string[] {
   return [
     ...columns.map((name) => `${columnOf(name)} IS NOT NULL`),

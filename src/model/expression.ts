@@ -90,13 +90,23 @@ export function expressionForm(sql: string): string | undefined {
   }
 }
 
-/**
- * The comparable form of an index: its keys with direction, stored columns and condition. Leaves out the name, the
- * method (except inverted), operator classes, key collations and NULL ordering, because the conversion changes them on
- * purpose.
- * @param sql CREATE INDEX as pg_get_indexdef or pg_indexes prints it
- */
-export function indexForm(sql: string): string | undefined {
+export interface IndexStatement {
+  /** Undefined where the server chooses one. */
+  name: string | undefined
+  table: string
+  unique: boolean
+  /** In key order; `(expression)` for one that is computed. */
+  columns: string[]
+  /**
+   * What it says about its rows: keys with direction, stored columns, the condition. Leaves out its name, method (except
+   * for inverted ones), sharding, operator classes, key collations and NULL ordering, which the conversion rules change on
+   * purpose.
+   */
+  form: string
+}
+
+/** @param sql CREATE INDEX as `convert`, pg_get_indexdef or pg_indexes prints it, or as a person writes it for CockroachDB */
+export function readIndex(sql: string): IndexStatement | undefined {
   try {
     return new Reader(sql).index()
   } catch (error) {
@@ -193,30 +203,39 @@ class Reader extends Tokens {
     return `(${name} ${left} ${right})`
   }
 
-  index(): string {
-    while (!this.take('using')) {
-      if (this.peek().kind === 'end') throw new NoExpression()
-      this.at++
-    }
-    const inverted = /^(gin|inverted)$/i.test(this.peek().text) ? ' inverted' : ''
-    this.at++
+  index(): IndexStatement {
+    this.expect('name', 'create')
+    const unique = this.take('unique')
+    let inverted = this.take('inverted')
+    this.take('vector')
+    this.expect('name', 'index')
+    this.take('concurrently')
+    this.take('if', 'not', 'exists')
+    const name = this.is('on') ? undefined : this.name()
+    this.expect('name', 'on')
+    this.take('only')
+    const table = this.qualifiedName()
+    if (this.take('using')) inverted = /^(gin|gist)$/.test(this.name()) || inverted
     this.expect('mark', '(')
     const keys: string[] = []
     while (!this.take(')')) keys.push(this.#key())
-    let form = `(index${inverted} ${keys.join(' ')}`
+    let form = `(index${inverted ? ' inverted' : ''} ${keys.join(' ')}`
     while (this.peek().kind !== 'end') {
       if (this.take('include') || this.take('storing')) form += ` storing ${this.#list()}`
       else if (this.take('nulls', 'not', 'distinct')) form += ' nulls not distinct'
       else if (this.take('where')) form += ` where ${this.expression(0)}`
       else if (this.take('with')) this.#list()
-      else if (!this.take('not', 'visible')) throw new NoExpression()
+      else if (!this.take('using', 'hash') && !this.take('not', 'visible')) throw new NoExpression()
     }
-    return `${form})`
+    return { name, table, unique, columns: keys.map(keyColumn), form: `${form})` }
   }
 
   #key(): string {
     const of = this.expression(0).replace(/^\(collate \S+ (.*)\)$/s, '$1')
-    if (this.peek().kind === 'name' && !this.is('asc') && !this.is('desc') && !this.is('nulls')) this.qualifiedName()
+    if (this.peek().kind === 'name' && !this.is('asc') && !this.is('desc') && !this.is('nulls')) {
+      this.qualifiedName()
+      if (this.take('(')) this.#items(')')
+    }
     const descending = !this.take('asc') && this.take('desc')
     if (this.take('nulls')) this.at++
     if (!this.take(',') && !this.is(')')) throw new NoExpression()
@@ -363,6 +382,11 @@ class Reader extends Tokens {
     while (this.take('[', ']')) type = 'anyarray'
     return own(SAME_TYPE, type as string) ?? (type as string)
   }
+}
+
+function keyColumn(key: string): string {
+  const [, column] = /^(?:\(desc )?("(?:[^"\\]|\\.)*")\)?$/s.exec(key) ?? []
+  return column ? (JSON.parse(column) as string) : '(expression)'
 }
 
 /** Flattens the operands of a chain of one operator. */

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import type { Decided } from './structure.ts'
 
 /** JSON with sorted keys and without undefined values: equal values give equal text. */
 export function canonicalJson(value: unknown): string {
@@ -42,6 +43,8 @@ export interface Plan {
   waivers?: string[]
   /** What is dropped on the target for the load: `none`, or a list such as `indexes,constraints`. */
   defer?: string
+  /** What `convert.yml` decides about definitions of the expected tables; absent without decisions. */
+  decided?: Decided[]
   /** Default `auto`. */
   finalVerify?: FinalVerify
   /** The target is the CockroachDB-like server. The hash differs, so its rehearsals do not count for a real cluster. */
@@ -54,7 +57,7 @@ export interface Plan {
 
 /** Hex sha256 of a plan, independent of the order of tables and waivers. */
 export function planHash(plan: Plan): string {
-  const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = plan
+  const { sourceSchema, targetSchema, slot, publication, defer = 'none', decided, tools = {} } = plan
   const hashed = {
     sourceSchema,
     targetSchema,
@@ -64,6 +67,7 @@ export function planHash(plan: Plan): string {
     publication,
     waivers: [...(plan.waivers ?? [])].sort(),
     defer,
+    decided,
     finalVerify: plan.finalVerify === 'auto' ? undefined : plan.finalVerify,
     likeServer: plan.likeServer || undefined,
     tools,

@@ -5,6 +5,8 @@ import type { Difference, Table } from './tables.ts'
 interface Definition {
   form: string
   text: string
+  /** Set where a team has decided what the target gets; `text` is then CockroachDB's. */
+  decided?: true
 }
 
 /** `columns` are in key order; `(expression)` stands for an expression. */
@@ -59,6 +61,63 @@ export interface Structure {
   indexes: Index[]
   constraints: Constraint[]
   columnParts: ColumnPart[]
+}
+
+/** What a team has decided in `convert.yml` about one definition of the source. */
+export interface Decision {
+  of: 'index' | 'constraint' | 'type' | ColumnPart['part']
+  table: string
+  /** Of the index, the constraint or the column. */
+  name: string
+  /** What differs on the target; null when it gets nothing. */
+  target: Partial<Pick<Index, 'name' | 'unique' | 'columns' | 'form' | 'text'>> | null
+}
+
+/** A decision and the source's definition that it is about, in its form. It does not hold for any other definition. */
+export interface Decided extends Decision {
+  source: string
+}
+
+/** Adds the form of the source's definition to each decision. Drops decisions about what the source does not have. */
+export function pinDecisions(decisions: readonly Decision[], source: Structure, tables: readonly Table[]): Decided[] {
+  const forms = new Map<string, string>()
+  const note = (of: Decision['of'], table: string, name: string, form: string) =>
+    forms.set(keyOf({ of, table, name }), form)
+  for (const { table, name, form } of source.indexes) note('index', table, name, form)
+  for (const { table, name, form } of source.constraints) note('constraint', table, name, form)
+  for (const { part, table, column, form } of source.columnParts) note(part, table, column, form)
+  for (const { name: table, columns } of tables) for (const { name, type } of columns) note('type', table, name, type)
+  return decisions.flatMap((each) => {
+    const form = forms.get(keyOf(each))
+    return form === undefined ? [] : { ...each, source: form }
+  })
+}
+
+const keyOf = ({ of, table, name }: Pick<Decision, 'of' | 'table' | 'name'>) => JSON.stringify([of, table, name])
+
+/** `orders: index by_state is left out`. */
+export function decisionText({ of, table, name, target }: Decision): string {
+  const what = `${table}: ${of} ${of === 'index' || of === 'constraint' ? name : `of ${name}`}`
+  if (!target) return `${what} is left out`
+  return target.text ? `${what} becomes ${target.text}` : `${what} becomes ${target.name}`
+}
+
+/**
+ * The definitions that the target must have: the source's, except those that were decided. A definition that the source
+ * has changed since is compared as it is.
+ */
+export function asDecided(source: Structure, decided: readonly Decided[]): Structure {
+  const known = new Map(decided.map((each) => [keyOf(each), each]))
+  const change = <T extends Definition & { table: string }>(each: T, of: Decision['of'], name: string): T[] => {
+    const found = known.get(keyOf({ of, table: each.table, name }))
+    if (found?.source !== each.form) return [each]
+    return found.target ? [{ ...each, ...found.target, decided: true }] : []
+  }
+  return {
+    indexes: source.indexes.flatMap((each) => change(each, 'index', each.name)),
+    constraints: source.constraints.flatMap((each) => change(each, 'constraint', each.name)),
+    columnParts: source.columnParts.flatMap((each) => change(each, each.part, each.column)),
+  }
 }
 
 /**
@@ -121,7 +180,8 @@ function columnProblems(source: readonly ColumnPart[], target: readonly ColumnPa
 
 function otherForm(what: string, wanted: Definition, found: Definition): StructureProblem[] {
   if (wanted.form === found.form) return []
-  return [{ kind: 'different', what: `${what} differs: ${wanted.text} on the source, ${found.text} on the target` }]
+  const by = wanted.decided ? 'in `convert.yml`' : 'on the source'
+  return [{ kind: 'different', what: `${what} differs: ${wanted.text} ${by}, ${found.text} on the target` }]
 }
 
 /** Pairs each definition of the source with one of the same signature on the target, preferably of the same form. */
@@ -153,12 +213,21 @@ export function sequenceProblems(states: readonly SequenceState[]): string[] {
   })
 }
 
-/** Lists columns whose target type is of the same family but cannot hold every value of the source's type. */
-export function narrowColumns(source: Table, target: Table | undefined): Difference[] {
+/** Lists columns whose target type is of the same family but cannot hold every value of the source's type, unless decided so. */
+export function narrowColumns(
+  source: Table,
+  target: Table | undefined,
+  decided: readonly Decided[] = [],
+): Difference[] {
   const there = new Map(target?.columns.map((column) => [column.name, column.type]))
+  const types = new Map(
+    decided.flatMap((each) => (each.of === 'type' && each.table === source.name ? [[each.name, each]] : [])),
+  )
   return source.columns.flatMap(({ name, type }) => {
     const other = there.get(name)
     if (other === undefined || !isNarrower(type, other)) return []
+    const decision = types.get(name)
+    if (decision?.source === type && decision.target?.form === typeForm(other)) return []
     const table = `${source.schema}.${source.name}`
     return {
       kind: 'column-narrower',
@@ -167,6 +236,38 @@ export function narrowColumns(source: Table, target: Table | undefined): Differe
       fix: `give it the type ${type} on the target`,
     }
   })
+}
+
+const TYPE_NAMES: Record<string, string> = {
+  smallint: 'int2',
+  integer: 'int4',
+  int: 'int8',
+  bigint: 'int8',
+  real: 'float4',
+  'double precision': 'float8',
+  numeric: 'decimal',
+  text: 'string',
+  'character varying': 'varchar',
+  character: 'char',
+  boolean: 'bool',
+  'timestamp with time zone': 'timestamptz',
+  'timestamp without time zone': 'timestamp',
+  'time with time zone': 'timetz',
+  'time without time zone': 'time',
+  'bit varying': 'varbit',
+}
+
+/** One name for each of CockroachDB's types, however it is written: `decimal(19,4)` for `NUMERIC(19, 4)`. */
+export function typeForm(sql: string): string {
+  const text = sql
+    .toLowerCase()
+    .replace(/\s+/g, ' ')
+    .replace(/ ?([(),]) ?/g, '$1')
+    .trim()
+  const [, base = text, sizes = '', zone = '', array = ''] =
+    /^([^(]*?)(\([\d,]+\))?( ?with(?:out)? time zone)?((?:\[\])*)$/.exec(text) ?? []
+  const name = (base + zone.replace(/^ ?/, ' ')).trim()
+  return `${TYPE_NAMES[name] ?? name}${sizes}${array}`
 }
 
 /** Bytes of types without a length or precision. */

@@ -1,8 +1,8 @@
 /*
- * Names and texts from a database must not become Markdown or HTML, and must fit into the cell of a table.
+ * Escapes names and texts from a database, so that they do not act as Markdown or HTML and fit into a table cell.
  */
 
-/** Escapes a text for Markdown. Text between backticks stays code, where nothing is interpreted. */
+/** Escapes a text for Markdown. Text between backticks stays code. */
 export function markdownText(text: string): string {
   return text
     .split(/`([^`]+)`/)

@@ -2,7 +2,7 @@ import { renameSync, writeFileSync } from 'node:fs'
 import { warning } from '@actions/core'
 import { messageOf } from '../runtime/errors.ts'
 
-/** Figures of a streaming or watching step; undefined ones are left out. */
+/** Figures of a step that streams or watches. Undefined ones are left out. */
 export interface Figures {
   migration: string
   phase: string
@@ -14,25 +14,25 @@ export interface Figures {
   thresholdsPassed?: number
 }
 
-/** Prefix of every metric. Names end in their unit, as OpenMetrics requires. */
+/** Gauges. Their names end in the unit, as OpenMetrics requires. */
 const GAUGES: readonly [key: keyof Figures, name: string, unit: string, help: string][] = [
   ['lagSeconds', 'lag_seconds', 'seconds', 'Age of the oldest heartbeat that has not reached the target.'],
   ['rowsPerSecond', 'rows_per_second', '', 'Rows applied to the target per second.'],
-  ['walKeptBytes', 'wal_kept_bytes', 'bytes', 'WAL that the slot keeps on the source.'],
+  ['walKeptBytes', 'wal_kept_bytes', 'bytes', 'WAL that the slot retains on the source.'],
   ['keysOpen', 'keys_open', '', 'Changed rows still to be compared.'],
-  ['thresholdsPassed', 'thresholds_passed', '', 'Thresholds that the last watch found exceeded.'],
+  ['thresholdsPassed', 'thresholds_passed', '', 'Thresholds exceeded in the last watch.'],
 ]
 
-/** States: the current one has a sample of 1, so a change of state shows as a change of labels. */
+/** States. The current state is a label of a sample with the value 1. */
 const STATES: readonly [key: 'phase' | 'verdict', help: string][] = [
-  ['phase', 'Phase of the migration by the ledger.'],
+  ['phase', 'Phase of the migration in the ledger.'],
   ['verdict', 'Verdict of the last watch.'],
 ]
 
 /**
- * OpenMetrics text. Gauges only, so that a node exporter's textfile collector, which reads Prometheus text, accepts
+ * OpenMetrics text. Uses only gauges, so that a node exporter's textfile collector, which reads Prometheus text, accepts
  * it too.
- * @param at of the runner's clock, in milliseconds
+ * @param at milliseconds since 1970, by the runner's clock
  */
 export function metricsText(figures: Figures, at: number): string {
   const migration = `migration="${label(figures.migration)}"`
@@ -70,8 +70,8 @@ function label(value: string): string {
 let warned = false
 
 /**
- * Replaces the file atomically, so that no reader sees half of it. World-readable, because a node exporter runs as
- * another user. A file that cannot be written is reported once, and never fails the step.
+ * Replaces the metrics file atomically. The file is world-readable, because a node exporter runs as another user. If the
+ * file cannot be written, warns once and does not fail the step.
  */
 export function writeMetrics(path: string | undefined, figures: Figures): void {
   if (!path) return

@@ -3,7 +3,7 @@ import { differences, isFinished, type TableVerdict } from '../tools/molt-verify
 import { markdownText } from './markdown.ts'
 import type { VerifyReport } from './verify-report.ts'
 
-/** What an approver needs in ten seconds: the verdict, the differences, then the clean tables, collapsed. */
+/** The report as Markdown, readable in ten seconds: verdict, problems, differences, and the clean tables collapsed. */
 export function verifyTable(report: VerifyReport): string {
   const bad = report.tables.filter((table) => differences(table) > 0)
   const same = report.tables.filter((table) => differences(table) === 0)
@@ -20,13 +20,13 @@ export function verifyTable(report: VerifyReport): string {
   return parts.join('\n\n')
 }
 
-/** Levels below rows skip no table. */
+/** Whether a table was compared completely at the report's level. Levels that compare no rows skip no tables. */
 export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
   return level === 'counts' || level === 'tables' || isFinished(table)
 }
 
 function headline(report: VerifyReport, clean: number, rows: number): string {
-  const how = report.counted === 'estimated' ? ' (row counts beside molt are estimates)' : ''
+  const how = report.counted === 'estimated' ? ' (row counts are estimates, except those from molt)' : ''
   const what = {
     full: 'every row compared twice: by molt, and by hashes that both databases computed',
     changed: 'every row compared while it was streamed, and again when it changed',
@@ -36,13 +36,13 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
   }[report.level]
   if (report.verdict === 'clean')
     return report.level === 'tables'
-      ? '### ✅ Verify: the definitions are equal; no row was compared'
+      ? '### ✅ Verify: the definitions match; no row was compared'
       : `### ✅ Verify: ${plural(clean, 'table')} equal, ${plural(rows, 'row')}, ${what}${how}`
   if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, no known loss${how}`
-  return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
+  return `### ❌ Verify: ${plural(report.problems.length, 'problem')}${how}`
 }
 
-/** Far below the limit of a summary. */
+/** Items per list, to stay far below GitHub's limit for a summary. */
 const LISTED = 500
 
 function list(items: readonly string[]): string {
@@ -51,7 +51,7 @@ function list(items: readonly string[]): string {
   return shown.join('\n')
 }
 
-/** The empty line after it ends the HTML. Without it, the next part would not be rendered as Markdown. */
+/** A collapsed section. The empty line at its end is required: without it, Markdown after it is not rendered. */
 export function folded(title: string, body: string): string {
   return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
 }
@@ -69,7 +69,7 @@ function tableOf(tables: readonly TableVerdict[]): string {
   ].join('\n')
 }
 
-/** What was loaded, with each table's rows collapsed. */
+/** A completed load as Markdown, with the rows by table collapsed. */
 export function loadedTable(loaded: {
   arrived: Record<string, number>
   rows: number

@@ -8,12 +8,12 @@ export interface VerifyFinding {
   what: string
 }
 
-/** What was compared and found; green only when `problems` is empty. Holds no key and no value of any row. */
+/** What was compared and found. Green only when `problems` is empty. Contains no keys or values of rows. */
 export interface VerifyReport {
   level: ReportLevel
-  /** `streaming`: rows were changing, and differences were checked again. `drained`: no difference is accepted. */
+  /** `streaming`: rows were changing, and differences were rechecked. `drained`: no difference is accepted. */
   while: 'streaming' | 'drained'
-  /** How rows were counted apart from molt. */
+  /** How rows were counted in addition to molt. */
   counted: 'exact' | 'estimated' | 'no'
   /** `unsettled`: no known loss, but equality is not proved. */
   verdict: 'clean' | 'different' | 'unsettled'
@@ -23,11 +23,11 @@ export interface VerifyReport {
   findings: VerifyFinding[]
   /** Not problems, but worth knowing. */
   notes: string[]
-  /** What a person has to create or to decide, such as a trigger that the target lacks. */
+  /** What a person must create or decide, such as a trigger that the target lacks. */
   decisions: string[]
-  /** Sides whose connection may lack TLS, in words. */
+  /** Sides whose connection may lack TLS, as text. */
   insecure: string[]
-  /** Lines of molt's output that this version does not know. */
+  /** Unknown output of molt. */
   unknown?: Unknowns
   durationMs: number
 }

@@ -51,7 +51,7 @@ export const CODES = {
   'approval.declined': {
     meaning: 'The cutover was declined, or not approved in time.',
     cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
-    fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A kept slot fills the source's disk until a stream reads it.",
+    fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). Otherwise, the slot fills the source's disk until a stream reads it.",
     next: { action: 'cutover' },
   },
   'approval.environment-missing': {
@@ -62,7 +62,7 @@ export const CODES = {
   },
   'approval.follower-failed': {
     meaning: 'The `follow` job of this run failed, so its stream cannot be trusted.',
-    cause: 'That job streams changes while the cutover waits for approval.',
+    cause: 'That job streams changes during the approval. Its log shows why it failed.',
     fix: 'Read the log of that job, fix the cause, and start a new run with `phase: cutover`.',
     next: { action: 'cutover' },
   },
@@ -157,7 +157,7 @@ export const CODES = {
   },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while the change log was read.',
-    cause: 'The log of a TRUNCATE does not contain the keys of the deleted rows.',
+    cause: 'PostgreSQL does not log the keys of truncated rows.',
     fix: 'Compare the table in full.',
   },
 
@@ -174,7 +174,7 @@ export const CODES = {
   },
   'cleanup.foreign-objects': {
     meaning: "An object cannot be dropped because other users' objects depend on it.",
-    cause: "Someone created tables, views or functions in this suite's schemas, or some that use its objects.",
+    cause: "Someone created objects in this suite's schemas, or objects that depend on them.",
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'cleanup.incomplete': {
@@ -202,7 +202,7 @@ export const CODES = {
   },
   'cleanup.other-migration': {
     meaning: 'The objects on the source belong to another migration.',
-    cause: '`migration` names a different migration than the one that `prepare` registered on this source.',
+    cause: '`prepare` registered another migration on this source than `migration` names.',
     fix: 'Set `migration` to the name that the message shows.',
   },
   'cleanup.rollback-window': {
@@ -217,7 +217,7 @@ export const CODES = {
   },
 
   'cli.invalid-option': {
-    meaning: '`npm run action` does not understand an option.',
+    meaning: '`npm run action` was given an invalid option.',
     cause: 'The option is misspelled, lacks its value, or is not an input of the action.',
     fix: "Correct the option. The action's README lists its inputs.",
   },
@@ -235,7 +235,7 @@ export const CODES = {
   'command.failed': {
     meaning: 'Your command failed.',
     cause: '`switch-command` or `smoke-test` ended with an exit code other than 0.',
-    fix: 'Read its output in the log, fix it, and run the step again.',
+    fix: 'Read its output in the log, fix the command, and run the step again.',
   },
   'command.timeout': {
     meaning: 'Your command did not end in time and was stopped.',
@@ -244,7 +244,7 @@ export const CODES = {
   },
 
   'commit.no-timestamp': {
-    meaning: 'The target does not report its time, so `finalize` could not compare rows as of the commit.',
+    meaning: 'The target does not report its time, so `finalize` cannot compare rows as of the commit.',
     cause:
       '`cluster_logical_timestamp()` failed. It needs serializable transactions, and SELECT on the heartbeat table.',
     fix: 'If the role uses another isolation level, run the ALTER ROLE statement from the message on the target. Otherwise run `prepare` with `grants: print`, and grant what is missing.',
@@ -258,12 +258,12 @@ export const CODES = {
 
   'config.invalid': {
     meaning: 'A section of the config file is not a map.',
-    cause: 'The YAML is indented wrongly, or the section holds a list or a plain value.',
+    cause: 'The indentation is wrong, or the section contains a list or a plain value.',
     fix: 'Write the section as `input: value` lines. `docs/config.schema.json` describes all of them.',
   },
   'config.secret-in-file': {
     meaning: 'The config file contains a plain-text secret.',
-    cause: 'A secret input has its value in the file.',
+    cause: 'A secret is written directly in the file.',
     fix: 'Write `env:NAME`, pass the secret in the environment variable NAME, and rotate the secret.',
   },
   'config.unknown-name': {
@@ -382,7 +382,7 @@ export const CODES = {
     fix: 'Correct the role names, or run the GRANT statement that the message shows on the source.',
   },
   'cutover.like-server': {
-    meaning: 'The target only answers like CockroachDB, so a commit is refused. Nothing was paused.',
+    meaning: 'The target is a like-server, not CockroachDB, so a commit is refused. Nothing was paused.',
     cause: 'The migration was prepared for a rehearsal, but the cutover was started with a commit.',
     fix: 'Set `target` to the cluster, or `decision: rehearse`.',
   },
@@ -414,7 +414,7 @@ export const CODES = {
     fix: 'Grant it. `prepare` with `grants: print` prints all the grants that are needed.',
   },
   'database.object-busy': {
-    meaning: 'A database object cannot be used now.',
+    meaning: 'A database object is in use.',
     cause: 'A schema change, an import or another session is using it.',
     fix: 'Wait until that has ended, or end it, and run the step again.',
   },
@@ -544,7 +544,7 @@ export const CODES = {
   },
   'fence.damaged-after-commit': {
     meaning: 'The fence on the source was changed or lifted after the commit.',
-    cause: 'Someone lifted the fence or changed its triggers after the commit.',
+    cause: 'Someone ran `fence` or their own SQL on the source.',
     fix: 'Look for rows written on the source since the commit. The message names the tables and the next step.',
   },
   'fence.lapsed': {
@@ -601,7 +601,7 @@ export const CODES = {
   },
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
-    cause: 'DDL, VACUUM FULL or CLUSTER ran during the write pause. No trigger stops them.',
+    cause: 'DDL, VACUUM FULL or CLUSTER ran during the write pause. Triggers do not stop them.',
     fix: 'Stop such jobs, and run the cutover again.',
   },
   'fence.write-passed': {
@@ -844,13 +844,18 @@ export const CODES = {
     cause: 'When a batch of files fails, MOLT splits it in half and retries. The rows of the good half remain.',
     fix: 'Empty the tables that the message names, then resume the load again.',
   },
+  'load.recreate-loses-rights': {
+    meaning: 'Dropping and recreating the tables would remove privileges of other roles.',
+    cause: '`table-handling` is `drop-on-target-and-recreate`, and MOLT does not restore privileges.',
+    fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
+  },
   'load.still-running': {
     meaning: 'A run is still loading an aborted migration.',
     cause: 'The run did not notice the abort, or hangs.',
     fix: 'Cancel the run that the message names, then run `abort` again.',
   },
   'load.tables-not-exact': {
-    meaning: 'The load would not move exactly the expected tables. No row was moved.',
+    meaning: 'The load would move other tables than the expected ones. No row was moved.',
     cause: "MOLT's table filter matches additional tables, or not all of the expected ones.",
     fix: 'Rename or exclude the tables that the message lists.',
   },
@@ -1070,7 +1075,7 @@ export const CODES = {
   },
 
   'rehearse.invalid-option': {
-    meaning: '`npm run rehearse` does not understand its options.',
+    meaning: '`npm run rehearse` was given invalid options.',
     cause: 'An option is misspelled, has an invalid value, or conflicts with another option.',
     fix: 'Run `npm run rehearse -- --help`.',
   },
@@ -1094,6 +1099,13 @@ export const CODES = {
     meaning: 'The target was written to since the commit.',
     cause: 'The application uses the target. A rollback does not copy these writes to the source.',
     fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
+  },
+  'rollback.writers': {
+    meaning: 'Roles could still write to the target after the rollback.',
+    cause:
+      'A role owns a table, or the migration user cannot revoke the privileges that another role granted. Writes of these roles would be lost.',
+    fix: 'As an administrator, run the statements from the message on the target. Then run `rollback` again.',
+    next: { action: 'rollback' },
   },
 
   'runner.action-missing': {
@@ -1180,17 +1192,17 @@ export const CODES = {
   'slot.in-use': {
     meaning: 'Another process is reading the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
-    fix: 'End that process. The stream lacks the changes that it consumed, so run `status`, and verify.',
+    fix: 'End that process. The stream has lost the changes that it consumed, so run `status`, and verify.',
   },
   'slot.missing': {
     meaning: 'The slot does not exist.',
-    cause: 'Someone dropped it, or the source failed over. The stream lacks all changes since then.',
+    cause: 'Someone dropped it, or the source failed over. The stream has lost all changes since then.',
     fix: 'Abort, then prepare and load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'abort' },
   },
   'slot.moved': {
     meaning: "The slot's position is not where this migration left it.",
-    cause: 'Someone recreated, advanced or read it. The stream lacks changes.',
+    cause: 'Someone recreated, advanced or read it. The stream has lost changes.',
     fix: 'Load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
@@ -1201,7 +1213,7 @@ export const CODES = {
   },
   'slot.recreated': {
     meaning: 'The slot was recreated during the stream.',
-    cause: 'Someone dropped it and created it again. The stream lacks the changes in between.',
+    cause: 'Someone dropped it and created it again. The stream has lost the changes in between.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
@@ -1282,7 +1294,7 @@ export const CODES = {
     fix: 'Close idle connections, or raise that limit. The stream then continues automatically.',
   },
   'stream.stuck.contention': {
-    meaning: 'The stream is stuck: the target keeps retrying a transaction.',
+    meaning: 'The stream is stuck: a transaction on the target is retried again and again.',
     cause: 'Other sessions write to the same rows.',
     fix: 'Stop other writers on the target.',
   },
@@ -1461,7 +1473,7 @@ export const CODES = {
     fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. If rows are lost, load again.',
   },
   'verify.inconclusive': {
-    meaning: 'No difference was found, but it is not proved that source and target are equal.',
+    meaning: 'No loss was found, but it is not proved that source and target are equal.',
     cause:
       'Rows kept changing, a privilege is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Fix what the message lists. Verify again under less load, or after the drain.',
@@ -1502,7 +1514,8 @@ export const CODES = {
   },
   'write-access.missing': {
     meaning: 'The migration is committed, but write access to the target could not be restored.',
-    cause: 'After the last check before the commit, the migration user lost its grant option, or a role was dropped.',
+    cause:
+      'The target refused or ended a GRANT, or could not be reached. For example, the migration user lost its grant option after the last check, or a role was dropped.',
     fix: 'As an administrator, run the statements from the message on the target. Then run `cutover` again, or `rollback` to return to the source.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
@@ -1518,10 +1531,26 @@ export const CODES = {
       'For a privilege of the application, the migration user lacks the grant option, ownership or the role admin. ALL needs ALL WITH GRANT OPTION.',
     fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
   },
+  'write-access.not-restored': {
+    meaning: 'Write access to the target could not be restored when the migration ended.',
+    cause: 'The target refused a GRANT, or could not be reached. The ledger keeps the list of missing privileges.',
+    fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
+  },
+  'write-access.not-revocable': {
+    meaning: 'Roles can write to the target until the commit, and no REVOKE changes that.',
+    cause: 'Since `prepare`, a role became the owner of a table, or a member of its owner or of the migration user.',
+    fix: 'As an administrator, run the statements from the message on the target, and verify again.',
+  },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
     cause: 'Another role granted it.',
     fix: 'Revoke the privileges that the message lists, or set `write-access: waive`.',
+  },
+  'write-access.role-gone': {
+    meaning: 'A role that had write access to the target no longer exists.',
+    cause:
+      'Someone dropped the role after `prepare` had revoked its write access. The application could not use it after the commit.',
+    fix: 'Create the role again. Before the load, you can run `prepare` again instead, which no longer expects the role.',
   },
 } as const satisfies Record<string, Explanation>
 

@@ -107,6 +107,8 @@ export async function connect(
   })
   // Without a listener, a connection that breaks while idle ends the process. The next query reports it anyway.
   client.on('error', () => {})
+  const end = client.end.bind(client) as () => Promise<void>
+  client.end = (() => within(TIMING.hangUp, end(), () => socket.destroy())) as typeof client.end
   try {
     await client.connect()
     if (session) await requireOwnSession(client, side, session)
@@ -120,7 +122,20 @@ export async function connect(
   }
 }
 
-/** SQLSTATEs of poolers and gateways that reject `options` before they ask a server. */
+/**
+ * Waits for `ended`, and calls `destroy` after `ms`. The server's reply can be lost on the network, and does not arrive
+ * in the middle of a COPY.
+ */
+async function within(ms: number, ended: Promise<void>, destroy: () => void): Promise<void> {
+  const timer = setTimeout(destroy, ms)
+  try {
+    await ended
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** SQLSTATEs with which poolers and gateways reject `options`. */
 const OPTIONS_REFUSED = /^(08P01|0A000)$/
 
 function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {

@@ -59,7 +59,7 @@ export interface Github {
   download(path: string): Promise<Buffer>
 }
 
-/** Loads Octokit only now: most actions never ask GitHub. */
+/** Loads Octokit on demand, because most actions do not call GitHub. */
 async function openClient(token: string, patience: Patience): Promise<Octokit> {
   const [{ Octokit }, { retry }, { throttling }] = await Promise.all([
     import('@octokit/core'),

@@ -22,7 +22,7 @@ interface Message extends Record<string, string> {
   version: '1'
   event: NotifyEvent
   migration: string
-  /** One line for people. */
+  /** The message as one line of text. */
   text: string
   /** By the runner's clock, ISO 8601. */
   at: string

@@ -118,7 +118,7 @@ const DEFAULTS = {
   changeLogAnswer: 2_000,
   /** Interval between samples after the switch. Clients that connect for a shorter time can be missed. */
   observeSample: 5_000,
-  /** More than the clocks of two nodes can differ, because reads as of a future time fail. */
+  /** Exceeds the largest clock offset between two nodes. A read as of a future time fails. */
   clockOffset: 600,
   /** Interval between samples of lag and WAL for the dossier. */
   streamSample: 500,

@@ -86,7 +86,7 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** Parses the URL as the driver does, whose error would look like a bug of ours. */
+/** Parses the URL as the driver would. The driver's own error would look like a bug. */
 function parseProblem(url: string): string | undefined {
   try {
     new URL(url)

@@ -187,7 +187,9 @@ export async function readDefinitions(
   schema: string,
 ): Promise<{ oid: number; definitions: Definitions } | undefined> {
   const found = await db.query(
-    `SELECT n.oid::int8::float8 AS oid, current_setting('server_version_num')::int AS version, d.datcollate AS collation
+    `SELECT n.oid::int8::float8 AS oid, current_setting('server_version_num')::int AS version,
+            CASE WHEN to_jsonb(d)->>'datlocprovider' IN ('i', 'b')
+              THEN coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', d.datcollate) ELSE d.datcollate END AS collation
        FROM pg_catalog.pg_namespace n, pg_catalog.pg_database d WHERE n.nspname = $1 AND d.datname = current_database()`,
     [schema],
   )

@@ -132,7 +132,10 @@ export function ownSequence(schema: string, sequence: string, table: string, col
 
 export function createTable({ schema, name, columns, key, checks, postgres }: TableDefinition): string {
   const lines = columns.map(columnSql)
-  if (key) lines.push(`CONSTRAINT ${ident(key.name)} PRIMARY KEY (${list(key.columns)})${hashSql(key.hash)}`)
+  if (key)
+    lines.push(
+      `CONSTRAINT ${ident(key.name)} PRIMARY KEY (${list(key.columns)})${key.hash ? ' USING HASH' : ''}${bucketsSql(key.hash)}`,
+    )
   for (const check of checks) lines.push(`CONSTRAINT ${ident(check.name)} CHECK (${check.condition})`)
   const body = lines.length ? `(\n  ${lines.join(',\n  ')}\n)` : '()'
   const before = postgres?.unlogged ? 'UNLOGGED ' : ''
@@ -165,9 +168,9 @@ function columnSql({
   return parts.filter(Boolean).join(' ')
 }
 
-function hashSql(hash: HashSharding | null): string {
-  if (!hash) return ''
-  return hash.buckets === null ? ' USING HASH' : ` USING HASH WITH (bucket_count = ${hash.buckets})`
+/** CockroachDB's grammar puts it behind STORING. */
+function bucketsSql(hash: HashSharding | null): string {
+  return hash && hash.buckets !== null ? ` WITH (bucket_count = ${hash.buckets})` : ''
 }
 
 export function createIndex(index: IndexDefinition): string {
@@ -176,8 +179,9 @@ export function createIndex(index: IndexDefinition): string {
     method === 'inverted' ? 'INVERTED INDEX' : method === 'vector' ? 'VECTOR INDEX' : unique ? 'UNIQUE INDEX' : 'INDEX'
   return [
     `CREATE ${kind} ${ident(name)} ON ${qualified(schema, table)} (${columns.join(', ')})`,
-    hashSql(hash),
+    hash ? ' USING HASH' : '',
     storing.length ? ` STORING (${list(storing)})` : '',
+    bucketsSql(hash),
     where === null ? '' : ` WHERE ${where}`,
   ].join('')
 }

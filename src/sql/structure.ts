@@ -1,5 +1,5 @@
-import { expressionForm, indexForm } from '../model/expression.ts'
-import { isShardCheck, type SchemaColumn, type Constraint as SchemaConstraint } from '../model/schema.ts'
+import { expressionForm, readIndex } from '../model/expression.ts'
+import { isShardCheck, type Schema, type SchemaColumn, type Constraint as SchemaConstraint } from '../model/schema.ts'
 import type { SequenceState, Structure } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
@@ -15,7 +15,11 @@ import {
 
 /** Reads the secondary indexes, checks, foreign keys and column parts of a schema. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
-  const schema = await readSchema(db, side, name)
+  return structureOf(await readSchema(db, side, name))
+}
+
+/** Secondary indexes, checks, foreign keys and parts of columns of a schema's tables. */
+export function structureOf(schema: Schema): Structure {
   return {
     indexes: schema.indexes
       .filter(({ primary }) => !primary)
@@ -25,11 +29,11 @@ export async function readStructure(db: Database, side: DatabaseSide, name: stri
         unique,
         valid,
         columns: columns.map((column) => column || '(expression)'),
-        form: indexForm(definition) ?? squeezed(definition),
+        form: readIndex(definition)?.form ?? squeezed(definition),
         text: definition,
       })),
     constraints: schema.constraints
-      .filter((each) => each.schema === name && /[cf]/.test(each.kind) && !isShardCheck(each))
+      .filter((each) => each.schema === schema.name && /[cf]/.test(each.kind) && !isShardCheck(each))
       .map((each) => ({
         table: each.table,
         name: each.name,
@@ -53,8 +57,12 @@ function partsOf({ default: text, generated, identity, notNull, collation }: Sch
   else if (text !== null) parts.push({ part: 'default', form: defaultForm(text), text })
   else if (identity) parts.push({ part: 'default', form: NUMBERED, text: 'GENERATED AS IDENTITY' })
   if (notNull) parts.push({ part: 'NOT NULL', form: '', text: 'NOT NULL' })
-  if (collation) parts.push({ part: 'collation', form: collation.toLowerCase().replaceAll('_', '-'), text: collation })
+  if (collation) parts.push({ part: 'collation', form: collationForm(collation), text: collation })
   return parts
+}
+
+export function collationForm(locale: string): string {
+  return locale.toLowerCase().replaceAll('_', '-')
 }
 
 /** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
@@ -71,12 +79,12 @@ function constraintForm({ kind, columns, condition, definition, references }: Sc
 const NUMBERED = '(numbered)'
 
 /** Treats all defaults that generate numbers as equal. The comparison of sequences covers the details. */
-function defaultForm(text: string): string {
+export function defaultForm(text: string): string {
   const form = formOf(text)
   return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
 }
 
-function formOf(expression: string): string {
+export function formOf(expression: string): string {
   return expressionForm(expression) ?? squeezed(expression)
 }
 

@@ -1,4 +1,4 @@
-/** Causes of a stream that does not move. */
+/** Causes of a stuck stream. */
 type DiagnosisKind =
   | 'truncate'
   | 'toast'
@@ -27,14 +27,14 @@ type DiagnosisKind =
   | 'contention'
   | 'other'
 
-/** The replicator's output, translated for the person who has to act on it. */
+/** The cause of a stuck stream, for the person who must act on it. */
 export interface Diagnosis {
   kind: DiagnosisKind
-  /** The cause and, after a semicolon, the fix: completes "because …". */
+  /** The cause and, after a semicolon, the fix. Follows "because". */
   why: string
 }
 
-/** The parts of the last `"database"."schema"."table"` (or with a column) in a message. */
+/** The parts of the last `"database"."schema"."table"` (or `….column`) in a message. */
 function namesIn(said: string): string[] {
   const dotted = [...said.matchAll(/"(?:[^"]|"")*"(?:\."(?:[^"]|"")*"){2,3}/g)].at(-1)?.[0] ?? ''
   return [...dotted.matchAll(/"((?:[^"]|"")*)"/g)].map(([, name]) => (name as string).replaceAll('""', '"'))
@@ -55,13 +55,13 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /TRUNCATE/i,
     'truncate',
     () =>
-      'a TRUNCATE was run on the source, which the replicator cannot apply; repeat the load, and empty tables with DELETE until the cutover is over',
+      'a TRUNCATE was run on the source, which the replicator cannot apply; load again, and empty tables with DELETE until the cutover is over',
   ],
   [
     /toasted\.tmpl/i,
     'toast',
     () =>
-      'an UPDATE left a large (TOASTed) value unchanged, and `--enableToastedColumns` of this replicator does not work on this target',
+      'an UPDATE left a large (TOASTed) value unchanged, and `--enableToastedColumns` of this replicator does not work on this target; let the application write that column in every UPDATE',
   ],
   [
     /TOASTed columns|unchanged toast/i,
@@ -76,7 +76,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /inconsistent number of key columns/i,
     'identity',
     (said) =>
-      `the keys of ${tableIn(said)} do not match: the source sends ${named(/received (\d+)/, said, 'other')} key columns, but the target's primary key has ${named(/expect (\d+)/, said, 'others')}; set REPLICA IDENTITY DEFAULT and give both sides the same primary key`,
+      `the keys of ${tableIn(said)} do not match: the source sends ${named(/received (\d+)/, said, 'other')} key columns, but the target's primary key has ${named(/expect (\d+)/, said, 'different ones')}; set REPLICA IDENTITY DEFAULT and give both sides the same primary key`,
   ],
   [
     /missing PK columns: rowid/i,
@@ -93,45 +93,46 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /unexpected columns/i,
     'column',
     (said) =>
-      `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have: it was added on the source, or dropped on the target; add it to the target, and the stream continues within a minute`,
+      `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have; add it to the target, and the stream continues within a minute`,
   ],
   [
     /column "[^"]*" of relation "[^"]*" does not exist/i,
     'column',
     (said) =>
-      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}: it was dropped there, or added on the source; add it to the target, and the stream continues within a minute`,
+      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}; add it to the target, and the stream continues within a minute`,
   ],
   [
     /column name collision/i,
     'name-collision',
-    (said) => `${tableIn(said)} has two columns whose names differ only in case; rename one`,
+    (said) => `${tableIn(said)} has two columns whose names differ only in case; rename one of them`,
   ],
   [
     /schema drift|inconsistent number of columns/i,
     'column',
-    (said) => `the columns of ${tableIn(said)} now differ between the two sides`,
+    (said) => `the columns of ${tableIn(said)} differ between source and target; make the same change on both`,
   ],
   [
     /publication .* does not exist/i,
     'publication',
     (said) =>
-      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; recreating it under a live slot does not heal the stream: start over with a new slot`,
+      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; recreating it does not repair the stream, so abort and start over with a new slot`,
   ],
   [
     /replication slot .* is active for PID/i,
     'slot-busy',
     (said) =>
-      `another process holds the slot ${named(/slot "([^"]+)"/, said, '')} (PID ${named(/PID (\d+)/, said, 'unknown')} on the source); end it`,
+      `another process is reading the slot ${named(/slot "([^"]+)"/, said, '')} (PID ${named(/PID (\d+)/, said, 'unknown')} on the source); end that process`,
   ],
   [
     /replication slot .* does not exist/i,
     'slot-gone',
-    (said) => `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it all changes since; repeat the load`,
+    (said) =>
+      `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it all later changes; abort, then prepare and load again`,
   ],
   [
     /can no longer (get changes|access)|invalidated|requested WAL segment .* removed/i,
     'slot-invalid',
-    () => 'the source has removed WAL that the slot needs; repeat the load',
+    () => 'the source has removed WAL that the slot needs; abort, then prepare and load again',
   ],
   [
     /23505|duplicate key value/i,
@@ -166,13 +167,14 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /SQLSTATE 23\d{3}|violates/i,
     'check',
-    (said) => `the target refuses a row of ${tableIn(said)} by one of its constraints`,
+    (said) =>
+      `a constraint of the target refuses a row of ${tableIn(said)}; drop it on the target until after the drain`,
   ],
   [
     /SQLSTATE 22\d{3}|invalid input (syntax|value)|out of range|too long for type|cannot (convert|encode|parse)|could not parse|unable to encode/i,
     'type',
     (said) =>
-      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both sides the same type. If they have it already, this replicator does not support the type: leave the table out, or use another replicator`,
+      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both sides the same type. If they already have it, this replicator does not support the type: exclude the table, or use another replicator`,
   ],
   [
     /SQLSTATE 42501|permission denied|does not have .* privilege/i,
@@ -183,13 +185,13 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /SQLSTATE P0\d{3}/i,
     'trigger',
     (said) =>
-      `code on the target refuses a change of ${tableIn(said)} (a trigger, perhaps a deferred one); disable the triggers of the expected tables there until after the drain`,
+      `a trigger on the target, perhaps a deferred one, refuses a change of ${tableIn(said)}; disable the triggers of the expected tables there until after the drain`,
   ],
   [
     /SQLSTATE (25P0[34]|57P05|57014)/i,
     'timeout',
     () =>
-      "a timeout of a server ends the replicator's sessions; set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout of its role to 0",
+      "a server timeout ends the replicator's sessions; set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout of its role to 0",
   ],
   [
     /SQLSTATE 53300/i,
@@ -205,8 +207,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /40001|40P01|restart transaction|deadlock detected|TransactionRetry/i,
     'contention',
-    () =>
-      'the target keeps asking to retry the change, because other transactions conflict with it; look for other writers',
+    () => 'other transactions on the target keep conflicting with the change (40001); stop other writers',
   ],
   [
     /unknown tables?: |unknown destination|could not find table|no such table|SQLSTATE 42P01/i,
@@ -217,19 +218,19 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /expecting a schema with 2 parts|unknown schema/i,
     'schema-name',
-    () => "the target's database or schema does not exist",
+    () => "the target's database or schema does not exist; restore it",
   ],
   [
     /SQLSTATE (08\w{3}|57P\w\d|53\d{3}|28\w{3}|3D000)|connect|dial|refused|reset by peer|unexpected EOF|broken pipe|closed|terminating|i\/o timeout|no route/i,
     'connection',
     (said) => {
       const host = /(?:dial tcp |\()([\w.:[\]-]+:\d+)/.exec(said)?.[1]
-      return `a database cannot be reached or rejects the replicator${host ? ` (${host})` : ''}`
+      return `a database cannot be reached or rejects the replicator${host ? ` (${host})` : ''}; restore the connection`
     },
   ],
 ]
 
-/** Undefined without output. `said` must hold no values, because errors repeat it. */
+/** The diagnosis of an error; undefined without one. `said` must not contain values, because errors repeat it. */
 export function translate(said: string | undefined): Diagnosis | undefined {
   if (!said) return undefined
   const found = DIAGNOSES.find(([regex]) => regex.test(said))
@@ -237,7 +238,7 @@ export function translate(said: string | undefined): Diagnosis | undefined {
   return { kind: 'other', why: 'the replicator keeps retrying the same change' }
 }
 
-/** The diagnosis of the replicator's last error; undefined without one. */
+/** The cause and fix for the replicator's last error; undefined without one. */
 export function explainDiagnosis(said: string | undefined): string | undefined {
   return translate(said)?.why
 }

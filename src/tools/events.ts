@@ -1,6 +1,6 @@
 import { byName } from '../model/records.ts'
 
-/** One JSON line of `molt`. Unknown fields are kept: the tools change every month. */
+/** One JSON line of `molt`. Keeps unknown fields, because the tools change every month. */
 export interface MoltEvent {
   level?: string
   message?: string
@@ -8,14 +8,14 @@ export interface MoltEvent {
   [field: string]: unknown
 }
 
-/** The event on a line of output; undefined for anything else, such as prompts, usage or other tools' output. */
+/** Parses a line of output. Undefined for anything but an event, such as a prompt or a usage text. */
 export function parseEvent(line: string): MoltEvent | undefined {
   if (!line.startsWith('{')) return undefined
   try {
     const value: unknown = JSON.parse(line)
     if (!value || typeof value !== 'object' || Array.isArray(value)) return undefined
     const event = value as MoltEvent
-    // Readers expect texts here, and anything else would fail the whole step.
+    // Callers expect text here, and anything else would fail the whole step.
     for (const field of ['level', 'message', 'type'] as const)
       if (field in event && typeof event[field] !== 'string') event[field] = JSON.stringify(event[field])
     return event
@@ -39,7 +39,7 @@ export function bareName(table: unknown): string {
   return text.split(/[. ]/).slice(1).join('.') || text
 }
 
-/** The bare name of a table in `schema`, and `schema.table` for one of another schema. */
+/** The bare name of a table in `schema`; `schema.table` for a table in another schema. */
 export function nameWithin(schema: string, table: unknown): string {
   const text = String(table ?? '')
     .replace(/[{}"]/g, '')
@@ -53,7 +53,7 @@ export function numberField(event: MoltEvent, field: string): number {
   return Number.isFinite(value) ? value : 0
 }
 
-/** Counts of unknown output of a tool, so that a new version is noticed. */
+/** Counts of a tool's unknown output, so that changes in a new version are noticed. */
 export interface Unknowns {
   /** Message → number of occurrences, for at most {@link UNKNOWN_LIMIT} messages. */
   messages: Record<string, number>

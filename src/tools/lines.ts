@@ -1,12 +1,12 @@
 import { StringDecoder } from 'node:string_decoder'
 
-/** Longer lines are truncated in memory, because the tools print whole rows. */
+/** Characters. Longer lines are truncated, because the tools can print whole rows. */
 const LINE_LIMIT = 256 * 1024
 
 /**
- * Calls back for every line, including an unterminated last one. A line ends with LF, CR or CR LF. Lines over {@link
+ * Calls `onLine` for every line, including an unterminated last one. Lines end with LF, CR or CR LF. Lines over {@link
  * LINE_LIMIT} are truncated.
- * @returns when the stream closes, not when it ends, because an abandoned stream never ends
+ * @returns when the stream closes. A destroyed stream closes, but never ends
  */
 export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): Promise<void> {
   const decoder = new StringDecoder('utf8')

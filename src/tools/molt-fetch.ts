@@ -4,10 +4,10 @@ import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
-/** How the rows are moved: through files or not, and whether the target's tables stay online; see {@link MODES}. */
+/** How rows are moved: with or without files, and with the target tables online or offline. See {@link MODES}. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
 
-/** What each mode means for users of the target, and for an interrupted load. */
+/** What each mode means for users of the target and for an interrupted load. */
 export const MODES: Record<FetchMode, string> = {
   import: 'IMPORT INTO through files: each target table is offline while its rows arrive',
   'use-copy': 'COPY through files: the target tables stay online',
@@ -36,24 +36,24 @@ export interface FetchRequest {
   rowBatchSize?: number
   metricsAddr: string
   pprofAddr: string
-  /** Whether connections without TLS are allowed. */
+  /** Allows connections without TLS. */
   insecure: boolean
-  /** Resumes an interrupted load; its slot and publication are kept. */
+  /** Resumes an interrupted load, whose slot and publication are kept. */
   resume?: { fetchId: string; continuationToken?: string; continuationFileName?: string }
   extraArgs: readonly string[]
 }
 
-/** Flags that differ between builds of the tool. Read from `--help`, because not every build prints a version. */
+/** Flags that differ between builds of molt. Read from `--help`, because not every build prints a version. */
 export interface FetchFeatures {
-  /** The tool creates the publication `molt_fetch` together with the slot. */
+  /** This build creates the publication `molt_fetch` together with the slot. */
   ownsPublication: boolean
-  /** It refuses `sslmode=disable` without this flag. */
+  /** This build refuses `sslmode=disable` without `--allow-tls-mode-disable`. */
   guardsTls: boolean
-  /** Every flag in its help, as `--name`. */
+  /** Every flag in the help, as `--name`. */
   flags: ReadonlySet<string>
 }
 
-/** The tool's fixed name. A second migration on the same source database would drop the publication of the first. */
+/** The name is fixed in molt. A second migration of the same source database would drop the first one's publication. */
 export const PUBLICATION = 'molt_fetch'
 
 export function fetchFeatures(help: string): FetchFeatures {
@@ -86,7 +86,7 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
-  // A direct copy has no files, but the config file may name a bucket for other loads.
+  // A direct copy uses no files, but the config file can name a bucket for other loads.
   if (request.mode !== 'direct-copy') {
     add('--bucket-path', request.bucketPath)
     say('--use-implicit-auth', request.useImplicitAuth)
@@ -103,13 +103,12 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   add('--row-batch-size', request.rowBatchSize)
   add('--metrics-listen-addr', request.metricsAddr)
   if (features.flags.has('--pprof-listen-addr')) add('--pprof-listen-addr', request.pprofAddr)
-  // Without it the tool asks "Confirm (y/n)?" on standard output, and fails without an answer. Some builds do not
-  // list it.
+  // Without it, molt asks "Confirm (y/n)?" on standard output and fails. Some builds do not list this flag in the help.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
 }
 
-/** Flags that this build's help does not list: it would fail on them, with the slot already created. */
+/** Flags that this build's help does not list. It would fail on them after it has created the slot. */
 export function unknownFlags(args: readonly string[], features: FetchFeatures): string[] {
   return args
     .filter((argument) => argument.startsWith('--'))
@@ -117,7 +116,7 @@ export function unknownFlags(args: readonly string[], features: FetchFeatures): 
     .filter((flag) => flag !== '--non-interactive' && !features.flags.has(flag))
 }
 
-/** Flag of `molt fetch` → the input to use instead, or why `extra-args` refuses it. */
+/** Flags of `molt fetch` that `extra-args` refuses, each with the input to use instead or the reason. */
 const OWNED: Record<string, string> = {
   source: 'use the input `source`',
   'source-cdb': 'it is for Oracle',
@@ -126,7 +125,7 @@ const OWNED: Record<string, string> = {
   'table-filter': 'the plan decides what is moved; use `tables` of `prepare`',
   'table-exclusion-filter': 'the plan decides what is moved; use `exclude-tables` of `prepare`',
   'table-handling': 'use the input `table-handling`',
-  'filter-path': 'rows that it leaves out would count as missing in `verify` and in the row hashes',
+  'filter-path': '`verify` would count the rows that it leaves out as missing',
   'pglogical-replication-slot-name': 'use `slot` of `prepare`',
   'pglogical-replication-slot-plugin': 'the replicator reads pgoutput only',
   'pglogical-replication-slot-drop-if-exists': 'use `on-interrupted: restart`',
@@ -153,14 +152,14 @@ const OWNED: Record<string, string> = {
   'non-interactive': 'it is always set',
   'allow-tls-mode-disable': 'use the input `allow-insecure`',
   'log-file': 'the log is in the work folder',
-  logging: 'this action parses the log unchanged',
+  logging: 'this action parses the log in its default form',
   'use-console-writer': 'this action parses the log as JSON',
   'metrics-listen-addr': 'this action chooses a free port',
   'pprof-listen-addr': 'this action chooses a free port',
   help: 'it would move nothing',
 }
 
-/** Every documented flag of `molt fetch` (1.4.1) that `extra-args` accepts. */
+/** All documented flags of `molt fetch` (1.4.1) that `extra-args` accepts. */
 export const EXTRA_FLAGS = [
   'case-sensitive',
   'crdb-pts-duration',
@@ -183,7 +182,7 @@ const SWITCHES: ReadonlySet<string> = new Set([
   'use-stats-based-sharding',
 ])
 
-/** The problem with extra arguments for `molt fetch`; undefined when there is none. */
+/** Describes a mistake in extra arguments for `molt fetch`; undefined when they are valid. */
 export function extraArgsProblem(args: readonly string[]): string | undefined {
   let value = false
   for (const argument of args) {
@@ -198,7 +197,7 @@ export function extraArgsProblem(args: readonly string[]): string | undefined {
     if (/\s/.test(flag)) return `${JSON.stringify(argument)} is two arguments. Write two items, or --flag=value`
     if (!flag) return 'a bare -- would end the flags'
     const own = OWNED[flag]
-    if (own) return `--${flag} is set by this action itself: ${own}`
+    if (own) return `--${flag} is not allowed: ${own}`
     value = given === undefined && !SWITCHES.has(flag)
   }
   return undefined
@@ -220,26 +219,26 @@ type SkippedKind =
   | 'harmless'
   | 'other'
 
-/** A table, or a part of one, that was not moved. `reason` has the cause and the fix. */
+/** A table or a column that was not moved. `reason` has the cause and the fix. */
 interface Skipped {
   kind: SkippedKind
   table: string
   reason: string
 }
 
-/** What the tool reports to have done. Tables are bare names, or `schema.table` for another schema. */
+/** What molt reports. Tables are bare names, or `schema.table` in another schema. */
 export interface FetchAccount {
-  /** The schema to move, on the source. */
+  /** The source schema to move. */
   schema: string
-  /** LSN in the completion record. */
+  /** The LSN in the completion record. */
   cursor: string | undefined
-  /** LSN in the start record. */
+  /** The LSN in the start record. */
   startCursor: string | undefined
   fetchId: string | undefined
   complete: boolean
   /**
-   * Tables in the completion record. It also lists tables whose keys differ, even though none of their rows were
-   * moved.
+   * Tables in the completion record. The record also lists tables whose primary keys differ, although none of their rows
+   * were moved.
    */
   claimed: string[]
   matched: string[]
@@ -281,10 +280,10 @@ export function emptyAccount(schema = 'public'): FetchAccount {
 
 type Account = (account: FetchAccount, event: MoltEvent) => void
 
-/** Two 32-bit hexadecimal numbers; 0/0 is not a position. */
+/** Two hexadecimal numbers of 32 bits. 0/0 is not a position. */
 const LSN = /^(?!0+\/0+$)[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/i
 
-/** Matched by the start of the message, because the tools append details. */
+/** Handlers by the start of the message, because molt appends details. */
 const EVENTS: [string, Account][] = [
   ['found matching table', (account, event) => account.matched.push(nameWithin(account.schema, event.source_table))],
   [
@@ -311,7 +310,7 @@ const EVENTS: [string, Account][] = [
   ],
 ]
 
-/** Messages that say nothing about completeness. */
+/** Known messages that do not affect completeness. */
 const QUIET =
   /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping (fetch|export|cleanup)|cleaning up resources|imported \d+ rows for batch|row import status|progress$|updated continuation token|user set compression|truncate is skipped|removing exception|molt version|the embedded stand-in)/
 
@@ -345,7 +344,8 @@ function complete(account: FetchAccount, event: MoltEvent): void {
     account.skipped.push({
       kind: 'unmigratable',
       table: nameWithin(account.schema, table),
-      reason: 'MOLT reports it as unmigratable and moved none of its rows. The lines on this table have the reason',
+      reason:
+        'molt reports it as unmigratable and moved none of its rows. The log lines for this table have the reason',
     })
 }
 
@@ -365,7 +365,7 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
     /missing a definition on the source/,
     'missing-on-source',
     () =>
-      'molt finds no such table on the source: it is partitioned, which early builds do not see, or it was dropped or renamed. Use a newer molt, or prepare again without it',
+      'molt does not find it on the source: it is partitioned, which early builds do not support, or it was dropped or renamed. Use a newer molt, or prepare again without it',
   ],
   [
     /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
@@ -383,10 +383,10 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
     /column type mismatch on (\S+): (.*)$/,
     'column-type',
     ([, column, types]) =>
-      `the column ${column} has another type on the target (${types}) and was skipped. Give both sides the same type and load again`,
+      `the column ${column} has a different type on the target (${types}) and was skipped. Give both sides the same type and load again`,
   ],
 ]
-/** The rows are still moved in full. */
+/** Harmless differences: all rows and columns are still moved. */
 const HARMLESS = /extraneous column \S+ found|NOT NULL mismatch/
 
 function countMismatch(account: FetchAccount, event: MoltEvent): void {
@@ -406,7 +406,7 @@ function countMismatch(account: FetchAccount, event: MoltEvent): void {
   account.skipped.push({ kind: 'other', table, reason: said })
 }
 
-/** The error text can quote a value of the row that was not moved. */
+/** The text of an error without values, because it can quote a row. */
 function errorText(event: MoltEvent): string {
   return scrubText([event.message, event.error].filter(Boolean).join(': '))
 }
@@ -415,35 +415,34 @@ function asList(value: unknown): unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-/** Unexpected tables that the tool is about to move. Known before the first row is read. */
+/** Unexpected tables that molt is about to move. It reports them before it reads the first row. */
 export function strayTables(account: FetchAccount, expected: readonly string[]): string[] {
   return account.matched.filter((table) => !expected.includes(table))
 }
 
 /**
- * Everything that keeps the load from being proved complete; only empty is green.
- * @param resumed whether this run resumed a load, so that its row counts cover only the rest
+ * Why the load is not proved complete; empty when it is.
+ * @param resumed this run resumed a load, so its row counts are partial
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
-  // Unexpected tables that exist only on the target do not concern this load.
+  // An unexpected table that exists only on the target does not affect this load.
   const skipped = account.skipped.filter(({ kind, table }) => expected.includes(table) || kind !== 'missing-on-source')
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
-  if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
+  if (!account.complete) problems.push('molt fetch wrote no completion record, so the load is incomplete')
   else if (!account.cursor) problems.push('the completion record has no cursor, so the stream has no starting point')
   else if (!LSN.test(account.cursor))
     problems.push(`the completion record's cursor is not a WAL position: ${scrubText(account.cursor).slice(0, 60)}`)
   if (account.complete && !account.claimed.length && expected.length)
-    problems.push('molt fetch moved no table at all: its filter matched nothing')
+    problems.push('molt fetch moved no tables, because its filter matched none')
   else if (account.complete)
     for (const table of expected)
-      if (!account.claimed.includes(table))
-        problems.push(`${table}: expected, but the completion record does not name it`)
+      if (!account.claimed.includes(table)) problems.push(`${table}: expected, but missing from the completion record`)
   for (const table of new Set([...account.claimed, ...account.matched, ...Object.keys(account.tables)]))
-    if (!expected.includes(table)) problems.push(`${table}: loaded, although it is not an expected table`)
+    if (!expected.includes(table)) problems.push(`${table}: loaded, but not an expected table`)
   return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
 }
 
-/** The problem with the location of a load's intermediate files; undefined when there is none. */
+/** Describes a mistake in the location of intermediate files; undefined when it is valid. */
 export function filesProblem(request: {
   mode: FetchMode
   bucketPath?: string
@@ -452,12 +451,13 @@ export function filesProblem(request: {
   const files = [request.bucketPath, request.localPath].filter(Boolean).length
   if (request.mode !== 'direct-copy' && !files)
     return `input \`mode\`: \`${request.mode}\` moves rows through files. Set \`bucket-path\` or \`local-path\`, or use \`direct-copy\``
-  return files > 1 ? 'inputs `local-path` and `bucket-path` exclude each other. Set only one' : undefined
+  return files > 1 ? 'inputs `local-path` and `bucket-path` are both set. Set only one' : undefined
 }
 
 /**
- * Why IMPORT INTO requires EXTERNALIOIMPLICITACCESS (cockroachdb/docs, `import-into.md`); undefined when it does not.
- * @param env the tool's environment, which can name the endpoint of an S3-compatible server
+ * Why IMPORT INTO requires EXTERNALIOIMPLICITACCESS; undefined when it does not. Source: cockroachdb/docs,
+ * `import-into.md`.
+ * @param env molt's environment, which can name the endpoint of an S3-compatible server
  */
 export function implicitAccess(
   files: Pick<FetchRequest, 'mode' | 'bucketPath' | 'localPath' | 'useImplicitAuth'>,
@@ -474,24 +474,20 @@ export function implicitAccess(
 function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)
-    problems.push(
-      `only ${account.exportsFinished} of ${plural(expected.length, 'table was fully exported', 'tables were fully exported')}`,
-    )
+    problems.push(`only ${account.exportsFinished} of ${plural(expected.length, 'table')} fully exported`)
   if (account.importsFinished > 0 && account.importsFinished < expected.length)
-    problems.push(
-      `only ${account.importsFinished} of ${plural(expected.length, 'table was fully imported', 'tables were fully imported')}`,
-    )
+    problems.push(`only ${account.importsFinished} of ${plural(expected.length, 'table')} fully imported`)
   const apart = Object.entries(account.tables).filter(
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
   )
   for (const [table, { exported, imported }] of apart)
-    problems.push(`${table}: exported ${exported ?? 'an unknown number'}, but imported ${imported} rows`)
+    problems.push(`${table}: exported ${exported ?? 'an unknown number of'} rows, but imported ${imported}`)
   if (!apart.length && account.importsFinished > 0 && account.importedRows !== account.exportedRows)
-    problems.push(`exported ${account.exportedRows}, but imported ${account.importedRows} rows`)
+    problems.push(`exported ${account.exportedRows} rows, but imported ${account.importedRows}`)
   return problems
 }
 
-/** Rows read and written so far, from the tool's Prometheus metrics; undefined when it exposes none. */
+/** Rows read and written so far, from molt's Prometheus metrics; undefined when molt exposes none. */
 export function fetchedRows(metrics: string): { exported: number; imported: number } | undefined {
   const sum = (name: string) => {
     const values = [...metrics.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].map((match) =>

@@ -1,6 +1,6 @@
 import { byName, own } from '../model/records.ts'
 import { exactFilter } from '../model/tables.ts'
-import { someOf } from '../runtime/progress.ts'
+import { plural, someOf } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { type KeyHash, keyHash, scrubText } from './scrub.ts'
 
@@ -28,24 +28,24 @@ export function verifyArgs(request: VerifyRequest, help: string): string[] {
 
 export type RowKind = 'missing' | 'mismatch' | 'extraneous'
 
-/** A differing row without its values. Its key stays in memory, to check the row again, and is never written. */
+/** A differing row without its values. Its key is kept in memory for the recheck, and never written. */
 export interface RowDifference {
   kind: RowKind
   key: string[]
   columns: string[]
 }
 
-/** The outcome of checking differing rows again. All counts are rows. */
+/** The outcome of the recheck of differing rows. All counts are rows. */
 export interface Recheck {
-  /** Equal after a later marker had arrived. */
+  /** Equal once a later marker had arrived. */
   lag: number
-  /** Still different although the source's row has not changed: no later change will correct it. */
+  /** Still different, although the row has not changed on the source. No later change will correct it. */
   loss: number
-  /** Changed on the source at every check. */
+  /** Changed on the source between all checks. */
   changing: number
-  /** Equal by value, and unchanged since before molt read it: molt compares these types differently. */
+  /** Equal by value, and unchanged since before molt read it. Molt compares these types differently. */
   unlike: number
-  /** Not checked, because there were too many or the row could not be read. */
+  /** Not rechecked, because there were too many rows or the row could not be read. */
   unchecked: number
 }
 
@@ -59,26 +59,26 @@ export interface TableVerdict {
   columnMismatch: number
   shardsFinished: number
   shardsTotal: number
-  /** How many of the differing rows molt missed and the hashes of both databases found. */
+  /** Differing rows that molt missed, but the row hashes of both databases showed. */
   unseen?: number
-  /** Rows that molt reports as equal; undefined when it does not report them. */
+  /** Rows that molt reports as equal; undefined when it does not. */
   equal?: number
   /** Differing columns of the listed rows, most frequent first. */
   columns?: string[]
-  /** The likely cause, in words. */
+  /** The likely cause, as text. */
   diagnosis?: string
   /** Keyed hashes of the keys of the first differing rows. */
   samples?: { kind: RowKind; columns: string[]; keyHash: string }[]
   /** Only with `while: streaming`. */
   recheck?: Recheck
-  /** The hashes of both databases are equal: molt compares these types differently. */
+  /** The row hashes of both databases are equal. Molt compares these types differently. */
   unlike?: boolean
 }
 
-/** Kind of difference between two values, decided while they are in memory. */
+/** The kind of difference between two values, determined while they are in memory. */
 export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
 
-/** What is known about one table's differing rows; `rows` holds the first {@link KEPT_ROWS}. */
+/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` the number of all that molt listed. */
 export interface TableRows {
   rows: RowDifference[]
   told: number
@@ -90,7 +90,7 @@ export interface VerifyAccount {
   schema: string
   complete: boolean
   tables: Map<string, TableVerdict>
-  /** What the tool could not compare: the table's bare name, and the reason in words. */
+  /** Tables that molt could not compare completely: the bare name and the reason. */
   unverifiable: { table: string; reason: string }[]
   /** Differences in definitions that lose no data. */
   notes: { table: string; reason: string }[]
@@ -101,7 +101,7 @@ export interface VerifyAccount {
   finished: Map<string, Map<string, string>>
 }
 
-/** How many differing rows of one table are kept in memory to be checked again. */
+/** Differing rows of a table that are kept in memory for the recheck. */
 export const KEPT_ROWS = 10_000
 const SAMPLES = 10
 
@@ -127,7 +127,7 @@ const FAILED = /\b(fail|failed|could not|cannot|unable|giving up|abort)/i
 const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
-/** Adds one event to the account. A `progress` line has the same fields as `finished`, but is not a result. */
+/** Adds one event to the account. A `progress` event has the same fields as `finished`, but is not a result. */
 export function accountForVerify(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const shard = SHARD.exec(message)
@@ -150,22 +150,22 @@ function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): stri
   return full.startsWith(`${account.schema}.`) ? full.slice(account.schema.length + 1) : full
 }
 
-/** The error text can quote a value of the row that could not be read. */
+/** The text of an error without values, because it can quote the row that could not be read. */
 function errorText(account: VerifyAccount, event: MoltEvent): string {
   const table = event.table || event.table_name ? `${tableOf(account, event)}: ` : ''
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
-/** Why a shard's result is invalid: missing counts, or different ones in a second report, must not count as zero. */
+/** Why a shard's result is invalid, such as missing counts, which must not count as zero; undefined when it is valid. */
 function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
   const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
-  if (unread.length) return `a shard finished without ${unread.join(', ')}`
+  if (unread.length) return `a shard's result lacks ${unread.join(', ')}`
   // A negative count would cancel out a differing row.
   const odd = [...COUNTS, 'num_column_mismatch'].filter((field) => field in event && !isCount(event[field]))
-  if (odd.length) return `a shard finished with ${odd.map((field) => `${field} ${event[field]}`).join(', ')}`
-  if (number < 1 || number > total) return `a shard ${number} of ${total} finished`
+  if (odd.length) return `a shard's result has an invalid ${odd.map((field) => `${field} ${event[field]}`).join(', ')}`
+  if (number < 1 || number > total) return `molt verify reported an impossible shard ${number} of ${total}`
   const told = COUNTS.map((field) => event[field]).join()
-  if (before !== undefined && before !== told) return `shard ${number} finished twice, with different numbers`
+  if (before !== undefined && before !== told) return `shard ${number} has two results with different counts`
   return undefined
 }
 
@@ -206,13 +206,13 @@ export function newVerdict(name: string): TableVerdict {
 const DEFINITIONS: [RegExp, string][] = [
   [/^missing table/, 'the table is missing on the target. Create it from the converted schema'],
   [/^extraneous table/, 'the table exists only on the target'],
-  [/missing column (\S+)/, 'the target lacks the column $1, so molt verify compared only the rest of each row'],
+  [/missing column (\S+)/, 'the target lacks the column $1, so molt verify compared only the other columns'],
   [/extraneous column (\S+) found/, 'the column $1 exists only on the target'],
-  [/column type mismatch on (\S+): (.*)/, 'the column $1 has another type on the target ($2) and was not compared'],
+  [/column type mismatch on (\S+): (.*)/, 'the column $1 has a different type on the target ($2) and was not compared'],
   [/column (\S+) NOT NULL mismatch: false vs true/, 'the column $1 allows NULL on the source but not on the target'],
   [/missing a PRIMARY KEY/, 'it has no primary key, so molt verify cannot compare its rows'],
   [/PRIMARY KEY does not match/, 'its primary keys differ, so molt verify cannot compare its rows'],
-  [/different collation \((.*)\)/, 'its key has another collation on the target ($1), so rows cannot be compared'],
+  [/different collation \((.*)\)/, 'its key has a different collation on the target ($1), so rows cannot be compared'],
   [/^skipping unverifiable table/, 'molt verify skipped it'],
 ]
 
@@ -220,7 +220,7 @@ function countDefinition(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const table = tableOf(account, event, /table (\S+\.\S+)$/.exec(message)?.[1])
   const detail = scrubText(String(event.mismatch_info ?? event.reason ?? ''))
-  // A target that allows more loses no data. One that allows less can stop the stream later.
+  // A target that allows NULL loses no data. A target that does not can stop the stream later.
   if (/NOT NULL mismatch: true vs false/.test(detail)) return void account.notes.push({ table, reason: detail })
   const known = DEFINITIONS.find(([regex]) => regex.test(detail || message))
   const said = detail ? `${message}: ${detail}` : message
@@ -258,7 +258,7 @@ export function classify(source: unknown, target: unknown): ValueClass {
   if (t && u && t[3] === u[3]) {
     const apart = Math.abs(Number(`0.${t[2] ?? 0}`) - Number(`0.${u[2] ?? 0}`))
     const fewer = Math.min((t[2] ?? '').length, (u[2] ?? '').length)
-    // One side has fewer digits, or both have six and only the last ones differ.
+    // One side has fewer digits, or both have six and only the last three differ.
     if (t[1] === u[1] && (fewer < 6 || apart < 0.001)) return 'time-digits'
   }
   if (a !== '' && b !== '' && Number.isFinite(Number(a)) && Number.isFinite(Number(b))) {
@@ -275,7 +275,7 @@ function decimals(number: string): number {
   return number.split('.')[1]?.length ?? 0
 }
 
-/** Whether molt finished a table: an unfinished one shows no difference either. */
+/** Whether molt finished a table. An unfinished table shows no differences either. */
 export function isFinished({ shardsFinished, shardsTotal }: TableVerdict): boolean {
   return shardsTotal > 0 && shardsFinished === shardsTotal
 }
@@ -285,7 +285,7 @@ export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch
 }
 
-/** Adds the listed rows to a table's verdict, with keys only as hashes. */
+/** Adds samples of the differing rows to a table's verdict, with hashed keys. */
 export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, hash: KeyHash = keyHash()): void {
   if (!rows) return
   const columns = Object.entries(rows.columns).sort(([, a], [, b]) => b - a)
@@ -302,10 +302,10 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const { missing, mismatch, extraneous } = verdict
   if (extraneous && !missing && !mismatch) {
     if (extraneous > verdict.rows)
-      return 'the target has more extra rows than the source has rows: the source was probably emptied by TRUNCATE, which the stream does not move'
-    return 'all differing rows exist only on the target: probably primary keys were updated, which leaves the old rows behind, or rows were deleted while nothing was streaming'
+      return 'the target has more extra rows than the source has rows: the source was probably truncated, which the stream does not apply'
+    return 'all differing rows exist only on the target: probably primary keys were updated, which leaves the old rows on the target, or rows were deleted while no stream was running'
   }
-  if (missing && missing === verdict.rows && !extraneous) return 'none of its rows is on the target'
+  if (missing && missing === verdict.rows && !extraneous) return 'the target has none of its rows'
   if (!mismatch || missing || extraneous) return undefined
   const [column, ...others] = Object.keys(rows.columns)
   const [difference, ...mixed] = Object.keys(rows.classes) as ValueClass[]
@@ -313,7 +313,7 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const where = column && !others.length ? ` in the column ${column}` : ''
   if (words) return `${words}${where}`
   if (column && !others.length && mismatch >= verdict.rows * 0.9 && verdict.rows > 1)
-    return `every row differs${where} only: its type, collation or default differs between the two sides`
+    return `almost every row differs, and only${where}: its type, collation or default differs between source and target`
   return undefined
 }
 
@@ -325,7 +325,7 @@ const CLASSES: Partial<Record<ValueClass, string>> = {
   case: 'only letter case differs',
 }
 
-/** Reasons why an account is not positive proof. */
+/** Reasons why molt's report does not prove equality. */
 type VerifyProblemKind =
   | 'unverifiable'
   | 'incomplete'
@@ -344,23 +344,23 @@ export interface VerifyProblem {
   what: string
 }
 
-/** Why this account is not positive proof that every expected table is equal on both sides; empty when it is. */
+/** Why molt's report does not prove that every expected table is equal on both sides; empty when it does. */
 export function verifyProblems(account: VerifyAccount, expected: readonly string[]): VerifyProblem[] {
   const problems: VerifyProblem[] = account.unverifiable.map(({ table, reason }) => ({
     kind: 'unverifiable',
     table,
     what: `${table}: ${reason}`,
   }))
-  if (!account.complete) problems.push({ kind: 'incomplete', what: 'molt verify did not report that it was complete' })
+  if (!account.complete) problems.push({ kind: 'incomplete', what: 'molt verify did not report completion' })
   if (account.complete && !account.tables.size && expected.length)
     problems.push({
       kind: 'nothing-compared',
-      what: 'molt verify compared no table at all: its filter matched nothing',
+      what: 'molt verify compared no tables, because its filter matched none',
     })
   else
     for (const table of expected) {
       const verdict = account.tables.get(table)
-      if (!verdict) problems.push({ kind: 'not-compared', table, what: `${table}: molt verify never compared it` })
+      if (!verdict) problems.push({ kind: 'not-compared', table, what: `${table}: not compared by molt verify` })
       else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(table)))
     }
   for (const table of account.tables.keys())
@@ -368,29 +368,29 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
       problems.push({
         kind: 'unexpected-table',
         table,
-        what: `${table}: compared, although it is not an expected table`,
+        what: `${table}: compared, but not an expected table`,
       })
   problems.push(...account.errors.map((what): VerifyProblem => ({ kind: 'error', what })))
   return problems.filter(({ what }, at) => problems.findIndex((each) => each.what === what) === at)
 }
 
-/** Rows that molt listed but did not count, so its sums are wrong. */
+/** Finds rows that molt listed but did not count, which makes its sums wrong. */
 function uncounted(verdict: TableVerdict, rows: TableRows | undefined): VerifyProblem[] {
   const counted = differences(verdict)
   if (!rows || rows.told <= counted) return []
-  const what = `${verdict.name}: molt verify listed ${rows.told} differing rows, but counts ${counted}`
+  const what = `${verdict.name}: molt verify listed ${rows.told} differing rows, but counted ${counted}`
   return [{ kind: 'uncounted', table: verdict.name, what }]
 }
 
 function tableProblems(verdict: TableVerdict): VerifyProblem[] {
   const { name: table, rows, missing, mismatch, extraneous, columnMismatch, equal } = verdict
   if (verdict.shardsFinished < verdict.shardsTotal || verdict.shardsFinished === 0) {
-    const what = `${table}: only ${verdict.shardsFinished} of ${verdict.shardsTotal} shards finished`
+    const what = `${table}: molt verify finished only ${verdict.shardsFinished} of ${plural(verdict.shardsTotal, 'shard')}`
     return [{ kind: 'unfinished', table, what }]
   }
   if (differences(verdict) > 0) return [{ kind: 'difference', table, what: differenceText(verdict) }]
   if (equal !== undefined && equal + missing + mismatch < rows) {
-    const what = `${table}: molt verify saw ${rows} rows, but reports only ${equal} as equal (${columnMismatch + extraneous} others)`
+    const what = `${table}: molt verify read ${rows} rows, but reports only ${equal} as equal and ${columnMismatch + extraneous} as extraneous or with other columns`
     return [{ kind: 'too-few-equal', table, what }]
   }
   return []
@@ -405,10 +405,8 @@ function differenceText(verdict: TableVerdict): string {
     [verdict.columnMismatch, 'with other columns'],
   ].filter(([count]) => count)
   const counts = parts.map(([count, what], index) => `${count}${index ? '' : count === 1 ? ' row' : ' rows'} ${what}`)
-  const again = verdict.recheck ? `; checked again after a later marker: ${recheckText(verdict.recheck)}` : ''
-  const unseen = verdict.unseen
-    ? `; molt verify missed ${verdict.unseen} of them, which the hashes of both databases show`
-    : ''
+  const again = verdict.recheck ? `; rechecked after a later marker: ${recheckText(verdict.recheck)}` : ''
+  const unseen = verdict.unseen ? `; molt verify missed ${verdict.unseen} of them, found by row hashes` : ''
   return `${verdict.name}: ${counts.join(', ')}${unseen}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
 }
 

@@ -2,18 +2,18 @@ import { randomBytes } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** A command line without passwords, and the environment that passes them instead. */
+/** A command line without passwords, and the environment that refers to them instead. */
 export interface Hidden {
   args: string[]
   env: Record<string, string>
-  /** Removes the password file, which the program read at its start. */
+  /** Removes the password file. Call it after the program has ended. */
   remove(): void
 }
 
 /**
  * Moves the passwords of connection URLs from a command line, which every process on the machine can read, to a libpq
- * password file in `folder`, mode 600. The rest of the URLs stays unchanged. A password that such a file cannot hold,
- * or whose URL names its own file or service, is not moved.
+ * password file in `folder`, mode 600. Otherwise leaves the URLs unchanged. Skips a password that such a file cannot
+ * contain, and a URL with its own password file or service.
  */
 export function hidePasswords(args: readonly string[], folder: string): Hidden {
   const lines = new Set<string>()
@@ -31,7 +31,7 @@ export function hidePasswords(args: readonly string[], folder: string): Hidden {
     }
     return (url[1] ?? '') + found.url
   })
-  // A wrapper may connect through a tunnel at another address, so the login identifies the line where possible.
+  // A wrapper may connect through a tunnel at another address. Add lines for any host where the login is unambiguous.
   for (const [login, passwords] of anywhere) if (passwords.size === 1) lines.add(`*:*:${login}:${[...passwords][0]}`)
   if (!lines.size) return { args: [...args], env: {}, remove() {} }
   const file = join(folder, `.pgpass-${randomBytes(8).toString('hex')}`)
@@ -49,7 +49,7 @@ export function splitPassword(url: string): { url: string; lines: string[] } | u
   try {
     const param = (name: string) => (params.has(name) ? decodeURIComponent(params.get(name) ?? '') : undefined)
     const password = param('password') ?? decodeURIComponent(inline)
-    // libpq reads the file line by line and trims white space.
+    // libpq reads a password file by line, and trims white space.
     if (!password || password !== password.trim() || /[\r\n\0]/.test(password)) return undefined
     const name = param('user') ?? decodeURIComponent(user)
     const database = param('dbname') ?? param('database') ?? (decodeURIComponent(path) || name)
@@ -69,7 +69,7 @@ export function splitPassword(url: string): { url: string; lines: string[] } | u
   }
 }
 
-/** `a:1,b` as pairs of host and port. For a socket's folder, libpq looks up `localhost`. */
+/** Parses `a:1,b` into pairs of host and port. For a socket, libpq looks up `localhost`. */
 function hostsOf(hosts: string, ports: string | undefined): [string, string][] {
   const given = ports?.split(',') ?? []
   return hosts.split(',').map((each, index) => {

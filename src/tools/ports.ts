@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { createServer } from 'node:net'
 
-/** Below the ephemeral ports, so that no outgoing connection takes it before it is used. */
+/** Below the ephemeral ports, so that no outgoing connection takes the port first. */
 const RANGE = [20_000, 32_000] as const
 
 /** A loopback port that was free a moment ago. */

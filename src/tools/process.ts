@@ -20,17 +20,18 @@ export interface Exit {
 export interface Launch {
   program: string
   args: readonly string[]
-  /** Added to the few variables that each child gets. */
+  /** Added to the few variables that every child process inherits. */
   env?: Record<string, string>
-  /** File for its whole output, redacted and scrubbed, mode 600, at most twice `LOG_LIMIT`. */
+  /** File for the output, redacted and scrubbed, mode 600. At most twice `LOG_LIMIT`, including the rotated file. */
   logFile: string
   /**
-   * Removes customers' values from a line before it is written or remembered; `onLine` gets the original. Undefined
-   * drops the line.
+   * Removes row values from a line before it is written or remembered. Returns undefined to drop the line. `onLine` gets
+   * the original.
    */
   scrub?(line: string): string | undefined
   /**
-   * Passes the passwords of the URLs in `args` in a file, off the process list. For programs that support PGPASSFILE.
+   * Passes the passwords of URLs in `args` in a file, so that the process list does not show them. For programs that
+   * support PGPASSFILE.
    */
   hidePasswords?: boolean
   onLine(line: string, stream: 'stdout' | 'stderr'): void
@@ -40,8 +41,8 @@ const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 
 /**
- * Ends a tool and its descendants when its parent dies: a killed parent cannot, and a surviving replicator would hold
- * the slot. The pipe breaks whenever the parent dies; a line in it means a normal end.
+ * Ends a tool and its descendants when this process dies, because a surviving replicator would keep reading the slot. The
+ * pipe closes when this process dies. A line in the pipe means that the tool has ended normally.
  */
 const WATCHDOG = `trap '' INT TERM HUP
 read -r over && exit 0
@@ -52,10 +53,10 @@ kill -s KILL -- "-$1" 2>/dev/null`
 
 function watchdog(pid: number, passwords = ''): ChildProcess {
   const child = spawn('/bin/sh', ['-c', WATCHDOG, 'molt-actions-watchdog', String(pid), passwords], {
-    // Not RUNNER_TRACKING_ID: it can end a moment after us, and is not an orphan.
+    // Without RUNNER_TRACKING_ID, because it can end a moment after us, and the runner would report an orphan.
     env: { PATH: process.env.PATH },
     stdio: ['pipe', 'ignore', 'ignore'],
-    // It must survive whatever ends our process group.
+    // Its own process group, to survive a signal to ours.
     detached: true,
   })
   // Without a shell there is no watchdog, but the runner still finds the tool by RUNNER_TRACKING_ID.
@@ -66,14 +67,14 @@ function watchdog(pid: number, passwords = ''): ChildProcess {
 }
 
 /**
- * A long-running tool: its lines as they arrive, its last line, and a stop that always ends it. It leads its own
- * process group, so that a signal reaches more than a shell around it. A terminal's Ctrl-C therefore reaches it only
- * through us: the caller stops it when the run is cancelled, and the watchdog when we die.
+ * A long-running tool, with its output line by line and a stop that always ends it. It has its own process group, so that
+ * a signal also reaches the children of a wrapper script. Ctrl-C in a terminal does not reach it: the caller stops it
+ * when the run is cancelled, and the watchdog when this process dies.
  */
 export class Child {
   /**
-   * Resolves when it has ended and its output is read, or shortly after if a descendant keeps the pipes open. Its
-   * descendants have then ended too, unless it exited with code 0. Never rejects.
+   * Resolves when the tool has ended and its output is read. Does not wait for a descendant that keeps the pipes open.
+   * The descendants have then ended too, unless the exit code is 0. Never rejects.
    */
   readonly exited: Promise<Exit>
   readonly pid: number | undefined
@@ -83,8 +84,9 @@ export class Child {
   #exit: Exit | undefined
   #absent = false
   #over = false
-  /** The end of the whole group once requested, and when it is forced. */
+  /** Resolves when the process group has ended; undefined until that is requested. */
   #groupEnd: Promise<void> | undefined
+  /** When to send SIGKILL, in milliseconds of the monotonic clock. */
   #killAt = Number.POSITIVE_INFINITY
 
   constructor(launch: Launch) {
@@ -109,7 +111,7 @@ export class Child {
       })
     this.exited = new Promise((resolve) => {
       const end = (exit: Exit) => {
-        // A program that cannot be started emits both `error` and `close`.
+        // If a program cannot be started, both `error` and `close` are emitted.
         if (this.#exit) return
         this.#exit = exit
         watch?.stdin?.end('over\n')
@@ -120,12 +122,12 @@ export class Child {
       this.#process.on('error', (error: NodeJS.ErrnoException) => {
         this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
-        // Failing to send a signal is an error too, but does not mean that the tool ended.
+        // A signal that cannot be sent is an `error` too, but the tool has not ended.
         if (this.pid === undefined) end({ code: null, signal: null })
       })
       this.#process.on('exit', (code) => {
         this.#over = true
-        // Processes that a command leaves on purpose, such as the application, must survive. All others are ended.
+        // A successful command may leave processes on purpose, such as the application.
         if (code !== 0) this.#endGroup(TIMING.toolGrace)
         this.#letGoOfPipes()
       })
@@ -140,19 +142,19 @@ export class Child {
     return this.#exit
   }
 
-  /** Its last line, or the message in it when it is JSON. Redacted and scrubbed. */
+  /** The last line of output, or its `message` if it is JSON. Redacted and scrubbed. */
   get lastWords(): string {
     const last = this.#lastLines.at(-1) ?? 'nothing'
     return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
-  /** The last line that begins with `Error:`, with which both tools end; undefined without one. Redacted. */
+  /** The last line that begins with `Error:` or `panic:`; undefined without one. Both tools end with it. Redacted. */
   get errorLine(): string | undefined {
     const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
     return error?.replace(/^Error:\s*/i, '').slice(0, 600)
   }
 
-  /** The line that begins with `Error:`, otherwise the last line. Redacted. */
+  /** The error line, otherwise the last line. Redacted. */
   get lastError(): string {
     return this.errorLine ?? this.lastWords
   }
@@ -163,15 +165,14 @@ export class Child {
   }
 
   /**
-   * Sends SIGTERM to it and its descendants, and SIGKILL when one outlives the grace period (milliseconds). Does
-   * nothing if it has ended.
+   * Sends SIGTERM to the tool and its descendants, and SIGKILL after `graceMs`. Does nothing if the tool has ended.
    */
   async stop(graceMs = TIMING.toolGrace): Promise<Exit> {
     if (!this.#over) this.#endGroup(graceMs)
     return this.exited
   }
 
-  /** Like {@link exited}, but stops it when `signal` aborts, with one second to end. */
+  /** Like {@link exited}, but stops the tool when `signal` aborts, with a grace period of 1 s. */
   async exitedOrStopped(signal: AbortSignal): Promise<Exit> {
     const stop = () => void this.stop(TIMING.toolStop)
     signal.addEventListener('abort', stop, { once: true })
@@ -195,7 +196,7 @@ export class Child {
     this.#signalGroup('SIGKILL')
   }
 
-  /** @returns whether any process is left */
+  /** @returns whether any process of the group is left */
   #signalGroup(signal: NodeJS.Signals | 0): boolean {
     if (this.pid === undefined) return false
     try {
@@ -205,16 +206,16 @@ export class Child {
     }
   }
 
-  /** A descendant that keeps the pipes open must not delay us. Without one they close long before. */
+  /** Closes the pipes after a while, in case a descendant keeps them open. */
   #letGoOfPipes(): void {
     const { stdout, stderr } = this.#process
-    // Earlier output is read first, even if we were too busy to read it before.
+    // Output that has already arrived is read first.
     const giveUp = () => setImmediate(() => [stdout, stderr].map((pipe) => pipe?.destroy()))
     const timer = setTimeout(giveUp, TIMING.pipeGrace)
     this.#process.once('close', () => clearTimeout(timer))
   }
 
-  /** The error for how it ended. */
+  /** The error for the way the tool ended. */
   failure(facts: { code?: ErrorCode; said?: string; advice?: string } = {}): ToolError {
     if (this.#absent && isTool(this.launch.program)) return notOnPath(this.launch.program)
     return new ToolError({
@@ -235,17 +236,17 @@ export class Child {
   }
 }
 
-/** MOLT's programs by bare name, as they are after `setup`. */
+/** Whether a program is one of MOLT's, by its bare name, as after `setup`. */
 export function isTool(program: string): boolean {
   return program === 'molt' || program === 'replicator'
 }
 
 export function notOnPath(tool: string): ToolError {
-  const ending = 'is not on the PATH: run `setup` before this step in the same job'
+  const ending = 'is not on the PATH. Run `setup` before this step in the same job'
   return new ToolError({ code: 'tool.not-installed', program: `\`${tool}\``, args: [], ending })
 }
 
-/** The code of a failure when only the program's ending is known. */
+/** The code of a failure when only the exit is known. */
 function exitCode(exit: Exit | undefined): ErrorCode {
   if (exit?.signal) return 'tool.killed'
   return exit?.code === null ? 'tool.not-started' : 'tool.failed'
@@ -257,7 +258,7 @@ export function describeExit(exit: Exit | undefined): string {
   return exit.code === null ? 'could not be started' : `ended with exit code ${exit.code}`
 }
 
-/** Rotates between two files: a verbose replicator writes megabytes per minute, for days. */
+/** Keeps two files of limited size, because a verbose replicator writes megabytes per minute for days. */
 class RotatingLog {
   #path: string
   #file: number
@@ -283,12 +284,12 @@ class RotatingLog {
   }
 }
 
-/** Maximum size of a metrics response, in bytes; a replicator's has about 10 KiB per table. */
+/** Maximum size of a metrics response, in characters. The replicator sends about 10 KiB per table. */
 const METRICS_LIMIT = 32 << 20
 
 /**
- * Reads the text at a loopback URL, completely or not at all, with a time limit. Avoids `fetch`, which would load a
- * whole HTTP client for one plain request.
+ * Reads the complete text at a loopback URL. Avoids `fetch`, which would load a whole HTTP client for a plain request.
+ * @throws when the request fails, times out, or returns too much
  */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {

@@ -6,7 +6,7 @@ export interface ReplicatorRequest {
   program: string
   source: string
   target: string
-  /** URL for the staging schema, if that uses another login. */
+  /** URL for the staging schema, if it needs another login. */
   staging?: string
   slot: string
   publication: string
@@ -18,7 +18,7 @@ export interface ReplicatorRequest {
   extraArgs: readonly string[]
 }
 
-/** The replicator's `application_name` on both sides, unless a URL sets one. */
+/** The replicator's `application_name` on both sides, unless the URL sets one. */
 export const STREAM_APPLICATION = 'molt-actions replicator'
 
 function replicatorArgs(request: ReplicatorRequest): string[] {
@@ -37,13 +37,13 @@ function replicatorArgs(request: ReplicatorRequest): string[] {
   ]
 }
 
-/** One line of the replicator's log, in any of its formats. */
+/** A line of the replicator's log, in any of its formats. */
 export interface LogLine {
   level: string
   message: string
   /** The text of the `error` field, if any. */
   error?: string
-  /** The source database's message, which the next line does not repeat. */
+  /** The source database's message. The next line refers to it without repeating it. */
   cause?: string
 }
 
@@ -64,7 +64,7 @@ export function parseLogLine(line: string): LogLine | undefined {
   return { level: level.toLowerCase(), message, ...fieldsOf(rest) }
 }
 
-/** As `error="…"`, or in the padded format without quotes up to the next field. */
+/** Reads `error="…"`; in the padded format, the value can be unquoted up to the next field. */
 function fieldsOf(rest: string): { error?: string; cause?: string } {
   const field = (name: string) => {
     const found = new RegExp(`(?:^|\\s)${name}=("(?:[^"\\\\]|\\\\.)*"?|.*?(?=\\s+\\w+=|$))`).exec(rest)?.[1]
@@ -74,7 +74,7 @@ function fieldsOf(rest: string): { error?: string; cause?: string } {
   return { ...(error !== undefined && { error: withoutStatement(error) }), ...(cause !== undefined && { cause }) }
 }
 
-/** The failed statement precedes the error, with a parameter for each value of a batch: tens of KiB [run]. */
+/** Removes the failed statement before the error. With a parameter per value of a batch, it has tens of KiB [run]. */
 function withoutStatement(error: string): string {
   return error.replace(/^((?:"(?:[^"]|"")*"\.?)+: )[A-Z]{4}[\s\S]*?: (?=ERROR: )/, '$1')
 }
@@ -104,7 +104,7 @@ function unquote(text: string): string {
   }
 }
 
-/** What the stream has done: the replicator's counters since its process started. */
+/** The replicator's counters since its process started. */
 export interface StreamMetrics {
   upserts: number
   deletes: number
@@ -113,7 +113,7 @@ export interface StreamMetrics {
   dialFailures: number
 }
 
-/** The same counter before and after 1.2.0. A build with both counts everything twice. */
+/** Names of each counter before and after replicator 1.2.0. A build can have both, with the same count. */
 const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   upserts: ['apply_upserts_total', 'target_apply_upserts_total'],
   deletes: ['apply_deletes_total', 'target_apply_deletes_total'],
@@ -122,7 +122,7 @@ const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   dialFailures: ['pglogical_dial_failure_total'],
 }
 
-/** Reads Prometheus text. A table's counters appear with its first change, so absent means zero. */
+/** Parses Prometheus text. A missing counter is zero, because a table's counters appear with its first change. */
 export function parseMetrics(text: string): StreamMetrics {
   const sums = new Map<string, number>()
   for (const line of text.split('\n')) {
@@ -142,10 +142,10 @@ export function noMetrics(): StreamMetrics {
 }
 
 const CHATTER = /^(?:time="[^"]*" level=(?:debug|trace) |(?:DEBUG|TRACE) )/
-/** Scrubbing a line takes a hundred times as long as reading it, and a tool whose output is not read blocks. */
+/** Scrubbing takes a hundred times as long as reading, and a tool blocks while its output is not read. */
 const CHATTER_A_SECOND = 500
 
-/** Keeps every important line, and only as many others per second as can be scrubbed without delay. */
+/** Keeps every important line, and limits debug lines to {@link CHATTER_A_SECOND} per second. */
 export function boundedScrubber(now: () => number = () => performance.now()): (line: string) => string | undefined {
   let second = now()
   let kept = 0
@@ -159,15 +159,15 @@ export function boundedScrubber(now: () => number = () => performance.now()): (l
   }
 }
 
-/** A running replicator: its output, and whether it keeps retrying. */
+/** A running replicator, with its retries and its last error. */
 export class Replicator {
   readonly child: Child
   readonly request: ReplicatorRequest
-  /** Number of announced retries since it started. */
+  /** Number of retries in its log since it started. */
   retries = 0
-  /** Time of the last one, in milliseconds of this runner's monotonic clock. */
+  /** Time of the last retry, in milliseconds of this runner's monotonic clock. */
   lastRetryAt = Number.NEGATIVE_INFINITY
-  /** The reason in its last retry or error. */
+  /** The reason of the last retry or error, scrubbed. */
   lastDiagnosis: string | undefined
   #cause: string | undefined
 
@@ -176,7 +176,7 @@ export class Replicator {
     this.child = new Child({
       program: request.program,
       args: replicatorArgs(request),
-      // Both databases show it as the session's name, unless the URL sets another.
+      // Both databases show it as `application_name`, unless the URL sets another.
       env: { PGAPPNAME: STREAM_APPLICATION },
       logFile: request.logFile,
       scrub: boundedScrubber(),
@@ -185,7 +185,7 @@ export class Replicator {
     })
   }
 
-  /** Undefined while its metrics cannot be read, such as right after the start. */
+  /** The counters; undefined while they cannot be read, such as right after the start. */
   async metrics(): Promise<StreamMetrics | undefined> {
     return httpText(`http://${this.request.metricsAddr}/_/varz`).then(parseMetrics, () => undefined)
   }
@@ -200,7 +200,7 @@ export class Replicator {
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
     if (parsed.cause) this.#cause = scrubText(parsed.cause)
     const said = parsed.error ?? parsed.message
-    // The line that announces a retry refers to the line before it, which has the reason.
+    // For an error of the source, the reason is in the line before.
     this.lastDiagnosis = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
     if (!RETRY.test(parsed.message)) return
     this.retries++
@@ -208,8 +208,8 @@ export class Replicator {
   }
 }
 
-/** Cheap, because it runs on every line of a long log. */
+/** A cheap first test, because it runs on every line. */
 const ALARM = /warn|error|fatal|panic|retry/i
 const FROM_SOURCE = /^error received from source database$/
-/** Wording of both generations: one retries the connection, the other a batch and then its apply loop. */
+/** Retry messages of both generations: one retries the connection, the other a batch and then its apply loop. */
 const RETRY = /will retry|tryCommit|maximum number of retries|restart\w* .*apply loop/i

@@ -3,21 +3,21 @@ import { redact } from '../runtime/secrets.ts'
 import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /**
- * Removes customers' values from the tools' output. Names of tables, columns and constraints stay, because messages
- * are useless without them. Anything not known to be a name is hidden, so that unknown messages are safe too.
+ * Removes row values from the tools' output. Keeps names of tables, columns and constraints, because messages are useless
+ * without them. Hides everything that is not known to be a name, so that unknown messages are safe too.
  */
 
-/** A quoted text after these words is a name. */
+/** Words before a quoted name. Other quoted text can be a value. */
 const NAMES =
   /(?:\b(?:relation|table|column|constraint|index|type|schema|database|collation|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
 
-/** Everything after these, to the end of the message, can be values in any form. */
+/** Parts of messages that can contain values in any form, each with its replacement. */
 const CUTS: [RegExp, string][] = [
   // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. First, because a value can look
   // like the other patterns.
   [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/(\bforeign key violation: "[^"]*" row )[\s\S]*?( has no match in "[^"]*")?$/i, '$1…$2'],
-  // CockroachDB puts the whole URL of a file, including keys, before an import's error, and the whole row after it.
+  // An import error of CockroachDB contains the file's URL, including keys, and the whole row.
   [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
   [/ \(row: [\s\S]*$/, ' (row: …)'],
   [/(error parsing row \d+: parse )("[^"]*" as [\w()]+: )[\s\S]*$/, '$1column $2… (row: …)'],
@@ -43,19 +43,19 @@ const CUTS: [RegExp, string][] = [
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 
-/** The tools' own messages are shorter; a longer one contains rows. */
+/** Characters. The tools' own messages are shorter, so a longer one contains rows. */
 const LONGEST = 16 * 1024
 
 /**
- * Matches in any message, because no tool output looks like it otherwise. Starts only at word boundaries: trying each
- * character would take seconds on a long value.
+ * E-mail addresses and card numbers, which no tool prints otherwise. Matches only from word boundaries, because trying
+ * every character would take seconds on a long value.
  */
 const PERSONAL =
   /(?<![^\s@<>()[\]"'=:,;])[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
 /**
- * A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Also without
- * our passwords, because files and the ledger keep the message, where no runner masks them.
+ * Removes values from a message: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Also removes
+ * our passwords, because the message goes into files and the ledger, which no runner masks.
  */
 export function scrubText(said: string): string {
   if (said.length > LONGEST) return `(a text of ${said.length} characters)`
@@ -74,7 +74,7 @@ export function scrubText(said: string): string {
   return out.replace(PERSONAL, '…') + state
 }
 
-/** Fields of `molt`'s events that hold names, counts or times. */
+/** Fields of `molt`'s events that contain names, counts or times. */
 const PLAIN = new Set([
   ...[
     'level',
@@ -105,13 +105,13 @@ const PLAIN = new Set([
   'num_tables',
 ])
 const PROSE = new Set(['message', 'error', 'reason', 'mismatch_info', 'hint', 'detail'])
-/** Events about a single row; other events also have the `type` `data`. */
+/** Events about a single row. Their `type` is `data`, but so is that of other events. */
 const ROW = /^(mismatching row|missing row|extraneous row)/
 
-/** Gives the same hash for the same key within one migration, and reveals nothing about the key. */
+/** Hashes a row's key: the same hash for the same key in a migration, without revealing the key. */
 export type KeyHash = (table: string, key: readonly unknown[]) => string
 
-/** @param secret key of the hash; random by default, so that hashes of two runs cannot be compared */
+/** @param secret key of the HMAC; random by default, so that hashes of two runs cannot be compared */
 export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
   return (table, key) =>
     createHmac('sha256', secret)
@@ -120,7 +120,7 @@ export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
       .slice(0, 16)
 }
 
-/** An event that is safe to write: for a row, only a keyed hash of its key, and the differing columns. */
+/** Makes an event safe to write. For a row, keeps only the hashed key and the differing columns. */
 function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   const row = ROW.test(event.message ?? '') || 'primary_key' in event
   const out: MoltEvent = {}
@@ -137,12 +137,12 @@ function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   return out
 }
 
-/** Scrubs a line of `molt`, from either stream. */
+/** Scrubs a line that `molt` printed on either stream. */
 export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => string {
   return (line) => {
     const event = parseEvent(line)
     if (event) return JSON.stringify(scrubEvent(event, hash))
-    // A fragment of a broken event can start anywhere, so anything in it may be a value.
+    // A fragment of a broken event can start anywhere, so all of it may be a value.
     const error = /^(Error|ERROR|panic|fatal error): /.test(line)
     if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
       return `(a broken line of ${line.length} characters)`
@@ -154,7 +154,7 @@ const FIELD = /\b([\w.]+)=("(?:[^"\\]|\\.)*(?:"|$)|[^\s"]+)/g
 /** The only fields of a database error in JSON that are names. */
 const ERROR_FIELDS = ['severity', 'code', 'schemaName', 'tableName', 'columnName', 'dataTypeName', 'constraintName']
 
-/** Scrubs a line of `replicator`, in any of its formats. */
+/** Scrubs a line that `replicator` printed, in any of its formats. */
 export function scrubReplicator(line: string): string {
   if (line.startsWith('{')) return scrubJsonLine(line)
   const head = /^[A-Z]{4,7}\s+\[[^\]]*\]\s+/.exec(line)?.[0] ?? ''
@@ -198,7 +198,7 @@ function errorFields(text: string): string {
   }
 }
 
-/** Text quoted by Go is JSON except for `\x` and `\a`; undefined when truncated. */
+/** Parses text quoted by Go, which is JSON except for escapes such as `\x` and `\a`; undefined when truncated. */
 function unquoteGo(text: string): string | undefined {
   try {
     return JSON.parse(text.replace(/\\(?:x([0-9a-f]{2})|([av']))/gi, (_, hex) => (hex ? `\\u00${hex}` : ' ')))

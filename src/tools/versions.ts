@@ -7,7 +7,7 @@ import { childEnvironment } from '../runtime/environment.ts'
 import { ToolError, UserError } from '../runtime/errors.ts'
 import { describeExit, isTool, notOnPath } from './process.ts'
 
-/** Versions of molt that are not safe to use, each with the reason. */
+/** Unsafe versions of molt, each with the reason. */
 export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
   ['1.3.3', '1.3.4', '1.3.5', '1.3.6'].map((version) => [
     version,
@@ -17,7 +17,7 @@ export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
 
 export type ToolName = 'molt' | 'replicator'
 
-/** The file on the PATH for a bare name; undefined when there is none. */
+/** The path of a tool on the PATH; undefined if it is not there. */
 export function findTool(tool: ToolName): string | undefined {
   return (process.env.PATH ?? '')
     .split(delimiter)
@@ -40,7 +40,7 @@ export function refuseDenied(version: string, allowed: string | undefined): void
   if (reason && allowed !== version)
     throw new UserError(
       'setup.version-denied',
-      `molt ${version} ${reason}; use another version, or name it in \`allow-denied-version\``,
+      `molt ${version} ${reason}. Use another version, or name it in \`allow-denied-version\``,
     )
 }
 
@@ -60,7 +60,7 @@ export async function toolHelp(program: string, ...command: string[]): Promise<s
   return ask(program, [...command, '--help'])
 }
 
-/** sha256 in hex. */
+/** SHA-256 digest of a file, in hex. */
 export async function sha256(file: string): Promise<string> {
   const hash = createHash('sha256')
   await pipeline(createReadStream(file), hash)
@@ -84,11 +84,11 @@ async function ask(program: string, args: string[]): Promise<string> {
     args,
     // `exec` reports neither the signal nor an exit code.
     ending: killed
-      ? 'was killed by a signal before it answered'
+      ? 'was killed by a signal before it responded'
       : describeExit({ code: result.exitCode ?? null, signal: null }),
     said: result.stderr.trim().split('\n').at(-1),
     advice: killed
-      ? 'Nothing was moved. The machine may be out of memory: check what else runs on it, then rerun the step.'
-      : 'Run `setup` first, or check that the file is for this platform.',
+      ? 'No row was moved. The runner may be out of memory. Check what else runs on it, then rerun the step.'
+      : 'Run `setup` first, or check that the file is built for this platform.',
   })
 }

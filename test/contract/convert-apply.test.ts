@@ -1,11 +1,11 @@
 /** `convert` with `apply`: creates tables on an empty target, and keeps the rest in the ledger until `cleanup`. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { listDeferred } from '../../src/destination/deferral.ts'
-import { structureProblems } from '../../src/model/structure.ts'
+import { asDecided, type Decided, type Structure, structureProblems } from '../../src/model/structure.ts'
 import { withDatabase } from '../../src/runtime/database.ts'
 import { readStructure } from '../../src/sql/structure.ts'
 import { type Servers, startServers } from '../support/servers.ts'
@@ -20,16 +20,23 @@ const SOURCE = `
   CREATE INDEX by_state ON orders (state) WHERE state = 'open'; COMMENT ON INDEX by_state IS 'asked by the queue'`
 const DEFERRED = [
   'unique customers.customers_email_key',
-  'index orders.by_state',
+  'index orders.by_state_total',
   'foreign-key orders.orders_customer_fkey',
   'check orders.orders_total_check',
 ]
 
+const DECISIONS = `
+version: 1
+tables: { orders: { indexes: { by_state: { name: by_state_total, storing: [total] } } } }`
+
 let pair: Servers
 let folder: string
+let decisions: string
 beforeAll(async () => {
   pair = await startServers()
   folder = mkdtempSync(join(tmpdir(), 'convert-apply-'))
+  decisions = join(folder, 'convert.yml')
+  writeFileSync(decisions, DECISIONS)
   await query(pair.source.url, SOURCE)
 }, 120_000)
 afterAll(async () => {
@@ -45,7 +52,7 @@ const run = (name: string, inputs: Record<string, string> = {}) =>
     workDir: folder,
     inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
   })
-const apply = () => run('convert', { apply: 'true', out: join(folder, 'schema') })
+const apply = () => run('convert', { apply: 'true', decisions, out: join(folder, 'schema') })
 const tables = async () =>
   (
     await target("SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1")
@@ -86,11 +93,14 @@ it('drops nothing if the source has changed', async () => {
 
 it('is enough for `prepare`, and `cleanup` can build everything it recorded', async () => {
   await query(pair.source.url, "INSERT INTO customers VALUES (1, 'a'); INSERT INTO orders VALUES (1, 1, 'open', 5)")
-  const prepared = await run('prepare', { decision: 'rehearse' })
+  const prepared = await run('prepare', { decision: 'rehearse', decisions })
   expect([prepared.conclusion, prepared.outputs.deferred]).toEqual(['success', '4'])
+  const [planned] = await target("SELECT plan -> 'decided' AS decided FROM molt_actions.migrations")
   const cleaned = await run('cleanup', { restore: 'true' })
   expect(cleaned.conclusion).toBe('success')
   const source = await withDatabase(pair.source.url, 'source', (db) => readStructure(db, 'source', 'public'))
   const there = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'public'))
-  expect(structureProblems(source, there, ['customers', 'orders'], 'public')).toEqual([])
+  const problems = (expected: Structure) => structureProblems(expected, there, ['customers', 'orders'], 'public')
+  expect(problems(asDecided(source, planned?.decided as Decided[]))).toEqual([])
+  expect(problems(source).map(({ kind }) => kind)).toEqual(['different'])
 })

@@ -2,12 +2,14 @@
 import pg from 'pg'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { convert } from '../../src/conversion/convert.ts'
+import type { Decisions } from '../../src/conversion/decisions.ts'
 import { filesOf } from '../../src/conversion/report.ts'
 import type { Catalog } from '../../src/model/catalog.ts'
-import { structureProblems } from '../../src/model/structure.ts'
+import { asDecided, pinDecisions, structureProblems } from '../../src/model/structure.ts'
 import { withDatabase } from '../../src/runtime/database.ts'
 import { readCatalog } from '../../src/sql/catalog.ts'
-import { readStructure } from '../../src/sql/structure.ts'
+import { readSchema } from '../../src/sql/schema.ts'
+import { readStructure, structureOf } from '../../src/sql/structure.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 
 const TABLES = ['customers', 'orders']
@@ -164,4 +166,56 @@ it('finds that NULLs are distinct on the target', async () => {
     ),
   )
   expect(await problems()).toEqual(['different customers: the unique index customers_email_key (email)'])
+})
+
+const DECISIONS: Decisions = {
+  version: 1,
+  tables: {
+    t: {
+      hash: 8,
+      columns: {
+        state: { default: "'new'" },
+        label: { collation: '' },
+        n: { serial: 'unique-rowid' },
+        low: { generated: 'upper(state)' },
+      },
+      indexes: {
+        by_state: { drop: 'no query uses it' },
+        by_total: { hash: true, name: 'by_total_sharded', storing: ['note'] },
+        by_note: { sql: 'CREATE UNIQUE INDEX by_note ON d.t (note) WHERE state IS NOT NULL' },
+      },
+      constraints: {
+        positive: { check: 'total > 1 AND n > 0', name: 'above_one' },
+        filled: { drop: 'the application checks it' },
+      },
+    },
+  },
+}
+
+it('expects what convert.yml decides', async () => {
+  const { catalog, schema } = await withDatabase(pair.source.url, 'source', async (db) => {
+    await db.query(`CREATE SCHEMA d; SET search_path = d; CREATE TABLE t (id bigint PRIMARY KEY, n bigserial,
+      state text DEFAULT 'open', low text GENERATED ALWAYS AS (lower(state)) STORED, label text COLLATE "de-x-icu",
+      total numeric(10,2), note varchar(200), CONSTRAINT positive CHECK (total > 0), CONSTRAINT filled CHECK (note <> ''));
+      CREATE INDEX by_state ON t (state); CREATE INDEX by_total ON t (total); CREATE INDEX by_note ON t (note, state)`)
+    return { catalog: (await readCatalog(db, 'd')) as Catalog, schema: await readSchema(db, 'source', 'd') }
+  })
+  const { tables, indexes, constraints, decided } = convert(catalog, [25, 2], DECISIONS)
+  await withDatabase(pair.target.url, 'target', async (db) => {
+    for (const { sql } of [...tables, ...indexes, ...constraints]) await db.query(sql)
+  })
+  const target = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'd'))
+  const source = structureOf(schema)
+  const found = (expected: typeof source) => structureProblems(expected, target, ['t'], 'd').map(({ what }) => what)
+  expect(found(asDecided(source, pinDecisions(decided, source, schema.tables)))).toEqual([])
+  expect(found(source).map((what) => what.replace(/ (is|differs).*/, ''))).toEqual([
+    't: the index by_note (note, state)',
+    't: the index by_state (state)',
+    't: the index by_total (total)',
+    't: the check constraint filled (note)',
+    't: the check constraint positive (total)',
+    't: the default of state',
+    't: the generated value of low',
+    't: the collation of label',
+  ])
 })

@@ -3,8 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { SqlError } from '../../rehearsal/cockroach/types.ts'
 import { freeAddress } from '../../src/tools/ports.ts'
-import { actionProcess, foreignImport, LoadBench, type Prepared, until } from '../support/load-bench.ts'
+import { foreignImport, LoadBench, type Prepared, until } from '../support/load-bench.ts'
 import { requireSuccess, words } from '../support/migration.ts'
+import { actionProcess } from '../support/stopped.ts'
 
 let bench: LoadBench
 beforeAll(async () => {

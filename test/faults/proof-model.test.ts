@@ -9,12 +9,13 @@ import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import type { Mutation, Transaction } from '../../rehearsal/molt/apply.ts'
 import { DirtyKeys } from '../../src/phases/rolling/dirty-keys.ts'
 import { withTables } from '../support/faulty-replicator.ts'
+import { ofPart } from '../support/part.ts'
 import type { Proof } from '../support/proofs.ts'
 import { ProvingGround } from '../support/proving-ground.ts'
 
 const { MOLT_ACTIONS_SEED: one, MOLT_ACTIONS_SEEDS: many, MOLT_ACTIONS_NIGHTLY: night } = process.env
 const [first = 1, last = 1] = (many ?? (night ? '1-300' : '1-4')).split('-').map(Number)
-const SEEDS = one ? [Number(one)] : Array.from({ length: last - first + 1 }, (_, i) => first + i)
+const SEEDS = one ? [Number(one)] : ofPart(Array.from({ length: last - first + 1 }, (_, i) => first + i))
 
 const KEYS = 60
 const DDL = `

@@ -19,6 +19,7 @@ import {
 } from '../../src/ledger/hold.ts'
 import { createLedger } from '../../src/ledger/ledger.ts'
 import { connect, type Database, Link } from '../../src/runtime/database.ts'
+import { startProxy } from '../support/proxy.ts'
 import { requireRules } from '../support/servers.ts'
 
 let behind: EmbeddedServer
@@ -52,6 +53,16 @@ const run = (name: string): Holder => ({
   nonce: name,
 })
 const [first, second, third] = [run('1'), run('2'), run('3')]
+
+it('closes a connection although the network swallows the answer', async () => {
+  const proxy = await startProxy(server.port)
+  const db = await connect(proxy.url(url), 'target')
+  proxy.cut()
+  const began = performance.now()
+  await db.end()
+  expect(performance.now() - began).toBeLessThan(10_000)
+  await proxy.stop()
+})
 
 describe('the hold of a migration', () => {
   it('belongs to one run only, and names that run to the second one', async () => {

@@ -21,6 +21,8 @@ const SECRETS = {
   "the source's password": `sourcE${HOSTILE}`,
   "the target's password": `targeT${HOSTILE}`,
   'the token of the webhook': 'hook-t0ken-8f3a2c',
+  'a variable of the switch': `switcH${HOSTILE}`,
+  "the bucket's key": `buckeT${HOSTILE}`,
 }
 const PEOPLE = {
   'a name': 'Zaphod "the" Beeblebrox\'); --',
@@ -94,8 +96,12 @@ async function run(action: string, inputs: Record<string, string> = {}): Promise
     workDir: join(folder, action),
     start: inProcess,
     // GitHub masks a workflow's secrets in the same way.
-    secrets: [source, target, usual['notify-url']],
-    env: { PATH: `${standInFolder()}:${process.env.PATH}` },
+    secrets: [source, target, usual['notify-url'], SECRETS['a variable of the switch'], SECRETS["the bucket's key"]],
+    env: {
+      PATH: `${standInFolder()}:${process.env.PATH}`,
+      MOLT_SWITCH_TOKEN: SECRETS['a variable of the switch'],
+      AWS_SECRET_ACCESS_KEY: SECRETS["the bucket's key"],
+    },
   })
   await expectNothing(action, result)
   return result
@@ -211,4 +217,22 @@ test('a comparison that finds differing rows and its reports reveal none', { tim
   expect(code(await run('cutover', { 'quiet-period': '200ms' }))).toBe('verify.differences')
   for (const action of ['status', 'brief', 'report', 'abort']) await run(action)
   expect(bodies.length).toBeGreaterThan(0)
+})
+
+/** Both stand only on the target, and what the source has breaks them. */
+const BROKEN = `
+  DELETE FROM people; CREATE UNIQUE INDEX one_email ON people (email);
+  ALTER TABLE people ADD CONSTRAINT no_z CHECK (name NOT LIKE 'Z%')`
+
+test('nor rows that break a definition of the target when it is rebuilt', { timeout: 300_000 }, async () => {
+  await query(pair.source.url, `DELETE FROM people; ${person(1)}; ${person(2)}`)
+  await onTarget(BROKEN)
+  const prepared = await run('prepare', { defer: 'indexes,constraints' })
+  expect(code(prepared), words(prepared)).toBe('success')
+  expect(code(await run('fetch', LOAD))).toBe('success')
+  expect(code(await run('replicate', STREAM))).toBe('success')
+  const cutover = await run('cutover', { 'quiet-period': '200ms', decision: 'commit', 'switch-command': '["true"]' })
+  expect(code(cutover), words(cutover)).toBe('deferral.rows-break-definition')
+  // What breaks only a check is found once it is validated, after the commit.
+  await onTarget('DROP INDEX IF EXISTS one_email; DELETE FROM molt_actions.deferred')
 })

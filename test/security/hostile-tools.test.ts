@@ -93,6 +93,22 @@ describe('what molt writes', () => {
     expectHarmless(result)
   })
 
+  test('of the replicator is neither progress, a command nor an escape sequence', { timeout: 180_000 }, async () => {
+    await ground.restore('prepared')
+    expect((await ground.run('prepare', { inputs: { waive: 'tool.version=*' } })).red).toBeUndefined()
+    expect((await ground.run('fetch')).red).toBeUndefined()
+    const upserted = 'time="2026-01-01T00:00:00Z" level=debug msg="upserted rows" proposed=1 target="x" upserted=1'
+    const replicatorSays = [
+      ...LINES,
+      `time="x" level=warning msg=${JSON.stringify(`${said} ${RUN}`)} error=${JSON.stringify(said)}`,
+      `ERROR  [2025-08-25T14:40:02-05:00] ${COMMANDS.join(' ')}`,
+      `time="x" level=debug msg=${JSON.stringify(upserted)}`,
+    ]
+    const { red, result, log } = await ground.run('replicate', { tools: trickedFolder({ replicatorSays }) })
+    expect(red, log).toBeUndefined()
+    expectHarmless(result)
+  })
+
   test('inside an error is shown as text', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     const tools = trickedFolder({ says: [JSON.stringify({ level: 'error', message: `${said} ${RUN}`, error: said })] })
@@ -142,7 +158,11 @@ describe('names', () => {
     'semi; DROP TABLE x; --',
     'percent%41%s',
     'x.y',
-    'é'.repeat(31),
+    '__proto__',
+    'constructor',
+    'toString',
+    // The longest name there is, in bytes.
+    '東'.repeat(21),
     'ordinary',
   ]
   let pair: Servers
@@ -157,8 +177,15 @@ describe('names', () => {
         await query(pair[side].url, `CREATE TABLE ${table} (id bigint PRIMARY KEY, ${column} text)`)
         if (rows) await query(pair[side].url, `INSERT INTO ${table} SELECT g, 'v' || g FROM generate_series(1, 5) g`)
       }
+    await query(pair.behind.url, OBJECTS)
   }, 300_000)
   afterAll(() => pair?.stop())
+  /** Of other objects than tables and columns. */
+  const OBJECTS = `
+    CREATE ROLE ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
+    GRANT INSERT ON ordinary TO ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
+    CREATE UNIQUE INDEX "index '\u001b[2J; --" ON ordinary ("c ordinary");
+    ALTER TABLE ordinary ADD CONSTRAINT "check ::add-path::/pwned" CHECK (id > 0)`
 
   const run = (action: string, inputs: Record<string, string> = {}) =>
     runAction({
@@ -181,8 +208,13 @@ describe('names', () => {
     expect(prepared.conclusion, words(prepared)).toBe('success')
     for (const [action, inputs] of [
       ['fetch', { mode: 'direct-copy' }],
+      ['replicate', { until: 'caught-up', 'quiet-period': '200ms' }],
       ['verify', {}],
       ['status', {}],
+      ['brief', {}],
+      ['cutover', { decision: 'commit', 'switch-command': '["true"]', 'quiet-period': '200ms' }],
+      ['finalize', {}],
+      ['report', {}],
     ] as const) {
       const result = await run(action, inputs)
       expect(result.conclusion, words(result)).toBe('success')

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,9 +12,10 @@ import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { inProcess } from './in-process.ts'
 import { query, REPO, words } from './migration.ts'
+import { startProxy, type TcpProxy } from './proxy.ts'
 import { requireRules } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
-import { stoppedChild } from './stopped.ts'
+import { killOnce, stoppedChild } from './stopped.ts'
 
 /** How far a migration has come: its last completed step; `fresh` before the first step. */
 export type State = 'fresh' | 'prepared' | 'loaded' | 'caught-up'
@@ -27,6 +28,21 @@ export interface Came {
   red: string | undefined
   log: string
   result: JobResult
+}
+
+/** How an action runs. */
+export interface ActionOptions {
+  inputs?: Record<string, string> | undefined
+  /** Folder of the tools. */
+  tools?: string | undefined
+  /** It stops itself at this checkpoint, and `work` lets its process continue or kills it. */
+  at?: { point: string; work: (pid: number) => Promise<void> } | undefined
+  /** Its process is killed as soon as this query has a row. */
+  dies?: { side: Side; once: string } | undefined
+  /** By which its clock is ahead of both servers'. */
+  hours?: number | undefined
+  /** Another run of the same action is not over yet. */
+  beside?: boolean
 }
 
 /** The actual state of both sides. */
@@ -45,7 +61,8 @@ const FINISHED = `
   ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
   ALTER TABLE orders ADD CONSTRAINT of_customer FOREIGN KEY (customer_id) REFERENCES customers;
   CREATE INDEX orders_customer_id_idx ON orders (customer_id)`
-const APP = `CREATE ROLE app LOGIN PASSWORD 'postgres';
+/** The application's role, and that of the migration, whose rights a fault can revoke. */
+const ROLES = `CREATE ROLE app LOGIN PASSWORD 'postgres'; CREATE ROLE mover LOGIN SUPERUSER PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
 /** A table on both sides that is not moved, although its name starts like an expected table's. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
@@ -60,6 +77,7 @@ export class FaultGround {
   readonly #clients: pg.Client[] = []
   #cluster: CockroachServer
   #load: LoadHandle | undefined
+  #network: Record<Side, TcpProxy> | undefined
 
   private constructor(pair: EmbeddedPair, cluster: CockroachServer) {
     this.#pair = pair
@@ -87,8 +105,8 @@ export class FaultGround {
   async #prepare(upTo: State): Promise<void> {
     const { source, target } = this.#pair
     await Promise.all([createShop(source.url, { rows: 1000 }), createShop(target.url, { schemaOnly: true })])
-    await query(source.url, `${APP}; ${ARCHIVE}; INSERT INTO orders_archive VALUES (1, 'x')`)
-    await query(target.url, `${APP}; ${ARCHIVE}; ${FINISHED}`)
+    await query(source.url, `${ROLES}; ${ARCHIVE}; INSERT INTO orders_archive VALUES (1, 'x')`)
+    await query(target.url, `${ROLES}; ${ARCHIVE}; ${FINISHED}`)
     if (upTo === 'fresh') return this.#save('fresh')
     await this.#green('prepare')
     await this.#save('prepared')
@@ -123,8 +141,11 @@ export class FaultGround {
     this.#cluster = await startCockroach(target)
   }
 
-  /** Restores both servers. Starts the writing application if the migration can already lose something. */
-  async restore(state: State): Promise<void> {
+  /**
+   * Restores both servers, and starts the writing application.
+   * @param rate its transactions per second
+   */
+  async restore(state: State, rate = 30): Promise<void> {
     await this.#quiet()
     await this.#cluster.stop()
     await Promise.all(
@@ -135,11 +156,17 @@ export class FaultGround {
       }),
     )
     await this.#begin()
-    this.#load = await startLoad({ url: this.#pair.source.url, rate: 30, connections: 2 })
+    if (rate) this.#load = await startLoad({ url: this.#pair.source.url, rate, connections: 2 })
   }
 
   async #quiet(): Promise<void> {
     await this.stopApplication()
+    await this.endClients()
+    await Promise.all(Object.values(this.#network ?? {}).map((proxy) => proxy.stop()))
+    this.#network = undefined
+  }
+
+  async endClients(): Promise<void> {
     await Promise.all(this.#clients.splice(0).map((client) => client.end().catch(() => {})))
   }
 
@@ -161,8 +188,24 @@ export class FaultGround {
     return this.#cluster
   }
 
-  get targetUrl(): string {
-    return this.#cluster.urlOf('shop')
+  /** Of the migration's role; through the proxies, if there are any. */
+  get urls(): Record<Side, string> {
+    const network = this.#network
+    const url = (side: Side, direct: string) => {
+      const own = direct.replace('//postgres:', '//mover:')
+      return network ? network[side].url(own) : own
+    }
+    return { source: url('source', this.source.url), target: url('target', this.#cluster.urlOf('shop')) }
+  }
+
+  /** Puts a proxy before each server, until the state is restored. */
+  async useNetwork(): Promise<void> {
+    this.#network = { source: await startProxy(this.source.port), target: await startProxy(this.#cluster.port) }
+  }
+
+  network(side: Side): TcpProxy {
+    if (!this.#network) throw new Error('the servers are not behind proxies')
+    return this.#network[side]
   }
 
   /** Runs SQL as an administrator; on the target, behind the like-server. */
@@ -175,7 +218,7 @@ export class FaultGround {
     return query(this.#pair[side].urlOf('postgres'), text)
   }
 
-  /** Opens a connection that stays open until the state is restored. */
+  /** Opens a connection that stays open until the state is restored, or {@link endClients}. */
   async client(side: Side, user = 'postgres', parameters = ''): Promise<pg.Client> {
     const client = new pg.Client(this.#pair[side].url.replace('//postgres:', `//${user}:`) + parameters)
     client.on('error', () => {})
@@ -184,30 +227,40 @@ export class FaultGround {
     return client
   }
 
-  /** Runs one action. A `point` with its fault needs a separate process. */
-  async run(
-    action: string,
-    options: {
-      inputs?: Record<string, string> | undefined
-      tools?: string | undefined
-      at?: { point: string; work: (pid: number) => Promise<void> } | undefined
-    } = {},
-  ): Promise<Came> {
-    const { at, tools = standInFolder() } = options
+  /** Runs one action, in this process unless something happens to its own. */
+  async run(action: string, options: ActionOptions = {}): Promise<Came> {
+    const { at, dies, hours, beside, tools = standInFolder() } = options
     const running = runAction({
       dir: join(REPO, 'actions', action),
       repo: REPO,
-      inputs: { source: this.source.url, target: this.targetUrl, ...INPUTS[action], ...options.inputs },
-      workDir: join(this.#folder, action),
-      ...(at ? {} : { start: inProcess }),
-      env: { PATH: `${tools}:${process.env.PATH}`, ...(at && { MOLT_ACTIONS_STOP_AT: at.point }) },
+      inputs: { ...this.urls, 'allow-insecure': 'true', ...INPUTS[action], ...options.inputs },
+      workDir: join(this.#folder, beside ? `beside-${action}` : action),
+      ...(at || dies || hours ? {} : { start: inProcess }),
+      env: {
+        PATH: `${tools}:${process.env.PATH}`,
+        ...(at && { MOLT_ACTIONS_STOP_AT: at.point }),
+        ...(hours && { NODE_OPTIONS: `--require=${this.#clock(hours)}` }),
+      },
     })
-    if (at) {
-      await stoppedChild(running).then(at.work, () => {})
-    }
+    if (at) await stoppedChild(running).then(at.work, () => {})
+    if (dies) await killOnce(running, action, async () => (await this.sql(dies.side, dies.once)).length)
     const result = await running
     const red = result.conclusion === 'success' ? undefined : (result.outputs['error-code'] ?? result.conclusion)
     return { red, log: words(result), result }
+  }
+
+  /** A module that sets the clock of a Node process ahead. */
+  #clock(hours: number): string {
+    const path = join(this.#folder, `clock-${hours}.cjs`)
+    writeFileSync(
+      path,
+      `const ahead = ${hours * 3_600_000}
+       globalThis.Date = new Proxy(Date, {
+         construct: (Real, given) => Reflect.construct(Real, given.length ? given : [Real.now() + ahead]),
+         get: (Real, name) => (name === 'now' ? () => Real.now() + ahead : Reflect.get(Real, name)),
+       })`,
+    )
+    return path
   }
 
   /** Stops the application and reads the state. */
@@ -287,22 +340,19 @@ const LEASE = 10_000
 const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
   prepare: {
-    'allow-insecure': 'true',
     // Some faults replace molt by a program that misbehaves and differs from the planned one.
     waive: 'tool.version=molt',
     'exclude-tables': 'orders_archive',
     defer: 'indexes,constraints',
   },
   fetch: {
-    'allow-insecure': 'true',
     mode: 'direct-copy',
     'table-handling': 'truncate-if-exists',
     'allow-truncate': SHOP_TABLES.join(','),
     'stall-after': '10s',
   },
-  replicate: { 'allow-insecure': 'true', until: 'caught-up', ...STREAMING },
+  replicate: { until: 'caught-up', ...STREAMING },
   cutover: {
-    'allow-insecure': 'true',
     decision: 'commit',
     'switch-command': '["true"]',
     lease: `${LEASE}ms`,
@@ -312,8 +362,6 @@ const INPUTS: Record<string, Record<string, string>> = {
     'holders-timeout': '2s',
     ...STREAMING,
   },
-  verify: { 'allow-insecure': 'true' },
-  finalize: { 'allow-insecure': 'true' },
 }
 
 /** Copies a data folder with the owners and modes that the servers require. */

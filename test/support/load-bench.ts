@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +9,6 @@ import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runn
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
 import { query, REPO, requireSuccess } from './migration.ts'
 import { type Servers, startServers } from './servers.ts'
-import { children } from './stopped.ts'
 
 const ROWS = 40
 const TABLES = `
@@ -143,15 +142,6 @@ export async function until(so: () => unknown, running?: Promise<JobResult>): Pr
     if (ended) throw new Error(`it ended before:\n${ended.steps.map(({ log }) => log).join('\n')}`)
     await sleep(20)
   }
-}
-
-/** Pid of the running action that this process started, found by its bundle. */
-export function actionProcess(name: string): number {
-  const found = children(process.pid).find((pid) =>
-    new RegExp(`dist/.*${name}`).test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
-  )
-  if (!found) throw new Error(`${name} is not running`)
-  return found
 }
 
 /** Starts another client's import into `orders`. It runs until it is cancelled. */

@@ -18,9 +18,9 @@ interface Ended {
   events: Record<string, unknown>[]
 }
 
-const WAIT = 60_000
+const WAIT = 30_000
 /** How long the apply rate must be zero, in milliseconds. */
-const STILL = 1_500
+const STILL = 1_000
 
 export class PlainScript {
   readonly #ground: FaultGround
@@ -37,7 +37,7 @@ export class PlainScript {
   async run(from: State): Promise<Conclusion> {
     try {
       await this.#happens('begin')
-      if (from === 'prepared') await this.#fetch()
+      if (from === 'fresh' || from === 'prepared') await this.#fetch()
       await this.#replicate()
       await this.#verify()
       await this.#happens('verified')
@@ -73,8 +73,8 @@ export class PlainScript {
       join(this.#tools, 'replicator'),
       [
         'pglogical',
-        `--sourceConn=${this.#ground.source.url}`,
-        `--targetConn=${this.#ground.targetUrl}`,
+        `--sourceConn=${this.#ground.urls.source}`,
+        `--targetConn=${this.#ground.urls.target}`,
         '--targetSchema=shop.public',
         '--slotName=molt_slot',
         '--publicationName=molt_fetch',
@@ -87,7 +87,7 @@ export class PlainScript {
     const over = endOf(child)
     try {
       await this.#until(over, async () => (await applied(port)) !== undefined, 'its metrics')
-      await sleep(1_000)
+      await sleep(500)
       await this.#happens('streaming')
       await this.#ground.stopApplication()
       await this.#happens('stopped')
@@ -101,7 +101,8 @@ export class PlainScript {
       }
       await this.#until(over, still, 'a rate of zero')
       child.kill('SIGTERM')
-      const code = await over
+      const code = await Promise.race([over, sleep(WAIT, 'late' as const)])
+      if (code === 'late') throw new Stops('replicator: did not end')
       if (code !== 0) throw new Stops(`replicator: exit code ${code ?? 'none'}`)
       await this.#happens('drained')
     } finally {
@@ -135,9 +136,9 @@ export class PlainScript {
       join(this.#tools, 'molt'),
       [
         command,
-        ...['--source', this.#ground.source.url],
-        ...['--target', this.#ground.targetUrl],
-        ...['--table-filter', SHOP_TABLES.join('|')],
+        ...['--source', this.#ground.urls.source],
+        ...['--target', this.#ground.urls.target],
+        ...['--table-filter', `^(${SHOP_TABLES.join('|')})$`],
         '--allow-tls-mode-disable',
         ...args,
       ],

@@ -10,18 +10,26 @@ export interface TcpProxy {
   heal(): void
   /** Resets every connection. New ones are possible. */
   reset(): void
+  /** Silently ends every connection to the server: its client learns nothing, as after a lost FIN; new ones are possible. */
+  halfOpen(): void
+  /** Holds every packet back for this time. */
+  slow(ms: number): void
   stop(): Promise<void>
 }
 
 export async function startProxy(port: number): Promise<TcpProxy> {
   const pairs = new Set<[Socket, Socket]>()
   let silent = false
+  let delay = 0
   const server = createServer({ allowHalfOpen: false }, (client) => {
     const upstream = connect(port, '127.0.0.1')
     const pair: [Socket, Socket] = [client, upstream]
     pairs.add(pair)
     for (const [from, to] of [pair, [upstream, client]] as const) {
-      from.on('data', (chunk) => to.write(chunk))
+      from.on('data', (chunk) => {
+        if (delay) setTimeout(() => to.write(chunk), delay)
+        else to.write(chunk)
+      })
       from.on('error', () => to.destroy())
       from.on('close', () => {
         to.destroy()
@@ -45,6 +53,15 @@ export async function startProxy(port: number): Promise<TcpProxy> {
       each((socket) => socket.resume())
     },
     reset: () => each((socket) => socket.resetAndDestroy()),
+    halfOpen() {
+      for (const [client, upstream] of pairs) {
+        client.removeAllListeners('data').on('data', () => {})
+        upstream.removeAllListeners('close').destroy()
+      }
+    },
+    slow(ms) {
+      delay = ms
+    },
     async stop() {
       each((socket) => socket.destroy())
       await new Promise((resolve) => server.close(resolve))

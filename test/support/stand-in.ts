@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
@@ -70,12 +70,25 @@ export interface Trick {
   flood?: number
   /** Whether molt misreads both sides alike, so that no row differs. */
   blind?: boolean
+  /** Lines that another build of the replicator prints before all others. */
+  replicatorSays?: string[]
 }
 
-/** Creates a folder with a `molt` that plays this trick, and the normal replicator. */
+function otherReplicator(folder: string, says: readonly string[]): void {
+  const said = join(folder, 'said')
+  writeFileSync(said, says.map((line) => `${line}\n`).join(''))
+  const script = readFileSync(join(standInFolder(), 'replicator'), 'utf8').replace(
+    /^exec /m,
+    `cat '${said}' >&2\nexec `,
+  )
+  writeFileSync(join(folder, 'replicator'), script, { mode: 0o755 })
+}
+
+/** Creates a folder with a `molt` that plays this trick, and a replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
-  symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
+  if (trick.replicatorSays) otherReplicator(folder, trick.replicatorSays)
+  else symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
   const program = `
 const trick = ${JSON.stringify(trick)}
 const bundle = ${JSON.stringify(STAND_IN_MOLT)}

@@ -33,3 +33,39 @@ export function stateOf(pid: number): string | undefined {
     return undefined
   }
 }
+
+/** The running action of this process, by its bundle. */
+export function actionProcess(name: string): number {
+  const found = runningAction(name)
+  if (!found) throw new Error(`${name} is not running`)
+  return found
+}
+
+function runningAction(name: string): number | undefined {
+  return children(process.pid).find((pid) => new RegExp(`dist/.*${name}`).test(commandLine(pid)))
+}
+
+function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+/** Kills the running action as soon as `moment` has come. */
+export async function killOnce(
+  running: Promise<JobResult>,
+  name: string,
+  moment: () => Promise<unknown>,
+): Promise<void> {
+  let over = false
+  void running.finally(() => {
+    over = true
+  })
+  for (let pid: number | undefined; !over; await sleep(5)) {
+    pid = runningAction(name)
+    if (pid && (await moment())) return void process.kill(pid, 'SIGKILL')
+  }
+  throw new Error(`it ended before it was to be killed:\n${words(await running)}`)
+}

@@ -173,6 +173,7 @@ describe('refusals', () => {
       'unknown function: pg_create_logical_replication_slot()',
     ],
     ['GRANT TRUNCATE ON parents TO root', '42601', /syntax error/],
+    ['CREATE TABLE documents (id INT8 PRIMARY KEY, parts JSONB[])', '0A000', /arrays of JSON/],
     ['ALTER TABLE children DROP CONSTRAINT children_email_key', '0A000', /use DROP INDEX CASCADE instead/],
   ])('%s', async (sql, code, message) => {
     const error = await refused(sql)
@@ -466,6 +467,9 @@ describe('indexes', () => {
   // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
   test('start with a hidden column that their definition does not show if they are hash-sharded', async () => {
     await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
+    await db.query(
+      'CREATE TABLE keyed (id INT8 NOT NULL, CONSTRAINT k PRIMARY KEY (id) USING HASH WITH (bucket_count = 4))',
+    )
     await db.query('CREATE INDEX by_time ON events (at) USING HASH WITH (bucket_count = 4)')
     expect(await names('events')).toEqual([
       ['by_time', '(at) USING HASH WITH (bucket_count=4)'],

@@ -27,7 +27,6 @@ describe('the options of the rehearsal', () => {
     [[...SOURCE, '--rows', '1000'], '--rows'],
     [[...SOURCE, '--bucket-path', 's3://b'], '--bucket-path'],
     [['--decisions', 'convert.yml'], '--decisions'],
-    [[...OWN, '--decisions', 'convert.yml'], '--decisions'],
     [
       ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e'],
       '--allow-source d',
@@ -75,7 +74,7 @@ describe('the options of the rehearsal', () => {
       rate: undefined,
       mode: 'import',
       files: 'bucket',
-      decisions: resolve('convert.yml'),
+      chain: { decisions: resolve('convert.yml') },
       cluster: { version: '26.1' },
     })
     expect(options?.again).toContain('--source "$MOLT_SOURCE"')

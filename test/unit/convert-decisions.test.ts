@@ -61,3 +61,44 @@ test('names tables, columns, indexes and constraints that the schema lacks', () 
     'tables.orders.key',
   ])
 })
+
+test('names decisions that cannot be built, or have no effect', () => {
+  const column = (name: string) => ({ column: name })
+  const catalog = {
+    schema: 'public',
+    tables: [
+      { name: 'orders', columns: [{ name: 'id' }, { name: 'code' }] },
+      { name: 'lines', columns: [{ name: 'code' }] },
+    ],
+    indexes: [
+      { table: 'orders', name: 'orders_pkey', unique: true, columns: [column('id')] },
+      { table: 'orders', name: 'orders_code_key', unique: true, columns: [column('code')] },
+      { table: 'orders', name: 'by_code', unique: false, columns: [column('code')] },
+    ],
+    constraints: [
+      { schema: 'public', table: 'orders', name: 'orders_pkey', kind: 'primary key', references: null },
+      { schema: 'public', table: 'orders', name: 'orders_code_key', kind: 'unique', references: null },
+      {
+        schema: 'public',
+        table: 'lines',
+        name: 'lines_code',
+        kind: 'foreign key',
+        references: { schema: 'public', table: 'orders', columns: ['code'] },
+      },
+    ],
+  } as unknown as Catalog
+  const problems = (yaml: string) => unknownNames(read(`version: 1\n${yaml}`).decisions, catalog, didYouMean).length
+  const orders = (text: string) => problems(`tables: { orders: { ${text} } }`)
+  expect(orders('indexes: { by_code: { sql: CREATE INDEX by_code ON public.orders (code) } }')).toBe(0)
+  expect(orders('indexes: { by_code: { storing: [id], name: other } }')).toBe(0)
+  expect(orders('indexes: { by_code: { sql: CREATE INDEX other ON orders (code) } }')).toBe(1)
+  expect(orders('indexes: { by_code: { sql: CREATE INDEX by_code ON lines (code) } }')).toBe(1)
+  expect(orders('indexes: { by_code: { storing: [cod] } }')).toBe(1)
+  expect(orders('indexes: { by_code: { name: orders_code_key } }')).toBe(1)
+  expect(orders('indexes: { orders_pkey: { hash: true } }')).toBe(1)
+  expect(orders('constraints: { orders_code_key: { check: code > 0 } }')).toBe(1)
+  expect(orders('constraints: { orders_code_key: { drop: not needed } }')).toBe(1)
+  const both =
+    'orders: { indexes: { orders_code_key: { drop: not needed } } }, lines: { constraints: { lines_code: { drop: no } } }'
+  expect(problems(`tables: { ${both.replace('drop: no ', 'drop: not needed ')} }`)).toBe(0)
+})

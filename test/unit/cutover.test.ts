@@ -53,7 +53,7 @@ describe('the estimate of the pause', () => {
   test("counts each statement's latency on a remote target, and restoring write access", () => {
     const near = estimatePause(now)
     const far = estimatePause({ ...now, latencyMs: 20, accessMs: 320 })
-    expect(far.parts['write access']).toBe((near.parts['write access'] as number) + 320 + 80)
+    expect(far.parts['write access']).toBe((near.parts['write access'] as number) + 320 + 120)
     expect(far.parts.sequences).toBe((near.parts.sequences as number) + 160)
     expect(far.total).toBeGreaterThan(near.total + 500)
   })

@@ -134,7 +134,7 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: givenUp })).toContain('<h1 class="warn">Aborted</h1>')
     const page = dossierPage({ ...facts, steps: [...givenUp, ...night] })
     expect(page).toContain('<h1 class="good">Committed and switched</h1>')
-    expect(page).toContain('<td>it was loaded</td>')
+    expect(page).toContain('<td>the migration was loaded</td>')
     const undone = [...night, step('rollback', 40, { lost: [] })]
     expect(dossierPage({ ...facts, steps: undone })).toContain('<h1 class="warn">Rolled back</h1>')
     expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')

@@ -137,6 +137,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'load.no-address': 'failure',
   'load.null-refused': ['tgt.not-null'],
   'load.partly-imported': 'failure',
+  'load.recreate-loses-rights': ['load.recreate'],
   'load.still-running': 'people',
   'load.tables-not-exact': ['tbl.filter', 'tbl.namesake'],
   'load.target-not-empty': ['tgt.not-empty'],
@@ -156,6 +157,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'rollback.inconclusive': 'proof',
   'rollback.not-fenced': 'people',
   'rollback.target-written': 'people',
+  'rollback.writers': 'changed later',
   'schema.changed': 'changed later',
   'sequences.not-set': ['tgt.sequence', 'tgt.sequence-end', 'tgt.sequence-name', 'tgt.sequence-definition'],
   'slot.earlier-replicator': 'people',
@@ -219,7 +221,10 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'write-access.missing': ['right.write-access'],
   'write-access.not-closed': 'people',
   'write-access.not-grantable': ['right.write-access'],
+  'write-access.not-restored': ['right.write-access'],
+  'write-access.not-revocable': ['tgt.table-owner'],
   'write-access.not-revoked': 'tried by prepare',
+  'write-access.role-gone': 'changed later',
 }
 
 const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))

@@ -22,11 +22,11 @@ describe('metricsText', () => {
 # TYPE molt_actions_lag_seconds gauge
 # UNIT molt_actions_lag_seconds seconds
 molt_actions_lag_seconds{migration="main"} 0.25
-# HELP molt_actions_wal_kept_bytes WAL that the slot keeps on the source.
+# HELP molt_actions_wal_kept_bytes WAL that the slot retains on the source.
 # TYPE molt_actions_wal_kept_bytes gauge
 # UNIT molt_actions_wal_kept_bytes bytes
 molt_actions_wal_kept_bytes{migration="main"} 1024
-# HELP molt_actions_phase Phase of the migration by the ledger.
+# HELP molt_actions_phase Phase of the migration in the ledger.
 # TYPE molt_actions_phase gauge
 molt_actions_phase{migration="main",phase="loaded"} 1
 # HELP molt_actions_updated_timestamp_seconds When this file was written.

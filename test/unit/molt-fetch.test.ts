@@ -50,17 +50,17 @@ describe('extra-args', () => {
   ])('taken: %j', (args) => expect(extraArgsProblem(args)).toBeUndefined())
 
   test.each([
-    [['--source', 'x'], '--source is set by this action itself: use the input `source`'],
-    [['--source=x'], '--source is set by this action itself: use the input `source`'],
-    [['--direct-copy=false'], '--direct-copy is set by this action itself: use the input `mode`'],
+    [['--source', 'x'], '--source is not allowed: use the input `source`'],
+    [['--source=x'], '--source is not allowed: use the input `source`'],
+    [['--direct-copy=false'], '--direct-copy is not allowed: use the input `mode`'],
     [
       ['--filter-path', '/f.json'],
-      '--filter-path is set by this action itself: rows that it leaves out would count as missing in `verify` and in the row hashes',
+      '--filter-path is not allowed: `verify` would count the rows that it leaves out as missing',
     ],
-    [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
+    [['--flush-rows', '--target'], '--target is not allowed: use the input `target`'],
     [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
-    [['--help'], '--help is set by this action itself: it would move nothing'],
+    [['--help'], '--help is not allowed: it would move nothing'],
     [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments. Write two items, or --flag=value'],
     [['tokens', 'list'], '"tokens" is a value without a flag'],
     [['--opt-out-telemetry', 'tokens'], '"tokens" is a value without a flag'],
@@ -312,7 +312,7 @@ test('reports a tool that is killed while it prints its help', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'killed-'))
   writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
   const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
-  await expect(asked).rejects.toThrow(/molt was killed by a signal before it answered.*out of memory/)
+  await expect(asked).rejects.toThrow(/molt was killed by a signal before it responded.*out of memory/)
 })
 
 test.each([

@@ -46,10 +46,12 @@ test("rejects a negative count, and recognizes an error's level in any notation"
     for (const event of [...events, { message: 'verification complete' }]) accountForVerify(account, event)
     return verifyProblems(account, ['a']).map(({ what }) => what)
   }
-  expect(problems({ ...finished, ...counts })).toContain('a: a shard finished with num_extraneous -1')
+  expect(problems({ ...finished, ...counts })).toContain("a: a shard's result has an invalid num_extraneous -1")
   const clean = { ...finished, ...counts, num_missing: 0, num_extraneous: 0 }
   expect(problems(clean)).toEqual([])
-  expect(problems({ ...clean, num_column_mismatch: '1' })).toContain('a: a shard finished with num_column_mismatch 1')
+  expect(problems({ ...clean, num_column_mismatch: '1' })).toContain(
+    "a: a shard's result has an invalid num_column_mismatch 1",
+  )
   for (const level of ['ERROR', 'critical', 'DPANIC', 50])
     expect(problems(clean, { level, message: 'lost the connection' })).toEqual(['lost the connection'])
   for (const level of ['INFO', 'Warning', undefined])
@@ -124,7 +126,7 @@ describe('the report', () => {
 
   test('shows first what is estimated or inconclusive', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
-      'row counts beside molt are estimates',
+      'row counts are estimates, except those from molt',
     )
     expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('not proved equal')
     expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')

@@ -67,7 +67,7 @@ test('creates no file without a password', () => {
 
 test.each(['molt', 'replicator'])('reports that %s is not on the PATH, whichever way it is run', async (program) => {
   vi.stubEnv('PATH', '/nowhere')
-  const told = `\`${program}\` is not on the PATH: run \`setup\` before this step in the same job`
+  const told = `\`${program}\` is not on the PATH. Run \`setup\` before this step in the same job`
   const child = new Child({ program, args: [], logFile: join(folder(), 'log'), onLine() {} })
   await child.exited
   expect(child.failure({ said: 'said', advice: 'advice' })).toMatchObject({ code: 'tool.not-installed', message: told })

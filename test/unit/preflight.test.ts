@@ -75,6 +75,8 @@ describe('the plan hash', () => {
     expect(planHash({ ...plan, defer: 'none', waivers: [] })).toBe(planHash(plan))
     // A rehearsal on the like-server does not count for a real cluster's plan.
     expect(planHash({ ...plan, likeServer: true })).not.toBe(planHash(plan))
+    const decided = { of: 'index' as const, table: 'a', name: 'i', source: '(index "x")', target: null }
+    expect(planHash({ ...plan, decided: [decided] })).not.toBe(planHash(plan))
     expect(canonicalJson({ b: [{ d: 1, c: undefined }], a: null })).toBe('{"a":null,"b":[{"d":1}]}')
   })
   it('changes with each setting that decides what is moved and how', () => {

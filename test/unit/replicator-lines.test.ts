@@ -103,7 +103,7 @@ describe('what a retry means', () => {
     [
       'ERROR: replication slot "molt_slot" is active for PID 27046 (SQLSTATE 55006)',
       'slot-busy',
-      /another process holds the slot molt_slot \(PID 27046 on the source\)/,
+      /another process is reading the slot molt_slot \(PID 27046 on the source\)/,
     ],
     ['ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)', 'slot-gone', /slot molt_slot is gone/],
     ['update sent to unknown tables: shop.public.b', 'missing-table', /the table public\.b is missing/],

@@ -1,7 +1,14 @@
 /** Definitions as PostgreSQL 16 and CockroachDB print them: pairs that are equal, and pairs that differ. */
 import { describe, expect, it } from 'vitest'
-import { expressionForm, indexForm } from '../../src/model/expression.ts'
-import { type Structure, structureProblems } from '../../src/model/structure.ts'
+import { expressionForm, readIndex } from '../../src/model/expression.ts'
+import {
+  asDecided,
+  type Decision,
+  pinDecisions,
+  type Structure,
+  structureProblems,
+  typeForm,
+} from '../../src/model/structure.ts'
 
 describe('an expression', () => {
   it.each([
@@ -60,8 +67,8 @@ describe('an expression', () => {
 })
 
 describe('an index', () => {
-  const pg = (rest: string) => indexForm(`CREATE INDEX i ON public.t USING btree ${rest}`)
-  const crdb = (rest: string) => indexForm(`CREATE INDEX i ON shop.public.t USING btree ${rest}`)
+  const pg = (rest: string) => readIndex(`CREATE INDEX i ON public.t USING btree ${rest}`)?.form
+  const crdb = (rest: string) => readIndex(`CREATE INDEX i ON shop.public.t USING btree ${rest}`)?.form
   it.each([
     ['(a, b DESC)', '(a ASC, b DESC)'],
     ['(a DESC NULLS LAST)', '(a DESC)'],
@@ -69,7 +76,7 @@ describe('an index', () => {
     ["(name) INCLUDE (price) WHERE (state = 'open'::text)", "(name ASC) STORING (price) WHERE state = 'open':::STRING"],
     ['(name text_pattern_ops)', '(name ASC)'],
     ['(name COLLATE "C" varchar_pattern_ops)', '(name ASC)'],
-    ['(a)', '(a ASC) WITH (bucket_count=16)'],
+    ['(a)', '(a ASC) USING HASH WITH (bucket_count=16)'],
   ])('%s is %s', (source, target) => {
     expect(pg(source)).toBeDefined()
     expect(crdb(target)).toBe(pg(source))
@@ -87,8 +94,8 @@ describe('an index', () => {
     expect(crdb(target)).not.toBe(pg(source))
   })
   it('has a different form if it is inverted', () => {
-    const gin = indexForm('CREATE INDEX i ON t USING gin (tags)')
-    expect(gin).toBe(indexForm('CREATE INVERTED INDEX i ON d.s.t USING gin (tags ASC)'))
+    const gin = readIndex('CREATE INDEX i ON t USING gin (tags)')?.form
+    expect(gin).toBe(readIndex('CREATE INVERTED INDEX i ON d.s.t USING gin (tags ASC)')?.form)
     expect(gin).not.toBe(crdb('(tags)'))
   })
 })
@@ -133,5 +140,64 @@ describe('definitions', () => {
     const value = { table: 't', column: 'x', part: 'default' as const, form: '0', text: '0' }
     expect(kinds({ columnParts: [value] }, { columnParts: [{ ...value, form: '1' }] })).toEqual(['different'])
     expect(kinds({ columnParts: [value] }, {})).toEqual(['missing'])
+  })
+})
+
+describe('decisions of convert.yml', () => {
+  const index = (name: string, part: object = {}) => ({
+    table: 't',
+    name,
+    unique: false,
+    valid: true,
+    columns: ['x'],
+    form: '(index "x")',
+    text: 'CREATE INDEX',
+    ...part,
+  })
+  const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], columnParts: [], ...part })
+  const drop = (name: string): Decision => ({ of: 'index', table: 't', name, target: null })
+  const storing: Decision = {
+    of: 'index',
+    table: 't',
+    name: 'a',
+    target: { name: 'b', form: '(index "x" storing "y")', text: 'CREATE INDEX b' },
+  }
+  /** The kinds of problem with a target, for a source that was decided about and may have changed since. */
+  function problems(decided: Decision[], before: Structure, target: Structure, now = before) {
+    const expected = asDecided(now, pinDecisions(decided, before, []))
+    return structureProblems(expected, target, ['t'], 'public').map(
+      ({ kind, what }) => `${kind} ${/index \w+/.exec(what)}`,
+    )
+  }
+
+  it('excuse the absence of a dropped index, and of no other with the same columns', () => {
+    const source = of({ indexes: [index('a'), index('b')] })
+    expect(problems([drop('a')], source, of({ indexes: [index('b')] }))).toEqual([])
+    expect(problems([drop('a')], source, of({}))).toEqual(['missing index b'])
+    expect(problems([drop('a'), drop('b')], source, of({}))).toEqual([])
+  })
+  it('do not hold for a definition that the source has changed since', () => {
+    const now = of({ indexes: [index('a', { form: '(index "x" where "y")' })] })
+    expect(problems([drop('a')], of({ indexes: [index('a')] }), of({}), now)).toEqual(['missing index a'])
+  })
+  it('require what they decide', () => {
+    const source = of({ indexes: [index('a')] })
+    const built = index('b', { form: '(index "x" storing "y")' })
+    expect(problems([storing], source, of({ indexes: [built] }))).toEqual([])
+    expect(problems([storing], source, source)).toEqual(['different index b'])
+    expect(problems([storing], source, of({}))).toEqual(['missing index b'])
+  })
+  it('about what the source does not have are left out', () => {
+    expect(pinDecisions([drop('c')], of({ indexes: [index('a')] }), [])).toEqual([])
+  })
+  it.each([
+    ['NUMERIC(19, 4)', 'decimal(19,4)'],
+    ['timestamp(3) with time zone', 'TIMESTAMPTZ(3)'],
+    ['timestamp without time zone', 'TIMESTAMP'],
+    ['character varying(20)[]', 'VARCHAR(20)[]'],
+    ['bigint', 'INT'],
+    ['text', 'STRING'],
+  ])('know %s as %s', (server, written) => {
+    expect(typeForm(written)).toBe(typeForm(server))
   })
 })

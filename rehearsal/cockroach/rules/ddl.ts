@@ -302,9 +302,12 @@ function textOf(part: readonly Token[], sql: string): string {
   return sql.slice(part[0]?.start, part.at(-1)?.end)
 }
 
-/** Translates `a INT8 AS (…) VIRTUAL`. PostgreSQL stores the column. */
+/** Translates `a INT8 AS (…) VIRTUAL`, which PostgreSQL stores, and drops USING HASH of a primary key. */
 function computed(part: readonly Token[], sql: string): string {
-  const text = textOf(part, sql)
+  const text = textOf(part, sql).replace(
+    /(\bPRIMARY KEY \(.*\)) USING HASH(?: WITH \(bucket_count ?= ?\d+\))?$/is,
+    '$1',
+  )
   const as = part.find((token, at) => isWord(token, 'as') && part[at + 1]?.text === '(')
   if (!as || part.some((token) => isWord(token, 'generated'))) return text
   return `${sql.slice(part[0]?.start, as.start)}GENERATED ALWAYS ${sql.slice(as.start, part.at(-1)?.end)}`.replace(

@@ -21,6 +21,11 @@ export const INDEX_FACTS: readonly Fact[] = [
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {
+    id: 'indexes.hash-sharded-key',
+    says: 'USING HASH is accepted for a primary key in CREATE TABLE. This server does not shard it.',
+    source: 'docs: hash-sharded-indexes.md',
+  },
+  {
     id: 'indexes.building',
     says: 'pg_indexes does not list an index that is being built. From 26.1, pg_class and pg_index list it as invalid.',
     source: 'pkg/sql/pg_catalog.go',
@@ -83,8 +88,18 @@ export async function createIndex(statement: Statement, context: RuleContext): P
   const of = columns.map(({ value }) => `_crdb.hashed(${quoteName(value)})`).join(', ')
   const column = `ALTER TABLE ${place} ADD COLUMN ${quoteName(shard)} int4 NOT NULL GENERATED ALWAYS AS (_crdb.shard(${count}, ${of})) STORED;
     ALTER TABLE ${place} ADD CONSTRAINT ${quoteName(`check_${shard}`)} CHECK (${quoteName(shard)} IN (${shards}));`
-  const rest = translateAll(`${start}(${quoteName(shard)}, ${keys})`, context)
+  const rest = translateAll(`${start}(${quoteName(shard)}, ${keys})${afterHash({ tokens, sql }, close + 3)}`, context)
   return `${known.length ? '' : column}${rest}`
+}
+
+/** What follows USING HASH, without the number of buckets: STORING and WHERE. */
+function afterHash({ tokens, sql }: Pick<Statement, 'tokens' | 'sql'>, from: number): string {
+  const last = tokens.at(-1)?.end
+  const at = tokens.findIndex((token, index) => index >= from && isWord(token, 'with'))
+  if (from >= tokens.length) return ''
+  if (at < 0) return ` ${sql.slice(tokens[from]?.start, last)}`
+  const end = tokens[closing(tokens, at + 1)]?.end ?? last
+  return ` ${sql.slice(tokens[from]?.start, tokens[at]?.start)}${sql.slice(end, last)}`
 }
 
 function bucketCount(tokens: readonly Token[]): number {

@@ -76,6 +76,15 @@ export const REFUSAL_RULES: StatementRule[] = [
         : undefined,
   },
   {
+    id: 'refuse.json-array',
+    says: 'No column can be an array of JSON.',
+    source: 'cockroachdb/cockroach#23468',
+    plan: (statement) =>
+      /^(create|alter)$/.test(statement.tokens[0]?.value ?? '') && hasJsonArray(statement)
+        ? { sql: raising(unimplemented('arrays of JSON unsupported as column type', 23468)) }
+        : undefined,
+  },
+  {
     id: 'refuse.functions',
     says: 'Functions for the write-ahead log, replication and file sizes do not exist.',
     source: 'pkg/sql/sem/builtins; docs: functions-and-operators.md',
@@ -113,6 +122,16 @@ const MISSING_FUNCTIONS = new Set(
 /** Names before a parenthesis, lower-cased. */
 function calledFunctions({ tokens }: Statement): string[] {
   return tokens.flatMap(({ kind, value }, at) => (kind === 'word' && tokens[at + 1]?.text === '(' ? [value] : []))
+}
+
+function hasJsonArray({ tokens }: Statement): boolean {
+  return tokens.some(
+    ({ kind, value }, at) =>
+      kind === 'word' &&
+      /^jsonb?$/.test(value) &&
+      tokens[at + 1]?.text === '[' &&
+      !tokens[at - 1]?.text.startsWith('::'),
+  )
 }
 
 function hasDeferrable({ tokens }: Statement): boolean {

@@ -1,18 +1,14 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { info } from '@actions/core'
-import { convert } from '../../conversion/convert.ts'
-import { type Decisions, readDecisions, unknownNames } from '../../conversion/decisions.ts'
 import { filesOf, reportOf } from '../../conversion/report.ts'
 import type { Version } from '../../conversion/rules.ts'
 import type { Conversion } from '../../conversion/work.ts'
-import type { Catalog } from '../../model/catalog.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf } from '../../runtime/errors.ts'
-import { didYouMean } from '../../runtime/inputs.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import { readCatalog } from '../../sql/catalog.ts'
+import { convertSource } from '../decisions.ts'
 import { requireTls } from '../shared.ts'
 import { applyConversion } from './apply.ts'
 import { spec } from './spec.ts'
@@ -29,16 +25,8 @@ export const action: Action<typeof spec> = {
         'input.conflict',
         'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on',
       )
-    const decisions = decisionsOf(inputs.decisions)
     const started = Date.now()
-    const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)
-    if (!catalog)
-      throw new InputError(
-        'convert.schema-missing',
-        `input \`schema\`: the source has no schema ${inputs.schema}. Correct the name.`,
-      )
-    requireKnown(inputs.decisions, decisions, catalog)
-    const conversion = convert(catalog, versionOf(inputs.targetVersion), decisions)
+    const { catalog, conversion } = await convertSource(inputs, versionOf(inputs.targetVersion), context.signal)
     info(`converted ${plural(catalog.tables.length, 'table')} in ${seconds(Date.now() - started)}`)
     const files = filesOf(conversion)
     const changed = write(inputs.out, files)
@@ -68,30 +56,6 @@ async function apply(context: Convert, url: string, conversion: Conversion): Pro
 function versionOf(text: string): Version {
   const [major = 0, minor = 0] = text.replace(/^v/, '').split('.').map(Number)
   return [major, minor]
-}
-
-function decisionsOf(path: Convert['inputs']['decisions']): Decisions {
-  if (!path) return { version: 1 }
-  if (!existsSync(path))
-    throw new InputError(
-      'convert.decisions',
-      `input \`decisions\`: ${path} does not exist. Check out the repository before this step, or correct the path.`,
-    )
-  const { decisions, problems } = readDecisions(path, didYouMean)
-  refuseProblems(path, problems)
-  return decisions
-}
-
-function requireKnown(path: string | undefined, decisions: Decisions, catalog: Catalog): void {
-  if (path) refuseProblems(path, unknownNames(decisions, catalog, didYouMean))
-}
-
-function refuseProblems(path: string, problems: readonly string[]): void {
-  if (problems.length)
-    throw new InputError(
-      'convert.decisions',
-      `${path} cannot be used:\n${problems.map((each) => `- ${each}`).join('\n')}`,
-    )
 }
 
 /** Writes the files whose text differs, and returns their names. */

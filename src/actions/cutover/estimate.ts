@@ -182,7 +182,7 @@ export const REBUILD_TRIPS = 5
 const TAKE_OFF_TRIPS = 3
 const DECISION_TRIPS = 12
 const STREAM_OFF_TRIPS = 6
-const ACCESS_TRIPS = 4
+const ACCESS_TRIPS = 6
 
 /**
  * Estimates each part of the pause: the longest time of any rehearsal of this plan, and at least what this run has

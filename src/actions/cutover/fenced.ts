@@ -5,6 +5,7 @@ import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } fr
 import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
+import { openTarget } from '../../phases/after-commit/open-target.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import {
   deadlineSignal,
@@ -22,7 +23,7 @@ import { verifyTable } from '../../report/summary.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, withDatabase } from '../../runtime/database.ts'
-import { allEnded, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { allEnded, errorCode, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
@@ -34,7 +35,6 @@ import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
-import { openTarget } from './switch.ts'
 
 /** The result of the fenced section. */
 export interface Outcome {
@@ -105,6 +105,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     // An index can be dropped only once it is built. Writes are possible while this waits.
     await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
+    // Whatever the clock says: without its statements the application stays locked out.
+    if (errorCode(error) === 'write-access.missing') throw error
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
     limit.clear()

@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
+import { openTarget } from '../../phases/after-commit/open-target.ts'
 import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { withLanes } from '../../phases/cutover/lanes.ts'
 import { type Parts, pauseByHandText, pauseText } from '../../phases/cutover/pause.ts'
@@ -31,7 +32,7 @@ import { requirePast } from './retention.ts'
 import { beginProof, chooseLevel, notNear } from './rolling.ts'
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
-import { BY_HAND, openTarget, switchOver } from './switch.ts'
+import { BY_HAND, switchOver } from './switch.ts'
 
 export const action: Action<typeof spec> = {
   spec,
@@ -279,7 +280,7 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   if (COMMITTED.includes(entry.phase))
     info(
-      `an administrator could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares every row as of the commit`,
+      `${entry.facts.writeAccessWaived ? 'every role with write rights' : 'an administrator'} could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares every row as of the commit`,
     )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))

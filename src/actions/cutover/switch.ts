@@ -1,28 +1,11 @@
 import { info, warning } from '@actions/core'
-import { grantStatements, openWriteAccess } from '../../destination/write-access.ts'
 import { advance, type Entry } from '../../ledger/ledger.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
-import { CancelledError, messageOf, refuse } from '../../runtime/errors.ts'
+import { CancelledError, messageOf } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { endSessions, runCommand } from './commands.ts'
 import type { Cutover } from './spec.ts'
-
-/**
- * Gives the application write access to the target. Repeatable: a resumed run calls it again.
- * @throws VerdictError with the statements to run when a right could not be given back
- */
-export async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
-  const missing = await openWriteAccess(target, plan.targetSchema, facts.writeAccess ?? [])
-  checkpoint('write access open')
-  if (missing.length)
-    refuse(
-      'write-access.missing',
-      'the migration is committed, but write access to the target could not be given back: the application can write to neither side',
-      grantStatements(plan.targetSchema, missing).map((statement) => `${statement};`),
-      'Run these statements on the target as an administrator, then run `cutover` again, which retries this and switches. To go back to the source instead, run `rollback`.',
-    )
-}
 
 /** Switches the application after the commit. Repeatable; until it succeeds, the application cannot write anywhere. */
 export async function switchOver(

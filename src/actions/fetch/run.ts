@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
-import { requireClosed } from '../../destination/write-access.ts'
+import { readOtherRights } from '../../destination/recreate.ts'
+import { grantsText, mergeWriteGrants, requireClosed } from '../../destination/write-access.ts'
 import { addEvidence, advance, type Entry, type Facts } from '../../ledger/ledger.ts'
 import { acceptTargetSchema } from '../../ledger/schema-changes.ts'
 import { filterProblems } from '../../model/filter.ts'
@@ -113,7 +114,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     policy: inputs.onInterrupted,
     signal: run.signal,
   })
-  if (!resume) await requireLoadable(source, target, plan, inputs)
+  if (!resume) await requireLoadable(source, target, entry, inputs)
   const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
   const since = resume ? undefined : await oldestRunning(source)
   const began = performance.now()
@@ -206,8 +207,14 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
 }
 
 /** Finds everything that is known to fail, before a slot is created or a row is moved. */
-async function requireLoadable(source: Database, target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
+async function requireLoadable(
+  source: Database,
+  target: Database,
+  { plan, facts }: Entry,
+  inputs: Fetch['inputs'],
+): Promise<void> {
   const recreate = inputs.tableHandling === 'drop-on-target-and-recreate'
+  if (recreate) await requireNoRights(target, plan, facts)
   const definitions = recreate ? [] : await definitionProblems(source, target, plan)
   if (definitions.length)
     refuse(
@@ -225,6 +232,19 @@ async function requireLoadable(source: Database, target: Database, plan: Plan, i
   if (caught.length)
     refuse('load.tables-not-exact', 'the load would not move exactly the expected tables', caught, 'No row was moved.')
   await requireDisposable(target, plan, inputs)
+}
+
+/** Refuses to recreate tables on which other roles have rights, or had them before `prepare`: MOLT restores none. */
+async function requireNoRights(target: Database, { targetSchema, tables }: Plan, facts: Facts): Promise<void> {
+  const now = await readOtherRights(target, targetSchema, tables)
+  const lost = mergeWriteGrants(facts.writeAccess ?? [], now)
+  if (lost.length)
+    refuse(
+      'load.recreate-loses-rights',
+      '`table-handling: drop-on-target-and-recreate` would drop rights of other roles, and MOLT does not restore them',
+      [grantsText(lost, 'would lose')],
+      'Set `table-handling: truncate-if-exists`, which keeps the tables. No row was moved.',
+    )
 }
 
 /** Refuses tables with rows, which would be counted as loaded, or collide, unless `allow-truncate` names the table. */

@@ -39,7 +39,7 @@ export const spec = defineAction({
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
-      'What to do with existing rows or tables on the target. `none` refuses a table that has rows.',
+      'What to do with existing rows or tables on the target. `none` refuses a table that has rows. `drop-on-target-and-recreate` is refused while another role has rights on a table, because MOLT does not restore them.',
     ),
     'allow-truncate': optional(
       list,

@@ -67,6 +67,6 @@ export function requireCompared(result: AfterCommit | undefined): void {
       'verify.after-commit-inconclusive',
       'not every row was compared as of the commit',
       afterCommitProblems(result),
-      'Correct what is listed, then run `finalize` again within `gc.ttlseconds` of the target after the commit. To accept the gap, set `waive: compare` in `cleanup`.',
+      'Correct what is listed, then run `finalize` again while the target still keeps the rows of the commit (`gc.ttlseconds`). To accept the gap, set `waive: compare` in `cleanup`.',
     )
 }

@@ -9,7 +9,8 @@ import {
 } from '../../destination/deferral.ts'
 import { lockTables } from '../../destination/schema-lock.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
-import { structureProblems } from '../../model/structure.ts'
+import { asDecided, structureProblems } from '../../model/structure.ts'
+import { openTarget } from '../../phases/after-commit/open-target.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
@@ -66,6 +67,7 @@ async function finalize(
   })
   const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
   if (entry.phase === 'committed' && context.inputs.switchedByHand) {
+    await openTarget(target, entry)
     done.applicationPauseMs = await pauseByHand(target, entry)
     entry = await advance(target, entry, 'switched')
   }
@@ -171,8 +173,8 @@ async function requireWhole(
   { plan }: Entry,
   done: Done,
 ): Promise<void> {
-  const { sourceSchema, targetSchema, tables } = plan
-  const here = await readStructure(source, 'source', sourceSchema)
+  const { sourceSchema, targetSchema, tables, decided = [] } = plan
+  const here = asDecided(await readStructure(source, 'source', sourceSchema), decided)
   const waiting = (await readStructure(target, 'target', targetSchema)).constraints.filter(
     (each) => !each.validated && tables.includes(each.table),
   )

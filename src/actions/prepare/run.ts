@@ -34,8 +34,9 @@ import {
   standingText,
 } from '../../ledger/ledger.ts'
 import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
-import { type Plan, planHash } from '../../model/plan.ts'
+import { canonicalJson, type Plan, planHash } from '../../model/plan.ts'
 import type { Schema } from '../../model/schema.ts'
+import { type Decided, decisionText, pinDecisions } from '../../model/structure.ts'
 import { exactFilter } from '../../model/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -47,8 +48,10 @@ import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { tryDefinitions } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
+import { structureOf } from '../../sql/structure.ts'
 import { withTriggers } from '../../sql/triggers.ts'
 import { filesProblem, implicitAccess, PUBLICATION } from '../../tools/molt-fetch.ts'
+import { convertSource } from '../decisions.ts'
 import { spec as fetch } from '../fetch/spec.ts'
 import { withBoth } from '../shared.ts'
 import { specs } from '../specs.ts'
@@ -104,7 +107,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
-  const plan = planOf(facts, waivers, inputs)
+  const plan = planOf(facts, waivers, inputs, await decidedOn(context, facts))
   const counts = publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
@@ -189,10 +192,23 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   return chosen
 }
 
+/** What `convert.yml` decides about the definitions of the expected tables as they are now. */
+async function decidedOn({ inputs, signal }: Prepare, { settings, source, target }: Facts): Promise<Decided[]> {
+  if (!inputs.decisions) return []
+  const { major, minor } = target.server
+  const { conversion } = await convertSource(inputs, [major, minor], signal)
+  const expected = new Set(settings.tables)
+  const decisions = conversion.decided.filter(({ table }) => expected.has(table))
+  const decided = pinDecisions(decisions, structureOf(source.schema), source.schema.tables)
+  for (const each of decided) info(`decided in ${inputs.decisions}: ${decisionText(each)}`)
+  return decided
+}
+
 function planOf(
   { settings, machine, target }: Facts,
   waivers: readonly Waiver[],
   { defer, finalVerify, tables, excludeTables }: Prepare['inputs'],
+  decided: readonly Decided[],
 ): Plan {
   const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
@@ -205,6 +221,7 @@ function planOf(
     publication,
     waivers: waivers.map(waiverText),
     defer,
+    ...(decided.length && { decided: [...decided] }),
     finalVerify,
     ...(target.server.isLikeServer && { likeServer: true }),
     tools: Object.fromEntries(tools) as Record<string, string>,
@@ -289,7 +306,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
     return advance(target, entry, entry.phase, { facts: { writeAccessWaived: true } })
   }
   const { targetSchema, tables } = entry.plan
-  const { open, ungrantable, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
+  const { open, ungrantable, gone, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
   if (ungrantable.length)
     refuse(
       'write-access.not-grantable',
@@ -297,9 +314,11 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       grantOptionStatements(targetSchema, ungrantable, user),
       'Have an administrator run these statements (`grants: print` prints all missing rights), then run `prepare` again.',
     )
-  const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], open)
+  if (gone.length) warning(`not given back, because the role no longer exists: ${grantsText(gone, 'had')}`)
+  const there = entry.facts.writeAccess?.filter((each) => !gone.includes(each))
+  const kept = mergeWriteGrants(there ?? [], open)
   // Even when there was nothing to revoke: later grants are compared with this record.
-  const changed = open.length > 0 || !entry.facts.writeAccess
+  const changed = open.length > 0 || gone.length > 0 || !entry.facts.writeAccess
   const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
   await closeWriteAccess(target, targetSchema, open)
   const left = await readWriteGrants(target, targetSchema, tables)
@@ -396,6 +415,8 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   ].flatMap(([name, was, is]) =>
     was === is ? [] : `\`${name}\` is \`${was}\` in the plan, but \`${is}\` in the inputs`,
   )
+  if (canonicalJson(plan.decided ?? []) !== canonicalJson(asked.decided ?? []))
+    changed.push('`decisions` differs from the plan, or the source has changed a definition that it is about')
   if (changed.length)
     throw new UserError(
       'prepare.plan-fixed',

@@ -57,6 +57,10 @@ export const spec = defineAction({
       'none',
       'What to drop from the expected tables on the target for the load: `indexes` (including unique ones) and `constraints` (checks and foreign keys, including those of other tables that refer to them). Each definition is saved in the ledger before it is dropped. Plain indexes are rebuilt while changes stream, unique ones after the drain, and `finalize` validates foreign keys. `unique-after-load` also builds unique ones while changes stream, which shortens the write pause. Use it only if a value never moves from one row to another, which would stop the stream.',
     ),
+    decisions: optional(
+      text,
+      'The YAML file that `convert` was given, such as `convert.yml`. Comparisons of definitions then expect what it decides. Part of the plan.',
+    ),
     trial: defaulted(
       choice('forms', 'none'),
       'forms',

@@ -1,6 +1,17 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
-import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../destination/write-access.ts'
+import { isStreamLogin } from '../../destination/stream-login.ts'
+import { ownershipStatements, unrevocableText } from '../../destination/unrevocable.ts'
+import {
+  closeWriteAccess,
+  grantsText,
+  mergeWriteGrants,
+  openWriteAccess,
+  readAccess,
+  readWriteGrants,
+  requireGiven,
+  revokeStatements,
+} from '../../destination/write-access.ts'
 import { keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, DECIDED, type Entry, PHASES } from '../../ledger/ledger.ts'
 import { STANDS } from '../../ledger/phases.ts'
@@ -8,7 +19,7 @@ import { lastAfterCommit } from '../../phases/after-commit/result.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
-import { refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
+import { errorCode, messageOf, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { noteNext } from '../../runtime/next.ts'
 import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
@@ -60,10 +71,17 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   let entry = found
   let lost = entry.facts.goingBack ?? []
   if (state === 'permanent') {
-    await requireAccepted(context, source, target, entry)
-    lost = await closed(context, source, target, entry)
+    await acceptedLoss(context, source, target, entry)
+    entry = await closeTarget(target, entry)
+    lost = await acceptedLoss(context, source, target, entry)
+    const { writeAccess = [], revokedAgain } = entry.facts
     // Recorded now: after the next step, a run that resumes this one could no longer find out what was lost.
-    entry = await advance(target, entry, entry.phase, { facts: { goingBack: lost } })
+    const facts = {
+      goingBack: lost,
+      writeAccess: mergeWriteGrants(writeAccess, revokedAgain ?? []),
+      revokedAgain: null,
+    }
+    entry = await advance(target, entry, entry.phase, { facts })
     throwIfCancelled(context.signal)
     await revokePermanent(source)
   }
@@ -83,25 +101,79 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
 }
 
 /**
- * Closes the target to writes; reopens it on an error.
- * @returns the tables written to on the target since the commit, all of them accepted
+ * Revokes the write access of every role that has it now: those of the application, and those that got it since the commit.
+ * The ledger knows first, so that a run that dies halfway is undone.
+ * @throws VerdictError when a role can still write, because its writes would be lost
  */
-async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
-  const { writeAccess = [] } = entry.facts
+async function closeTarget(target: Database, entry: Entry): Promise<Entry> {
   const { targetSchema, tables } = entry.plan
-  if (!writeAccess.length)
-    warning('the ledger has no rights to revoke on the target. Stop the application, or it may write to both sides')
-  // If `cutover` could not give access back, nothing is open, and the right to revoke may be missing.
-  const open = await readWriteGrants(target, targetSchema, tables)
-  const ours = open.filter((each) => writeAccess.some(({ table, role }) => table === each.table && role === each.role))
-  await closeWriteAccess(target, targetSchema, ours)
+  const access = await readAccess(target, targetSchema, tables)
+  const open = access.open.filter(({ role }) => !isStreamLogin(role))
+  const owners = access.unrevocable.filter(({ administrator }) => !administrator)
+  const administrators = access.unrevocable.filter(({ administrator }) => administrator)
+  if (administrators.length)
+    warning(
+      `administrators can still write to the target, and such writes are lost: ${unrevocableText(administrators, access.user)}`,
+    )
+  if (!open.length && !owners.length)
+    warning('no rights on the target are known that could be revoked. Stop the application, or it writes to both sides')
+  requireRevoked(entry, unrevocableText(owners, access.user), () =>
+    ownershipStatements(targetSchema, owners, access.user),
+  )
+  const revokedAgain = mergeWriteGrants(entry.facts.revokedAgain ?? [], open)
+  const recorded = await advance(target, entry, entry.phase, { facts: { revokedAgain } })
+  const failure = await closeWriteAccess(target, targetSchema, open).catch((error) => messageOf(error))
+  if (failure) warning(`not all write access to the target was revoked: ${failure}`)
+  const left = (await readWriteGrants(target, targetSchema, tables)).filter(({ role }) => !isStreamLogin(role))
+  try {
+    requireRevoked(entry, grantsText(left), () => revokeStatements(targetSchema, left))
+  } catch (error) {
+    await openAgain(target, recorded)
+    throw error
+  }
+  return recorded
+}
+
+/** @param who empty when no role can write; where access was waived from the start, they are only named */
+function requireRevoked({ facts }: Entry, who: string, statements: () => string[]): void {
+  if (!who) return
+  if (facts.writeAccessWaived) {
+    warning(`these roles can still write to the target, and such writes are lost: ${who}. Stop them`)
+    return
+  }
+  refuse(
+    'rollback.writers',
+    `these roles could still write to the target after the rollback, and such writes would be lost: ${who}`,
+    statements().map((statement) => `${statement};`),
+    'Run these statements on the target as an administrator, then run `rollback` again. Writes to the source are still refused.',
+  )
+}
+
+/**
+ * What was written to the target since the commit; all of it was accepted. When it is refused, the application stays on the
+ * target, so what this rollback or an earlier one has revoked is given back.
+ */
+async function acceptedLoss(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   try {
     return await requireAccepted(context, source, target, entry)
   } catch (error) {
-    // The application stays on the target, and must be able to write there.
-    await openWriteAccess(target, targetSchema, ours)
+    await openAgain(target, entry, error)
     throw error
   }
+}
+
+/** @throws VerdictError `write-access.not-restored` that names what is missing; the next rollback tries again */
+async function openAgain(target: Database, entry: Entry, cause?: unknown): Promise<void> {
+  const { targetSchema } = entry.plan
+  const { revokedAgain } = entry.facts
+  if (!revokedAgain?.length) return
+  const given = await openWriteAccess(target, targetSchema, revokedAgain)
+  requireGiven(given, targetSchema, {
+    code: 'write-access.not-restored',
+    what: `the rollback was refused${cause === undefined ? '' : ` (${errorCode(cause)}: ${messageOf(cause)})`}, and write access to the target could not be given back: the application can write to neither side`,
+    next: 'Run these statements on the target as an administrator.',
+  })
+  await advance(target, entry, entry.phase, { facts: { revokedAgain: null } })
 }
 
 /** @throws VerdictError unless `accept-data-loss` names every table that was written to */

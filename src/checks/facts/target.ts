@@ -1,9 +1,11 @@
 import { readSight, readSystemPrivileges, type Sight } from '../../destination/activity.ts'
 import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type OfflineTable, readOffline } from '../../destination/jobs.ts'
+import { readOtherRights } from '../../destination/recreate.ts'
 import { readRetention } from '../../destination/retention.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
 import { isStreamLogin, LOGIN_RIGHTS, mayCreateLogins } from '../../destination/stream-login.ts'
+import type { Unrevocable } from '../../destination/unrevocable.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
 import { type Database, literal, qualified, sqlState } from '../../runtime/database.ts'
@@ -34,6 +36,10 @@ export interface TargetFacts {
   writers: { role: string; tables: string[] }[]
   /** The write rights of these roles, one by one. */
   writeGrants: WriteGrant[]
+  /** Every right of other roles on expected tables; see {@link readOtherRights}. */
+  otherRights: WriteGrant[]
+  /** Logins that can write to expected tables whatever is revoked. */
+  unrevocable: Unrevocable[]
   /** Schemas in which a replicator keeps or kept its progress. */
   stagingSchemas: string[]
   /** CockroachDB only: unfinished imports and changefeeds; null when SHOW JOBS fails. */
@@ -166,6 +172,8 @@ export async function readTargetFacts(
     triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
     writers: writers(grants.rows, isExpected),
     writeGrants: access.open,
+    otherRights: await readOtherRights(db, question.schema, expected),
+    unrevocable: access.unrevocable,
     stagingSchemas: staging.rows.map((row) => row.name),
     jobs: cockroach ? await readJobs(db) : null,
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,

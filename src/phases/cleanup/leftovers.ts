@@ -3,9 +3,17 @@ import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '
 import { lockTables } from '../../destination/schema-lock.ts'
 import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
 import { dropTrial } from '../../destination/trial.ts'
-import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
+import {
+  grantsText,
+  isSameGrant,
+  mergeWriteGrants,
+  missingGrants,
+  openWriteAccess,
+  requireGiven,
+  type WriteGrant,
+} from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
-import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { advance, COMMITTED, dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
@@ -103,12 +111,11 @@ export async function leftoversOnTarget(
   const login = known && (await readStreamNote(target, migration))?.login
   if (login && (await loginExists(target, login)))
     found.push({ name: `login ${login} of the stream`, drop: () => dropLiveLogin(target, login) })
-  const { writeAccess = [] } = entry.facts
-  const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
+  const taken = known ? await missingGrants(target, targetSchema, owedGrants(known)) : []
   if (taken.length)
     found.push({
       name: `revocation of ${taken.length} write rights on the target`,
-      drop: () => openWriteAccess(target, targetSchema, taken),
+      drop: () => giveBack(target, migration, taken),
     })
   if (trialSchema && (await schemaExists(target, trialSchema)))
     found.push({ name: `trial schema ${trialSchema}`, drop: () => dropTrial(target, trialSchema) })
@@ -137,6 +144,37 @@ export async function leftoversOnTarget(
     })
   if (known) found.push({ name: `ledger entry ${migration}`, last: true, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
+}
+
+/** After the commit roles have what they had before, and later changes are the owner's, except a rollback's own. */
+function owedGrants({ phase, facts }: Entry): WriteGrant[] {
+  return mergeWriteGrants(COMMITTED.includes(phase) ? [] : (facts.writeAccess ?? []), facts.revokedAgain ?? [])
+}
+
+/**
+ * Gives rights back. The ledger keeps those that are still missing, so that the next run tries again, and forgets only those
+ * of roles and tables that no longer exist.
+ * @throws VerdictError `write-access.not-restored`
+ */
+async function giveBack(target: Database, migration: string, taken: readonly WriteGrant[]): Promise<void> {
+  const entry = await readEntryIfAny(target, migration)
+  if (!entry) return
+  const { targetSchema } = entry.plan
+  const given = await openWriteAccess(target, targetSchema, taken)
+  if (given.gone.length) {
+    warning(`not given back, because the role or table no longer exists: ${grantsText(given.gone, 'had')}`)
+    const withoutGone = (all: WriteGrant[] | null | undefined) =>
+      all?.filter((each) => !given.gone.some((gone) => isSameGrant(each, gone)))
+    const { writeAccess, revokedAgain } = entry.facts
+    const facts = { writeAccess: withoutGone(writeAccess), revokedAgain: withoutGone(revokedAgain) }
+    await advance(target, entry, entry.phase, { facts })
+  }
+  const missing = given.missing.filter((each) => !given.gone.includes(each))
+  requireGiven({ ...given, missing }, targetSchema, {
+    code: 'write-access.not-restored',
+    what: 'write access to the target could not be given back to roles that had it before the migration',
+    next: 'Run these statements on the target as an administrator, then rerun the step. Until then the ledger keeps the list.',
+  })
 }
 
 /** Disables and drops the stream's login. Nothing streams any more, so a client that still uses it is a leftover. */

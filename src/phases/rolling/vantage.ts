@@ -53,7 +53,7 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat in a known transaction. Its position is after every change that was read before. */
+/** Writes a heartbeat. Returns its transaction, and a position after every change that was read before. */
 export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1

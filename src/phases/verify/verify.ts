@@ -2,7 +2,7 @@ import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { byName } from '../../model/records.ts'
-import { narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
+import { asDecided, decisionText, narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
@@ -286,6 +286,7 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
     narrowColumns(
       table,
       there.find(({ name }) => name === table.name),
+      plan.decided,
     ),
   )
   return [...gone, ...compareTables(expected, there), ...narrow]
@@ -296,7 +297,7 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
  * problem, because it would otherwise show only in the write pause.
  */
 async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
-  const { sourceSchema, targetSchema, tables } = options.plan
+  const { sourceSchema, targetSchema, tables, decided = [] } = options.plan
   const sides = [
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
@@ -312,18 +313,19 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const { deferred = [], uncommitted } = options
   const awaited = ({ table, name }: { table: string; name: string }) =>
     deferred.some((each) => each.table === table && each.name === name)
+  const { indexes, constraints, columnParts } = asDecided(here, decided)
   const wanted = {
-    ...here,
-    indexes: here.indexes.filter((each) => !awaited(each)),
-    constraints: here.constraints.filter((each) => !awaited(each)),
+    indexes: indexes.filter((each) => !awaited(each)),
+    constraints: constraints.filter((each) => !awaited(each)),
+    columnParts,
   }
-  const structure = structureProblems(wanted, there, tables, options.plan.targetSchema).map(({ what }) => what)
+  const structure = structureProblems(wanted, there, tables, targetSchema).map(({ what }) => what)
   const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
   const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
   if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
   else found.notes.push(...problems)
-  found.notes.push(...notes)
+  found.notes.push(...notes, ...decided.map((each) => `decided in \`convert.yml\`: ${decisionText(each)}`))
   found.decisions.push(...(await missingTriggers(...sides, tables)), ...(await missingViews(...sides)))
 }
 
@@ -336,7 +338,7 @@ async function countTables(
 ): Promise<TableVerdict[]> {
   if (how === 'no') return []
   const count = how === 'exact' ? countRows : estimateRows
-  // Counting a large table can take longer than any catalog statement may.
+  // Counting a large table can exceed the time limit of catalog statements.
   return unhurried(source, () =>
     unhurried(target, async () => {
       const verdicts: TableVerdict[] = []

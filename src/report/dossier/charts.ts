@@ -1,6 +1,6 @@
 import { html } from './html.ts'
 
-/** A moment marked by a line across a chart. */
+/** A moment, drawn as a line across a chart. */
 export interface Mark {
   /** Milliseconds since 1970. */
   at: number
@@ -10,7 +10,7 @@ export interface Mark {
 /** Values over time. */
 export interface Chart {
   title: string
-  /** What the values are, with their unit. */
+  /** Name and unit of the values. */
   axis: string
   /** Milliseconds since 1970, rising. */
   at: readonly number[]
@@ -19,10 +19,10 @@ export interface Chart {
   marks?: readonly Mark[]
 }
 
-/** The container of a chart, with a description for screen readers. */
+/** The HTML element for a chart, with a description for screen readers. */
 export function chartFigure({ title, axis, values, marks = [] }: Chart, index: number): string {
   const known = values.filter((value) => value !== null)
-  const summary = `at most ${format(Math.max(0, ...known))}, at the end ${format(known.at(-1) ?? 0)}`
+  const summary = `maximum ${format(Math.max(0, ...known))}, last ${format(known.at(-1) ?? 0)}`
   const key = marks.length
     ? `<ol class="marks">${marks.map(({ label }) => `<li>${html(label)}</li>`).join('')}</ol>`
     : ''
@@ -44,8 +44,8 @@ export function chartData(charts: readonly Chart[]): string {
 }
 
 /**
- * Draws the charts in the page, and redraws them when its width, colours or medium change, which a canvas does not
- * follow.
+ * Script that draws the charts in the page. Redraws them when the page's width, colour scheme or medium changes, because
+ * a canvas does not adapt.
  */
 export const CLIENT = `
 const charts = JSON.parse(document.getElementById('charts').textContent)

@@ -3,7 +3,7 @@ export function html(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }
 
-/** Escapes our own sentence, with text between backticks as code. */
+/** Escapes a sentence for HTML, with text between backticks as code. */
 export function prose(text: string): string {
   return text
     .split(/`([^`]+)`/)
@@ -24,7 +24,7 @@ export function table(
   return `<div class="scroll"><table class="${kind}"><thead><tr>${head.map(cell('th')).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`
 }
 
-/** Label, value, and the value as text with its unit. */
+/** Label, value, and the value with its unit as text. */
 export type Bar = [label: string, value: number, text: string]
 
 /** Bars relative to the longest, which takes the full width. */

@@ -21,32 +21,32 @@ export interface DossierSide {
   version: string
 }
 
-/** The contents of a dossier. Holds no row value. */
+/** The contents of a dossier. Contains no row values. */
 export interface DossierFacts {
   migration: string
   /** From the ledger; undefined after the cleanup. */
   phase: string | undefined
   since: Date | undefined
   plan: Plan | undefined
-  /** Undefined where the side could not be reached. */
+  /** Undefined if the side could not be reached. */
   source: DossierSide | undefined
   target: DossierSide | undefined
-  /** The target only answers like CockroachDB. */
+  /** The target is the like-server, which only imitates CockroachDB. */
   likeServer: boolean
   /** The migration's records, oldest first. */
   steps: readonly DossierStep[]
-  /** All current differences between the two sides' definitions; undefined when they could not be compared. */
+  /** All current differences between the definitions of both sides; undefined when they could not be compared. */
   remaining: readonly string[] | undefined
-  /** Not an error, but for a person to decide, such as a trigger that the target lacks. */
+  /** What a person must decide, such as a trigger that the target lacks. */
   toDecide: readonly string[]
   /** HTML from the caller, appended at the end. */
   appendix?: { title: string; body: string }
-  /** The next command, and what to do before it; undefined when nothing is left to do. */
+  /** The next command, and what to do before it; undefined when the migration is finished. */
   next: { before?: string | undefined; command: string } | undefined
   written: Date
 }
 
-/** Record bodies as the steps write them. A ledger of an older version may lack any field. */
+/** Bodies of the records that steps write. In a ledger of an older version, any field can be missing. */
 interface Bodies {
   prepare: {
     tools: Record<string, { version: string; sha256: string } | null>
@@ -105,17 +105,17 @@ interface Pair {
   target: { meanMs: number; calls: number }
 }
 
-/** Steps that end an attempt; the next one begins with `prepare`. */
+/** Steps that end an attempt. The next attempt begins with `prepare`. */
 const ENDS = ['abort', 'rollback']
 
-/** The steps of the last attempt: what came of an earlier one under the same name is history. */
+/** The steps of the last attempt. Earlier attempts under the same name do not count. */
 function lastAttempt(steps: readonly DossierStep[]): readonly DossierStep[] {
   const begins = steps.findLastIndex(({ action }) => action === 'prepare')
   const ends = steps.findLastIndex(({ action }, index) => index < begins && ENDS.includes(action))
   return steps.slice(ends + 1)
 }
 
-/** The steps of a migration's last attempt, by what they are. */
+/** The steps of a migration's last attempt, by action, and the charts of the page. */
 class Story {
   readonly facts: DossierFacts
   readonly steps: readonly DossierStep[]
@@ -145,7 +145,7 @@ class Story {
 
 const SECTIONS: readonly [id: string, title: string, body: (story: Story) => string][] = [
   ['steps', 'Timeline and people', stepsSection],
-  ['remaining', 'Differences that remain', remainingSection],
+  ['remaining', 'Remaining differences', remainingSection],
   ['plan', 'Plan', planSection],
   ['preflight', 'Preflight', preflightSection],
   ['load', 'Load', loadSection],
@@ -157,7 +157,7 @@ const SECTIONS: readonly [id: string, title: string, body: (story: Story) => str
   ['masking', 'Masking', maskingSection],
 ]
 
-/** One self-contained page: it makes no request and refers to no other file. */
+/** The dossier as one self-contained HTML page, which loads no other file. */
 export function dossierPage(given: DossierFacts): string {
   const story = new Story(given)
   const { title, tone, text } = outcome(story)
@@ -181,26 +181,26 @@ ${summary(story)}
 <nav>${sections.map(({ id, heading }) => `<a href="#${id}">${html(heading)}</a>`).join('')}</nav>
 ${sections.map(({ id, heading, content }) => `<h2 id="${id}">${html(heading)}</h2>${content}`).join('\n')}
 ${given.appendix ? details(given.appendix.title, `<section class="markdown">${given.appendix.body}</section>`) : ''}
-<footer>Written ${clock(given.written)} from the ledger of the target. Times are UTC. No value of any row is in this file.</footer>
+<footer>Written ${clock(given.written)} from the target's ledger. Times are UTC. This file contains no row values.</footer>
 </main><script type="application/json" id="charts">${data}</script>
 ${scripts.map((code) => `<script>${code}</script>`).join('\n')}</body></html>
 `
 }
 
-/** The outcome, readable in ten seconds. */
+/** The headline of the page, with its colour and a sentence. */
 function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; text: string } {
   const { facts } = story
   const all = story.steps
   const cutover = story.last('cutover')
   const ended = all.findLast(({ action }) => !SILENT.has(action))
   if (all.some(({ action }) => action === 'rollback'))
-    return { title: 'Rolled back', tone: 'warn', text: 'The source takes writes again.' }
+    return { title: 'Rolled back', tone: 'warn', text: 'The source accepts writes again.' }
   if (ended?.action === 'error') {
     const { action, code, message } = ended.body as unknown as Bodies['error']
     return { title: `Stopped in ${action}`, tone: 'bad', text: `${message} [${code}]` }
   }
   if (all.some(({ action }) => action === 'abort'))
-    return { title: 'Aborted', tone: 'warn', text: 'Nothing was committed. The source takes writes.' }
+    return { title: 'Aborted', tone: 'warn', text: 'Nothing was committed. The source accepts writes.' }
   if (!cutover)
     return { title: `In progress: ${facts.phase ?? 'not started'}`, tone: 'warn', text: 'No cutover has run yet.' }
   const left = facts.remaining?.length ?? 0
@@ -209,17 +209,17 @@ function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; 
       ? {
           title: 'Rehearsed: no-go',
           tone: 'bad',
-          text: `${plural(left, 'difference remains', 'differences remain')} between the two sides.`,
+          text: `${plural(left, 'difference remains', 'differences remain')} between source and target.`,
         }
       : {
           title: 'Rehearsed: go',
           tone: 'good',
-          text: 'Every step was proved. Nothing was committed; the fence was lifted at the end.',
+          text: 'Every step was proved. Nothing was committed, and the fence was lifted at the end.',
         }
   return {
     title: `Committed${facts.phase && facts.phase !== 'committed' ? ` and ${facts.phase}` : ''}`,
     tone: left ? 'warn' : 'good',
-    text: `The target has taken over.${left ? ` ${plural(left, 'difference remains', 'differences remain')} between the two sides.` : ''}`,
+    text: `The target has taken over.${left ? ` ${plural(left, 'difference remains', 'differences remain')} between source and target.` : ''}`,
   }
 }
 
@@ -237,12 +237,12 @@ function summary(story: Story): string {
     ['From', sideText(source, plan?.sourceSchema)],
     [
       'To',
-      `${sideText(target, plan?.targetSchema)}${likeServer ? '<br><small>only answers like CockroachDB</small>' : ''}`,
+      `${sideText(target, plan?.targetSchema)}${likeServer ? '<br><small>like-server, not a CockroachDB cluster</small>' : ''}`,
     ],
     plan && ['Tables', number(plan.tables.length)],
     fetch?.arrived && ['Rows loaded', number(rows)],
     cutover?.pauseMs !== undefined ? ['Write pause', `${number(cutover.pauseMs)} ms`] : undefined,
-    cutover?.before && ['Lag before the pause', seconds(cutover.before.lagMs)],
+    cutover?.before && ['Lag before the write pause', seconds(cutover.before.lagMs)],
     plan?.hash ? ['Plan', `<code>${plan.hash.slice(0, 12)}</code>`] : undefined,
     molt ? ['Moved by', html(`molt ${molt}`)] : undefined,
     commit ? ['Commit of the workflow', `<code>${html(commit.slice(0, 12))}</code>`] : undefined,
@@ -250,11 +250,11 @@ function summary(story: Story): string {
 }
 
 function sideText(side: DossierSide | undefined, schema: string | undefined): string {
-  if (!side) return 'out of reach'
+  if (!side) return 'unreachable'
   return `${html(side.version)}<br><small>${html(`${side.database}${schema ? `.${schema}` : ''} on ${side.host}`)}</small>`
 }
 
-/** Steps without a line of their own. */
+/** Records without a line in the timeline. */
 const SILENT = new Set(['observe-baseline', 'application', 'masking'])
 
 function stepsSection(story: Story): string {
@@ -273,7 +273,7 @@ function stepsSection(story: Story): string {
   return table(['when', 'step', 'who', 'outcome'], rows, [], 'steps')
 }
 
-/** One line for a step, as HTML. */
+/** The outcome of a step in one line of HTML. */
 function came(action: string, body: object): string {
   const known: { [A in keyof Bodies]?: (body: Partial<Bodies[A]>) => string } = {
     prepare: ({ findings }) =>
@@ -282,7 +282,7 @@ function came(action: string, body: object): string {
       problems
         ? `<span class="bad">${plural(problems.length, 'problem')}</span>`
         : `${plural(Object.keys(arrived ?? {}).length, 'table')} loaded in ${seconds(durationMs ?? 0)}`,
-    replicate: ({ status, endedBy }) => html(`${endedBy ?? ''}: ${number(status?.changes ?? 0)} changes applied`),
+    replicate: ({ status, endedBy }) => html(`${endedBy ?? ''}: ${plural(status?.changes ?? 0, 'change')} applied`),
     verify: ({ verdict, tables, problems }) =>
       problems?.length
         ? `<span class="bad">${plural(problems.length, 'problem')}</span>`
@@ -301,10 +301,11 @@ function came(action: string, body: object): string {
     finalize: ({ sequences }) => `${plural(sequences?.length ?? 0, 'sequence')} set past every value in use`,
     'switched-by-hand': ({ applicationPauseMs }) =>
       `the application could not write for at most ${minutes(applicationPauseMs ?? 0)}`,
-    'after-commit': ({ verdict, rows }) => html(`${verdict}: ${number(rows ?? 0)} rows as of the commit`),
+    'after-commit': ({ verdict, rows }) => html(`${verdict}: ${plural(rows ?? 0, 'row')} as of the commit`),
     observe: ({ verdict }) => html(verdict ?? ''),
-    rollback: ({ lost }) => (lost?.length ? html(`writes given up in ${lost.join(', ')}`) : 'no write was lost'),
-    abort: ({ phase }) => html(`it was ${phase}`),
+    rollback: ({ lost }) =>
+      lost?.length ? html(`writes on the target lost in ${lost.join(', ')}`) : 'no writes were lost',
+    abort: ({ phase }) => html(`the migration was ${phase}`),
     error: ({ action: step, code, message }) =>
       `<span class="bad">${html(`${step} failed [${code}]`)}</span><br>${prose(message ?? '')}`,
   }
@@ -317,7 +318,8 @@ function remainingSection({ facts: { remaining, toDecide } }: Story): string {
 }
 
 function differencesText(remaining: readonly string[] | undefined): string {
-  if (!remaining) return '<p class="note warn">The definitions of the two sides could not be compared now.</p>'
+  if (!remaining)
+    return '<p class="note warn">The definitions of source and target could not be compared for this page.</p>'
   if (!remaining.length)
     return '<p class="note good">None: the definitions of all tables, indexes, constraints and sequences match.</p>'
   return `<p class="note bad">${plural(remaining.length, 'difference')}</p>${list(remaining.map(prose))}`
@@ -332,7 +334,7 @@ function planSection({ facts: { plan } }: Story): string {
       ['Schema', html(`${plan.sourceSchema} → ${plan.targetSchema}`)],
       ['Slot', html(plan.slot)],
       ['Deferred by prepare', html((plan.defer ?? 'none').replaceAll(',', ', '))],
-      ['Compared in the pause', html(plan.finalVerify ?? 'auto')],
+      ['Final verification', html(plan.finalVerify ?? 'auto')],
     ]),
     plan.waivers?.length
       ? `<h3>Waived</h3>${list(plan.waivers.map((each) => `<code>${html(each)}</code>`))}`
@@ -360,7 +362,7 @@ function loadSection(story: Story): string {
   return `<p>By ${html(mode)} in ${seconds(durationMs)}. The stream begins at <code>${html(cursor)}</code>.</p><h3>Rows by table</h3>${bars(rows.map(([name, count]): Bar => [name, count, number(count)]))}`
 }
 
-/** Nothing was measured between two streams, which a gap in the line shows. */
+/** Milliseconds without a sample that break the line of a chart, as between two streams. */
 const BREAK_MS = 30_000
 
 function streamSection(story: Story): string {
@@ -384,7 +386,7 @@ function streamSection(story: Story): string {
   }
   return [
     story.chart({ title: 'End-to-end lag', axis: 'lag, s', at, values: lag }),
-    story.chart({ title: 'WAL kept by the slot', axis: 'WAL, MiB', at, values: wal }),
+    story.chart({ title: 'WAL retained by the slot', axis: 'WAL, MiB', at, values: wal }),
   ].join('')
 }
 
@@ -422,19 +424,19 @@ function pauseSection(story: Story): string {
     facts([
       ['Databases refused writes for', `${number(pauseMs)} ms`],
       estimate === undefined ? undefined : ['Estimate', `${number(estimate.totalMs)} ms`],
-      byHand === undefined ? undefined : ['Application without writes for at most', minutes(byHand)],
+      byHand === undefined ? undefined : ['Application could not write for at most', minutes(byHand)],
       typeof application?.pauseMs === 'number'
-        ? ['Application saw', `${number(application.pauseMs)} ms without writes`]
+        ? ['Measured in the application', `${number(application.pauseMs)} ms without writes`]
         : undefined,
-      !unwatchedMs ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
+      !unwatchedMs ? undefined : ['Between verify and commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so the pause can be shorter than their sum.</p>',
     bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),
-    application ? applicationView(story, application) : '<p>Nothing was measured from inside an application.</p>',
+    application ? applicationView(story, application) : '<p>The pause was not measured in an application.</p>',
   ].join('')
 }
 
-/** In the order in which they run; a database does not keep the order of JSON members. */
+/** Sorts the parts in the order in which they run, which jsonb does not keep. */
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
   return Object.entries(parts).sort(([a], [b]) => partIndex(a) - partIndex(b))
 }
@@ -450,7 +452,7 @@ function applicationView(story: Story, { samples = [], marks }: Partial<Bodies['
     return { at, rate: ((total - before.total) * 1000) / Math.max(1, at - before.at) }
   })
   return story.chart({
-    title: 'What the application committed',
+    title: 'Transactions that the application committed',
     axis: 'transactions per s',
     at: rates.map(({ at }) => at),
     values: rates.map(({ rate }) => rate),
@@ -463,7 +465,7 @@ function approvalsSection(story: Story): string {
     .all('gate')
     .map(({ at, body }) => [
       `<span class="t">${clock(at)}</span>`,
-      html(body.by || 'nobody was asked'),
+      html(body.by || 'not required'),
       html(body.gate ?? ''),
       html(body.startedBy ?? ''),
       `<code>${html((body.planHash ?? '').slice(0, 12))}</code>`,
@@ -498,5 +500,5 @@ function maskingSection(story: Story): string {
     html(looked),
     `${found.length} of ${masking.needles}`,
   ])
-  return `<p>Texts from production, and the places that were searched for them. Only production itself may contain any.</p>${table(['place', 'searched', 'found'], rows, [2])}`
+  return `<p>These places were searched for texts from production. Only production itself may contain them.</p>${table(['place', 'searched', 'found'], rows, [2])}`
 }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
 /*
- * uPlot as text, to inline in a page. The build replaces this module with the texts; see scripts/build.ts.
+ * The source of uPlot, to inline in a page. `scripts/build.ts` replaces this module with the texts themselves.
  */
 
 function read(file: string): string {

@@ -41,19 +41,37 @@ export interface Fault {
   before?: (ground: FaultGround) => Promise<pg.Client>
   /** What goes wrong at that point. */
   happens?: (ground: FaultGround, client: pg.Client | undefined) => Promise<unknown>
-  /** Undone after the run, before the result is read. */
+  /** Undone after the run, before the result is read; with `again`, before the step is run again. */
   after?: (ground: FaultGround) => Promise<unknown>
   /** The runner is killed there, and the step is run again. */
   killed?: true
+  /** The runner of this step is killed as soon as the query has a row, and the step is run again. */
+  dies?: { step: string; side: Side; once: string }
+  /** A red step is run again once the fault is over: the possible codes of the first run. */
+  again?: readonly string[]
+  /** Both servers are behind proxies. */
+  proxied?: true
+  /** By which the runner's clock is ahead of both servers'. */
+  hours?: number
+  /** Of `cutover`. */
+  inputs?: Record<string, string>
+  /** No application writes, whose updates could undo the fault. */
+  calm?: true
   trick?: Trick
+  /** The plain script has nothing like it. */
+  suiteOnly?: true
   /** `go` to the end, or the red step and its possible codes, where timing decides. */
   expect: 'go' | readonly [step: string, ...codes: string[]]
+  /** Where the application can write in the end, if that is the fault's own doing. */
+  open?: readonly Side[]
   /** Runs in every test run. */
   short?: true
 }
 
 export interface Ended extends Omit<Came, 'result'> {
   step: string
+  /** The code of the first run, where the step was run again. */
+  first?: string | undefined
 }
 
 /** A statement of an administrator's. */

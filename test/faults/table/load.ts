@@ -49,6 +49,20 @@ export const LOAD_FAULTS: readonly Fault[] = [
   },
   {
     topic: 'The load',
+    name: 'molt ends without its completion record',
+    from: 'prepared',
+    trick: { drop: '"message":"fetch complete"' },
+    expect: ['fetch', 'load.incomplete'],
+  },
+  {
+    topic: 'The load',
+    name: 'rows on the target from an earlier try',
+    from: 'prepared',
+    happens: sql('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')"),
+    expect: 'go',
+  },
+  {
+    topic: 'The load',
     name: 'molt is killed half-way',
     from: 'prepared',
     trick: { killAt: 'data extraction from source complete' },
@@ -79,11 +93,19 @@ export const LOAD_FAULTS: readonly Fault[] = [
     // The roles of these runs are superusers, for whom no policy counts.
     expect: 'go',
   },
+  {
+    topic: "The target's rows after the load",
+    name: 'a deleted row, before changes are streamed',
+    from: 'loaded',
+    happens: sql('target', 'DELETE FROM categories WHERE id = 2'),
+    expect: ['cutover', 'verify.differences'],
+  },
   ...ROWS.map(
     ([name, , done], i): Fault => ({
       topic: "The target's rows after the load",
       name,
       from: 'caught-up',
+      calm: true,
       happens: sql('target', done),
       expect: ['cutover', 'verify.differences'],
       ...(i === 0 && { short: true }),
@@ -94,6 +116,7 @@ export const LOAD_FAULTS: readonly Fault[] = [
       topic: "The target's rows, and a molt verify that misreads both sides alike",
       name,
       from: 'caught-up',
+      calm: true,
       happens: sql('target', done),
       trick: { blind: true },
       expect: ['cutover', 'verify.differences'],
@@ -105,6 +128,17 @@ export const LOAD_FAULTS: readonly Fault[] = [
     from: 'caught-up',
     trick: { flags: { '--table-filter': '^nothing$' } },
     happens: sql('target', 'DELETE FROM reviews WHERE id = 7'),
+    expect: ['cutover', 'verify.inconclusive', 'verify.differences'],
+  },
+  {
+    topic: 'The verify',
+    name: 'molt verify skips a table that it cannot verify',
+    from: 'caught-up',
+    trick: {
+      says: ['{"level":"warn","message":"skipping unverifiable table public.categories"}'],
+      drop: 'public.categories|"categories"',
+    },
+    happens: sql('target', 'DELETE FROM categories WHERE id = 2'),
     expect: ['cutover', 'verify.inconclusive', 'verify.differences'],
   },
   {

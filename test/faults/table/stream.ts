@@ -86,6 +86,12 @@ export const STREAM_FAULTS: readonly Fault[] = [
     'schema.changed',
   ),
   target(
+    'a key that is always generated',
+    'ALTER TABLE reviews ALTER id DROP DEFAULT; ALTER TABLE reviews ALTER id ADD GENERATED ALWAYS AS IDENTITY',
+    'schema.changed',
+    'stream.stuck.identity-always',
+  ),
+  target(
     'a trigger that swallows rows',
     `CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
      CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`,
@@ -127,6 +133,15 @@ export const STREAM_FAULTS: readonly Fault[] = [
   },
   slot('the publication dropped', 'DROP PUBLICATION molt_fetch', 'publication.dropped'),
   slot(
+    'the publication dropped and created again',
+    `DROP PUBLICATION molt_fetch; UPDATE categories SET name = name || '!' WHERE id = 2;
+     CREATE PUBLICATION molt_fetch FOR ALL TABLES`,
+    'publication.changed',
+    'publication.unfit',
+    'publication.dropped',
+    'stream.stuck.publication',
+  ),
+  slot(
     'a table taken out of the publication',
     'ALTER PUBLICATION molt_fetch DROP TABLE reviews; UPDATE reviews SET rating = 1 WHERE id = 3',
     'publication.changed',
@@ -139,6 +154,17 @@ export const STREAM_FAULTS: readonly Fault[] = [
     'publication.unfit',
   ),
   slot('the heartbeat row deleted', 'DELETE FROM molt_actions.molt_actions_heartbeat', 'heartbeat.missing'),
+  slot(
+    'the heartbeat of the source set back',
+    'UPDATE molt_actions.molt_actions_heartbeat SET beat = 0',
+    'heartbeat.changed',
+  ),
+  slot(
+    'the heartbeat of the source out of the publication',
+    'ALTER PUBLICATION molt_fetch DROP TABLE molt_actions.molt_actions_heartbeat',
+    'publication.changed',
+    'publication.unfit',
+  ),
   {
     ...slot('the heartbeat of the target set ahead', '', 'heartbeat.changed'),
     happens: sql('target', 'UPDATE molt_actions_heartbeat SET beat = 1000000000'),

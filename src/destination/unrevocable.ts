@@ -1,0 +1,98 @@
+import { ident, literal, qualified } from '../runtime/database.ts'
+
+/*
+ * Write access that no REVOKE removes: an owner's, an administrator's, and that of the members of either, or of the
+ * migration user.
+ */
+
+/** A login that can write to tables whatever is revoked from it. */
+export interface Unrevocable {
+  role: string
+  /** The role whose rights it has: an owner, an administrator or the migration user. The login itself, where it is that role. */
+  through: string
+  /** The role that it is a direct member of on the way to `through`; null when it is `through` itself. */
+  parent: string | null
+  /** `through` is an administrator, so that no owner changes anything. */
+  administrator: boolean
+  /** Of the asked ones. */
+  tables: string[]
+}
+
+const tablesSql = (schema: string, tables: readonly string[], columns: string) => `
+  SELECT ${columns} FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+   WHERE n.nspname = ${literal(schema)} AND c.relname IN (${tables.map(literal).join(', ')}) AND c.relkind IN ('r', 'p')`
+
+/**
+ * Two statements, whose rows {@link unrevocableOf} reads. Memberships are followed in the catalog, because CockroachDB looks
+ * up every argument of `pg_has_role` by a query of its own.
+ * @param tables at least one
+ */
+export function unrevocableSql(schema: string, tables: readonly string[]): [owners: string, holders: string] {
+  return [
+    `${tablesSql(schema, tables, 'c.relname AS table, o.rolname AS owner')} ORDER BY 1`,
+    `WITH RECURSIVE holders AS (
+  SELECT r.oid AS holder, r.oid AS member, NULL::oid AS parent FROM pg_catalog.pg_roles r
+   WHERE r.rolsuper OR r.rolname = current_user OR r.rolname IN (${tablesSql(schema, tables, 'o.rolname')})
+   UNION
+  SELECT h.holder, m.member, m.roleid FROM holders h JOIN pg_catalog.pg_auth_members m ON m.roleid = h.member)
+  SELECT r.rolname AS role, t.rolname AS through, p.rolname AS parent, t.rolsuper AS administrator,
+         t.rolname = current_user AS mine
+    FROM holders h JOIN pg_catalog.pg_roles r ON r.oid = h.member JOIN pg_catalog.pg_roles t ON t.oid = h.holder
+    LEFT JOIN pg_catalog.pg_roles p ON p.oid = h.parent
+   WHERE r.rolcanlogin AND r.rolname NOT IN (current_user, 'root', 'admin', 'node') ORDER BY 1, 2, 3`,
+  ]
+}
+
+interface OwnerRow {
+  table: string
+  owner: string
+}
+type HolderRow = Omit<Unrevocable, 'tables'> & { mine: boolean }
+
+/** Every login that can write to these tables for good, except this session's own and CockroachDB's built-in ones. */
+export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly HolderRow[]): Unrevocable[] {
+  const administrators = new Set(holders.flatMap(({ role, administrator }) => (administrator ? [role] : [])))
+  const found = new Map<string, Unrevocable>()
+  for (const { mine, ...each } of holders) {
+    // For an administrator, ownership makes no difference.
+    if (!each.administrator && administrators.has(each.role)) continue
+    const all = each.administrator || mine
+    const tables = owners.filter(({ owner }) => all || owner === each.through).map(({ table }) => table)
+    const key = JSON.stringify([each.role, each.administrator || each.through])
+    // A membership can be revoked by name; newer versions of CockroachDB also call a member of admin a superuser.
+    if (tables.length && !found.get(key)?.parent) found.set(key, { ...each, tables })
+  }
+  return [...found.values()]
+}
+
+/**
+ * What removes this access until the migration is over: the migration user becomes the owner of the tables, and the old owner
+ * gets its rights by name, which can be revoked and restored.
+ * @param user the migration user
+ */
+export function ownershipStatements(schema: string, found: readonly Unrevocable[], user: string): string[] {
+  const byOwner = new Map<string, Set<string>>()
+  const statements: string[] = []
+  for (const { role, through, parent, tables } of found)
+    if (through === user) statements.push(`REVOKE ${ident(parent ?? user)} FROM ${ident(role)}`)
+    else byOwner.set(through, new Set([...(byOwner.get(through) ?? []), ...tables]))
+  for (const [owner, tables] of byOwner) {
+    const names = [...tables].map((table) => qualified(schema, table))
+    for (const name of names) statements.push(`ALTER TABLE ${name} OWNER TO ${ident(user)}`)
+    statements.push(`GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE ${names.join(', ')} TO ${ident(owner)}`)
+  }
+  return statements
+}
+
+/** `app owns orders; batch is a member of team, which owns orders`, for people. */
+export function unrevocableText(found: readonly Unrevocable[], user: string): string {
+  return found
+    .map(({ role, through, administrator, tables }) => {
+      const of = through === role ? role : `${role} is a member of ${through}`
+      if (administrator) return through === role ? `${role} is an administrator` : of
+      if (through === user) return `${of}, the migration user`
+      return `${of}${through === role ? '' : ', which'} owns ${tables.join(', ')}`
+    })
+    .join('; ')
+}
