@@ -34,7 +34,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.version',
     severity: 'block',
     waivable: false,
-    title: 'The source is a PostgreSQL that the tools support',
+    title: "The tools support the source's PostgreSQL version",
     protects:
       'MOLT loads from PostgreSQL 11 to 16 and verifies 12 to 16; other versions fail partway or unpredictably.',
     fix: 'Upgrade the source to PostgreSQL 12 to 16, or migrate from a logical replica.',

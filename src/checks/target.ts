@@ -1,6 +1,7 @@
 import { plannedDeferral } from '../destination/deferral.ts'
+import { concerns } from '../destination/jobs.ts'
 import { ownershipStatements, unrevocableText } from '../destination/unrevocable.ts'
-import { type Index, isShardCheck } from '../model/schema.ts'
+import { type Constraint, type Index, isShardCheck } from '../model/schema.ts'
 import { isStandIn } from '../model/stand-in.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
@@ -170,6 +171,51 @@ export const targetChecks: readonly Check[] = [
           yield {
             object: `${each.schema}.${each.table}.${each.name}`,
             what: `${each.schema}.${each.table} has the check ${each.name} on the target`,
+            names: { table: qualified(each.schema, each.table), name: ident(each.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.stricter',
+    severity: 'block',
+    title: 'The source guarantees what unique indexes and foreign keys of the target require',
+    protects:
+      'Source rows can violate a unique index or foreign key that only the target has. The cutover, or `finalize` after the commit, could not build it.',
+    fix: '{drop} -- or add it to the source too, and validate it',
+    *find(facts) {
+      if (!beforeLoad(facts)) return
+      for (const index of targetIndexes(facts))
+        if (index.unique && !guaranteesUnique(facts.source.schema.indexes, index))
+          yield {
+            object: `${index.schema}.${index.table}.${index.name}`,
+            what: `only the target requires (${index.columns.join(', ')}) of ${index.schema}.${index.table} to be unique: ${index.name}`,
+            names: { drop: `DROP INDEX ${indexName(facts, index)} CASCADE;` },
+          }
+      for (const each of ownConstraints(facts, 'f'))
+        if (!guaranteesReference(facts.source.schema.constraints, each))
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `the source has no valid foreign key for ${each.name} of ${each.schema}.${each.table} on the target`,
+            names: {
+              drop: `ALTER TABLE ${qualified(each.schema, each.table)} DROP CONSTRAINT ${ident(each.name)};`,
+            },
+          }
+    },
+  },
+  {
+    id: 'tgt.stricter-check',
+    severity: 'warn',
+    title: 'The source has the CHECK constraints of the target',
+    protects:
+      'Source rows can violate a CHECK that only the target has. With `defer: constraints`, `finalize` finds out after the commit.',
+    fix: 'Add {name} to {table} of the source too, and validate it; or drop it on the target',
+    *find(facts) {
+      if (!beforeLoad(facts)) return
+      for (const each of ownConstraints(facts, 'c'))
+        if (!isShardCheck(each) && !guaranteesCheck(facts.source.schema.constraints, each))
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `the source has no valid CHECK constraint ${each.name} on ${each.table}`,
             names: { table: qualified(each.schema, each.table), name: ident(each.name) },
           }
     },
@@ -361,17 +407,19 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.job',
     severity: 'block',
-    title: 'No import or changefeed is running',
+    title: 'No import or changefeed uses an expected table',
     protects:
       'An abandoned import keeps its tables offline. A changefeed emits every loaded row, and blocks IMPORT INTO for its tables.',
-    fix: 'CANCEL JOB {id};',
-    *find({ target: { jobs } }) {
-      for (const job of jobs ?? [])
-        yield {
-          object: `job ${job.id}`,
-          what: `the ${job.type} job ${job.id} is ${job.status}: ${withoutFiles(job.description)}`,
-          names: { id: job.id },
-        }
+    fix: 'CANCEL JOB {id}; -- ask {owner} first',
+    *find({ settings, target: { jobs, server } }) {
+      const ours = { database: server.database, schema: settings.targetSchema, tables: settings.tables }
+      for (const { id, type, status, description, owner } of jobs ?? [])
+        if (concerns(description, ours))
+          yield {
+            object: `job ${id}`,
+            what: `the ${type} job ${id} of the role ${owner} is ${status}: ${withoutFiles(description)}`,
+            names: { id, owner },
+          }
     },
   },
   {
@@ -528,4 +576,55 @@ function indexName({ target: { server } }: Facts, { schema, table, name }: Index
 function* targetIndexes(facts: Facts) {
   const expected = new Set(facts.settings.tables)
   for (const index of facts.target.schema.indexes) if (!index.primary && expected.has(index.table)) yield index
+}
+
+/** Foreign keys (`f`) or checks (`c`) of the expected tables on the target. */
+function ownConstraints({ settings, target: { schema } }: Facts, kind: 'f' | 'c'): Constraint[] {
+  const expected = new Set(settings.tables)
+  return schema.constraints.filter(
+    (each) => each.kind === kind && each.schema === schema.name && expected.has(each.table),
+  )
+}
+
+/**
+ * Whether the source's rows satisfy a unique index. Conditions and expressions are not compared here: an index with the
+ * same columns counts.
+ */
+function guaranteesUnique(indexes: readonly Index[], { table, columns, partial }: Index): boolean {
+  return indexes.some(
+    (each) =>
+      each.table === table &&
+      each.unique &&
+      each.valid &&
+      (!each.partial || partial) &&
+      each.columns.every((column) => columns.includes(column)),
+  )
+}
+
+function guaranteesReference(constraints: readonly Constraint[], wanted: Constraint): boolean {
+  const pairs = ({ columns, references }: Constraint) =>
+    columns
+      .map((column, i) => `${column} ${references?.columns[i]}`)
+      .sort()
+      .join('\n')
+  return constraints.some(
+    (each) =>
+      each.kind === 'f' &&
+      isAsValid(each, wanted) &&
+      each.table === wanted.table &&
+      each.references?.table === wanted.references?.table &&
+      pairs(each) === pairs(wanted),
+  )
+}
+
+/** By name, because each server writes conditions in its own way; `structure` compares them. */
+function guaranteesCheck(constraints: readonly Constraint[], wanted: Constraint): boolean {
+  return constraints.some(
+    (each) => each.kind === 'c' && isAsValid(each, wanted) && each.table === wanted.table && each.name === wanted.name,
+  )
+}
+
+/** A constraint that is NOT VALID under the same name on both sides is never validated. */
+function isAsValid(here: Constraint, there: Constraint): boolean {
+  return here.validated || (!there.validated && here.name === there.name)
 }

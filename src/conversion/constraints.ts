@@ -26,7 +26,7 @@ export function convertConstraints(work: Work, tables: ReadonlySet<string>): voi
   }
 }
 
-/** What a partition has beside its table's: the rest is converted with the table. */
+/** Leaves a constraint that only the partition has. Inherited ones are converted with the table. */
 function leaveOfPartition(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { kind, name, inherited, definition } = constraint
   if (inherited || (kind !== 'check' && kind !== 'foreign key')) return

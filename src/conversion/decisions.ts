@@ -146,19 +146,22 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
   })
 }
 
-/** Decisions without an effect. */
+/** Lists decisions that have no effect. */
 function constraintProblems(table: string, { indexes, constraints }: TableDecision, catalog: Catalog): Problems {
   return catalog.constraints.flatMap(({ schema, table: of, name, kind }) => {
     if (schema !== catalog.schema || of !== table) return []
     if (kind === 'primary key' && (own(indexes, name) ?? own(constraints, name)))
       return `tables.${table}: ${name} is the primary key. Set the table's \`key\` and \`hash\` instead`
     if (kind !== 'check' && own(constraints, name)?.check !== undefined)
-      return `tables.${table}.constraints.${name}.check: it is no CHECK`
+      return `tables.${table}.constraints.${name}.check: it is not a CHECK constraint`
     return []
   })
 }
 
-/** The ledger knows an index by its name, and builds it when nobody can correct the file any more. */
+/**
+ * Checks decisions about indexes. The ledger identifies an index by its name, and builds it when it is too late to
+ * correct the file.
+ */
 function indexProblems(
   table: string,
   tables: Record<string, TableDecision>,
@@ -193,7 +196,7 @@ function isDropped({ table, name }: Pick<Index, 'table' | 'name'>, tables: Recor
   return (own(indexes, name) ?? own(constraints, name))?.drop !== undefined
 }
 
-/** A foreign key refers to a unique index. */
+/** Lists dropped unique indexes that a foreign key needs. */
 function neededBy(index: Index, catalog: Catalog, tables: Record<string, TableDecision>): Problems {
   const keyOf = (columns: readonly (string | null)[]) => JSON.stringify(columns.toSorted())
   const keyed = (each: Index) => keyOf(each.columns.map(({ column }) => column))

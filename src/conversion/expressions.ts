@@ -17,13 +17,13 @@ export interface Translation {
   unsupported: string[]
 }
 
-/** What the names in an expression stand for. */
+/** Looks up the names in an expression. */
 export interface Names {
-  /** What a cast to a type becomes: the target's type name, or undefined without one. */
+  /** The target's name of a type in a cast; undefined if there is none. */
   castType(name: string): string | undefined
-  /** Columns with a collation on the target. */
+  /** Columns that have a collation on the target. */
   collated: ReadonlySet<string>
-  /** Whether the target gets this sequence of the source, by the name that the source's server prints. */
+  /** Whether the target gets this sequence, named as the source's server prints it. */
   hasSequence(name: string): boolean
 }
 
@@ -34,13 +34,13 @@ const OPERATORS = new Set(
   '+ - * / % ^ = <> != < > <= >= || | & # ~ << >> -> ->> #> #>> #- @> <@ ? ?| ?& && !~ ~* !~* @@ |/ ||/'.split(' '),
 )
 
-/** What CockroachDB can do with a collated string; it has no function and no pattern for one (cockroachdb/cockroach#20838). */
+/** Operators that accept a collated string. Functions and patterns do not (cockroachdb/cockroach#20838). */
 const COMPARISONS = new Set(['=', '<>', '<', '>', '<=', '>='])
 
-/** A pattern by an operator of an extension. CockroachDB's CITEXT has none (cockroachdb/cockroach#151244). */
+/** Pattern operators of an extension. CockroachDB's CITEXT has none (cockroachdb/cockroach#151244). */
 const PATTERN = /^!?~~?\*?$/
 
-/** Times with a precision: `CURRENT_TIMESTAMP(3)`. */
+/** Functions that accept a precision, as in `CURRENT_TIMESTAMP(3)`. */
 const TIME_FUNCTIONS = /^(current_timestamp|current_time|localtimestamp|localtime)$/i
 
 /** Keywords that can precede a parenthesis without being a function. */
@@ -78,10 +78,13 @@ const CONFIGURATIONS = new Set(
   ),
 )
 
-/** Reserved in CockroachDB and free in PostgreSQL, which prints them without quotes. Source: CockroachDB's grammar (reserved_keyword). */
+/**
+ * Words that only CockroachDB reserves, so PostgreSQL prints them unquoted. Source: CockroachDB's grammar
+ * (reserved_keyword).
+ */
 export const UNQUOTED_RESERVED = new Set(['family', 'index', 'nothing'])
 
-/** Arrays of these are no column type (cockroachdb/cockroach#23468, and the grammar). */
+/** Types that cannot be array elements in a column (cockroachdb/cockroach#23468, and the grammar). */
 export const NO_ARRAYS = /^(JSONB|TSVECTOR|TSQUERY|VECTOR)/
 
 /** Type names of several words, longest first. */
@@ -117,7 +120,7 @@ class Translator {
     return this.#tokens[this.#at + ahead]
   }
 
-  /** What follows, without white space. */
+  /** The next tokens, without white space. */
   #ahead(): Token[] {
     return this.#tokens.slice(this.#at).filter(({ kind }) => kind !== 'space')
   }
@@ -157,7 +160,7 @@ class Translator {
     else this.#column(parts, word)
   }
 
-  /** A name and its qualifiers. */
+  /** Reads a name with its qualifiers. */
   #path(first: Token): string[] {
     const parts = [first.text]
     while (this.#peek()?.text === '.' && /word|quoted/.test(this.#peek(1)?.kind ?? '')) {
@@ -197,7 +200,7 @@ class Translator {
     if (next?.text === '||') this.unsupported.add('the operator || of tsvector')
   }
 
-  /** From one parenthesis to the one that closes it. */
+  /** The tokens from a parenthesis to its closing one. */
   #arguments(): void {
     let depth = 0
     do {
@@ -208,7 +211,7 @@ class Translator {
     } while (depth > 0 && this.#at < this.#tokens.length)
   }
 
-  /** A numeric in PostgreSQL, and a float in CockroachDB, which does not calculate with both. */
+  /** The result is numeric in PostgreSQL but a float in CockroachDB, which does not mix the two in arithmetic. */
   #extract(word: string): void {
     this.changes.add('function')
     this.#out += `(${word}`
@@ -216,7 +219,7 @@ class Translator {
     this.#out += ')::DECIMAL'
   }
 
-  /** CockroachDB orders by bytes, and knows the names of that order (cockroachdb/cockroach#96828). */
+  /** CockroachDB orders by bytes, and accepts the names of that collation (cockroachdb/cockroach#96828). */
   #collation(): void {
     while (this.#peek()?.kind === 'space') this.#at++
     const first = this.#tokens[this.#at++]

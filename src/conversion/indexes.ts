@@ -38,7 +38,7 @@ function alter(work: Work, table: string, { name, definition }: Constraint): str
   return `ALTER TABLE ${work.qualified(table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** A UNIQUE constraint can be decided by either name. */
+/** The decision about an index. For a UNIQUE constraint, it can be under the index's or the constraint's name. */
 function decisionOf(work: Work, { table, name }: Index, constraint: Constraint | undefined) {
   const { indexes, constraints } = work.table(table)
   return { ...own(indexes, name), ...(constraint && own(constraints, name)) }
@@ -88,7 +88,7 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
 }
 
-/** Leaves a statement that cannot be read to the comparison, which then reports the difference. */
+/** Ignores a statement that cannot be parsed: the comparison then reports the difference. */
 function expectIndex(work: Work, index: Index, name: string, sql: string): void {
   const found = readIndex(sql)
   if (!found) return

@@ -413,6 +413,7 @@ const COLUMN_RULES = [
     'hash-sharded-indexes',
     'The key is USING HASH, as `convert.yml` says.',
     'Writes spread over the shards; a scan in key order reads all of them.',
+    'From 24.2, the catalog lists the hidden shard column as part of the key, and MOLT compares keys. If it reports different primary keys, shard the key after the switch.',
   ),
   rule(
     'key.none',

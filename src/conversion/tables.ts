@@ -60,7 +60,7 @@ function convertTypes(work: Work, tables: readonly Table[]): void {
   }
 }
 
-/** Types of columns, and what their domains are made of. */
+/** The types of all columns, and the base types of their domains. */
 function usedTypes(work: Work, tables: readonly Table[]): Set<string> {
   const used = new Set<string>()
   const use = (type: TypeName) => {
@@ -198,7 +198,7 @@ function domainChecks(work: Work, table: Table, column: Column, domain: Type, de
   })
 }
 
-/** CHECK of a domain that an array's elements have. */
+/** Leaves the checks of a domain whose values are array elements. */
 function leaveElementChecks(work: Work, table: Table, column: Column): void {
   const domain = work.typeOf(column.type)
   if (domain?.kind !== 'domain') return
@@ -210,7 +210,7 @@ function leaveElementChecks(work: Work, table: Table, column: Column): void {
     )
 }
 
-/** What a decision makes of one thing that a column's definition says. */
+/** Records a decision about one part of a column's definition. */
 function expectPart(
   work: Work,
   table: Table,

@@ -96,7 +96,7 @@ export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoi
   if (!type.array) return found
   if (found.type.startsWith('JSONB')) return { type: 'JSONB', rule: 'type.array-element' }
   if (NO_ARRAYS.test(found.type)) return { type: 'STRING[]', rule: 'type.array-element' }
-  // A domain of arrays: an array of them has two dimensions.
+  // An array of a domain over arrays has two dimensions.
   if (found.type.endsWith('[]')) return { type: found.type, rule: 'type.array-dimensions' }
   const rule = dimensions > 1 ? 'type.array-dimensions' : PLAIN.has(found.rule) ? 'type.array' : found.rule
   return { type: `${found.type}[]`, rule }
@@ -170,7 +170,7 @@ function castType(work: Work, text: string): string | undefined {
   return found.type.replace('%m', modifier)
 }
 
-/** A domain and the domains that it is made of, outermost first. */
+/** A domain and the domains that it is based on, outermost first. */
 export function domainsOf(work: Work, column: Column): Type[] {
   const found: Type[] = []
   if (column.type.array) return found
@@ -194,7 +194,7 @@ function collatedColumns(work: Work, table: string): Set<string> {
   return new Set(collated.map((each) => each.name))
 }
 
-/** An expression of the source, about columns of `table`, in CockroachDB's syntax. */
+/** Translates an expression of the source about columns of `table` to CockroachDB's syntax. */
 export function translateIn(work: Work, table: string, expression: string): Translation {
   return translate(expression, {
     castType: (name) => castType(work, name),

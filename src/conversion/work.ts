@@ -37,7 +37,7 @@ export interface Conversion {
   /** Objects to port by hand, with their original definitions. */
   manual: { rule: string; object: string; original: string }[]
   findings: Finding[]
-  /** What `convert.yml` decides about definitions that are compared later. */
+  /** Decisions of `convert.yml` about definitions that are compared later. */
   decided: Decision[]
 }
 
@@ -101,7 +101,7 @@ export class Work {
     this.found('override', object, from, to)
   }
 
-  /** What a comparison has to expect on the target. */
+  /** Records what a later comparison must expect on the target. */
   expect(of: Decision['of'], table: string, name: string, target: Decision['target']): void {
     this.result.decided.push({ of, table, name, target })
   }
@@ -118,13 +118,15 @@ export class Work {
     return schema === this.schema && name !== undefined && this.sequences.has(name)
   }
 
-  /** An enum of another schema gets this one's; its own name may be taken. */
+  /**
+   * An enum's name on the target. An enum of another schema is created in this one, and renamed if its name is taken.
+   */
   enumName({ schema, name }: Pick<Type, 'schema' | 'name'>): string {
     const isTaken = [...this.types.values()].some((each) => each.name === name && each.schema !== schema)
     return schema === this.schema || !isTaken ? name : `${schema}_${name}`
   }
 
-  /** Columns of a table with a collation on the target; `find` is called once. */
+  /** Caches a table's columns that have a collation on the target. `find` is called once per table. */
   collated(table: string, find: () => ReadonlySet<string>): ReadonlySet<string> {
     const known = this.#collated.get(table) ?? find()
     this.#collated.set(table, known)

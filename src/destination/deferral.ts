@@ -61,9 +61,9 @@ export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
 const placeOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
 
-/** A foreign key or check can have the name of an index of its table. */
+/** Includes the kind, because a foreign key or check can have the name of an index of its table. */
 const keyOf = (each: DeferredName) => `${isIndex(each) ? 'index' : 'constraint'} ${placeOf(each)}`
-/** The same in the ledger. */
+/** The same key in the ledger. */
 const KEY = `schema_name, table_name, name, kind IN ('index', 'unique')`
 const keyValues = (each: DeferredName) =>
   `(${[each.schema, each.table, each.name].map(literal).join(', ')}, ${isIndex(each)})`
@@ -272,8 +272,7 @@ function notValid(definition: string): string {
 const REFERRED = /(\) REFERENCES )(?:(?:"(?:[^"]|"")*"|[^\s".(]+)\.?)+/
 
 /**
- * Adds the referenced schema, which the server omits if the search path finds the table. Other sessions may not find
- * it.
+ * Adds the referenced schema, which the server omits if the table is on this session's search path.
  */
 function withSchema({ definition, references: to }: Constraint): string {
   return to
@@ -394,8 +393,7 @@ export async function rebuildDeferred(
 }
 
 /**
- * Works on units in parallel, one at a time per lane. After a failure, no unit starts, and running ones end before it
- * throws.
+ * Works on units in parallel, one at a time per lane. After a failure, waits for running units, and starts no others.
  */
 async function sideBySide<T>(
   lanes: readonly Database[],

@@ -40,14 +40,15 @@ export async function readImportJobs(
   folders: readonly string[] = [],
 ): Promise<ImportJob[]> {
   const { rows } = await db.query(
-    `SELECT job_id::STRING AS id, description, status, user_name AS owner, fraction_completed AS fraction
+    `SELECT job_id::STRING AS id, description, status, user_name AS owner, fraction_completed AS fraction,
+            current_database() AS database
        FROM [SHOW JOBS] WHERE job_type = 'IMPORT'`,
   )
   const jobs: ImportJob[] = []
-  for (const { id, status, owner, ...row } of rows.filter((each) => !ENDED.includes(each.status))) {
+  for (const { id, status, owner, database, ...row } of rows.filter((each) => !ENDED.includes(each.status))) {
     const description = await fullDescription(db, id, row.description)
-    const table = importedTable(description)
-    if (!tables.some((name) => table === name || table === `${schema}.${name}`)) continue
+    if (!concerns(description, { database, schema, tables })) continue
+    const table = namedTables(description)[0]?.slice(-2).join('.') ?? ''
     const ours = folders.some((folder) => description.includes(`/${folder}/`))
     jobs.push({ id, table, status, owner, fraction: Number(row.fraction ?? 0), ours })
   }
@@ -62,15 +63,37 @@ async function fullDescription(db: Database, id: string, shown: string): Promise
   return rows[0]?.description ?? shown
 }
 
+const NAME = String.raw`(?:"(?:[^"]|"")*"|[^\s"(),.]+)(?:\.(?:"(?:[^"]|"")*"|[^\s"(),.]+))*`
+const NAMED = new RegExp(
+  `(?:\\bIMPORT INTO|\\bCHANGEFEED FOR(?: TABLE)?) (?!DATABASE )(${NAME}(?:, (?:TABLE )?${NAME})*)`,
+  'i',
+)
+
 /**
- * Parses the table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` if both are given.
+ * Parses the tables in the description of an import or a changefeed, such as
+ * `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`: each as its parts, from the database to the table, without
+ * those that are not given.
  */
-export function importedTable(description: string): string {
-  const named = /IMPORT INTO ((?:"(?:[^"]|"")*"|[^\s("])+)/i.exec(description)?.[1] ?? ''
-  const parts = [...named.matchAll(/"((?:[^"]|"")*)"|([^."]+)/g)].map(
-    ([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? (plain as string),
+export function namedTables(description: string): string[][] {
+  const list = NAMED.exec(description)?.[1] ?? ''
+  return [...list.matchAll(new RegExp(`(?:TABLE )?(${NAME})`, 'gi'))].map(([, name]) =>
+    [...(name as string).matchAll(/"((?:[^"]|"")*)"|([^."]+)/g)].map(
+      ([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? (plain as string),
+    ),
   )
-  return parts.slice(-2).join('.')
+}
+
+/** Whether a job may read or write one of these tables: it names one, or names no table. */
+export function concerns(
+  description: string,
+  { database, schema, tables }: { database: string; schema: string; tables: readonly string[] },
+): boolean {
+  const named = namedTables(description)
+  if (!named.length) return true
+  return named.some((parts) => {
+    const [table = '', within = schema, where = database] = parts.slice().reverse()
+    return tables.includes(table) && within === schema && where === database
+  })
 }
 
 /** Describes a job for people, with the statement that ends it. */

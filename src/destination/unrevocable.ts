@@ -1,20 +1,20 @@
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * Write access that no REVOKE removes: an owner's, an administrator's, and that of the members of either, or of the
- * migration user.
+ * Write access that no REVOKE removes: that of owners, of administrators, and of members of an owner, an administrator
+ * or the migration user.
  */
 
-/** A login that can write to tables whatever is revoked from it. */
+/** A login whose write access to tables cannot be revoked. */
 export interface Unrevocable {
   role: string
-  /** The role whose rights it has: an owner, an administrator or the migration user. The login itself, where it is that role. */
+  /** The role that gives the access: an owner, an administrator or the migration user; perhaps the login itself. */
   through: string
-  /** The role that it is a direct member of on the way to `through`; null when it is `through` itself. */
+  /** The role through which it is a member of `through`; null if it is `through` itself. */
   parent: string | null
-  /** `through` is an administrator, so that no owner changes anything. */
+  /** Whether `through` is an administrator, so that a change of owner would not help. */
   administrator: boolean
-  /** Of the asked ones. */
+  /** The requested tables to which it can write. */
   tables: string[]
 }
 
@@ -24,8 +24,8 @@ const tablesSql = (schema: string, tables: readonly string[], columns: string) =
    WHERE n.nspname = ${literal(schema)} AND c.relname IN (${tables.map(literal).join(', ')}) AND c.relkind IN ('r', 'p')`
 
 /**
- * Two statements, whose rows {@link unrevocableOf} reads. Memberships are followed in the catalog, because CockroachDB looks
- * up every argument of `pg_has_role` by a query of its own.
+ * Two statements for {@link unrevocableOf}. They follow memberships in the catalog, because CockroachDB runs a query
+ * for every call of `pg_has_role`.
  * @param tables at least one
  */
 export function unrevocableSql(schema: string, tables: readonly string[]): [owners: string, holders: string] {
@@ -50,12 +50,12 @@ interface OwnerRow {
 }
 type HolderRow = Omit<Unrevocable, 'tables'> & { mine: boolean }
 
-/** Every login that can write to these tables for good, except this session's own and CockroachDB's built-in ones. */
+/** Lists logins with irrevocable write access, except this session's own and CockroachDB's built-in ones. */
 export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly HolderRow[]): Unrevocable[] {
   const administrators = new Set(holders.flatMap(({ role, administrator }) => (administrator ? [role] : [])))
   const found = new Map<string, Unrevocable>()
   for (const { mine, ...each } of holders) {
-    // For an administrator, ownership makes no difference.
+    // An administrator is listed once, whatever it owns.
     if (!each.administrator && administrators.has(each.role)) continue
     const all = each.administrator || mine
     const tables = owners.filter(({ owner }) => all || owner === each.through).map(({ table }) => table)
@@ -67,8 +67,8 @@ export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly Hol
 }
 
 /**
- * What removes this access until the migration is over: the migration user becomes the owner of the tables, and the old owner
- * gets its rights by name, which can be revoked and restored.
+ * Statements that make this access revocable: the migration user becomes the owner of the tables, and the old owner is
+ * granted its rights.
  * @param user the migration user
  */
 export function ownershipStatements(schema: string, found: readonly Unrevocable[], user: string): string[] {
@@ -85,7 +85,7 @@ export function ownershipStatements(schema: string, found: readonly Unrevocable[
   return statements
 }
 
-/** `app owns orders; batch is a member of team, which owns orders`, for people. */
+/** Describes logins for people: `app owns orders; batch is a member of team, which owns orders`. */
 export function unrevocableText(found: readonly Unrevocable[], user: string): string {
   return found
     .map(({ role, through, administrator, tables }) => {

@@ -27,7 +27,10 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
      AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
    ORDER BY 1, 2, 3`
 
-/** Reads all write rights on these tables, except those of our role, the owner and administrators: see {@link Unrevocable}. */
+/**
+ * Reads all write rights on these tables, except those of our role, the owner and administrators: see {@link
+ * Unrevocable}.
+ */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
@@ -59,9 +62,9 @@ export interface Access {
   open: WriteGrant[]
   /** Open and revoked rights that this session could not restore, on tables that exist. */
   ungrantable: WriteGrant[]
-  /** Revoked ones of roles that no longer exist. */
+  /** Revoked rights of roles that no longer exist. */
   gone: WriteGrant[]
-  /** Logins that can write whatever is revoked. */
+  /** Logins whose write access cannot be revoked. */
   unrevocable: Unrevocable[]
   /** The user that this session runs as. */
   user: string
@@ -106,7 +109,8 @@ export async function readAccess(
 }
 
 /**
- * Revokes these rights, without a time limit. Uses few statements, because each is a schema change on CockroachDB. Repeatable.
+ * Revokes these rights, without a time limit. Uses few statements, because each is a schema change on CockroachDB.
+ * Repeatable.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
   const statements = revokeStatements(schema, grants)
@@ -142,20 +146,20 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
 export interface Given {
   /** The rights that are still missing; only an empty list is a success. If the target cannot be read, all of them. */
   missing: WriteGrant[]
-  /** Missing ones whose role or table no longer exists, so no statement can restore them. */
+  /** Missing rights whose role or table no longer exists, so no statement can restore them. */
   gone: WriteGrant[]
-  /** What the server answered: one text for each different refusal. */
+  /** The server's messages, one for each different refusal. */
   causes: string[]
 }
 
-/** Refused for a missing right, or because a role or table is gone: the other parts of the statement may work. */
+/** SQLSTATEs of a missing right, role or table. Other parts of the statement may still work. */
 const REFUSES_PART = /^(0100[67]|42|0LP|3F000|55)/
-/** The role, the table or the schema does not exist. A table that an import keeps offline is another error. */
+/** SQLSTATEs of a missing role, table or schema. A table that an import keeps offline has a different one. */
 const GONE = /^(42704|42P01|3F000)$/
 
 /**
- * Restores exactly these rights, without a time limit, because each statement is a schema change. If one is refused, the
- * others are still granted. Throws no error of the target: the caller must name what is missing.
+ * Restores exactly these rights, without a time limit, because each statement is a schema change. If one is refused,
+ * the others are still granted. Never throws the target's errors: the caller must report what is missing.
  */
 export async function openWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<Given> {
   if (!grants.length) return { missing: [], gone: [], causes: [] }

@@ -61,8 +61,7 @@ export function newTables({ tables, excluded }: Plan, present: readonly string[]
 }
 
 /**
- * Removes what this suite drops and rebuilds from both fingerprints. Keeps missing objects that must exist in the
- * first.
+ * Removes what this suite drops and rebuilds from both fingerprints, except missing objects that must exist.
  */
 async function withoutDeferred(
   target: Database,

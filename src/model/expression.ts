@@ -91,21 +91,23 @@ export function expressionForm(sql: string): string | undefined {
 }
 
 export interface IndexStatement {
-  /** Undefined where the server chooses one. */
+  /** Undefined if the server chooses it. */
   name: string | undefined
   table: string
   unique: boolean
-  /** In key order; `(expression)` for one that is computed. */
+  /** In key order; `(expression)` stands for an expression. */
   columns: string[]
   /**
-   * What it says about its rows: keys with direction, stored columns, the condition. Leaves out its name, method (except
-   * for inverted ones), sharding, operator classes, key collations and NULL ordering, which the conversion rules change on
-   * purpose.
+   * Comparable form: keys with direction, stored columns and condition. Leaves out the name, the method (except
+   * inverted), sharding, operator classes, key collations and NULL ordering, because the conversion changes them.
    */
   form: string
 }
 
-/** @param sql CREATE INDEX as `convert`, pg_get_indexdef or pg_indexes prints it, or as a person writes it for CockroachDB */
+/**
+ * Parses CREATE INDEX.
+ * @param sql as `convert`, pg_get_indexdef or pg_indexes prints it, or as a person writes it for CockroachDB
+ */
 export function readIndex(sql: string): IndexStatement | undefined {
   try {
     return new Reader(sql).index()

@@ -5,7 +5,7 @@ import type { Difference, Table } from './tables.ts'
 interface Definition {
   form: string
   text: string
-  /** Set where a team has decided what the target gets; `text` is then CockroachDB's. */
+  /** Set if `convert.yml` decides the target's definition. `text` is then CockroachDB's. */
   decided?: true
 }
 
@@ -63,22 +63,22 @@ export interface Structure {
   columnParts: ColumnPart[]
 }
 
-/** What a team has decided in `convert.yml` about one definition of the source. */
+/** A decision of `convert.yml` about one definition of the source. */
 export interface Decision {
   of: 'index' | 'constraint' | 'type' | ColumnPart['part']
   table: string
-  /** Of the index, the constraint or the column. */
+  /** Name of the index, constraint or column. */
   name: string
-  /** What differs on the target; null when it gets nothing. */
+  /** What differs on the target; null if the definition is left out there. */
   target: Partial<Pick<Index, 'name' | 'unique' | 'columns' | 'form' | 'text'>> | null
 }
 
-/** A decision and the source's definition that it is about, in its form. It does not hold for any other definition. */
+/** A decision, with the form of the source's definition. It applies only to a definition of this form. */
 export interface Decided extends Decision {
   source: string
 }
 
-/** Adds the form of the source's definition to each decision. Drops decisions about what the source does not have. */
+/** Adds the form of the source's definition to each decision. Drops decisions about definitions that do not exist. */
 export function pinDecisions(decisions: readonly Decision[], source: Structure, tables: readonly Table[]): Decided[] {
   const forms = new Map<string, string>()
   const note = (of: Decision['of'], table: string, name: string, form: string) =>
@@ -87,7 +87,9 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
   for (const { table, name, form } of source.constraints) note('constraint', table, name, form)
   for (const { part, table, column, form } of source.columnParts) note(part, table, column, form)
   for (const { name: table, columns } of tables) for (const { name, type } of columns) note('type', table, name, type)
-  return decisions.flatMap((each) => {
+  // The last one holds: a check can get another name and another condition.
+  const last = new Map(decisions.map((each) => [keyOf(each), each]))
+  return [...last.values()].flatMap((each) => {
     const form = forms.get(keyOf(each))
     return form === undefined ? [] : { ...each, source: form }
   })
@@ -95,16 +97,16 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
 
 const keyOf = ({ of, table, name }: Pick<Decision, 'of' | 'table' | 'name'>) => JSON.stringify([of, table, name])
 
-/** `orders: index by_state is left out`. */
-export function decisionText({ of, table, name, target }: Decision): string {
+/** Describes a decision for people: `orders: index by_state is left out`. */
+export function decidedText({ of, table, name, target }: Decision): string {
   const what = `${table}: ${of} ${of === 'index' || of === 'constraint' ? name : `of ${name}`}`
   if (!target) return `${what} is left out`
   return target.text ? `${what} becomes ${target.text}` : `${what} becomes ${target.name}`
 }
 
 /**
- * The definitions that the target must have: the source's, except those that were decided. A definition that the source
- * has changed since is compared as it is.
+ * The definitions that the target must have: the source's, changed by the decisions. A decision is ignored if the
+ * source's definition has changed since.
  */
 export function asDecided(source: Structure, decided: readonly Decided[]): Structure {
   const known = new Map(decided.map((each) => [keyOf(each), each]))
@@ -213,7 +215,10 @@ export function sequenceProblems(states: readonly SequenceState[]): string[] {
   })
 }
 
-/** Lists columns whose target type is of the same family but cannot hold every value of the source's type, unless decided so. */
+/**
+ * Lists columns whose target type is of the same family but cannot hold every source value, unless `convert.yml` says
+ * so.
+ */
 export function narrowColumns(
   source: Table,
   target: Table | undefined,
@@ -257,7 +262,7 @@ const TYPE_NAMES: Record<string, string> = {
   'bit varying': 'varbit',
 }
 
-/** One name for each of CockroachDB's types, however it is written: `decimal(19,4)` for `NUMERIC(19, 4)`. */
+/** Normalizes the name of a CockroachDB type: `NUMERIC(19, 4)` becomes `decimal(19,4)`. */
 export function typeForm(sql: string): string {
   const text = sql
     .toLowerCase()

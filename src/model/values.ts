@@ -63,7 +63,10 @@ function plainNumber(text: string): string {
 const INTERVAL =
   /^(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?(?:([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d{1,6}))?)?$/
 
-/** Months, days and microseconds, the three numbers that an interval is. @param text in the style `postgres` */
+/**
+ * Normalizes an interval to months, days and microseconds.
+ * @param text in the style `postgres`
+ */
 function plainInterval(text: string): string | undefined {
   const found = text === '' ? null : INTERVAL.exec(text)
   if (!found) return undefined
@@ -73,7 +76,7 @@ function plainInterval(text: string): string | undefined {
   return `${Number(years) * 12 + Number(months)} ${Number(days)} ${sign === '-' ? -micros : micros}`
 }
 
-/** PostgreSQL shows the bits of a single host too, and an IPv6 address has several forms. */
+/** Normalizes an address: the prefix length of a single host is optional, and IPv6 addresses have several forms. */
 function plainAddress(text: string): string | undefined {
   const [address = '', bits] = text.split('/')
   const family = isIP(address)
@@ -82,7 +85,7 @@ function plainAddress(text: string): string | undefined {
   return `${plain}/${bits ?? (family === 4 ? 32 : 128)}`
 }
 
-/** `12:00:00.5+02` is `12:00:00.500+02:00:00`. */
+/** Normalizes a time with zone: `12:00:00.5+02` equals `12:00:00.500+02:00:00`. */
 function plainTime(text: string): string | undefined {
   const found = /^(\d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d)(?::(\d\d))?(?::(\d\d))?$/.exec(text)
   if (!found) return undefined

@@ -103,8 +103,7 @@ export async function completePublication(db: Database, name: string): Promise<v
   const found = await readPublication(db, name)
   if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
     await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
-  // A publication that withholds changes has done so since the slot was created. Correcting it would only hide the
-  // loss.
+  // If it withholds changes, it has done so since the slot was created. Correcting it would only hide the loss.
   if (found?.truncate && !found.withheld.length)
     await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
 }

@@ -37,8 +37,7 @@ export async function readServer(db: Database): Promise<ServerFacts> {
 }
 
 /**
- * Tries each kind of definition that `prepare` and `molt fetch` create, and rolls back. An event trigger may forbid
- * one.
+ * Tries each kind of definition that `prepare` and `molt fetch` create, which an event trigger may forbid. Rolls back.
  * @throws the server's error
  */
 export async function tryDefinitions(db: Database): Promise<void> {

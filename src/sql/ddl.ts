@@ -168,7 +168,7 @@ function columnSql({
   return parts.filter(Boolean).join(' ')
 }
 
-/** CockroachDB's grammar puts it behind STORING. */
+/** Separate from USING HASH, because CockroachDB's grammar puts it after STORING. */
 function bucketsSql(hash: HashSharding | null): string {
   return hash && hash.buckets !== null ? ` WITH (bucket_count = ${hash.buckets})` : ''
 }

@@ -18,7 +18,7 @@ export async function readStructure(db: Database, side: DatabaseSide, name: stri
   return structureOf(await readSchema(db, side, name))
 }
 
-/** Secondary indexes, checks, foreign keys and parts of columns of a schema's tables. */
+/** Reads the secondary indexes, checks, foreign keys and column parts of a schema. */
 export function structureOf(schema: Schema): Structure {
   return {
     indexes: schema.indexes

@@ -1,4 +1,5 @@
 import { byName, own } from '../model/records.ts'
+import { OWN_COLUMN } from '../model/schema.ts'
 import { exactFilter } from '../model/tables.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
@@ -78,7 +79,7 @@ export interface TableVerdict {
 /** The kind of difference between two values, determined while they are in memory. */
 export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
 
-/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` the number of all that molt listed. */
+/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` counts all that molt listed. */
 export interface TableRows {
   rows: RowDifference[]
   told: number
@@ -222,6 +223,9 @@ function countDefinition(account: VerifyAccount, event: MoltEvent): void {
   const detail = scrubText(String(event.mismatch_info ?? event.reason ?? ''))
   // A target that allows NULL loses no data. A target that does not can stop the stream later.
   if (/NOT NULL mismatch: true vs false/.test(detail)) return void account.notes.push({ table, reason: detail })
+  // CockroachDB adds it to a hash-sharded index, among others; it holds nothing of the source.
+  const [, extra] = /extraneous column (\S+) found/.exec(detail) ?? []
+  if (extra && OWN_COLUMN.test(extra)) return void account.notes.push({ table, reason: detail })
   const known = DEFINITIONS.find(([regex]) => regex.test(detail || message))
   const said = detail ? `${message}: ${detail}` : message
   const reason = known ? (known[0].exec(detail || message)?.[0] ?? '').replace(...known) : scrubText(said)

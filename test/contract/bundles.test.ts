@@ -213,7 +213,8 @@ describe('on any Node version', () => {
     const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
     const before = server.connections()
     const run = await runBundle('setup', { node, inputs })
-    expect(run.errors[0]).toMatch(/^input `target` is missing; `trust-on-first-use` keeps the digest/)
+    expect(run.errors[0]).toMatch(/^input `target` is missing/)
+    expect(run.outputs).toMatchObject({ 'error-code': 'input.missing' })
     expect(server.connections()).toBe(before)
   })
 

@@ -787,6 +787,23 @@ it('finds a target that is not empty or is in use', async () => {
     expect(objectsOf(deferred, id)).toEqual([])
 })
 
+it('finds constraints of the target that the source does not guarantee', async () => {
+  const tables = (note: string, fkey: string) => [
+    CLEAN,
+    `CREATE TABLE shops (code text PRIMARY KEY, town text ${note}, CONSTRAINT named CHECK (town <> ''));
+     CREATE TABLE sales (id int PRIMARY KEY, shop text, clerk text, UNIQUE (id, shop));
+     ALTER TABLE sales ADD CONSTRAINT ${fkey};
+     ALTER TABLE sales ADD CONSTRAINT sales_shop_key UNIQUE (shop, clerk)`,
+  ]
+  const urls = await world(pair, tables('', 'fk_shop FOREIGN KEY (shop) REFERENCES shops NOT VALID'), [
+    ...tables('UNIQUE', 'renamed FOREIGN KEY (shop) REFERENCES shops'),
+    'ALTER TABLE sales ADD CONSTRAINT positive CHECK (id > 0)',
+  ])
+  const facts = await factsOf(urls, { defer: { indexes: true, constraints: true } })
+  expectFires(facts, 'tgt.stricter', ['public.shops.shops_town_key', 'public.sales.renamed'])
+  expectFires(facts, 'tgt.stricter-check', ['public.sales.positive'])
+})
+
 it('reports what exists only on CockroachDB', () => {
   const cockroach = asCockroach(clean)
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
@@ -840,14 +857,14 @@ it('reports what exists only on CockroachDB', () => {
   expect(objectsOf(on(1, {}, { mode: 'import' }), 'right.target-copy')).toEqual([])
   expect(targetGrants(on(3, {}), 'mig')).toContain('GRANT SYSTEM CONTROLJOB TO "mig";')
   expect(targetGrants(on(1, {}), 'mig')).not.toContain('CONTROLJOB')
-  const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
+  const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED', owner: 'cdc' }
   expectFires(target({ jobs: [job] }), 'tgt.job', ['job 77'], cockroach)
-  const imports = { ...job, type: 'IMPORT', description: "IMPORT INTO a.b.c(d) CSV DATA ('s3://bucket/key')" }
+  const imports = { ...job, type: 'IMPORT', description: "IMPORT INTO orders(id) CSV DATA ('s3://bucket/key')" }
   const [importing] = runChecks(
     CHECKS.filter((check) => check.id === 'tgt.job'),
     target({ jobs: [imports] }),
   )
-  expect(importing?.what).toContain('IMPORT INTO a.b.c(d) …')
+  expect(importing?.what).toContain('IMPORT INTO orders(id) …')
   const held = { id: '78', table: 'public.orders', status: 'running', owner: 'mig', fraction: 0, ours: false }
   const gone = changed(cockroach, (copy) => {
     copy.target.schema.tables = copy.target.schema.tables.filter(({ name }) => name !== 'orders')
@@ -1051,6 +1068,7 @@ it('runs at most 20 catalog queries per side, changes nothing, and cannot change
     ],
     ...['pg_tables', 'pg_trigger', 'referential_constraints'],
     'table_privileges',
+    'tables',
   ])
   for (const text of Object.values(asked).flat())
     expect(text).not.toMatch(/^\s*(create|alter|drop|insert|update|delete|truncate|grant)\b/i)

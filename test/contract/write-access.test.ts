@@ -205,7 +205,7 @@ nightly('`prepare` refuses to recreate tables on which other roles have rights',
   const made = await shop()
   const blocked = await made.run('prepare', { 'table-handling': 'drop-on-target-and-recreate' })
   expect(blocked.outputs['error-code']).toBe('preflight.blocked')
-  const errors = blocked.annotations.filter(({ level }) => level === 'error').map(({ title }) => title)
+  const errors = blocked.annotations.flatMap(({ level, title }) => (level === 'error' && title ? [title] : []))
   expect(errors).toEqual(['load.recreate'])
 })
 

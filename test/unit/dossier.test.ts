@@ -140,6 +140,14 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')
   })
 
+  test('lists what convert.yml decides, and does not call the definitions equal then', () => {
+    const decided = [{ of: 'index' as const, table: 'orders', name: 'by_<state>', source: '', target: null }]
+    const page = dossierPage({ ...facts, plan: { ...facts.plan, decided } as DossierFacts['plan'] })
+    expect(page).toContain('by_&lt;state&gt;')
+    expect(page.match(/definitions of all tables/g)).toBeNull()
+    expect(dossierPage(facts).match(/definitions of all tables/g)).toHaveLength(1)
+  })
+
   test('lists every remaining difference, and mentions them in its heading', () => {
     const remaining = Array.from({ length: 57 }, (_, index) => `orders: the index i${index} is missing`)
     const page = dossierPage({ ...facts, remaining })

@@ -79,7 +79,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'database.unsupported': ['src.version', 'tgt.version'],
   'deferral.not-captured': 'tried by prepare',
   'deferral.not-restored': ['tgt.trial'],
-  'deferral.rows-break-definition': ['tbl.not-valid', 'tbl.foreign-key-invalid'],
+  'deferral.rows-break-definition': ['tbl.not-valid', 'tbl.foreign-key-invalid', 'tgt.stricter', 'tgt.stricter-check'],
   'deferral.trial-failed': 'tried by prepare',
   'drain.not-proved': 'proof',
   'drain.replicator-ended': 'failure',

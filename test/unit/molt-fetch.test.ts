@@ -7,7 +7,7 @@ import { FETCH_FLAGS } from '../../rehearsal/molt/fetch.ts'
 import { flagUsages } from '../../rehearsal/molt/flags.ts'
 import { progressLine } from '../../src/actions/fetch/run.ts'
 import { stopsOnToast } from '../../src/checks/facts/gather.ts'
-import { cancelImports, importedTable, readImportJobs } from '../../src/destination/jobs.ts'
+import { cancelImports, concerns, namedTables, readImportJobs } from '../../src/destination/jobs.ts'
 import { filterProblems } from '../../src/model/filter.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { argumentList } from '../../src/runtime/types.ts'
@@ -199,11 +199,27 @@ test.each([
 
 describe('import jobs', () => {
   test.each([
-    ['IMPORT INTO shop.public.orders(id, name) CSV DATA (…)', 'public.orders'],
-    ['IMPORT INTO shop.public."Order ""x"" (1)"(id) CSV DATA (…)', 'public.Order "x" (1)'],
-    ['IMPORT INTO orders CSV DATA (…)', 'orders'],
-    ['BACKUP DATABASE x', ''],
-  ])('%s', (description, table) => expect(importedTable(description)).toBe(table))
+    ['IMPORT INTO shop.public.orders(id, name) CSV DATA (…)', [['shop', 'public', 'orders']]],
+    ['IMPORT INTO shop.public."Order ""x"" (1)"(id) CSV DATA (…)', [['shop', 'public', 'Order "x" (1)']]],
+    ['IMPORT INTO orders CSV DATA (…)', [['orders']]],
+    ["CREATE CHANGEFEED FOR TABLE orders INTO 'kafka://x'", [['orders']]],
+    ["CREATE CHANGEFEED FOR TABLE d.public.a, TABLE b INTO 's3://x'", [['d', 'public', 'a'], ['b']]],
+    ["CREATE CHANGEFEED FOR DATABASE shop INTO 's3://x'", []],
+    ["CREATE CHANGEFEED INTO 's3://x' AS SELECT * FROM orders", []],
+    ['BACKUP DATABASE x', []],
+  ])('%s', (description, tables) => expect(namedTables(description)).toEqual(tables))
+
+  test.each([
+    ['IMPORT INTO shop.public.orders(id) CSV DATA (…)', true],
+    ['IMPORT INTO other.public.orders(id) CSV DATA (…)', false],
+    ['IMPORT INTO shop.far.orders(id) CSV DATA (…)', false],
+    ['IMPORT INTO orders(id) CSV DATA (…)', true],
+    ["CREATE CHANGEFEED FOR TABLE shop.public.audit, TABLE shop.public.orders INTO 's3://x'", true],
+    ["CREATE CHANGEFEED FOR TABLE other.public.orders INTO 's3://x'", false],
+    ["CREATE CHANGEFEED FOR DATABASE other INTO 's3://x'", true],
+  ])('%s concerns shop.public.orders: %s', (description, expected) =>
+    expect(concerns(description, { database: 'shop', schema: 'public', tables: ['orders'] })).toBe(expected),
+  )
 
   interface Job {
     id: string
@@ -227,7 +243,12 @@ describe('import jobs', () => {
         for (const job of jobs) if (job.id === id) job.status = 'cancel-requested'
         return { rows: [] }
       }
-      const rows = jobs.map((job) => ({ ...job, owner: 'mig', description: job.description.slice(0, 100) }))
+      const rows = jobs.map((job) => ({
+        ...job,
+        owner: 'mig',
+        database: 'd',
+        description: job.description.slice(0, 100),
+      }))
       for (const job of jobs) if (job.status === 'cancel-requested') job.status = 'canceled'
       return { rows }
     }

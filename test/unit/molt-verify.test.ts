@@ -224,6 +224,16 @@ describe('lines', () => {
     },
   )
 
+  test.each([
+    ['crdb_internal_note_shard_4', 0],
+    ['note', 1],
+  ])('takes the column %s of the target for a difference: %i', (column, count) => {
+    const account = emptyVerifyAccount('public')
+    const event = { message: 'mismatching table definition', table_schema: 'public', table_name: 't' }
+    accountForVerify(account, { ...event, level: 'warn', mismatch_info: `extraneous column ${column} found` })
+    expect([account.unverifiable.length, account.notes.length]).toEqual([count, 1 - count])
+  })
+
   test('counts lines that are not events by kind', () => {
     const unknown = noUnknowns()
     for (const line of ['{"a":', 'usage', '', '[1]', '{']) countChatter(unknown, line)

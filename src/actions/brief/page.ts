@@ -4,6 +4,7 @@ import { DECIDED, type Entry, type Evidence } from '../../ledger/ledger.ts'
 import type { ProofState } from '../../ledger/proof.ts'
 import type { FinalVerify, Plan, ReportLevel } from '../../model/plan.ts'
 import { isStandIn } from '../../model/stand-in.ts'
+import { decidedText } from '../../model/structure.ts'
 import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
@@ -220,6 +221,7 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
 function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): string {
   const risks = [
     ...(plan.waivers ?? []).map((each) => `waived: ${each}`),
+    ...(plan.decided ?? []).map((each) => `decided in convert.yml: ${decidedText(each)}`),
     ...(fetch?.body.insecure ?? []).map((each) => `\`allow-insecure\`: ${each}`),
   ]
   const names = deferred.map(({ table, name }) => `${table}.${name}`)

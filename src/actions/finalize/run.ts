@@ -7,7 +7,7 @@ import {
   validateConstraint,
   validateDeferred,
 } from '../../destination/deferral.ts'
-import { lockTables } from '../../destination/schema-lock.ts'
+import { lockTables, unlockTables } from '../../destination/schema-lock.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { asDecided, structureProblems } from '../../model/structure.ts'
 import { openTarget } from '../../phases/after-commit/open-target.ts'
@@ -72,7 +72,10 @@ async function finalize(
     entry = await advance(target, entry, 'switched')
   }
   if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
-  if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
+  if (['switched', 'finalized'].includes(entry.phase)) {
+    await requireWhole(context, source, target, entry, done)
+    await lockTables(target, id)
+  }
   if (entry.phase === 'switched') done.dropped = await endReplication(source, entry)
   requireCompared(compared)
   if (entry.phase === 'switched') entry = await advance(target, entry, 'finalized')
@@ -158,7 +161,6 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
       problems,
       'Fix these and run `finalize` again.',
     )
-  await lockTables(target, entry.id)
   return entry
 }
 
@@ -170,7 +172,7 @@ async function requireWhole(
   { inputs }: Finalize,
   source: Database,
   target: Database,
-  { plan }: Entry,
+  { id, plan }: Entry,
   done: Done,
 ): Promise<void> {
   const { sourceSchema, targetSchema, tables, decided = [] } = plan
@@ -179,6 +181,11 @@ async function requireWhole(
     (each) => !each.validated && tables.includes(each.table),
   )
   const invalid: string[] = []
+  await unlockTables(
+    target,
+    id,
+    waiting.map(({ table }) => ({ schema: targetSchema, table })),
+  )
   for (const { table, name, kind } of waiting) {
     // The source's rows may violate a constraint that it has never validated.
     if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue

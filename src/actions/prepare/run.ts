@@ -36,7 +36,7 @@ import {
 import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
 import { canonicalJson, type Plan, planHash } from '../../model/plan.ts'
 import type { Schema } from '../../model/schema.ts'
-import { type Decided, decisionText, pinDecisions } from '../../model/structure.ts'
+import { type Decided, decidedText, pinDecisions } from '../../model/structure.ts'
 import { exactFilter } from '../../model/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -200,7 +200,7 @@ async function decidedOn({ inputs, signal }: Prepare, { settings, source, target
   const expected = new Set(settings.tables)
   const decisions = conversion.decided.filter(({ table }) => expected.has(table))
   const decided = pinDecisions(decisions, structureOf(source.schema), source.schema.tables)
-  for (const each of decided) info(`decided in ${inputs.decisions}: ${decisionText(each)}`)
+  for (const each of decided) info(`decided in ${inputs.decisions}: ${decidedText(each)}`)
   return decided
 }
 

@@ -43,7 +43,7 @@ export interface TargetFacts {
   /** Schemas in which a replicator keeps or kept its progress. */
   stagingSchemas: string[]
   /** CockroachDB only: unfinished imports and changefeeds; null when SHOW JOBS fails. */
-  jobs: { id: string; type: string; status: string; description: string }[] | null
+  jobs: { id: string; type: string; status: string; description: string; owner: string }[] | null
   /** CockroachDB's session settings that decide what INT and SERIAL mean. */
   intSize: string | null
   serial: string | null
@@ -259,7 +259,7 @@ const GRANTS = `
 /** At most 100: nobody would read a longer list. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
-  SELECT job_id::text AS id, job_type AS type, status, description FROM jobs
+  SELECT job_id::text AS id, job_type AS type, status, description, user_name AS owner FROM jobs
    WHERE job_type IN ('IMPORT', 'CHANGEFEED') AND status IN ('pending', 'running', 'paused', 'pause-requested',
      'retry-running', 'reverting', 'retry-reverting', 'cancel-requested') LIMIT 100`
 

@@ -179,8 +179,13 @@ async function giveBack(target: Database, migration: string, taken: readonly Wri
 
 /** Disables and drops the stream's login. Nothing streams any more, so a client that still uses it is a leftover. */
 async function dropLiveLogin(target: Database, login: string): Promise<void> {
-  await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
-  await dropStreamLogin(target, login)
+  try {
+    await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
+    await dropStreamLogin(target, login)
+  } catch (error) {
+    // The run that streamed may drop it at the same time.
+    if (await loginExists(target, login)) throw error
+  }
 }
 
 /** The tables in which `molt fetch` records its runs, with their columns. */

@@ -140,12 +140,19 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
   const refusal = (why: string) =>
     new UserError(
       'load.partly-imported',
-      `${plural(partly.length, 'table holds', 'tables hold')} some of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why} Empty them (TRUNCATE TABLE ${names}), then rerun the step`,
+      `${plural(partly.length, 'table holds', 'tables hold')} some of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why}`,
     )
   if (entry.facts.writeAccessWaived)
-    throw refusal('Write access to the target was waived, so they may contain rows of other writers.')
+    throw refusal(
+      `Write access to the target was waived, so they may contain rows of other writers. Empty them (TRUNCATE TABLE ${names}), then rerun the step`,
+    )
   await target.query(`TRUNCATE TABLE ${names}`).catch((error) => {
-    throw sqlState(error) ? refusal(`They could not be emptied: ${messageOf(error)}.`) : error
+    // Such as a foreign key of a table that is loaded already: it would have to be loaded again as well.
+    throw sqlState(error)
+      ? refusal(
+          `They could not be emptied: ${messageOf(error)}. Set \`on-interrupted: restart\`, which loads every table again`,
+        )
+      : error
   })
   info(`emptied ${partly.join(', ')}, because MOLT imports all of their rows again`)
 }

@@ -2,7 +2,7 @@ import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { byName } from '../../model/records.ts'
-import { asDecided, decisionText, narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
+import { asDecided, decidedText, narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
@@ -325,7 +325,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
   if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
   else found.notes.push(...problems)
-  found.notes.push(...notes, ...decided.map((each) => `decided in \`convert.yml\`: ${decisionText(each)}`))
+  found.notes.push(...notes, ...decided.map((each) => `decided in \`convert.yml\`: ${decidedText(each)}`))
   found.decisions.push(...(await missingTriggers(...sides, tables)), ...(await missingViews(...sides)))
 }
 

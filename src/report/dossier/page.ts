@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { partIndex } from '../../model/operations.ts'
 import type { Plan } from '../../model/plan.ts'
+import { decidedText } from '../../model/structure.ts'
 import { clock, minutes, number, plural, seconds } from '../../runtime/progress.ts'
 import { type Chart, CLIENT, chartData, chartFigure, type Mark } from './charts.ts'
 import { type Bar, bars, details, facts, html, list, prose, table } from './html.ts'
@@ -313,13 +314,15 @@ function came(action: string, body: object): string {
   return tell?.(body) ?? ''
 }
 
-function remainingSection({ facts: { remaining, toDecide } }: Story): string {
-  return `${differencesText(remaining)}${toDecide.length ? `<h3>For you to decide</h3>${list(toDecide.map(prose))}` : ''}`
+function remainingSection({ facts: { remaining, toDecide, plan } }: Story): string {
+  return `${differencesText(remaining, plan?.decided)}${toDecide.length ? `<h3>For you to decide</h3>${list(toDecide.map(prose))}` : ''}`
 }
 
-function differencesText(remaining: readonly string[] | undefined): string {
+function differencesText(remaining: readonly string[] | undefined, decided: Plan['decided'] = []): string {
   if (!remaining)
     return '<p class="note warn">The definitions of source and target could not be compared for this page.</p>'
+  if (!remaining.length && decided.length)
+    return `<p class="note good">None, except ${plural(decided.length, 'definition')} that convert.yml decides. The plan lists them.</p>`
   if (!remaining.length)
     return '<p class="note good">None: the definitions of all tables, indexes, constraints and sequences match.</p>'
   return `<p class="note bad">${plural(remaining.length, 'difference')}</p>${list(remaining.map(prose))}`
@@ -339,6 +342,9 @@ function planSection({ facts: { plan } }: Story): string {
     plan.waivers?.length
       ? `<h3>Waived</h3>${list(plan.waivers.map((each) => `<code>${html(each)}</code>`))}`
       : '<p>Nothing is waived.</p>',
+    plan.decided?.length
+      ? `<h3>Decided in convert.yml</h3>${list(plan.decided.map((each) => html(decidedText(each))))}`
+      : '',
     details(plural(plan.tables.length, 'table'), list(plan.tables.map(html))),
     tools.length ? details('Programs', table(['program', 'sha256'], tools)) : '',
   ].join('')
