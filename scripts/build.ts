@@ -122,7 +122,7 @@ async function bundle(): Promise<string> {
     // Leaves out pg's native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
-    // As in newer Nodes. Without it, pg asks `Response` whether it is Cloudflare's, for which Node 20 loads its fetch.
+    // Defined as in newer Node versions. Otherwise pg's check for Cloudflare makes Node 20 load its fetch.
     define: { navigator: '{ "userAgent": "Node.js" }' },
     logOverride: { 'empty-import-meta': 'silent' },
   })

@@ -33,7 +33,7 @@ const Release = z.object({
 })
 
 /**
- * One version's section of a Keep-a-Changelog file, without its heading and the links of headings.
+ * One version's section of a Keep-a-Changelog file, without its heading and without link definitions.
  * @throws Error if there is no such section
  */
 export function notesOf(changelog: string, version: string): string {
@@ -62,7 +62,7 @@ export function writeFiles(version: string, adoption: Adoption, out: string): vo
   const notes = notesOf(readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8'), version)
   mkdirSync(out)
   const { repository, commit } = adoption
-  // A release's page resolves no paths of the repository.
+  // A release's page does not resolve paths of the repository.
   const linked = notes.replaceAll(/\]\((?!https?:)/g, `](https://github.com/${repository}/blob/${commit}/`)
   const pin = `${repository}@${commit}`
   writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)

@@ -19,7 +19,7 @@ export interface ExternalFile {
   open(signal: AbortSignal): Promise<Readable>
 }
 
-/** SQLSTATE of CockroachDB errors that have no code of their own. */
+/** SQLSTATE of uncategorized CockroachDB errors. */
 export const UNCATEGORIZED = 'XXUUU'
 
 const S3_PARAMS = new Set([

@@ -8,7 +8,7 @@ import { CHANGE_ITEMS } from './changes.ts'
 import { CannotRun, type Item, matches, type Seen, shown } from './item.ts'
 import { PROOF_ITEMS } from './proofs.ts'
 
-/** In this order, because later items change what earlier items read. */
+/** All items. The order matters: later items change what earlier items read. */
 export const ITEMS: readonly Item[] = [...CATALOG_ITEMS, REFUSALS, ...CHANGE_ITEMS, ...PROOF_ITEMS]
 
 export interface ItemResult {

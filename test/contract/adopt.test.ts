@@ -41,7 +41,7 @@ test.each([
     expect(uses(text).filter((each) => /^[.$]\//.test(each))).toEqual([])
   }
   expect(files.get('molt-actions.yml')).toContain('s3://acme-molt/shop')
-  // Editors read the schema only from this form of the first line.
+  // Editors find the schema only if the first line has this form.
   const schema = `https://raw.githubusercontent.com/acme/molt-actions/${COMMIT}/docs/config.schema.json`
   expect(files.get('molt-actions.yml')?.split('\n')[0]).toBe(`# yaml-language-server: $schema=${schema}`)
   expect(files.get('.github/workflows/rehearse.yml')).toContain(given.postgresImage)

@@ -963,7 +963,7 @@ it('ignores columns that CockroachDB adds itself', async () => {
   expect(Object.keys(fingerprint(facts.target.schema, ['placed'])).join()).not.toMatch(/shard|region|rowid/)
 })
 
-it('shows approvers the verdict first, then what blocks, what was waived, and the rest, whatever the names contain', async () => {
+it('shows approvers the verdict first, then blocking, waived and other findings, and escapes names', async () => {
   const rows = Array.from({ length: 12 }, (_, n) => `CREATE TABLE "p|${n}<b>" (at timestamptz)`).join(';')
   const facts = await factsOf(await world(pair, [CLEAN, rows], CLEAN_TARGET))
   const findings = runChecks(CHECKS, facts, [

@@ -77,7 +77,7 @@ describe('takeSnapshot', () => {
     expect(JSON.stringify((await takeSnapshot(db, PLAN)).statements)).not.toMatch(/someone|4711/)
   })
 
-  it('counts sessions by role, application and address, except ours', async () => {
+  it("counts sessions by role, application and address, except the suite's own", async () => {
     await client('app', 'shop')
     await client('reader', 'report')
     const { sessions } = await takeSnapshot(db, PLAN)

@@ -634,7 +634,7 @@ it('drops the foreign keys that depend on a unique index with the index, and kee
   })
 })
 
-it('captures a foreign key that has the name of an index', async () => {
+it('records a foreign key that has the same name as an index', async () => {
   const { target: url } = await world(pair, 'SELECT 1', [
     LADEN,
     'CREATE INDEX orders_customer_fkey ON orders (customer)',

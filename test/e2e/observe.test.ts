@@ -126,7 +126,7 @@ test('is degraded by a client that still writes to the source, and names it', { 
   }
 })
 
-test('does not count writes again that were refused before the last watch', { timeout: 60_000 }, async () => {
+test('counts writes that were refused before the last watch only once', { timeout: 60_000 }, async () => {
   requireSuccess('observe', await observed())
 })
 

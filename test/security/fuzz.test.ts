@@ -188,7 +188,7 @@ describe('what the tools write', () => {
     })
   })
 
-  test('what a tool says has a diagnosis of one line', () => {
+  test('diagnoses tool output in one line', () => {
     holds(text, (each) => {
       expect(explainDiagnosis(each) ?? '').not.toMatch(/[\r\n]/)
       expect(typeof explainWords(each)).toMatch(/undefined|object/)
@@ -223,7 +223,7 @@ describe('values in what the tools write', () => {
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('removes values from a scrubbed line, whatever surrounds them', () => {
+  test('removes values from a scrubbed line in any surroundings', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -291,7 +291,7 @@ describe('what people write', () => {
     )
   })
 
-  test('a config file has its problems at places of the file', () => {
+  test("reports a config file's problems at positions inside the file", () => {
     const section = fc.constantFrom('common', 'cutover', 'prepare', '__proto__', 'constructor')
     const given = fc.tuple(section, text).map(([name, each]) => `${name}:\n  ${JSON.stringify(each)}: ${each}`)
     holds(fc.oneof(text, fc.json(), given), (each) => {
@@ -328,7 +328,7 @@ describe('what people write', () => {
     }
   })
 
-  test('reports what is wrong with a URL without quoting it', () => {
+  test('explains what is wrong with a URL without quoting it', () => {
     holds(password, (each) => {
       const url = `postgresql://mover:${each}@db/shop`
       const problem = urlProblem(url)
@@ -337,7 +337,7 @@ describe('what people write', () => {
   })
 })
 
-describe('what the catalogs hold', () => {
+describe('what the catalogs contain', () => {
   const sql = fc
     .array(
       fc.oneof(
@@ -350,7 +350,7 @@ describe('what the catalogs hold', () => {
     )
     .map((parts) => parts.join(''))
 
-  test('the tokens of SQL are its text', () => {
+  test('splits SQL into tokens that add up to its text', () => {
     holds(sql, (each) => {
       expect(
         tokens(each)
@@ -360,14 +360,14 @@ describe('what the catalogs hold', () => {
     })
   })
 
-  test('an expression has a form, or none', () => {
+  test('finds a form for an expression, or none', () => {
     holds(sql, (each) => {
       for (const form of [expressionForm(each), readIndex(`CREATE INDEX i ON t USING btree (${each})`)?.form])
         expect(typeof form).toMatch(/undefined|string/)
     })
   })
 
-  test('the texts of a schema are found in a bounded time', () => {
+  test('finds the texts of a schema in limited time', () => {
     holds(sql, (each) => {
       for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
     })

@@ -253,7 +253,7 @@ describe('rights', () => {
     }
   })
 
-  test('REVOKE takes neither CASCADE nor RESTRICT', async () => {
+  test('REVOKE accepts neither CASCADE nor RESTRICT', async () => {
     for (const word of ['CASCADE', 'RESTRICT'])
       expect(await refused(`REVOKE SELECT ON TABLE parents FROM app ${word}`)).toEqual({
         code: '42601',
@@ -261,7 +261,7 @@ describe('rights', () => {
       })
   })
 
-  test('a member of admin may do everything, until it is revoked', async () => {
+  test('a member of admin can do everything until its membership is revoked', async () => {
     await db.query(`CREATE ROLE operator LOGIN PASSWORD 'operator'; GRANT admin TO operator`)
     const operator = await open('operator')
     try {
@@ -664,7 +664,7 @@ describe('statements of MOLT', () => {
 })
 
 // pkg/sql/opt/norm/rules/inline.opt: a projection is inlined where each of its columns is used at most once.
-test('computes a column that is used several times only once', () => {
+test('computes a repeatedly used column once', () => {
   const [often, once] = split(
     'SELECT sum(h | (h << 8)) FROM (SELECT length(md5(a)) AS h FROM t) AS hashed; SELECT h FROM (SELECT md5(a) AS h FROM t) AS hashed',
   )

@@ -91,7 +91,7 @@ describe('one deadline for the whole section', () => {
   })
 })
 
-test('gives the smoke test a URL with read-only transactions, whatever options the URL had', () => {
+test('gives the smoke test a URL with read-only transactions, even if the URL has options', () => {
   const option = '-c%20default_transaction_read_only%3Don'
   expect(readOnlyUrl('postgresql://u@h/d')).toBe(`postgresql://u@h/d?options=${option}`)
   expect(readOnlyUrl('postgresql://u@h/d?sslmode=disable')).toBe(`postgresql://u@h/d?sslmode=disable&options=${option}`)

@@ -31,7 +31,7 @@ describe('rules file', () => {
     expect(() => parse(tables)).toThrow(message)
   })
 
-  it('refuses what is not YAML, another version, and a key written in the file', () => {
+  it('refuses invalid YAML, another version, and a key written in the file', () => {
     expect(() => parseRules('a: [', 'x.yml')).toThrow(/x\.yml is not YAML/)
     expect(() => parseRules('version: 2\nkey: env:K\ntables: {}', 'x.yml')).toThrow(/version/)
     expect(() => parseRules('version: 1\nkey: hunter2\ntables: {}', 'x.yml')).toThrow(/key/)

@@ -32,7 +32,7 @@ test.each(['ERROR', 'critical', 50])('treats a record with the level %s as an er
   expect(fetchProblems(account, [])).toContain('lost the connection')
 })
 
-test.each(['constructor', '__proto__', 'toString'])('counts the rows of a table called %s', (table) => {
+test.each(['constructor', '__proto__', 'toString'])('counts the rows of a table named %s', (table) => {
   const account = emptyAccount()
   const told = { table: `public.${table}`, num_rows: 7 }
   accountFor(account, { message: 'data extraction from source complete', ...told })
@@ -172,7 +172,7 @@ test('reads the number of rows from metrics', () => {
   expect(fetchedRows('molt_fetch_num_tables 2\n')).toBeUndefined()
 })
 
-test('shows what is left, and nothing unknown', () => {
+test('shows the remaining work, and nothing unknown', () => {
   const size = { rows: 1000, bytes: 8 * 2 ** 20 }
   const line = progressLine({ tablesRead: 1, tablesImported: 0, rows: 250 }, 4, size, 5_000)
   expect(line).toContain(

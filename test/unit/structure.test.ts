@@ -93,7 +93,7 @@ describe('an index', () => {
     expect(crdb(target)).toBeDefined()
     expect(crdb(target)).not.toBe(pg(source))
   })
-  it('has a form of its own if it is inverted', () => {
+  it('has a different form if it is inverted', () => {
     const gin = readIndex('CREATE INDEX i ON t USING gin (tags)')?.form
     expect(gin).toBe(readIndex('CREATE INVERTED INDEX i ON d.s.t USING gin (tags ASC)')?.form)
     expect(gin).not.toBe(crdb('(tags)'))

@@ -60,7 +60,7 @@ export const GRANT_RULES: StatementRule[] = [
   },
   {
     id: 'grants.no-cascade',
-    says: 'REVOKE takes neither CASCADE nor RESTRICT: both are syntax errors.',
+    says: 'REVOKE accepts neither CASCADE nor RESTRICT: both are syntax errors.',
     source: 'pkg/sql/parser/sql.y: revoke_stmt',
     plan: (statement) => {
       const [before, last] = statement.tokens.slice(-2)

@@ -6,13 +6,13 @@ import { OWN_VARIABLES } from './settings.ts'
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. The check comes before the role's lookup, so IF EXISTS does not spare a missing role from it.",
+    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. This is checked before the role is looked up, even for a missing role with IF EXISTS.",
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
   },
   {
     id: 'roles.admin',
-    says: 'A member of `admin` may do everything that `root` may.',
+    says: 'A member of `admin` can do everything that `root` can.',
     source: 'docs: security-reference/authorization.md#admin-role',
     plan: changeAdmins,
   },
@@ -55,7 +55,7 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
   }
 }
 
-/** PostgreSQL does not inherit SUPERUSER from a role, so each new member gets it, and each former one loses it. */
+/** Gives SUPERUSER to new members and takes it from former members, because PostgreSQL does not inherit it. */
 function changeAdmins({ tokens, sql }: Statement): Plan | undefined {
   const grants = isWord(tokens[0], 'grant')
   const ends = tokens.findIndex((token) => isWord(token, grants ? 'to' : 'from'))
