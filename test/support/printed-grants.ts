@@ -25,6 +25,8 @@ const SOURCE = [
   'CREATE SEQUENCE shop.invoices',
   `CREATE TABLE shop.customers (id bigint PRIMARY KEY, email text UNIQUE, region int);
    CREATE TABLE shop.orders (id bigint PRIMARY KEY, customer bigint REFERENCES shop.customers, total numeric(10,2))`,
+  `CREATE SCHEMA far; CREATE TABLE far.regions (id int PRIMARY KEY);
+   ALTER TABLE shop.customers ADD CONSTRAINT in_region FOREIGN KEY (region) REFERENCES far.regions`,
   'ALTER TABLE shop.orders OWNER TO shop_owner',
   'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring',
   'ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY; ALTER TABLE shop.orders FORCE ROW LEVEL SECURITY',
