@@ -80,7 +80,7 @@ export const LOAD_FAULTS: readonly Fault[] = [
     name: 'a slot of this name exists already',
     from: 'prepared',
     happens: sql('source', "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')"),
-    expect: ['fetch', 'slot.in-use'],
+    expect: ['fetch', 'load.interrupted'],
   },
   {
     topic: 'The load',

@@ -131,7 +131,7 @@ export const STREAM_FAULTS: readonly Fault[] = [
     ),
     short: true,
   },
-  slot('the publication dropped', 'DROP PUBLICATION molt_fetch', 'publication.dropped'),
+  slot('the publication dropped', 'DROP PUBLICATION molt_fetch', 'publication.unfit'),
   slot(
     'the publication dropped and created again',
     `DROP PUBLICATION molt_fetch; UPDATE categories SET name = name || '!' WHERE id = 2;
