@@ -502,7 +502,7 @@ export const targetChecks: readonly Check[] = [
     title: 'No other login is an administrator of the target',
     protects:
       'An administrator can write to the target until the commit whatever is revoked. The comparison of `finalize` finds such writes only after the commit.',
-    fix: '{sql} -- until the commit, or make sure that {role} writes nothing there',
+    fix: 'Make sure that {role} writes nothing to the target until the commit{or}',
     *find({ target: { unrevocable } }) {
       for (const { role, through, parent, administrator } of unrevocable)
         if (administrator)
@@ -511,7 +511,7 @@ export const targetChecks: readonly Check[] = [
             what: `${role} is ${through === role ? 'an administrator' : `a member of ${through}`} on the target`,
             names: {
               role: ident(role),
-              sql: parent ? `REVOKE ${ident(parent)} FROM ${ident(role)};` : `ALTER ROLE ${ident(role)} NOSUPERUSER;`,
+              or: parent ? `, or run until then: REVOKE ${ident(parent)} FROM ${ident(role)};` : '.',
             },
           }
     },
