@@ -98,7 +98,7 @@ describe('refuses and reports the position', () => {
   })
 
   test('an action that uses itself', () => {
-    expect(() => load(composite('uses: $/it'))).toThrow(/nested more than 9 deep/)
+    expect(() => load(composite('uses: $/it'))).toThrow(/nested more than 9 levels deep/)
   })
 
   test('a folder without an action, or with only a Dockerfile', () => {
