@@ -147,7 +147,7 @@ export function progressLine(before: StreamStatus & { at: number }, now: StreamS
   const rate = (now.changes - before.changes) / elapsed
   const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
   const retries = now.retries - before.retries
-  return `streaming: ${now.beating ? lag : 'lag unknown until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+  return `streaming: ${now.beating ? lag : 'lag unknown until the marker of the drain has arrived'}${retries > 0 ? `, retried ${times(retries)}` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
 }
 
 /** Milliseconds of lag that a busy stream always has. */
@@ -412,9 +412,10 @@ export function continuityProblems(
   return problems
 }
 
+const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
+
 /** `the replicator was restarted once; our own connections were lost 2 times` */
 export function diagnosesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
-  const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
   const { retries, restarts, interruptions } = status
   const replicator = [retries && `retried ${times(retries)}`, restarts && `was restarted ${times(restarts)}`].filter(
     Boolean,
