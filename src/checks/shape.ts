@@ -1,4 +1,4 @@
-import { offlineText } from '../destination/jobs.ts'
+import { jobFix, offlineText } from '../destination/jobs.ts'
 import type { ColumnDetail, SchemaColumn, SchemaTable } from '../model/schema.ts'
 import { isNarrower } from '../model/structure.ts'
 import { typeFamily } from '../model/tables.ts'
@@ -104,7 +104,7 @@ export const shapeChecks: readonly Check[] = [
           what: offlineText(found),
           names: {
             fix: found.job
-              ? `Wait until the import has ended, or run: CANCEL JOB ${found.job.id};`
+              ? `${jobFix(found.job)}.`
               : `GRANT SYSTEM VIEWJOB TO ${ident(target.role.name)}; -- then rerun \`prepare\` to get the job's id`,
           },
         }

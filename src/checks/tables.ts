@@ -99,7 +99,7 @@ export const tableChecks: readonly Check[] = [
             what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialized view' : 'view'}`,
             names: {
               fix: facts.target.views.includes(each.name)
-                ? 'It exists on the target. Compare both definitions.'
+                ? `It exists on the target. Compare both definitions${each.kind === 'm' ? ', and after the switch run REFRESH MATERIALIZED VIEW there' : ''}.`
                 : `Create ${qualified(facts.settings.targetSchema, each.name)} on the target before the switch.`,
             },
           }

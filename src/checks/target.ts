@@ -1,12 +1,15 @@
 import { plannedDeferral } from '../destination/deferral.ts'
 import { concerns } from '../destination/jobs.ts'
 import { ownershipStatements, unrevocableText } from '../destination/unrevocable.ts'
-import { type Constraint, type Index, isShardCheck } from '../model/schema.ts'
+import { readIndex } from '../model/expression.ts'
+import { type Constraint, type Index, isShardCheck, type Schema, type SchemaColumn } from '../model/schema.ts'
 import { isStandIn } from '../model/stand-in.ts'
-import { ident, qualified } from '../runtime/database.ts'
+import { asDecided, structureProblems } from '../model/structure.ts'
+import { ident, literal, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
-import type { Check } from './check.ts'
+import { referredName, structureOf } from '../sql/structure.ts'
+import { type Check, once } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
 import { sequenceChecks } from './sequences.ts'
@@ -192,7 +195,7 @@ export const targetChecks: readonly Check[] = [
             names: { drop: `DROP INDEX ${indexName(facts, index)} CASCADE;` },
           }
       for (const each of ownConstraints(facts, 'f'))
-        if (!guaranteesReference(facts.source.schema.constraints, each))
+        if (!guaranteesReference(facts.source.schema, facts.target.schema, each))
           yield {
             object: `${each.schema}.${each.table}.${each.name}`,
             what: `the source has no valid foreign key for ${each.name} of ${each.schema}.${each.table} on the target`,
@@ -218,6 +221,31 @@ export const targetChecks: readonly Check[] = [
             what: `the source has no valid CHECK constraint ${each.name} on ${each.table}`,
             names: { table: qualified(each.schema, each.table), name: ident(each.name) },
           }
+    },
+  },
+  {
+    id: 'tgt.structure',
+    severity: 'warn',
+    title: "The target has the source's indexes, constraints and defaults",
+    protects:
+      'A definition that the target lacks, or has differently, lets in rows that the source refuses, or makes queries slow. `finalize` reports it after the commit, and fails with `structure: require`.',
+    fix: "Create {name} of {table} on the target as on the source. If the difference is intended, decide it in `convert.yml`, and set `decisions`.",
+    *find(facts) {
+      if (!beforeLoad(facts)) return
+      const { source, target, settings } = facts
+      const awaited = new Set(target.awaited.map(({ table, name }) => JSON.stringify([table, name])))
+      const here = asDecided(structureOf(source.schema), settings.decided ?? [])
+      for (const each of structureProblems(here, structureOf(target.schema), settings.tables, settings.targetSchema)) {
+        const { kind, of, table, name, what } = each
+        // Other checks report what is invalid or missing in a column.
+        const known = kind === 'invalid' || of === 'NOT NULL' || (kind === 'missing' && /^(default|collation|generated)/.test(of))
+        if (known || awaited.has(JSON.stringify([table, name]))) continue
+        yield {
+          object: `${settings.targetSchema}.${table}.${name}`,
+          what,
+          names: { name: ident(name), table: qualified(settings.targetSchema, table) },
+        }
+      }
     },
   },
   {
@@ -248,14 +276,14 @@ export const targetChecks: readonly Check[] = [
     *find(facts) {
       const { targetSchema, tables } = facts.settings
       const there = new Set(facts.target.schema.sequences.map((each) => each.name))
-      const feeds = targetFeeds(facts)
+      const misnamed = new Set(otherFeeds(facts).map(({ name }) => name))
       const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
       const defaultOf = (table: string | null, column: string | null) =>
         byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
       for (const each of facts.source.schema.sequences) {
         if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
         // It exists under another name: `tgt.sequence-name` reports that.
-        if (each.table && feeds(each.table, each.column)) continue
+        if (misnamed.has(each.name)) continue
         // Numbers that the target generates itself need no sequence.
         if (SELF_NUMBERING.test(defaultOf(each.table, each.column))) continue
         const name = qualified(targetSchema, each.name)
@@ -278,20 +306,22 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: "A column's sequence has the same name on both sides",
     protects:
-      'The cutover sets sequences by name. One with another name is not set, and generates numbers after the switch that are already in use.',
-    fix: 'ALTER SEQUENCE {there} RENAME TO {name}; -- on the target; drop an unused sequence of that name first',
+      'The cutover sets sequences by name. A column that takes its numbers from another one generates numbers after the switch that are already in use.',
+    fix: '{change} -- on the target',
     *find(facts) {
-      const { source, settings } = facts
-      const feeds = targetFeeds(facts)
-      for (const { name, table, column } of source.schema.sequences) {
-        if (!table || !settings.tables.includes(table)) continue
-        const there = feeds(table, column)
-        if (there !== undefined && there !== name)
-          yield {
-            object: `${settings.targetSchema}.${name}`,
-            what: `${settings.targetSchema}.${table}.${column} takes its numbers from ${there} on the target, but from ${name} on the source`,
-            names: { there: qualified(settings.targetSchema, there), name: ident(name) },
-          }
+      const { schema } = facts.target
+      const known = new Set(schema.sequences.map((each) => each.name))
+      for (const { table, column, name, there, byDefault } of otherFeeds(facts)) {
+        const [wanted, found] = [name, there].map((each) => qualified(schema.name, each)) as [string, string]
+        const rename = `ALTER SEQUENCE ${found} RENAME TO ${ident(name)};`
+        const change = byDefault
+          ? `ALTER TABLE ${qualified(schema.name, table)} ALTER COLUMN ${ident(column)} SET DEFAULT nextval(${literal(wanted)});`
+          : `DROP SEQUENCE ${wanted}; ${rename}`
+        yield {
+          object: `${schema.name}.${name}`,
+          what: `${schema.name}.${table}.${column} takes its numbers from ${there} on the target, but from ${name} on the source`,
+          names: { change: known.has(name) ? change : rename },
+        }
       }
     },
   },
@@ -544,17 +574,43 @@ function withoutFiles(description: string): string {
   return description.replace(/( \w+ DATA \(| INTO ').*$/s, ' …')
 }
 
-/** Returns a lookup of the sequence, if any, that feeds a target column. */
-function targetFeeds({ target: { schema } }: Facts): (table: string, column: string | null) => string | undefined {
-  const byName = new Map(schema.tables.map((table) => [table.name, table]))
-  const owned = new Map(schema.sequences.map((each) => [`${each.table}.${each.column}`, each.name]))
-  return (table, column) =>
-    sequenceIn(byName.get(table)?.columns.find((each) => each.name === column)?.default ?? '') ??
-    owned.get(`${table}.${column}`)
+interface OtherFeed {
+  table: string
+  column: string
+  /** The sequence of the column on the source, and the one on the target. */
+  name: string
+  there: string
+  /** Whether the target's column has a default of its own, and not an identity's. */
+  byDefault: boolean
 }
 
-function sequenceIn(text: string): string | undefined {
-  return feedIn(text)?.name
+/** Columns that take their numbers from a sequence of one name on the source, and of another one on the target. */
+const otherFeeds = once((facts: Facts): OtherFeed[] => {
+  const { source, target } = facts
+  const [here, there] = [feeds(source.schema), feeds(target.schema)]
+  const byName = new Map(target.schema.tables.map((table) => [table.name, table]))
+  return expectedTables(facts).flatMap(({ name: table, columns }) =>
+    columns.flatMap((column) => {
+      const other = byName.get(table)?.columns.find((each) => each.name === column.name)
+      const [wanted, found] = [here(table, column), other && there(table, other)]
+      if (wanted === undefined || found === undefined || wanted === found) return []
+      const byDefault = other?.default != null && !other.identity
+      return { table, column: column.name, name: wanted, there: found, byDefault }
+    }),
+  )
+})
+
+/**
+ * Returns a lookup of the sequence of this schema, if any, that a column takes its numbers from. A sequence that the
+ * column only owns does not count if its default is something else.
+ */
+function feeds({ name: schema, sequences }: Schema): (table: string, column: SchemaColumn) => string | undefined {
+  const owned = new Map(sequences.map((each) => [`${each.table}.${each.column}`, each.name]))
+  return (table, column) => {
+    if (column.default === null) return owned.get(`${table}.${column.name}`)
+    const feed = feedIn(column.default)
+    return feed && (feed.schema ?? schema) === schema ? feed.name : undefined
+  }
 }
 
 /** The sequence in a default such as `nextval('public.orders_id_seq'::regclass)`, with its schema if written. */
@@ -586,33 +642,36 @@ function ownConstraints({ settings, target: { schema } }: Facts, kind: 'f' | 'c'
   )
 }
 
-/**
- * Whether the source's rows satisfy a unique index. Conditions and expressions are not compared here: an index with the
- * same columns counts.
- */
-function guaranteesUnique(indexes: readonly Index[], { table, columns, partial }: Index): boolean {
-  return indexes.some(
-    (each) =>
-      each.table === table &&
-      each.unique &&
-      each.valid &&
-      (!each.partial || partial) &&
-      each.columns.every((column) => columns.includes(column)),
-  )
+/** Whether the source's rows satisfy a unique index. */
+function guaranteesUnique(indexes: readonly Index[], wanted: Index): boolean {
+  const { keys, where } = uniqueness(wanted)
+  return indexes.some((each) => {
+    if (each.table !== wanted.table || !each.unique || !each.valid) return false
+    const own = uniqueness(each)
+    return (own.where === undefined || own.where === where) && own.keys.every((key) => keys.includes(key))
+  })
 }
 
-function guaranteesReference(constraints: readonly Constraint[], wanted: Constraint): boolean {
+/** What an index makes unique, in a comparable form. The catalog has no definition of a primary key's index. */
+function uniqueness({ definition, columns, partial }: Index): { keys: string[]; where: string | undefined } {
+  const read = readIndex(definition)
+  if (read) return read
+  return { keys: columns.map((column) => JSON.stringify(column)), where: partial ? 'unknown' : undefined }
+}
+
+function guaranteesReference(here: Schema, there: Schema, wanted: Constraint): boolean {
+  const referred = (schema: Schema, { references }: Constraint) => references && referredName(schema, references)
   const pairs = ({ columns, references }: Constraint) =>
     columns
       .map((column, i) => `${column} ${references?.columns[i]}`)
       .sort()
       .join('\n')
-  return constraints.some(
+  return here.constraints.some(
     (each) =>
       each.kind === 'f' &&
       isAsValid(each, wanted) &&
       each.table === wanted.table &&
-      each.references?.table === wanted.references?.table &&
+      referred(here, each) === referred(there, wanted) &&
       pairs(each) === pairs(wanted),
   )
 }

@@ -24,7 +24,9 @@ export interface OfflineTable {
   job?: ImportJob
 }
 
-const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
+const ENDED = ['succeeded', 'failed', 'canceled']
+/** The status of a job that could not undo its work. It has ended, but its table stays offline. */
+const DEAD = 'revert-failed'
 /** States in which CANCEL JOB works. A reverting job can only be awaited. */
 const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
 
@@ -32,20 +34,23 @@ const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
  * Reads the unfinished import jobs of these tables. A load that is killed leaves its job on the cluster. Source of the
  * columns: cockroachdb/docs, `show-jobs.md`.
  * @param folders folders of this migration's loads: a job that reads a file below one of them is ours
+ * @param dead whether to include jobs that could not undo their work
  */
 export async function readImportJobs(
   db: Database,
   schema: string,
   tables: readonly string[],
   folders: readonly string[] = [],
+  dead = false,
 ): Promise<ImportJob[]> {
+  const ended = dead ? ENDED : [...ENDED, DEAD]
   const { rows } = await db.query(
     `SELECT job_id::STRING AS id, description, status, user_name AS owner, fraction_completed AS fraction,
             current_database() AS database
        FROM [SHOW JOBS] WHERE job_type = 'IMPORT'`,
   )
   const jobs: ImportJob[] = []
-  for (const { id, status, owner, database, ...row } of rows.filter((each) => !ENDED.includes(each.status))) {
+  for (const { id, status, owner, database, ...row } of rows.filter((each) => !ended.includes(each.status))) {
     const description = await fullDescription(db, id, row.description)
     if (!concerns(description, { database, schema, tables })) continue
     const table = namedTables(description)[0]?.slice(-2).join('.') ?? ''
@@ -98,7 +103,14 @@ export function concerns(
 
 /** Describes a job for people, with the statement that ends it. */
 export function jobText({ id, table, status, owner }: ImportJob): string {
-  return `import job ${id} of the role ${owner} into ${table} is ${status}. To end it, run: CANCEL JOB ${id}`
+  return `import job ${id} of the role ${owner} into ${table} is ${status}. ${jobFix({ id, status })}`
+}
+
+/** How to bring the table of a job online again. */
+export function jobFix({ id, status }: Pick<ImportJob, 'id' | 'status'>): string {
+  return status === DEAD
+    ? "It could not undo its work, so the table stays offline. Ask Cockroach Labs' support, or use another database as the target"
+    : `Wait until it ends, or run: CANCEL JOB ${id}`
 }
 
 /** The result of cancelling the import jobs of a load. */
@@ -173,7 +185,7 @@ export async function readOffline(
   const offline: string[] = []
   for (const name of hidden) if (await isOffline(db, schema, name)) offline.push(name)
   if (!offline.length) return []
-  const jobs = await readImportJobs(db, schema, offline, folders)
+  const jobs = await readImportJobs(db, schema, offline, folders, true)
   return offline.map((name) => ({
     table: `${schema}.${name}`,
     job: jobs.find(({ table }) => table === `${schema}.${name}` || table === name),

@@ -244,6 +244,13 @@ export interface Trace {
 }
 
 /**
+ * Selects the evidence `e` of the migration $1, without that of an earlier migration of the same name: `abort` and
+ * `cleanup` keep it for the dossier, but it proves nothing about this one.
+ */
+const OF_THIS = `FROM ${EVIDENCE} e WHERE e.migration = $1
+  AND NOT EXISTS (SELECT 1 FROM ${MIGRATIONS} m WHERE m.id = $1 AND m.created_at > e.at)`
+
+/**
  * Reads the last step that recorded evidence, and the last failure.
  * @returns `overcome`: whether the action that failed has recorded evidence since
  */
@@ -252,14 +259,13 @@ export async function readLastSteps(
   id: string,
 ): Promise<{ last: Trace | undefined; failed: (Trace & Failure & { overcome: boolean }) | undefined }> {
   const { rows } = await db.query<Trace>(
-    `SELECT action, at, body -> 'origin' AS origin FROM ${EVIDENCE}
-      WHERE migration = $1 AND action <> 'error' ORDER BY at DESC LIMIT 1`,
+    `SELECT action, at, body -> 'origin' AS origin ${OF_THIS} AND action <> 'error' ORDER BY at DESC LIMIT 1`,
     [id],
   )
   const { rows: errors } = await db.query(
     `SELECT e.at, e.body, EXISTS (SELECT 1 FROM ${EVIDENCE} s
         WHERE s.migration = $1 AND s.action = e.body ->> 'action' AND s.at > e.at) AS overcome
-       FROM ${EVIDENCE} e WHERE e.migration = $1 AND e.action = 'error' ORDER BY e.at DESC LIMIT 1`,
+       ${OF_THIS} AND e.action = 'error' ORDER BY e.at DESC LIMIT 1`,
     [id],
   )
   const [error] = errors
@@ -274,11 +280,11 @@ export interface Evidence<T> {
   ageMs: number
 }
 
-/** Reads an action's last `limit` pieces of evidence, newest first. */
+/** Reads an action's last `limit` pieces of evidence about this migration, newest first. */
 export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
   const { rows } = await db.query(
-    `SELECT body, at, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
-        WHERE migration = $1 AND action = $2 ORDER BY at DESC LIMIT $3::int8`,
+    `SELECT body, at, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" ${OF_THIS} AND action = $2
+      ORDER BY at DESC LIMIT $3::int8`,
     [id, action, limit],
   )
   return rows
@@ -291,7 +297,7 @@ export interface Step {
   body: Record<string, unknown> & { origin?: Origin }
 }
 
-/** Reads all evidence of a migration, oldest first. Works after `cleanup` too, which keeps the evidence. */
+/** Reads all evidence under a migration's name, earlier migrations included, oldest first. Works after `cleanup` too, which keeps the evidence. */
 export async function readSteps(db: Database, id: string): Promise<Step[]> {
   const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
   return rowsIfAny<Step>(db, sql, [id])

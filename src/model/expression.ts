@@ -97,6 +97,10 @@ export interface IndexStatement {
   unique: boolean
   /** In key order; `(expression)` stands for an expression. */
   columns: string[]
+  /** Comparable forms of the keys, without directions. */
+  keys: string[]
+  /** Comparable form of the condition. */
+  where: string | undefined
   /**
    * Comparable form: keys with direction, stored columns and condition. Leaves out the name, the method (except
    * inverted), sharding, operator classes, key collations and NULL ordering, because the conversion changes them.
@@ -222,14 +226,17 @@ class Reader extends Tokens {
     const keys: string[] = []
     while (!this.take(')')) keys.push(this.#key())
     let form = `(index${inverted ? ' inverted' : ''} ${keys.join(' ')}`
+    let where: string | undefined
     while (this.peek().kind !== 'end') {
       if (this.take('include') || this.take('storing')) form += ` storing ${this.#list()}`
       else if (this.take('nulls', 'not', 'distinct')) form += ' nulls not distinct'
-      else if (this.take('where')) form += ` where ${this.expression(0)}`
+      else if (this.take('where')) where = this.expression(0)
       else if (this.take('with')) this.#list()
       else if (!this.take('using', 'hash') && !this.take('not', 'visible')) throw new NoExpression()
     }
-    return { name, table, unique, columns: keys.map(keyColumn), form: `${form})` }
+    const plain = keys.map((key) => key.replace(/^\(desc (.*)\)$/s, '$1'))
+    if (where !== undefined) form += ` where ${where}`
+    return { name, table, unique, columns: keys.map(keyColumn), keys: plain, where, form: `${form})` }
   }
 
   #key(): string {
@@ -380,7 +387,10 @@ class Reader extends Tokens {
     let type = long?.replace(/\(\d\)/, '')
     if (long) this.at += long.split(/[ ()]+/).length + (long.includes('(') ? 2 : 0)
     else type = this.qualifiedName()
-    if (this.take('(')) this.#items(')')
+    // Such a cast rounds or cuts, so it is no widening one.
+    const sizes = this.take('(') ? this.#items(')').join(',') : ''
+    if (sizes && /^(numeric|decimal)$/.test(type as string)) type = `numeric(${sizes})`
+    if (sizes && /^(character varying|varchar)$/.test(type as string)) type = `varchar(${sizes})`
     while (this.take('[', ']')) type = 'anyarray'
     return own(SAME_TYPE, type as string) ?? (type as string)
   }

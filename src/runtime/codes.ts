@@ -178,9 +178,9 @@ export const CODES = {
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'cleanup.incomplete': {
-    meaning: 'Some objects still exist after the cleanup.',
+    meaning: 'Some objects still exist after `abort` or `cleanup`.',
     cause: 'A lock or another run prevented dropping them.',
-    fix: 'Run `cleanup` again.',
+    fix: 'Run the same action again.',
   },
   'cleanup.not-compared': {
     meaning: 'Rows have not been compared since the commit.',

@@ -40,7 +40,7 @@ export function structureOf(schema: Schema): Structure {
         kind: each.kind === 'f' ? 'foreign key' : 'check',
         validated: each.validated,
         columns: each.columns.toSorted(),
-        references: each.references?.table ?? null,
+        references: each.references && referredName(schema, each.references),
         form: constraintForm(each),
         text: each.definition,
       })),
@@ -48,6 +48,11 @@ export function structureOf(schema: Schema): Structure {
       columns.flatMap((each) => partsOf(each).map((part) => ({ table, column: each.name, ...part }))),
     ),
   }
+}
+
+/** Without the schema for a table of the same schema, which can have another name on the other side. */
+export function referredName({ name }: Schema, to: NonNullable<SchemaConstraint['references']>): string {
+  return to.schema === name ? to.table : `${to.schema}.${to.table}`
 }
 
 /** An identity and a default from a sequence give the same part. The sequence itself is compared elsewhere. */

@@ -20,7 +20,7 @@ const KEYS = `
     FROM pg_catalog.pg_index x
     JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-   WHERE x.indisprimary AND n.nspname = $1`
+   WHERE x.indisprimary IS TRUE AND n.nspname = $1`
 
 /** Selects the labels of every enum, in order. */
 export const ENUMS = 'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder'
@@ -70,7 +70,7 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
 export async function readSecuredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relrowsecurity`,
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relrowsecurity IS TRUE`,
     [schema, tables],
   )
   return rows.map(({ name }) => name)

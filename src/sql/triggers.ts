@@ -53,7 +53,7 @@ async function readTriggers(
   const { rows: found } = await db.query(
     `SELECT c.relname AS table, t.tgname AS name FROM pg_catalog.pg_trigger t
        JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND NOT t.tgisinternal AND t.tgname <> $2 ORDER BY 1, 2`,
+      WHERE n.nspname = $1 AND t.tgisinternal IS NOT TRUE AND t.tgname <> $2 ORDER BY 1, 2`,
     [schema, OURS],
   )
   return found.filter(({ table }) => tables.includes(table))

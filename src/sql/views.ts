@@ -1,4 +1,4 @@
-import type { Database } from '../runtime/database.ts'
+import { type Database, qualified } from '../runtime/database.ts'
 
 const VIEWS = `
   SELECT c.relname::text AS name, c.relkind = 'm' AS materialized
@@ -8,8 +8,11 @@ const VIEWS = `
 const OWN = ` AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')`
 
-/** Lists the source's views that the target lacks. No tool moves views. */
-export async function missingViews(
+/**
+ * Lists the source's views that the target lacks, and materialized views that nobody may have filled since the load. No
+ * tool moves views.
+ */
+export async function viewProblems(
   source: { db: Database; schema: string },
   target: { db: Database; schema: string },
 ): Promise<string[]> {
@@ -17,11 +20,12 @@ export async function missingViews(
     source.db.query(`${VIEWS}${OWN} ORDER BY 1`, [source.schema]),
     target.db.query(VIEWS, [target.schema]),
   ])
-  const known = new Set(there.rows.map(({ name }) => name))
-  return here.rows
-    .filter(({ name }) => !known.has(name))
-    .map(
-      ({ name, materialized }) =>
-        `the ${materialized ? 'materialized view' : 'view'} ${name} is missing on the target. Create it before the application needs it`,
-    )
+  const known = new Map(there.rows.map((row) => [row.name, row]))
+  return here.rows.flatMap(({ name, materialized }) => {
+    const found = known.get(name)
+    if (!found)
+      return `the ${materialized ? 'materialized view' : 'view'} ${name} is missing on the target. Create it before the application needs it`
+    if (!found.materialized) return []
+    return `the materialized view ${name} on the target does not follow the tables. After the switch, run REFRESH MATERIALIZED VIEW ${qualified(target.schema, name)}`
+  })
 }

@@ -760,6 +760,38 @@ it("finds target tables that differ from the source's", async () => {
   )
 })
 
+it('compares the sequence that a column takes its numbers from, whoever owns it', async () => {
+  const tables = (first: string, second: string) => [
+    CLEAN,
+    `CREATE SEQUENCE shared; CREATE SEQUENCE unused;
+     CREATE TABLE inbox (id bigserial PRIMARY KEY); CREATE TABLE outbox (id bigint PRIMARY KEY DEFAULT nextval('${second}'));
+     ALTER TABLE inbox ALTER id SET DEFAULT nextval('${first}')`,
+  ]
+  // On both sides, `inbox` owns a sequence that it no longer uses.
+  const same = await factsOf(await world(pair, tables('shared', 'shared')))
+  const other = await factsOf(await world(pair, tables('shared', 'shared'), tables('shared', 'unused')))
+  expectFires(other, 'tgt.sequence-name', ['public.shared'], same)
+  const [found] = runChecks(CHECKS, other, []).filter(({ check }) => check === 'tgt.sequence-name')
+  expect(found?.fix).toBe(
+    `ALTER TABLE "public"."outbox" ALTER COLUMN "id" SET DEFAULT nextval('"public"."shared"'); -- on the target`,
+  )
+})
+
+it('finds definitions that the target lacks or has differently, except those that a later step builds', async () => {
+  const tables = (total: string, index: string) => [
+    CLEAN,
+    `CREATE TABLE stock (id int PRIMARY KEY, sku text, total int DEFAULT ${total}, UNIQUE (id, sku)); ${index}`,
+  ]
+  const urls = await world(pair, tables('0', 'CREATE INDEX by_sku ON stock (sku)'), tables('1', ''))
+  const facts = await factsOf(urls)
+  expectFires(facts, 'tgt.structure', ['public.stock.by_sku', 'public.stock.total'])
+  expect(objectsOf(await factsOf(urls, { phase: 'loaded' }), 'tgt.structure')).toEqual([])
+  const awaited = changed(facts, (copy) => {
+    copy.target.awaited = [{ kind: 'index', table: 'stock', name: 'by_sku' }]
+  })
+  expect(objectsOf(awaited, 'tgt.structure')).toEqual(['public.stock.total'])
+})
+
 it('finds a target that is not empty or is in use', async () => {
   const urls = await world(pair, CLEAN, [
     CLEAN,
@@ -802,6 +834,22 @@ it('finds constraints of the target that the source does not guarantee', async (
   const facts = await factsOf(urls, { defer: { indexes: true, constraints: true } })
   expectFires(facts, 'tgt.stricter', ['public.shops.shops_town_key', 'public.sales.renamed'])
   expectFires(facts, 'tgt.stricter-check', ['public.sales.positive'])
+})
+
+it('compares the expression and the condition of a unique index, and the schema that a foreign key refers to', async () => {
+  const tables = (expression: string, condition: string, schema: string) => [
+    CLEAN,
+    `CREATE SCHEMA far; CREATE TABLE far.people (id int PRIMARY KEY); CREATE TABLE people (id int PRIMARY KEY);
+     CREATE TABLE members (id int PRIMARY KEY, email text, nick text, gone boolean, person int);
+     CREATE UNIQUE INDEX one_name ON members (lower(${expression}));
+     CREATE UNIQUE INDEX one_person ON members (person) WHERE ${condition};
+     ALTER TABLE members ADD CONSTRAINT of_person FOREIGN KEY (person) REFERENCES ${schema}.people`,
+  ]
+  const same = await factsOf(await world(pair, tables('email', 'NOT gone', 'public')))
+  const source = tables('email', 'NOT gone', 'public')
+  const other = await factsOf(await world(pair, source, tables('nick', "nick <> ''", 'far')))
+  const found = ['one_name', 'one_person', 'of_person'].map((name) => `public.members.${name}`)
+  expectFires(other, 'tgt.stricter', found, same)
 })
 
 it('reports what exists only on CockroachDB', () => {

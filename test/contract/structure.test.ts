@@ -99,6 +99,15 @@ it.each([
     'different orders: the foreign key constraint both_ids (customer_id, other_id)',
   ],
   [
+    'a foreign key to a table of the same name in another schema',
+    `CREATE SCHEMA old; CREATE TABLE old.customers (id bigint PRIMARY KEY);
+     ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey;
+     ALTER TABLE orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES old.customers ON DELETE CASCADE`,
+    `DROP SCHEMA old CASCADE;
+     ALTER TABLE orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES customers ON DELETE CASCADE`,
+    'missing orders: the foreign key constraint orders_customer_id_fkey (customer_id)',
+  ],
+  [
     'a default',
     "ALTER TABLE customers ALTER region SET DEFAULT 'us'",
     "ALTER TABLE customers ALTER region SET DEFAULT 'eu'",

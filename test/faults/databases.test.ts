@@ -19,7 +19,16 @@ import {
   validateDeferred,
 } from '../../src/destination/deferral.ts'
 import { trialSchema, tryDefinitions } from '../../src/destination/trial.ts'
-import { createLedger } from '../../src/ledger/ledger.ts'
+import {
+  addEvidence,
+  createEntry,
+  createLedger,
+  dropEntry,
+  readEvidence,
+  readLastSteps,
+  readSteps,
+} from '../../src/ledger/ledger.ts'
+import type { Plan } from '../../src/model/plan.ts'
 import { sequenceProblems } from '../../src/model/structure.ts'
 import { awaitOldWriters } from '../../src/phases/cutover/held-fence.ts'
 import { writersOnPostgres } from '../../src/phases/stream/watch.ts'
@@ -57,6 +66,29 @@ afterAll(async () => {
 async function migration(source: string | string[] = TABLE, target = source): Promise<World> {
   return world({ source: pair.source, target: seenThrough(cluster, pair.target) }, source, target)
 }
+
+it('does not count evidence of an earlier migration of the same name', async () => {
+  const db = await connect((await migration()).target, 'target')
+  const plan = { tables: ['orders'] } as unknown as Plan
+  try {
+    await createLedger(db)
+    await createEntry(db, 'main', plan, {})
+    await addEvidence(db, 'main', 'verify', { problems: [] })
+    await addEvidence(db, 'main', 'error', { action: 'cutover', code: 'verify.rows-lost', message: 'lost' })
+    expect(await readEvidence(db, 'main', 'verify', 5)).toHaveLength(1)
+    expect(await readLastSteps(db, 'main')).toMatchObject({ last: { action: 'verify' }, failed: { action: 'cutover' } })
+    // As `abort` and `cleanup` do.
+    await dropEntry(db, 'main')
+    await createEntry(db, 'main', plan, {})
+    expect(await readEvidence(db, 'main', 'verify', 5)).toEqual([])
+    expect(await readLastSteps(db, 'main')).toEqual({ last: undefined, failed: undefined })
+    await addEvidence(db, 'main', 'verify', { problems: ['orders'] })
+    expect(await readEvidence(db, 'main', 'verify', 5)).toMatchObject([{ body: { problems: ['orders'] } }])
+    expect(await readSteps(db, 'main')).toHaveLength(3)
+  } finally {
+    await db.end()
+  }
+})
 
 const nameOf = (url: string) => new URL(url).pathname.slice(1)
 

@@ -42,6 +42,53 @@ describe('a load that fails', () => {
     await requireLoaded(migration)
   })
 
+  test('with `continuation-token`, empties nothing that MOLT would then skip', async () => {
+    const migration = await bench.prepared()
+    bench.beforeFile = async ({ description }) => {
+      if (/part_00000003/.test(description)) throw new SqlError('58030', 'a disk error')
+    }
+    expect((await migration.fetch({ 'on-interrupted': 'resume' })).conclusion).toBe('failure')
+    bench.beforeFile = async () => {}
+    const rows = () => migration.onTarget('SELECT count(*)::int AS n FROM orders UNION ALL SELECT count(*)::int FROM customers')
+    const failures = await migration.onTarget('SELECT id::text AS id, table_name AS name FROM _molt_fetch_exceptions')
+    expect(failures.map(({ name }) => name).sort()).toEqual(['customers', 'orders'])
+    const before = await rows()
+    const token = String(failures[0]?.id)
+    const refused = await migration.fetch({ 'on-interrupted': 'resume', 'continuation-token': token })
+    expect(refused.outputs['error-code'], words(refused)).toBe('load.cannot-resume')
+    expect(await rows()).toEqual(before)
+    expect(await migration.slots()).toBe(1)
+    requireSuccess('fetch', await migration.fetch({ 'on-interrupted': 'resume' }))
+    await requireLoaded(migration)
+  })
+
+  test('is not resumed if no stream could start from it, before rows are moved', async () => {
+    const migration = await bench.prepared()
+    failThirdFile()
+    expect((await migration.fetch({ 'on-interrupted': 'resume' })).conclusion).toBe('failure')
+    bench.beforeFile = async () => {}
+    const imports = bench.imports().length
+    await migration.source('TRUNCATE orders')
+    const refused = await migration.fetch({ 'on-interrupted': 'resume' })
+    expect(refused.outputs['error-code'], words(refused)).toBe('load.cannot-stream')
+    expect(bench.imports()).toHaveLength(imports)
+    requireSuccess(
+      'fetch',
+      await migration.fetch({
+        'on-interrupted': 'restart',
+        'table-handling': 'truncate-if-exists',
+        'allow-truncate': 'orders, customers',
+      }),
+    )
+  })
+
+  test('names the definitions that MOLT lost when it recreated the tables', async () => {
+    const migration = await bench.prepared({ 'table-handling': 'drop-on-target-and-recreate' })
+    const loaded = await migration.fetch({ mode: 'direct-copy', 'table-handling': 'drop-on-target-and-recreate', 'extra-args': '[]' })
+    requireSuccess('fetch', loaded)
+    expect(words(loaded)).toMatch(/MOLT has recreated the tables: constraint orders\.\S+ is gone from the target/)
+  })
+
   test('names the tables to empty if other clients may have written to them', async () => {
     const migration = await bench.prepared({ 'write-access': 'waive' })
     failThirdFile()

@@ -89,3 +89,25 @@ test('names a statement timeout that was set on the source after `prepare`', asy
   expect(words(result)).toContain('statement_timeout = 0')
   expect(words(result)).not.toContain('This is a bug')
 })
+
+test('`abort` refuses a migration that the ledger says is committed, even if its fence is gone', async () => {
+  const migration = await bench.prepared()
+  await migration.onTarget("UPDATE molt_actions.migrations SET phase = 'switched' WHERE id = 'main'")
+  const refused = await migration.run('abort')
+  expect(refused.outputs['error-code'], words(refused)).toBe('abort.committed')
+  expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toHaveLength(1)
+  expect(await migration.onTarget('SELECT phase FROM molt_actions.migrations')).toEqual([{ phase: 'switched' }])
+})
+
+test('`abort` frees the source although it cannot read the ledger, and says so', async () => {
+  const migration = await bench.prepared()
+  requireSuccess('fence', await migration.run('fence', { do: 'raise', lease: '10m', keep: 'true' }))
+  await migration.onTarget('ALTER TABLE molt_actions.migrations RENAME COLUMN nonce TO gone')
+  const aborted = await migration.run('abort', { slot: 'none' })
+  expect(aborted.outputs['error-code'], words(aborted)).toBe('abort.incomplete')
+  expect(JSON.parse(aborted.outputs.undone as string)).toContain('database.object-missing')
+  await migration.source('UPDATE orders SET note = note')
+  expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+  await migration.onTarget('ALTER TABLE molt_actions.migrations RENAME COLUMN gone TO nonce')
+  requireSuccess('abort', await migration.run('abort'))
+})

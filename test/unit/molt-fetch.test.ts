@@ -2,14 +2,26 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import { describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { FETCH_FLAGS } from '../../rehearsal/molt/fetch.ts'
 import { flagUsages } from '../../rehearsal/molt/flags.ts'
 import { progressLine } from '../../src/actions/fetch/run.ts'
 import { stopsOnToast } from '../../src/checks/facts/gather.ts'
-import { cancelImports, concerns, namedTables, readImportJobs } from '../../src/destination/jobs.ts'
+import {
+  cancelImports,
+  concerns,
+  namedTables,
+  offlineText,
+  readImportJobs,
+  readOffline,
+} from '../../src/destination/jobs.ts'
+import type { Entry } from '../../src/ledger/ledger.ts'
 import { filterProblems } from '../../src/model/filter.ts'
+import { stopLoad } from '../../src/phases/load/held-load.ts'
+import { endImports } from '../../src/phases/load/resume.ts'
 import type { Database } from '../../src/runtime/database.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
+import { TIMING } from '../../src/runtime/timing.ts'
 import { argumentList } from '../../src/runtime/types.ts'
 import { tlsProblem } from '../../src/runtime/url.ts'
 import {
@@ -305,6 +317,63 @@ describe('import jobs', () => {
     }
     const found = await cancel({ query: refusing } as unknown as Database)
     expect(found).toMatchObject({ ended: [], left: [], refused: [{ id: '7' }] })
+  })
+})
+
+describe('ending the imports and the load of an aborted migration', () => {
+  const entry = {
+    plan: { targetSchema: 'public', tables: ['orders'] },
+    facts: { loadFolders: ['load-main-0123456789abcdef'] },
+  } as unknown as Entry
+  const code = (work: Promise<unknown>) => work.then(() => 'none', errorCode)
+  const before = { ...TIMING }
+  beforeAll(() => void Object.assign(TIMING, { jobsEnd: 100, jobsLook: 10, loadHold: 50, holdGrace: 50, loadEndLook: 10 }))
+  afterAll(() => void Object.assign(TIMING, before))
+
+  /** A cluster with one import job of ours, and its answer to CANCEL JOB. */
+  const withJob = (status: string, cancel: () => unknown) => {
+    const job = {
+      id: '7',
+      description: "IMPORT INTO d.public.orders(a) CSV DATA ('s3://b/load-main-0123456789abcdef/x.csv')",
+      status,
+    }
+    const query = async (sql: string) => {
+      if (sql.includes('version()')) return { rows: [{ version: 'CockroachDB CCL v24.3.1', database: 'd' }] }
+      if (sql.startsWith('CANCEL JOB')) cancel()
+      return { rows: [{ ...job, owner: 'mig', database: 'd' }] }
+    }
+    return { query } as unknown as Database
+  }
+
+  test('names the right that CANCEL JOB needs', async () => {
+    const refuse = () => {
+      throw Object.assign(new pg.DatabaseError('no privileges', 0, 'error'), { code: '42501' })
+    }
+    expect(await code(endImports(withJob('running', refuse), entry))).toBe('load.cancel-refused')
+  })
+
+  test('names a job that does not end', async () => {
+    expect(await code(endImports(withJob('reverting', () => {}), entry))).toBe('load.jobs-running')
+  })
+
+  test('names a run that continues to load', async () => {
+    const holder = { action: 'fetch', url: '', nonce: 'x' }
+    const rows = [{ holder, nonce: 'x', live: true, expiresAt: new Date() }]
+    const db = { query: async () => ({ rows }) } as unknown as Database
+    expect(await code(stopLoad(db, 'main', []))).toBe('load.still-running')
+  })
+
+  test('names an import that could not undo its work, and does not advise CANCEL JOB', async () => {
+    const job = { id: '9', description: 'IMPORT INTO d.public.orders(a) CSV DATA (x)', status: 'revert-failed' }
+    const query = async (sql: string) => {
+      if (sql.startsWith('SELECT 1 FROM')) throw Object.assign(new pg.DatabaseError('', 0, 'error'), { code: '55000' })
+      return { rows: [{ ...job, owner: 'mig', database: 'd' }] }
+    }
+    const db = { query } as unknown as Database
+    const [found] = await readOffline(db, 'public', ['orders'])
+    expect(found?.job).toMatchObject({ id: '9', status: 'revert-failed' })
+    expect(offlineText(found as never)).not.toMatch(/CANCEL JOB|VIEWJOB/)
+    expect(await readImportJobs(db, 'public', ['orders'])).toEqual([])
   })
 })
 

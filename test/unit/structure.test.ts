@@ -37,6 +37,8 @@ describe('an expression', () => {
     ["(at > '2020-01-01 00:00:00'::timestamp without time zone)", "at > '2020-01-01 00:00:00':::TIMESTAMP"],
     ['((x)::timestamp(3) with time zone = y)', 'x::TIMESTAMPTZ(3) = y'],
     ['public.gen_random_uuid()', 'gen_random_uuid()'],
+    ['((price)::numeric(10,2) > (0)::numeric)', 'price::DECIMAL(10,2) > 0:::DECIMAL'],
+    ['((code)::character varying(3) = (other)::text)', 'code::VARCHAR(3) = other'],
   ])('%s is %s', (source, target) => {
     expect(expressionForm(source)).toBeDefined()
     expect(expressionForm(target)).toBe(expressionForm(source))
@@ -55,6 +57,8 @@ describe('an expression', () => {
     ['("Group" IS NULL)', '"group" IS NULL'],
     ['(a IS NULL)', 'a IS NOT NULL'],
     ["(note ~~ 'a b'::text)", "note LIKE 'ab':::STRING"],
+    ['((price)::numeric(10,2) > (0)::numeric)', 'price > 0:::DECIMAL'],
+    ['((code)::character varying(3) = (other)::text)', 'code = other'],
   ])('%s is not %s', (source, target) => {
     expect(expressionForm(source)).toBeDefined()
     expect(expressionForm(target)).toBeDefined()

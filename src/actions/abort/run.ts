@@ -1,5 +1,5 @@
 import { info, warning } from '@actions/core'
-import { addEvidence, advance, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { addEvidence, advance, COMMITTED, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import {
   type Leftover,
   leftoversOnSource,
@@ -38,10 +38,10 @@ export const action: Action<typeof spec> = {
     const target = await reachTarget(inputs.target)
     const undone: Undone[] = []
     try {
-      const entry = target && (await readEntryIfAny(target, inputs.migration))
+      const entry = target && (await readFirst(target, inputs.migration, undone))
       await withDatabase(inputs.source, 'source', (source) => setFree(context, source))
       if (target && entry) {
-        await markAborted(target, inputs.migration)
+        await trying(undone, () => markAborted(target, inputs.migration))
         await trying(undone, () => stopLoad(target, entry.id, entry.facts.loadFolders ?? []))
       }
       const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry, undone))
@@ -51,6 +51,23 @@ export const action: Action<typeof spec> = {
       await target?.end().catch(() => {})
     }
   },
+}
+
+/**
+ * Reads the ledger's entry. Without it, for example for lack of a right, the abort still frees the source.
+ * @throws VerdictError when the migration is committed: the fence may have been removed since, by a cleanup or a restore
+ */
+async function readFirst(target: Database, migration: string, undone: Undone[]): Promise<Entry | undefined> {
+  let entry: Entry | undefined
+  await trying(undone, async () => {
+    entry = await readEntryIfAny(target, migration)
+  })
+  if (entry && COMMITTED.includes(entry.phase))
+    throw new VerdictError(
+      'abort.committed',
+      `migration \`${migration}\` is ${entry.phase}: the target has taken over, and may have new rows. \`abort\` works only before the commit. Run \`rollback\``,
+    )
+  return entry
 }
 
 /**
@@ -143,13 +160,15 @@ async function onSource(
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }
   const { activePid } = (await readSlot(source, names.slot)) ?? {}
-  if (activePid) {
-    // The replicator may run on an unreachable machine, but its connection can be ended from here.
-    await seizeAndDrop(source, names.slot)
-    info(`disconnected the replicator that read the slot (PID ${activePid}), and dropped the slot ${names.slot}`)
-  }
-  const dropped = await dropAll(undone, () => leftoversOnSource(source, names))
-  return activePid ? [`slot ${names.slot}`, ...dropped] : dropped
+  const dropped: string[] = []
+  if (activePid)
+    await trying(undone, async () => {
+      // The replicator may run on an unreachable machine, but its connection can be ended from here.
+      await seizeAndDrop(source, names.slot)
+      info(`disconnected the replicator that read the slot (PID ${activePid}), and dropped the slot ${names.slot}`)
+      dropped.push(`slot ${names.slot}`)
+    })
+  return [...dropped, ...(await dropAll(undone, () => leftoversOnSource(source, names)))]
 }
 
 async function onTarget(
@@ -160,7 +179,7 @@ async function onTarget(
 ): Promise<string[]> {
   const { migration, restore } = context.inputs
   if (entry) {
-    await addEvidence(target, migration, 'abort', { phase: entry.phase })
+    await trying(undone, () => addEvidence(target, migration, 'abort', { phase: entry.phase }))
     await trying(undone, () => endImports(target, entry))
     await trying(undone, () => requireNoForeignImports(target, entry))
   }
@@ -172,12 +191,16 @@ async function onTarget(
 async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promise<string[]> {
   const dropped: string[] = []
   const before = undone.length
-  for (const { name, last, drop } of await look()) {
+  let left: Leftover[] = []
+  await trying(undone, async () => {
+    left = await look()
+  })
+  for (const { name, last, drop } of left) {
     if (last && undone.length) continue
     info(`dropping ${name}`)
     if (await trying(undone, drop)) dropped.push(name)
   }
   if (undone.length === before)
-    await trying(undone, async () => requireGone((await look()).filter(({ last }) => !last)))
+    await trying(undone, async () => requireGone((await look()).filter(({ last }) => !last), 'abort'))
   return dropped
 }

@@ -37,7 +37,7 @@ export const action: Action<typeof spec> = {
       const found = await takeAway(await onSource(), dryRun)
       if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
       found.push(...(await takeAway(await onTarget(), dryRun)))
-      if (!dryRun) requireGone([...(await onSource()), ...(await onTarget())])
+      if (!dryRun) requireGone([...(await onSource()), ...(await onTarget())], 'cleanup')
       const names = JSON.stringify(found.map(({ name }) => name))
       context.output('dropped', dryRun ? '[]' : names)
       context.output('would-drop', dryRun ? names : '[]')

@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
+import { namingAbort } from '../../phases/aborted.ts'
 import { openTarget } from '../../phases/after-commit/open-target.ts'
 import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { withLanes } from '../../phases/cutover/lanes.ts'
@@ -42,12 +43,14 @@ export const action: Action<typeof spec> = {
     const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
     if (inputs.dryRun) return withBoth(context, (source, target) => dryRun(context, first, source, target))
-    await holding(context, first, async (signal) => {
-      const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
-      if (isOver(context, entry)) return
-      if (entry.phase === 'committed') await carryOn(context, entry, signal)
-      else await cutOver(context, entry, signal)
-    })
+    await namingAbort(context, first.id, () =>
+      holding(context, first, async (signal) => {
+        const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
+        if (isOver(context, entry)) return
+        if (entry.phase === 'committed') await carryOn(context, entry, signal)
+        else await cutOver(context, entry, signal)
+      }),
+    )
     context.output('verdict', 'go')
   },
 }

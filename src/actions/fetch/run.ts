@@ -3,7 +3,8 @@ import { info, warning } from '@actions/core'
 import { readOtherRights } from '../../destination/recreate.ts'
 import { grantsText, mergeWriteGrants, requireClosed } from '../../destination/write-access.ts'
 import { addEvidence, advance, type Entry, type Facts } from '../../ledger/ledger.ts'
-import { acceptTargetSchema } from '../../ledger/schema-changes.ts'
+import { acceptTargetSchema, schemaChanges } from '../../ledger/schema-changes.ts'
+import { describeChange } from '../../model/fingerprint.ts'
 import { filterProblems } from '../../model/filter.ts'
 import type { Plan } from '../../model/plan.ts'
 import { exactFilter } from '../../model/tables.ts'
@@ -114,8 +115,9 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     policy: inputs.onInterrupted,
     signal: run.signal,
   })
-  if (!resume) await requireLoadable(source, target, entry, inputs)
   const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
+  if (resume) await requireStillStreamable(source, target, entry, resume.cursor, files)
+  else await requireLoadable(source, target, entry, inputs)
   const since = resume ? undefined : await oldestRunning(source)
   const began = performance.now()
   const note = new LoadNote(target, entry)
@@ -138,7 +140,8 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   })
   if (filesLeft.length)
     info(`these folders below the bucket path or local path still hold every loaded row: ${filesLeft.join(', ')}`)
-  if (inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
+  const recreated = inputs.tableHandling === 'drop-on-target-and-recreate' && !resume
+  const redefined = recreated ? await acceptRecreated(source, target, loaded) : []
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
   await addEvidence(target, entry.id, 'fetch', {
@@ -148,11 +151,29 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     durationMs,
     insecure,
     mode: inputs.mode,
+    redefined,
     resumed: resume !== undefined,
     // molt takes its snapshot itself and does not expose it.
     countInSnapshot: 'not possible; exported rows are compared with arrived rows, and verify compares every row',
   })
   report(context, { plan, account, arrived, cursor, durationMs })
+}
+
+const REDEFINED_SHOWN = 20
+
+/**
+ * Accepts the definitions of tables that MOLT has created again. They lack what MOLT does not create, such as defaults.
+ * @returns what differs from the tables that `prepare` checked
+ */
+async function acceptRecreated(source: Database, target: Database, loaded: Entry): Promise<string[]> {
+  const found = (await schemaChanges(source, target, loaded)).filter(({ side }) => side === 'target').map(describeChange)
+  for (const what of found.slice(0, REDEFINED_SHOWN)) warning(`MOLT has recreated the tables: ${what}`)
+  if (found.length)
+    warning(
+      `${plural(found.length, 'definition')} on the target changed when MOLT recreated the tables. Restore these before the cutover, or the application gets other defaults and constraints than on the source`,
+    )
+  await acceptTargetSchema(target, loaded)
+  return found
 }
 
 /** The folders that still hold files. MOLT deletes only the files of tables that it imported in this run. */
@@ -415,7 +436,8 @@ async function giveUp(
   const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
   const exported = resume?.exported ?? everythingRead(account, entry.plan)
-  const { fetchId } = account
+  // A molt that is killed prints no id.
+  const fetchId = account.fetchId ?? resume?.fetchId
   const wanted = onInterrupted === 'resume' && mode !== 'direct-copy'
   try {
     if (!wanted || !cursor || !fetchId || !exported) await abandon(source, target, entry)
@@ -462,13 +484,12 @@ async function requireComplete(
   ]
   if (!problems.length && since) problems.push(...(await unreadProblems(source, plan, arrived, since)))
   if (!problems.length) return arrived
-  await abandon(source, target, entry)
   await addEvidence(target, entry.id, 'fetch', { problems, account })
   refuse(
     'load.incomplete',
     'the load is not complete, although molt fetch reported no failure',
     problems,
-    `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Fix these, empty the target tables, and load again.`,
+    `${await abandonedText(source, target, entry)} Fix these, empty the target tables, and load again.`,
   )
 }
 
@@ -480,22 +501,63 @@ async function requireStreamable(
   cursor: string,
   files: TableFiles,
 ): Promise<void> {
-  const { plan } = entry
-  const problems = [
+  const problems = await streamProblems(source, target, entry, cursor, files)
+  if (!problems.length) return
+  refuse(
+    'load.cannot-stream',
+    'every row was moved, but no stream can start from this load',
+    problems,
+    `${await abandonedText(source, target, entry)} Fix these, empty the target tables, and load again.`,
+  )
+}
+
+/** Refuses to resume a load from which no stream could start, before more rows are moved. */
+async function requireStillStreamable(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  cursor: string,
+  files: TableFiles,
+): Promise<void> {
+  // The interrupted load had no time left for this.
+  await completePublication(source, entry.plan.publication)
+  const problems = await streamProblems(source, target, entry, cursor, files)
+  if (problems.length)
+    refuse(
+      'load.cannot-stream',
+      'no stream can start from the interrupted load',
+      problems,
+      'Fix these, then set `on-interrupted: restart`, which loads everything again. No row was moved.',
+    )
+}
+
+/** Why no stream can start from this load. */
+async function streamProblems(
+  source: Database,
+  target: Database,
+  { plan }: Entry,
+  cursor: string,
+  files: TableFiles,
+): Promise<string[]> {
+  return [
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
     ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ severity, what }) =>
       severity === 'fatal' ? [what] : [],
     ),
   ]
-  if (!problems.length) return
-  await abandon(source, target, entry)
-  refuse(
-    'load.cannot-stream',
-    'every row was moved, but no stream can start from this load',
-    problems,
-    `The slot ${plan.slot} was dropped. Fix these, empty the target tables, and load again.`,
-  )
+}
+
+/** Abandons a load, and says what became of its slot. A failure must not hide why the load is abandoned. */
+async function abandonedText(source: Database, target: Database, entry: Entry): Promise<string> {
+  const { slot } = entry.plan
+  try {
+    await abandon(source, target, entry)
+    return `The slot ${slot} was dropped, so that it does not fill the source's disk.`
+  } catch (error) {
+    await tellLeft(source, entry.plan, error)
+    return `Not everything of the load was removed: ${messageOf(error)}.`
+  }
 }
 
 async function abandon(source: Database, target: Database, entry: Entry): Promise<void> {

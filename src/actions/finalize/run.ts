@@ -23,7 +23,7 @@ import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { readStructure } from '../../sql/structure.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
-import { missingViews } from '../../sql/views.ts'
+import { viewProblems } from '../../sql/views.ts'
 import { moveSequences, requireMigration, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
@@ -215,7 +215,7 @@ async function requireWhole(
   done.left = [
     ...never.map(({ what }) => what),
     ...(await missingTriggers(...sides, tables)),
-    ...(await missingViews(...sides)),
+    ...(await viewProblems(...sides)),
   ]
   for (const what of done.left.slice(0, 20)) warning(what)
 }

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
 import { keepingHold, readApproval, runText, setApproval, slotRequest, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
+import { namingAbort } from '../../phases/aborted.ts'
 import { lookAtApproval } from '../../phases/approval/approval.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
@@ -27,7 +28,7 @@ import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
-import { dropSlot, logSlotOf, seizeAndDrop, slotProblems } from '../../source/slot.ts'
+import { logSlotOf, readSlot, seizeAndDrop, slotLoss, slotProblems } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -67,7 +68,7 @@ export const action: Action<typeof spec> = {
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length)
         refuse(
-          'publication.unfit',
+          slotLoss(await readSlot(source, entry.plan.slot)) ?? 'publication.unfit',
           'the stream cannot start',
           problems,
           'Fix these. If the stream has missed rows, load again.',
@@ -83,14 +84,16 @@ export const action: Action<typeof spec> = {
       lost = error
       stop.abort()
     }
-    await keepingHold(new Link(inputs.target, 'target'), entry.id, holder, TIMING.hold, onLost, async () => {
-      try {
-        const endedBy = await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
-        if (endedBy === 'declined' || endedBy === 'expired') await endUnapproved(context, entry, endedBy)
-      } catch (error) {
-        throw lost ?? error
-      }
-    })
+    await namingAbort(context, entry.id, () =>
+      keepingHold(new Link(inputs.target, 'target'), entry.id, holder, TIMING.hold, onLost, async () => {
+        try {
+          const endedBy = await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
+          if (endedBy === 'declined' || endedBy === 'expired') await endUnapproved(context, entry, endedBy)
+        } catch (error) {
+          throw lost ?? error
+        }
+      }),
+    )
   },
 }
 
@@ -98,17 +101,27 @@ export const action: Action<typeof spec> = {
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
+  const slots = [entry.plan.slot, logSlotOf(entry.plan.slot)]
+  const onSource = <T>(work: (source: Database) => Promise<T>) => withDatabase(inputs.source, 'source', work)
   if (dropped)
-    await withDatabase(inputs.source, 'source', async (source) => {
-      await dropSlot(source, entry.plan.slot)
-      await seizeAndDrop(source, logSlotOf(entry.plan.slot))
+    await onSource(async (source) => {
+      for (const slot of slots) await seizeAndDrop(source, slot)
     })
+  // A cutover without a rolling proof has no change log.
+  const kept = dropped ? [] : await onSource((source) => present(source, slots)).catch(() => [entry.plan.slot])
   throw new VerdictError(
     'approval.declined',
-    dropped
-      ? `the cutover was ${ending}; the slot ${entry.plan.slot} was dropped, as set by \`on-declined\`. To try again, remove what is left with \`abort\`, then start with \`phase: prepare\``
-      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and so is the slot of the change log. Nothing reads them now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
+    kept.length
+      ? `the cutover was ${ending}; ${kept.map((slot) => `the slot ${slot}`).join(' and ')} ${kept.length > 1 ? 'are' : 'is'} kept. No stream reads now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``
+      : `the cutover was ${ending}; the slot ${entry.plan.slot} ${dropped ? 'was dropped, as set by `on-declined`' : 'is gone'}. To try again, remove what is left with \`abort\`, then start with \`phase: prepare\``,
   )
+}
+
+/** Which of these slots exist. */
+async function present(source: Database, slots: readonly string[]): Promise<string[]> {
+  const found: string[] = []
+  for (const slot of slots) if (await readSlot(source, slot)) found.push(slot)
+  return found
 }
 
 /** Requires an armed fence: while writes continue, "drained" would be outdated before it is reported. */

@@ -22,6 +22,7 @@ import { type Database, Link } from '../../runtime/database.ts'
 import { errorCode, messageOf, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { noteNext } from '../../runtime/next.ts'
 import { notify } from '../../runtime/notify.ts'
+import { requireToolPasswords } from '../../runtime/password-command.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
@@ -37,6 +38,7 @@ export const action: Action<typeof spec> = {
   run: (context) =>
     withBoth(context, async (source, target) => {
       const { inputs } = context
+      requireToolPasswords([inputs.source, inputs.target])
       const entry = await requireMigration(source, target, inputs.migration, PHASES)
       requireDecided(entry)
       if (entry.phase === 'rolled-back')

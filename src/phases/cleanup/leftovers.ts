@@ -246,13 +246,14 @@ export async function requireOwner(source: Database, migration: string): Promise
     )
 }
 
-export function requireGone(left: readonly Leftover[]): void {
+/** @param action the action that removes them */
+export function requireGone(left: readonly Leftover[], action: 'abort' | 'cleanup'): void {
   if (left.length)
     refuse(
       'cleanup.incomplete',
       'not everything was removed',
       left.map(({ name }) => `${name} still exists`),
-      'Run `cleanup` again.',
+      `Run \`${action}\` again.`,
     )
 }
 

@@ -30,6 +30,7 @@ interface Request {
   mode: FetchMode
   fetchId?: string
   continuationToken?: string
+  continuationFileName?: string
   signal: AbortSignal
 }
 
@@ -105,26 +106,32 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
   if (!arrivedProblems(plan, exported, arrived).length) return { fetchId: undefined, folder, cursor, exported }
   const fetchId = request.fetchId ?? begun.fetchId
   if (!fetchId) throw cannotResume(partTables(plan, exported, arrived))
-  const failed = await failedTables(target, plan, fetchId)
-  const lost = request.continuationToken
-    ? []
-    : partTables(plan, exported, arrived).filter((table) => !failed.includes(table))
-  if (lost.length) throw cannotResume(lost)
-  await emptyTables(target, entry, failed, arrived)
+  const failed = await failedTables(target, plan, fetchId, request.continuationToken)
+  const lost = partTables(plan, exported, arrived).filter((table) => !failed.includes(table))
+  if (lost.length) throw cannotResume(lost, request.continuationToken)
+  // From a named file on, MOLT loads only the rest of a table.
+  if (!request.continuationFileName) await emptyTables(target, entry, failed, arrived)
   return { fetchId, folder, cursor, exported }
 }
 
-function cannotResume(tables: readonly string[]): UserError {
+function cannotResume(tables: readonly string[], token?: string): UserError {
+  const names = someOf(tables, 5) || 'any table'
   return new UserError(
     'load.cannot-resume',
-    `The interrupted load cannot be resumed: MOLT has recorded no failure for ${someOf(tables, 5) || 'any table'}, and would skip the missing rows. Set \`on-interrupted: restart\`.`,
+    token
+      ? `The interrupted load cannot be resumed with this \`continuation-token\`: MOLT would skip ${names}. Remove \`continuation-token\`, which resumes every failed table.`
+      : `The interrupted load cannot be resumed: MOLT has recorded no failure for ${names}, and would skip the missing rows. Set \`on-interrupted: restart\`.`,
   )
 }
 
-/** Tables for which MOLT has recorded a failed import. It loads all of their files again. */
-async function failedTables(target: Database, plan: Plan, fetchId: string): Promise<string[]> {
-  const sql = 'SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2'
-  const rows = await rowsIfAny<{ name: string }>(target, sql, [fetchId, plan.targetSchema])
+/**
+ * Tables for which MOLT has recorded a failed import. It loads all of their files again.
+ * @param token limits them to the failure of this id
+ */
+async function failedTables(target: Database, plan: Plan, fetchId: string, token?: string): Promise<string[]> {
+  const sql = `SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions
+                WHERE fetch_id = $1 AND schema_name = $2 AND id::text = coalesce($3::text, id::text)`
+  const rows = await rowsIfAny<{ name: string }>(target, sql, [fetchId, plan.targetSchema, token ?? null])
   return rows.map(({ name }) => name)
 }
 

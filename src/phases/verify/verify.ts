@@ -15,7 +15,7 @@ import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSequenceStates, readStructure } from '../../sql/structure.ts'
 import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
-import { missingViews } from '../../sql/views.ts'
+import { viewProblems } from '../../sql/views.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
 import {
   accountForVerify,
@@ -261,7 +261,7 @@ async function tellOffline(target: Database, plan: Plan, found: readonly Differe
     const importing =
       difference.kind === 'missing-on-target' && offline.get(`${plan.targetSchema}.${bare(difference.table)}`)
     if (!importing) return difference
-    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'or wait until it ends' }
+    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'until then it cannot be compared' }
   })
 }
 
@@ -326,7 +326,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
   if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
   else found.notes.push(...problems)
   found.notes.push(...notes, ...decided.map((each) => `decided in \`convert.yml\`: ${decidedText(each)}`))
-  found.decisions.push(...(await missingTriggers(...sides, tables)), ...(await missingViews(...sides)))
+  found.decisions.push(...(await missingTriggers(...sides, tables)), ...(await viewProblems(...sides)))
 }
 
 async function countTables(
