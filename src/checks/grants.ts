@@ -88,6 +88,7 @@ export function targetGrants(facts: Facts, user: string): string {
     '-- To create one login for each leg of the stream.',
     `ALTER ROLE ${name} CREATEROLE;`,
     ...(server.isCockroach ? [`ALTER ROLE ${name} CREATELOGIN;`] : []),
+    ...(facts.target.secured.length ? [`ALTER ROLE ${name} BYPASSRLS;`] : []),
     "-- For the ledger, the staging schema, the heartbeat, and molt's own tables in public.",
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
     `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,

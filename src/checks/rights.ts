@@ -161,6 +161,22 @@ export const rightChecks: readonly Check[] = [
     },
   },
   {
+    id: 'right.target-row-security',
+    severity: 'block',
+    waivable: false,
+    title: 'Row-level security hides no rows of the target from the migration user',
+    protects: 'The load cannot tell whether such a table is empty, and no comparison of it proves anything.',
+    fix: 'ALTER ROLE {role} BYPASSRLS; -- on the target',
+    *find({ target: { rowsHidden, role }, settings: { targetSchema } }) {
+      for (const table of rowsHidden)
+        yield {
+          object: `${targetSchema}.${table}`,
+          what: `row-level security on ${targetSchema}.${table} of the target applies to ${role.name}`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
     id: 'right.statistics',
     severity: 'block',
     title: 'The migration user can see the statements and sessions of other users',

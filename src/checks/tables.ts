@@ -251,15 +251,27 @@ export const tableChecks: readonly Check[] = [
     title: 'No two names differ only in case',
     protects:
       'The replicator folds case: two such tables silently become one on the target, and two such columns stop the stream.',
-    fix: 'Rename one of {names}, or leave a table out with `exclude-tables`.',
+    fix: 'Rename one of {names}, or move it to another schema.',
     *find(facts) {
       const tables = expectedTables(facts)
-      for (const names of twins(tables.map((each) => each.name)))
-        yield {
-          object: `${facts.settings.schema}.${names[0]}`,
-          what: `the tables ${names.join(' and ')} differ only in case`,
-          names: { names: names.join(', ') },
-        }
+      const expected = new Set(tables.map((each) => each.name))
+      // MOLT's filter ignores case, so it would also match a table that is not moved.
+      for (const names of twins(ofSchema(facts).flatMap(({ kind, name }) => ('rp'.includes(kind) ? name : []))))
+        if (names.some((name) => expected.has(name)))
+          yield {
+            object: `${facts.settings.schema}.${names[0]}`,
+            what: `the tables ${names.join(' and ')} differ only in case`,
+            names: { names: names.join(', ') },
+          }
+      const known = new Set(facts.source.schema.tables.map((each) => each.name))
+      const added = facts.target.schema.tables.flatMap(({ name }) => (known.has(name) ? [] : name))
+      for (const names of twins([...expected, ...added]))
+        if (names.some((name) => expected.has(name)) && names.some((name) => !expected.has(name)))
+          yield {
+            object: `${facts.settings.targetSchema}.${names.find((name) => !expected.has(name))}`,
+            what: `on the target, the tables ${names.join(' and ')} differ only in case`,
+            names: { names: names.join(', ') },
+          }
       for (const each of tables)
         for (const names of twins(each.columns.map((column) => column.name)))
           yield {

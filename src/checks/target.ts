@@ -339,13 +339,13 @@ export const targetChecks: readonly Check[] = [
       for (const table of expectedTables(facts))
         for (const column of table.columns) {
           const feed = feedIn(column.default ?? '')
-          const here = feed && (feed.schema ?? schema.name) === schema.name ? known.get(feed.name) : undefined
+          const here = feed?.schema === schema.name ? known.get(feed.name) : undefined
           if (!feed || (here && (!here.table || expected.has(here.table)))) continue
-          const full = feed.schema ? qualified(feed.schema, feed.name) : ident(feed.name)
+          const full = qualified(feed.schema, feed.name)
           const free = `ALTER SEQUENCE ${full} OWNED BY NONE;`
           yield {
             object: `${nameOf(table)}.${column.name}`,
-            what: `${nameOf(table)}.${column.name} takes its numbers from the sequence ${feed.schema ?? schema.name}.${feed.name}, which ${here ? `belongs to the table ${here.table}, which is not moved` : 'is in another schema'}`,
+            what: `${nameOf(table)}.${column.name} takes its numbers from the sequence ${feed.schema}.${feed.name}, which ${here ? `belongs to the table ${here.table}, which is not moved` : 'is in another schema'}`,
             names: { change: here ? free : `${free} ALTER SEQUENCE ${full} SET SCHEMA ${ident(schema.name)};` },
           }
         }
@@ -609,18 +609,18 @@ function feeds({ name: schema, sequences }: Schema): (table: string, column: Sch
   return (table, column) => {
     if (column.default === null) return owned.get(`${table}.${column.name}`)
     const feed = feedIn(column.default)
-    return feed && (feed.schema ?? schema) === schema ? feed.name : undefined
+    return feed?.schema === schema ? feed.name : undefined
   }
 }
 
-/** The sequence in a default such as `nextval('public.orders_id_seq'::regclass)`, with its schema if written. */
-function feedIn(text: string): { schema: string | undefined; name: string } | undefined {
+/** The sequence in a default such as `nextval('orders_id_seq'::regclass)`. Servers omit the schema on our search path. */
+function feedIn(text: string): { schema: string; name: string } | undefined {
   const written = /nextval\('((?:[^']|'')*)'/.exec(text)?.[1]?.replaceAll("''", "'")
   const parts = written
     ?.match(/"(?:[^"]|"")*"|[^."]+/g)
     ?.map((part) => part.replace(/^"(.*)"$/, '$1').replaceAll('""', '"'))
   const name = parts?.at(-1)
-  return name === undefined ? undefined : { schema: parts?.at(-2), name }
+  return name === undefined ? undefined : { schema: parts?.at(-2) ?? 'public', name }
 }
 
 /** An index's name in a statement: CockroachDB's index names are unique only within their table. */

@@ -11,6 +11,7 @@ import type { Schema } from '../../model/schema.ts'
 import { type Database, literal, qualified, sqlState } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
 import type { Sequence } from '../../sql/sequences.ts'
+import { readFilteredTables, readSecuredTables } from '../../sql/tables.ts'
 import { withTriggers } from '../../sql/triggers.ts'
 import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
@@ -31,6 +32,9 @@ export interface TargetFacts {
   awaited: Pick<Deferred, 'kind' | 'table' | 'name'>[]
   /** Expected tables that hold at least one row. */
   filled: string[]
+  /** Expected tables with row-level security, and those of which it hides rows from this role. */
+  secured: string[]
+  rowsHidden: string[]
   triggers: { table: string; name: string }[]
   /** Other roles that can write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
@@ -145,6 +149,7 @@ export async function readTargetFacts(
   const access = await readAccess(db, question.schema, expected)
   const isForeign = (table: string) => !owned.has(table)
   const awaited = (await listDeferred(db, question.migration)).filter(({ rebuilt }) => !rebuilt)
+  const secured = await readSecuredTables(db, question.schema, expected)
   // An expected table can be at either end of a deferred foreign key.
   const ends = awaited.some(({ kind }) => kind === 'foreign-key') ? expected : []
   return {
@@ -169,6 +174,8 @@ export async function readTargetFacts(
     },
     awaited,
     filled: await filledTables(db, question.schema, expected),
+    secured,
+    rowsHidden: secured.length ? await readFilteredTables(db, question.schema, expected) : [],
     triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
     writers: writers(grants.rows, isExpected),
     writeGrants: access.open,
