@@ -229,7 +229,7 @@ export const targetChecks: readonly Check[] = [
     title: "The target has the source's indexes, constraints and defaults",
     protects:
       'A definition that the target lacks, or has differently, lets in rows that the source refuses, or makes queries slow. `finalize` reports it after the commit, and fails with `structure: require`.',
-    fix: "Create {name} of {table} on the target as on the source. If the difference is intended, decide it in `convert.yml`, and set `decisions`.",
+    fix: 'Create {name} of {table} on the target as on the source. If the difference is intended, decide it in `convert.yml`, and set `decisions`.',
     *find(facts) {
       if (!beforeLoad(facts)) return
       const { source, target, settings } = facts
@@ -238,7 +238,8 @@ export const targetChecks: readonly Check[] = [
       for (const each of structureProblems(here, structureOf(target.schema), settings.tables, settings.targetSchema)) {
         const { kind, of, table, name, what } = each
         // Other checks report what is invalid or missing in a column.
-        const known = kind === 'invalid' || of === 'NOT NULL' || (kind === 'missing' && /^(default|collation|generated)/.test(of))
+        const known =
+          kind === 'invalid' || of === 'NOT NULL' || (kind === 'missing' && /^(default|collation|generated)/.test(of))
         if (known || awaited.has(JSON.stringify([table, name]))) continue
         yield {
           object: `${settings.targetSchema}.${table}.${name}`,

@@ -16,7 +16,8 @@ export async function namingAbort<T>(
   try {
     return await work()
   } catch (error) {
-    if (signal.aborted || errorCode(error) === 'ledger.moved' || !(await isAborted(inputs.target, migration))) throw error
+    if (signal.aborted || errorCode(error) === 'ledger.moved' || !(await isAborted(inputs.target, migration)))
+      throw error
     throw new VerdictError(
       'ledger.moved',
       `\`abort\` or \`cleanup\` has ended migration \`${migration}\` while this step ran. What stopped this step: ${messageOf(error)}`,

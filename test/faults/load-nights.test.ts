@@ -49,7 +49,8 @@ describe('a load that fails', () => {
     }
     expect((await migration.fetch({ 'on-interrupted': 'resume' })).conclusion).toBe('failure')
     bench.beforeFile = async () => {}
-    const rows = () => migration.onTarget('SELECT count(*)::int AS n FROM orders UNION ALL SELECT count(*)::int FROM customers')
+    const rows = () =>
+      migration.onTarget('SELECT count(*)::int AS n FROM orders UNION ALL SELECT count(*)::int FROM customers')
     const failures = await migration.onTarget('SELECT id::text AS id, table_name AS name FROM _molt_fetch_exceptions')
     expect(failures.map(({ name }) => name).sort()).toEqual(['customers', 'orders'])
     const before = await rows()
@@ -84,7 +85,11 @@ describe('a load that fails', () => {
 
   test('names the definitions that MOLT lost when it recreated the tables', async () => {
     const migration = await bench.prepared({ 'table-handling': 'drop-on-target-and-recreate' })
-    const loaded = await migration.fetch({ mode: 'direct-copy', 'table-handling': 'drop-on-target-and-recreate', 'extra-args': '[]' })
+    const loaded = await migration.fetch({
+      mode: 'direct-copy',
+      'table-handling': 'drop-on-target-and-recreate',
+      'extra-args': '[]',
+    })
     requireSuccess('fetch', loaded)
     expect(words(loaded)).toMatch(/MOLT has recreated the tables: constraint orders\.\S+ is gone from the target/)
   })

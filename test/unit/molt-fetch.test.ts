@@ -327,7 +327,9 @@ describe('ending the imports and the load of an aborted migration', () => {
   } as unknown as Entry
   const code = (work: Promise<unknown>) => work.then(() => 'none', errorCode)
   const before = { ...TIMING }
-  beforeAll(() => void Object.assign(TIMING, { jobsEnd: 100, jobsLook: 10, loadHold: 50, holdGrace: 50, loadEndLook: 10 }))
+  beforeAll(
+    () => void Object.assign(TIMING, { jobsEnd: 100, jobsLook: 10, loadHold: 50, holdGrace: 50, loadEndLook: 10 }),
+  )
   afterAll(() => void Object.assign(TIMING, before))
 
   /** A cluster with one import job of ours, and its answer to CANCEL JOB. */
@@ -353,7 +355,14 @@ describe('ending the imports and the load of an aborted migration', () => {
   })
 
   test('names a job that does not end', async () => {
-    expect(await code(endImports(withJob('reverting', () => {}), entry))).toBe('load.jobs-running')
+    expect(
+      await code(
+        endImports(
+          withJob('reverting', () => {}),
+          entry,
+        ),
+      ),
+    ).toBe('load.jobs-running')
   })
 
   test('names a run that continues to load', async () => {

@@ -201,6 +201,11 @@ async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promi
     if (await trying(undone, drop)) dropped.push(name)
   }
   if (undone.length === before)
-    await trying(undone, async () => requireGone((await look()).filter(({ last }) => !last), 'abort'))
+    await trying(undone, async () =>
+      requireGone(
+        (await look()).filter(({ last }) => !last),
+        'abort',
+      ),
+    )
   return dropped
 }

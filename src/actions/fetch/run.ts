@@ -4,8 +4,8 @@ import { readOtherRights } from '../../destination/recreate.ts'
 import { grantsText, mergeWriteGrants, requireClosed } from '../../destination/write-access.ts'
 import { addEvidence, advance, type Entry, type Facts } from '../../ledger/ledger.ts'
 import { acceptTargetSchema, schemaChanges } from '../../ledger/schema-changes.ts'
-import { describeChange } from '../../model/fingerprint.ts'
 import { filterProblems } from '../../model/filter.ts'
+import { describeChange } from '../../model/fingerprint.ts'
 import type { Plan } from '../../model/plan.ts'
 import { exactFilter } from '../../model/tables.ts'
 import {
@@ -166,7 +166,9 @@ const REDEFINED_SHOWN = 20
  * @returns what differs from the tables that `prepare` checked
  */
 async function acceptRecreated(source: Database, target: Database, loaded: Entry): Promise<string[]> {
-  const found = (await schemaChanges(source, target, loaded)).filter(({ side }) => side === 'target').map(describeChange)
+  const found = (await schemaChanges(source, target, loaded))
+    .filter(({ side }) => side === 'target')
+    .map(describeChange)
   for (const what of found.slice(0, REDEFINED_SHOWN)) warning(`MOLT has recreated the tables: ${what}`)
   if (found.length)
     warning(

@@ -261,7 +261,12 @@ async function tellOffline(target: Database, plan: Plan, found: readonly Differe
     const importing =
       difference.kind === 'missing-on-target' && offline.get(`${plan.targetSchema}.${bare(difference.table)}`)
     if (!importing) return difference
-    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'until then it cannot be compared' }
+    return {
+      ...difference,
+      kind: 'offline-on-target',
+      what: offlineText(importing),
+      fix: 'until then it cannot be compared',
+    }
   })
 }
 
