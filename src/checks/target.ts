@@ -4,11 +4,10 @@ import { ownershipStatements, unrevocableText } from '../destination/unrevocable
 import { readIndex } from '../model/expression.ts'
 import { type Constraint, type Index, isShardCheck, type Schema, type SchemaColumn } from '../model/schema.ts'
 import { isStandIn } from '../model/stand-in.ts'
-import { asDecided, structureProblems } from '../model/structure.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
-import { referredName, structureOf } from '../sql/structure.ts'
+import { referredName } from '../sql/structure.ts'
 import { type Check, once } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
@@ -221,32 +220,6 @@ export const targetChecks: readonly Check[] = [
             what: `the source has no valid CHECK constraint ${each.name} on ${each.table}`,
             names: { table: qualified(each.schema, each.table), name: ident(each.name) },
           }
-    },
-  },
-  {
-    id: 'tgt.structure',
-    severity: 'warn',
-    title: "The target has the source's indexes, constraints and defaults",
-    protects:
-      'A definition that the target lacks, or has differently, lets in rows that the source refuses, or makes queries slow. `finalize` reports it after the commit, and fails with `structure: require`.',
-    fix: 'Create {name} of {table} on the target as on the source. If the difference is intended, decide it in `convert.yml`, and set `decisions`.',
-    *find(facts) {
-      if (!beforeLoad(facts)) return
-      const { source, target, settings } = facts
-      const awaited = new Set(target.awaited.map(({ table, name }) => JSON.stringify([table, name])))
-      const here = asDecided(structureOf(source.schema), settings.decided ?? [])
-      for (const each of structureProblems(here, structureOf(target.schema), settings.tables, settings.targetSchema)) {
-        const { kind, of, table, name, what } = each
-        // Other checks report what is invalid or missing in a column.
-        const known =
-          kind === 'invalid' || of === 'NOT NULL' || (kind === 'missing' && /^(default|collation|generated)/.test(of))
-        if (known || awaited.has(JSON.stringify([table, name]))) continue
-        yield {
-          object: `${settings.targetSchema}.${table}.${name}`,
-          what,
-          names: { name: ident(name), table: qualified(settings.targetSchema, table) },
-        }
-      }
     },
   },
   {

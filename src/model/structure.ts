@@ -53,10 +53,6 @@ export interface SequenceState {
  */
 export interface StructureProblem {
   kind: 'missing' | 'invalid' | 'different'
-  of: Decision['of']
-  table: string
-  /** Name of the source's index or constraint, or of the column. */
-  name: string
   what: string
 }
 
@@ -150,12 +146,11 @@ function indexProblems(
 ): StructureProblem[] {
   const signature = ({ table, unique, columns }: Index) => JSON.stringify([table, unique, columns])
   return paired(source, target, tables, signature).flatMap(([index, found]): StructureProblem[] => {
-    const about = { of: 'index', table: index.table, name: index.name } as const
     const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
-    if (!found) return [{ ...about, kind: 'missing', what: `${what} is missing on the target` }]
-    if (found.valid) return otherForm(about, what, index, found)
+    if (!found) return [{ kind: 'missing', what: `${what} is missing on the target` }]
+    if (found.valid) return otherForm(what, index, found)
     const invalid = `${index.table}: the index ${found.name} is not valid on the target. Rebuild it`
-    return [{ ...about, kind: 'invalid', what: invalid }]
+    return [{ kind: 'invalid', what: invalid }]
   })
 }
 
@@ -168,13 +163,12 @@ function constraintProblems(
   const signature = ({ table, kind, columns, references }: Constraint) =>
     JSON.stringify([table, kind, columns, references])
   return paired(source, target, tables, signature).flatMap(([constraint, found]): StructureProblem[] => {
-    const about = { of: 'constraint', table: constraint.table, name: constraint.name } as const
     const what = `${constraint.table}: the ${constraint.kind} constraint`
     const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
-    if (!found) return [{ ...about, kind: 'missing', what: `${named} is missing on the target` }]
-    if (found.validated || !constraint.validated) return otherForm(about, named, constraint, found)
+    if (!found) return [{ kind: 'missing', what: `${named} is missing on the target` }]
+    if (found.validated || !constraint.validated) return otherForm(named, constraint, found)
     const invalid = `${what} ${found.name} is not validated on the target. Run ALTER TABLE ${qualified(schema, constraint.table)} VALIDATE CONSTRAINT ${ident(found.name)}`
-    return [{ ...about, kind: 'invalid', what: invalid }]
+    return [{ kind: 'invalid', what: invalid }]
   })
 }
 
@@ -182,21 +176,14 @@ function columnProblems(source: readonly ColumnPart[], target: readonly ColumnPa
   const signature = ({ table, column, part }: ColumnPart) => JSON.stringify([table, column, part])
   return paired(source, target, tables, signature).flatMap(([wanted, found]): StructureProblem[] => {
     const what = `${wanted.table}: the ${wanted.part} of ${wanted.column}`
-    const about = { of: wanted.part, table: wanted.table, name: wanted.column }
-    if (found) return otherForm(about, what, wanted, found)
-    return [{ ...about, kind: 'missing', what: `${what} is missing on the target` }]
+    return found ? otherForm(what, wanted, found) : [{ kind: 'missing', what: `${what} is missing on the target` }]
   })
 }
 
-function otherForm(
-  about: Pick<StructureProblem, 'of' | 'table' | 'name'>,
-  what: string,
-  wanted: Definition,
-  found: Definition,
-): StructureProblem[] {
+function otherForm(what: string, wanted: Definition, found: Definition): StructureProblem[] {
   if (wanted.form === found.form) return []
   const by = wanted.decided ? 'in `convert.yml`' : 'on the source'
-  return [{ ...about, kind: 'different', what: `${what} differs: ${wanted.text} ${by}, ${found.text} on the target` }]
+  return [{ kind: 'different', what: `${what} differs: ${wanted.text} ${by}, ${found.text} on the target` }]
 }
 
 /** Pairs each definition of the source with one of the same signature on the target, preferably of the same form. */

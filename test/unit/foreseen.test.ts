@@ -101,7 +101,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'fence.write-passed': 'people',
   'fence.writers-remain': ['src.long-transaction', 'src.prepared-transaction'],
   'finalize.cutover-unfinished': 'people',
-  'finalize.definitions-differ': ['tgt.structure', 'tgt.default', 'tgt.nullable', 'tbl.not-valid'],
+  'finalize.definitions-differ': ['tgt.default', 'tgt.nullable', 'tbl.not-valid'],
   'finalize.not-switched': 'people',
   'heartbeat.changed': 'changed later',
   'heartbeat.missing': 'changed later',

@@ -94,7 +94,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const before = await readEntryIfAny(target, inputs.migration)
   if (before && OVER.includes(before.phase)) throw new UserError('ledger.wrong-phase', standingText(before))
   const waivers = inputs.waive ?? []
-  let facts = await gather(context, before)
+  let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
   // Later steps would refuse a short-lived password. Here nothing is installed yet.
   requireToolPasswords([inputs.source, inputs.target])
@@ -104,10 +104,10 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     requireWaiversMatch(CHECKS, waivers, findings)
   if (inputs.apply && (await applyFixes(source, target, findings))) {
     // Role settings take effect only for new connections, and a fix counts only once a check has seen it.
-    facts = await gather(context, before)
+    facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
-  const plan = planOf(facts, waivers, inputs)
+  const plan = planOf(facts, waivers, inputs, await decidedOn(context, facts))
   const counts = publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
@@ -138,9 +138,8 @@ function isOpenWarning({ severity, waivedBy }: Finding): boolean {
   return severity === 'warn' && waivedBy === undefined
 }
 
-async function gather(context: Prepare, entry: Entry | undefined): Promise<Facts> {
-  const { inputs } = context
-  const facts = await assess({
+function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
+  return assess({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
     choose: (schema) => {
@@ -171,7 +170,6 @@ async function gather(context: Prepare, entry: Entry | undefined): Promise<Facts
       longTransaction: LONG_TRANSACTION_MS,
     },
   })
-  return { ...facts, settings: { ...facts.settings, decided: await decidedOn(context, facts) } }
 }
 
 /** The tables to move, resolved on the source: a table missing on the target is a problem, not a reason to move fewer. */
@@ -210,8 +208,9 @@ function planOf(
   { settings, machine, target }: Facts,
   waivers: readonly Waiver[],
   { defer, finalVerify, tables, excludeTables }: Prepare['inputs'],
+  decided: readonly Decided[],
 ): Plan {
-  const { schema, targetSchema, slot, publication, decided = [] } = settings
+  const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
   const plan = {
     sourceSchema: schema,

@@ -1,6 +1,5 @@
 import type { Deferral } from '../../destination/deferral.ts'
 import type { Phase } from '../../ledger/ledger.ts'
-import type { Decided } from '../../model/structure.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
 import type { SourceFacts } from './source.ts'
 import type { TargetFacts } from './target.ts'
@@ -31,8 +30,6 @@ export interface Settings {
   rehearses: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
-  /** What `convert.yml` decides about definitions; undefined without it. */
-  decided?: readonly Decided[]
   /** `forms` builds each deferred definition on an empty copy before it is dropped. */
   trial: 'forms' | 'none'
   /** With `none`, the load refuses a table that has rows. */

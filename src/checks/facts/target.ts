@@ -32,8 +32,9 @@ export interface TargetFacts {
   awaited: Pick<Deferred, 'kind' | 'table' | 'name'>[]
   /** Expected tables that hold at least one row. */
   filled: string[]
-  /** Expected tables with row-level security, and those of which it hides rows from this role. */
+  /** Expected tables with row-level security. */
   secured: string[]
+  /** Those whose rows it hides from this role. */
   rowsHidden: string[]
   triggers: { table: string; name: string }[]
   /** Other roles that can write to an expected table, with the tables. */
