@@ -12,7 +12,7 @@ export interface Progress {
 
 /** What is proved about one table. */
 export interface TableProof {
-  /** Its files when the log started; a different file voids the proof. */
+  /** Hash of its files and columns when the log started; a different one voids the proof. */
   files: string
   /** The last pass that compared every row: its start, and the number of rows. */
   proved?: { began: string; rows: number }
@@ -33,17 +33,23 @@ export interface ProofState {
   tables: Record<string, TableProof>
   /** Tables that must be compared in full, and why. */
   others: Record<string, string>
+  /** Number of tables whose comparison has not begun. */
+  waiting: number
   /** Number of changed keys that are not proved again yet. */
   open: number
+  /** Number of rows found lost. */
+  lost: number
   /** When this state was saved. */
   at: string
 }
 
 const PROOFS = 'molt_actions.proofs'
 
-export async function readProof(db: Database, id: string): Promise<ProofState | undefined> {
+/** @param load the staging schema of the current load, because the proof of an earlier one says nothing about it */
+export async function readProof(db: Database, id: string, load: string | undefined): Promise<ProofState | undefined> {
   const rows = await rowsIfAny(db, `SELECT state FROM ${PROOFS} WHERE migration = $1`, [id])
-  return rows[0]?.state
+  const state: ProofState | undefined = rows[0]?.state
+  return state?.load === load ? state : undefined
 }
 
 /** Repeatable; `createLedger` makes the schema. */

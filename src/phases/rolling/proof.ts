@@ -141,7 +141,8 @@ export class RollingProof {
       await session?.save().catch((error) => info(`the proof could not be saved: ${messageOf(error)}`))
     this.#closing.abort()
     await this.#done
-    await session?.close()
+    // The last one, which may have been opened in the meantime.
+    await this.#session?.close()
     await this.#dropStray()
   }
 
@@ -160,6 +161,7 @@ export class RollingProof {
       } catch (error) {
         if (this.#options.signal.aborted) return
         await session?.close()
+        this.#session = undefined
         if (error instanceof VerdictError && error.code === 'verify.differences') {
           this.#lost = error
           return
