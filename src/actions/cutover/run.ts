@@ -225,6 +225,7 @@ async function pauseWrites(
   }
   // From here on no marker except the drain's may be written.
   const session = await proof?.halt()
+  if (rolling && !session) throw notNear(proof)
   checkpoint('before arming')
   const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
   try {
