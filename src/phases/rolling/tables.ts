@@ -54,7 +54,8 @@ export async function readProvable(
 ): Promise<Provable> {
   const [[here, storage], [there, states]] = await Promise.all([
     (async () => [await readTables(source, plan.sourceSchema), await readStorage(source, plan)] as const)(),
-    (async () => [await readTables(target, plan.targetSchema), await readTargetStates(target, plan, rebuilt)] as const)(),
+    (async () =>
+      [await readTables(target, plan.targetSchema), await readTargetStates(target, plan, rebuilt)] as const)(),
   ])
   const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
   const found: Provable = { tables: [], others: byName() }

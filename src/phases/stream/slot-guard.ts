@@ -110,7 +110,9 @@ export class SlotGuard {
     const log = logSlotOf(this.#plan.slot)
     try {
       await this.#link.use((db) => dropSlot(db, log))
-      warning(`the slot ${log} of the change log had no reader and kept more WAL than \`wal-budget\`, so it was dropped`)
+      warning(
+        `the slot ${log} of the change log had no reader and kept more WAL than \`wal-budget\`, so it was dropped`,
+      )
     } catch (error) {
       // A proof has begun to read it, and keeps it to the budget.
       if (sqlState(error) !== '55006') throw error
