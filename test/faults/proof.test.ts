@@ -345,15 +345,13 @@ describe('an attempt that fails', () => {
       await t('ALTER TABLE texts ADD CONSTRAINT ours FOREIGN KEY (b) REFERENCES items ON DELETE CASCADE NOT VALID')
     }
     const ours = { kind: 'foreign-key' as const, schema: 'public', table: 'texts', name: 'ours' }
-    for (const deferred of [[ours], []]) {
+    for (const deferred of often([[ours], []])) {
       await ground.begin(ROWS)
       const proof = await proved({ ...chunks, ...entry(deferred) })
       const verdict = await ground.decide(proof, rebuild)
       await t('ALTER TABLE texts DROP CONSTRAINT ours')
-      expect(verdict).toMatchObject({
-        red: undefined,
-        full: deferred.length ? {} : { texts: expect.stringContaining('cascade') },
-      })
+      const full = deferred.length ? {} : { texts: expect.stringContaining('cascade') }
+      expect(verdict).toEqual({ ...CLEAN, full })
     }
   })
 
@@ -407,7 +405,7 @@ describe('an attempt that fails', () => {
 })
 
 describe('the change log', () => {
-  test('names keys at infinity and before the common era', async () => {
+  rare('names keys at infinity and before the common era', async () => {
     await ground.begin(
       "INSERT INTO moments VALUES ('-infinity', 'a'), ('0044-03-15 12:00:00.5+00 BC', 'b'), ('2026-01-01', 'c'), ('infinity', 'd')",
     )
@@ -417,7 +415,7 @@ describe('the change log', () => {
     expect([...proof.session.proofs.others]).toEqual([])
   })
 
-  test('is dropped if nothing reads it and it keeps more than the WAL budget', async () => {
+  rare('is dropped if nothing reads it and it keeps more than the WAL budget', async () => {
     const proof = await proved()
     const link = new Link(ground.servers.source.url, 'source')
     const limits = { onDdl: 'warn', walBudget: 1, onWalBudget: 'fail' } as const
@@ -547,7 +545,7 @@ describe('a run that ends', () => {
     },
   )
 
-  test.each([
+  rare.each([
     [250, 'not yet compared', { ...LOST, truth: ['items'] }],
     [5, 'already compared', { ...CLEAN, late: ['items'], truth: ['items'] }],
   ])('finds that row %i was changed on the target in the middle of the first pass, %s', async (id, _, verdict) => {

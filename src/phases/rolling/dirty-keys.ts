@@ -34,7 +34,7 @@ const LONG = 100
 /**
  * Keys that changed on the source, or differed in the first pass, and are not proved equal. Only the newest change of a
  * key is kept, so that a constantly written row does not hold back the change log. Memory is limited: past `budget`
- * keys, of which long ones count several times, the table with most of them is given up, and must be compared again.
+ * keys, the table with most of them is given up, and must be compared again. A long key counts several times.
  *
  * A restarted replicator applies old values again from its last confirmed position, over newer ones. A key that was
  * found equal is therefore kept until the stream has confirmed its change, and {@link reopen} opens it again.
