@@ -15,7 +15,6 @@ export interface Figure {
 
 /** File where `npm run bench` collects the figures; undefined when a bench runs alone. */
 const COLLECTED = process.env.MOLT_ACTIONS_BENCH
-export const isCollected = Boolean(COLLECTED)
 
 export function collect(...figures: readonly Figure[]): void {
   if (COLLECTED) appendFileSync(COLLECTED, figures.map((each) => `${JSON.stringify(each)}\n`).join(''))

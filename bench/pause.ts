@@ -1,13 +1,13 @@
 /**
  * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: measures the write pause by number of rows, both with
  * every row compared in the pause and with the rolling proof. The committed actions move each size from PostgreSQL to
- * the CockroachDB-like server under live load. Writes the table in docs/how-it-works.md.
+ * the CockroachDB-like server under live load.
  */
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
 import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/migration.ts'
 import { collect } from './figures.ts'
-import { medianOf, spreadOf, writeTable } from './table.ts'
+import { medianOf, spreadOf } from './table.ts'
 
 /** Milliseconds by part. Overlapping parts do not add up to `total`. */
 interface Pause {
@@ -125,4 +125,3 @@ for (const rows of sizes) {
   collectPauses(figures.at(-1) as Figures)
   console.log(tableOf(figures))
 }
-writeTable(latency ? 'bench/pause.ts with latency' : 'bench/pause.ts', tableOf(figures))

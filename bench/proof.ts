@@ -1,7 +1,7 @@
 /**
  * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with each database's own hash scan of
- * all rows, and measures the memory of a million changed keys. Both servers, and the CockroachDB-like server, run on
- * this machine. Writes the table in docs/how-it-works.md.
+ * all rows, and measures the memory used by a million changed keys. Both servers, and the CockroachDB-like server, run on
+ * this machine.
  */
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -20,7 +20,7 @@ import { ident } from '../src/runtime/database.ts'
 import { number } from '../src/runtime/progress.ts'
 import { type Servers, startServers } from '../test/support/servers.ts'
 import { collect } from './figures.ts'
-import { medianOf, spreadOf, writeTable } from './table.ts'
+import { medianOf, spreadOf } from './table.ts'
 
 /** The concurrency that a leg of the stream uses. */
 const CONCURRENCY = 2
@@ -183,7 +183,6 @@ try {
     { name: 're-check', unit: 'keys/s', values: rates(checks, keys.length), goal: { least: 20_000 } },
     { name: `memory of ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
   )
-  writeTable('bench/proof.ts', table)
   await sessions.close()
 } finally {
   await pair.stop()
