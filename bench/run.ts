@@ -21,12 +21,17 @@ const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {
       ['1000000', '--rounds', '3'],
       ['10000000', '--rounds', '1'],
       ['10000', '--latency', '20'],
+      ['13700', '--latency', '20', '--ddl', '300', '--defer'],
+      ...['0', '250', '1000'].map((rate) => ['10000', '--rate', rate, '--rounds', '3']),
     ],
     smallest: ['1000', '--rounds', '1'],
   },
   proof: { whole: [[]], smallest: ['1000', '1'] },
   mask: { whole: [[]], smallest: ['1000', '1'] },
   prepare: { whole: [['10'], ['1000'], ['10000']], smallest: ['10'] },
+  convert: { whole: [[]], smallest: ['20', '1'] },
+  overhead: { whole: [[]], smallest: ['1000', '1'] },
+  stream: { whole: [[]], smallest: ['1000', '1'] },
   reader: { whole: [[]], smallest: ['2'] },
 }
 
@@ -87,19 +92,33 @@ function lineOf(figure: Figure): string {
   return `| ${cells.join(' | ')} |`
 }
 
+/** Least squares: `y = intercept + slope · x`. */
+function leastSquares(points: readonly (readonly [x: number, y: number])[]): { slope: number; intercept: number } {
+  const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / points.length
+  const [x, y] = [mean(0), mean(1)]
+  const slope =
+    points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+  return { slope, intercept: y - slope * x }
+}
+
+/** A straight line instead of a power, for work that can be zero. */
+function lineThrough(figures: readonly Figure[]): string {
+  const { slope, intercept } = leastSquares(figures.map(({ work, values }) => [work?.amount ?? 0, medianOf(values)] as const))
+  const [first] = figures
+  return `${intercept.toFixed(0)} ${first?.unit} + ${(1000 * slope).toFixed(0)} ${first?.unit} for each 1,000 ${first?.work?.of}`
+}
+
 /** How a figure grows with its work: the slope of log(figure) over log(work), by least squares. */
 function growthOf(figures: readonly Figure[]): string[] {
   const names = new Set(figures.filter(({ work }) => work).map(({ name }) => name))
   return [...names].flatMap((name) => {
     const all = figures.filter((figure) => figure.name === name && figure.work)
     if (new Set(all.map(({ work }) => work?.amount)).size < 2) return []
+    if (all.some(({ work }) => !work?.amount)) return [`- ${name}: ${lineThrough(all)}`]
     const points = all.map(
       ({ work, values }) => [Math.log(work?.amount as number), Math.log(medianOf(values))] as const,
     )
-    const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / points.length
-    const [x, y] = [mean(0), mean(1)]
-    const slope =
-      points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+    const { slope } = leastSquares(points)
     return `- ${name}: grows with ${all[0]?.work?.of} to the power of ${slope.toFixed(2)}`
   })
 }

@@ -1,0 +1,115 @@
+/**
+ * Measures a leg of the stream: `npx tsx bench/stream.ts [rows] [rounds]`. First the action's own CPU time and memory by
+ * transactions per second, then the application's latency with and without the rolling proof, in alternating legs.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { startLoad } from '../rehearsal/shop/load.ts'
+import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/migration.ts'
+import { collect } from './figures.ts'
+import { cpuSeconds, peakMemory, watchProcesses } from './processes.ts'
+
+const rows = Number(process.argv[2] ?? 100_000)
+const rounds = Number(process.argv[3] ?? 5)
+const RATES = [0, 250, 1_000]
+const LEG_SECONDS = rounds > 1 ? 15 : 6
+const LEG = { until: 'handover', 'leg-limit': `${LEG_SECONDS}s` }
+/** Seconds after which a leg streams and its start no longer counts. */
+const START = 3
+
+async function leg(rehearsal: Rehearsal, inputs: Record<string, string> = {}): Promise<void> {
+  requireSuccess('replicate', await rehearsal.run('replicate', { ...LEG, ...inputs }))
+}
+
+/** Runs a leg and measures the process that started the replicator: the action. */
+async function costOf(rehearsal: Rehearsal, rate: number) {
+  const load = rate ? await startLoad({ url: rehearsal.pair.source.url, rate }) : undefined
+  try {
+    const { result } = await watchProcesses(/replicator\S* pglogical /, async (replicator) => {
+      const running = leg(rehearsal)
+      await sleep(START * 1000)
+      const action = replicator()?.parent
+      if (!action) throw new Error('the replicator was not seen')
+      const [cpu, transactions, began] = [cpuSeconds(action) ?? 0, load?.counters.transactions ?? 0, performance.now()]
+      await sleep((LEG_SECONDS - START - 1) * 1000)
+      const seconds = (performance.now() - began) / 1000
+      const cost = {
+        cpu: (100 * ((cpuSeconds(action) ?? 0) - cpu)) / seconds,
+        memory: peakMemory(action) ?? 0,
+        rate: ((load?.counters.transactions ?? 0) - transactions) / seconds,
+      }
+      await running
+      return cost
+    })
+    return result
+  } finally {
+    await load?.stop()
+  }
+}
+
+/** Milliseconds of each of the application's transactions while `work` runs, without its start. */
+async function latencies(url: string, work: () => Promise<void>): Promise<number[]> {
+  const client = new pg.Client(url)
+  await client.connect()
+  try {
+    const over = new AbortController()
+    const running = work().finally(() => over.abort())
+    await sleep(START * 1000)
+    const times: number[] = []
+    for (const until = performance.now() + (LEG_SECONDS - START - 1) * 1000; performance.now() < until; ) {
+      if (over.signal.aborted) break
+      const began = performance.now()
+      await client.query('BEGIN')
+      await client.query('UPDATE orders SET total = total WHERE id = $1', [1 + Math.floor(Math.random() * 100)])
+      await client.query('COMMIT')
+      times.push(performance.now() - began)
+      await sleep(10)
+    }
+    await running
+    return times.sort((a, b) => a - b)
+  } finally {
+    await client.end()
+  }
+}
+
+const quantile = (sorted: readonly number[], share: number) => sorted[Math.floor(share * sorted.length)] as number
+
+const rehearsal = await startRehearsal({ rows, rate: 40 })
+try {
+  await rehearsal.load.stop()
+  await rehearsal.bringToCaughtUp()
+  for (const asked of RATES) {
+    const { cpu, memory, rate } = await costOf(rehearsal, asked)
+    console.log(`${rate.toFixed(0)} transactions/s: ${cpu.toFixed(1)}% of a core, ${memory.toFixed(0)} MiB at most`)
+    const work = { of: 'transactions/s', amount: Math.round(rate) }
+    collect(
+      { name: 'CPU of following', unit: '% of a core', values: [cpu], ...(!asked && { goal: { most: 3 } }), work },
+      { name: 'memory of following', unit: 'MiB', values: [memory], goal: { most: 120 }, work },
+    )
+  }
+  const p50: Record<'alone' | 'proof', number[]> = { alone: [], proof: [] }
+  const p99: typeof p50 = { alone: [], proof: [] }
+  for (let round = 0; round < rounds; round++)
+    for (const how of ['alone', 'proof'] as const) {
+      // Such a short age makes one pass over all rows follow the other.
+      const inputs: Record<string, string> =
+        how === 'proof' ? { verify: 'rolling', 'verify-age': '1s' } : { verify: 'none' }
+      const times = await latencies(rehearsal.pair.source.url, () => leg(rehearsal, inputs))
+      p50[how].push(quantile(times, 0.5))
+      p99[how].push(quantile(times, 0.99))
+      console.log(`${how}: p50 ${p50[how].at(-1)?.toFixed(2)} ms, p99 ${p99[how].at(-1)?.toFixed(2)} ms`)
+    }
+  const alone = (of: typeof p50) => ({ name: 'the stream without proof', values: of.alone })
+  collect(
+    {
+      name: "application's latency during the proof, p50",
+      unit: 'ms',
+      values: p50.proof,
+      reference: alone(p50),
+      goal: { most: 1.1 },
+    },
+    { name: "application's latency during the proof, p99", unit: 'ms', values: p99.proof, reference: alone(p99) },
+  )
+} finally {
+  await rehearsal.stop()
+}
