@@ -1,10 +1,10 @@
 /**
- * `npm run bench -- [--smallest] [bench …]`: runs every bench in turn. Each figure has a reference from the same run.
- * Writes `.bench/figures.json` and docs/performance.md. `--smallest` only tests that the benches work, and writes the
- * page to `.bench/performance.md`.
+ * `npm run bench -- [--smallest] [bench …]`: runs the named benches, or all of them. Each figure has a reference from
+ * the same run. Writes `.bench/figures.json` and docs/performance.md, which keep the last figures of the other benches.
+ * `--smallest` only tests that the benches work, and writes to `.bench/smallest`.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -35,26 +35,29 @@ const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {
   reader: { whole: [[]], smallest: ['2'] },
 }
 
-const FOLDER = '.bench'
-const COLLECTED = join(FOLDER, 'figures.jsonl')
-
 const { values: options, positionals } = parseArgs({
   options: { smallest: { type: 'boolean', default: false } },
   allowPositionals: true,
 })
+const FOLDER = options.smallest ? '.bench/smallest' : '.bench'
+const PAGE = options.smallest ? join(FOLDER, 'performance.md') : 'docs/performance.md'
+
+/** A bench appends its figures to this file. */
+const collectedBy = (name: string) => join(FOLDER, `${name}.jsonl`)
 
 function runBench(name: string, args: readonly string[]): void {
   console.log(`== bench/${name}.ts ${args.join(' ')}`)
   const { status } = spawnSync(process.execPath, ['--import', 'tsx', `bench/${name}.ts`, ...args], {
     stdio: 'inherit',
-    env: { ...process.env, MOLT_ACTIONS_BENCH: COLLECTED },
+    env: { ...process.env, MOLT_ACTIONS_BENCH: collectedBy(name) },
   })
   // The page shows a missed goal. Some benches also report it with their exit code.
   if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
 }
 
 function collected(): Figure[] {
-  const lines = readFileSync(COLLECTED, 'utf8').split('\n').filter(Boolean)
+  const files = Object.keys(BENCHES).map(collectedBy).filter(existsSync)
+  const lines = files.flatMap((file) => readFileSync(file, 'utf8').split('\n').filter(Boolean))
   return lines.map((line) => JSON.parse(line))
 }
 
@@ -103,7 +106,9 @@ function leastSquares(points: readonly (readonly [x: number, y: number])[]): { s
 
 /** A straight line instead of a power, for work that can be zero. */
 function lineThrough(figures: readonly Figure[]): string {
-  const { slope, intercept } = leastSquares(figures.map(({ work, values }) => [work?.amount ?? 0, medianOf(values)] as const))
+  const { slope, intercept } = leastSquares(
+    figures.map(({ work, values }) => [work?.amount ?? 0, medianOf(values)] as const),
+  )
   const [first] = figures
   return `${intercept.toFixed(0)} ${first?.unit} + ${(1000 * slope).toFixed(0)} ${first?.unit} for each 1,000 ${first?.work?.of}`
 }
@@ -140,15 +145,13 @@ function pageOf(figures: readonly Figure[]): string {
 }
 
 mkdirSync(FOLDER, { recursive: true })
-rmSync(COLLECTED, { force: true })
 for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
   const bench = BENCHES[name]
   if (!bench) throw new Error(`unknown bench ${name}. Use one of: ${Object.keys(BENCHES).join(', ')}`)
+  rmSync(collectedBy(name), { force: true })
   for (const args of options.smallest ? [bench.smallest] : bench.whole) runBench(name, args)
 }
 const figures = [...collected(), sizeOfDist()]
 writeFileSync(join(FOLDER, 'figures.json'), `${JSON.stringify(figures, undefined, 2)}\n`)
-const page = pageOf(figures)
-// Some benches alone do not make a complete page.
-writeFileSync(options.smallest || positionals.length ? join(FOLDER, 'performance.md') : 'docs/performance.md', page)
-console.log(page)
+writeFileSync(PAGE, pageOf(figures))
+console.log(pageOf(figures))
