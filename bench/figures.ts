@@ -9,6 +9,8 @@ export interface Figure {
   reference?: { name: string; values: readonly number[] }
   /** Limit for the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
+  /** Why the goal is missed where it is, for the page. */
+  missed?: string
   /** Amount of work, such as rows. Growth is fitted over the figures of the same name. */
   work?: { of: string; amount: number }
 }

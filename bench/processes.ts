@@ -34,11 +34,14 @@ export function peakMemory(pid: number): number | undefined {
   return peak === undefined ? undefined : Number(peak) / 1024
 }
 
-/** Runs `work` and watches for processes whose command line matches, its arguments separated by spaces. */
+/**
+ * Runs `work` and watches for processes whose command line matches, its arguments separated by spaces.
+ * @param work is passed a function that returns the matching processes seen so far
+ */
 export async function watchProcesses<T>(
   command: RegExp,
-  work: (seen: () => Seen | undefined) => Promise<T>,
-): Promise<{ result: T; seen: Seen | undefined }> {
+  work: (seen: () => Seen[]) => Promise<T>,
+): Promise<{ result: T; seen: Seen[] }> {
   const begun = new Map<number, { at: number; seen: Seen }>()
   const look = () => {
     for (const pid of readdirSync('/proc')
@@ -51,13 +54,10 @@ export async function watchProcesses<T>(
       else begun.set(pid, { at: now, seen: { pid, parent: Number(fieldsOf(pid)?.[1]), ms: 0 } })
     }
   }
-  const longest = () =>
-    [...begun.values()]
-      .map(({ seen }) => seen)
-      .reduce<Seen | undefined>((a, b) => (a && a.ms >= b.ms ? a : b), undefined)
+  const all = () => [...begun.values()].map(({ seen }) => seen)
   const timer = setInterval(look, EVERY)
   try {
-    return { result: await work(longest), seen: longest() }
+    return { result: await work(all), seen: all() }
   } finally {
     clearInterval(timer)
   }
