@@ -39,7 +39,9 @@ export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<
     'cutover',
     10,
   )
-  const ofPlan = past.filter(({ body }) => body.planHash === entry.plan.hash && body.parts).map(({ body }) => body)
+  const ofPlan = past.flatMap(({ body }) =>
+    body.planHash === entry.plan.hash && body.parts ? { finalVerify: body.finalVerify, parts: body.parts } : [],
+  )
   const alike = ofPlan.filter(({ finalVerify }) => finalVerify === level)
   // A cutover of another level compares another amount, which slows the parts beside it too.
   const rehearsals = alike.length
