@@ -162,7 +162,7 @@ describe('the hold of a migration', () => {
     })
   })
 
-  it('carries the outcome of the approval, and the note of the last stream', async () => {
+  it("stores the approval's outcome and the last stream's note", async () => {
     expect(await readApproval(a, id)).toBeUndefined()
     await setApproval(b, id, 'declined')
     expect(await readApproval(a, id)).toBe('declined')
@@ -174,7 +174,7 @@ describe('the hold of a migration', () => {
     expect(await readStreamNote(b, id)).toEqual(note)
   })
 
-  it('works with an older ledger, and adds what it lacks', async () => {
+  it('adds the missing table to an older ledger', async () => {
     await a.query('DROP TABLE molt_actions.holds')
     await takeHold(a, id, first, 60_000)
     await requestSlot(b, id, second, 60_000)
