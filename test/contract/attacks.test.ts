@@ -1,5 +1,5 @@
-// Attacks and accidents by a person with write access to a branch, against the workflows that people copy. Each must
-// fail. The last tests compare docs/threat-model.md with the files.
+// Attacks and accidents by anyone with write access to a branch, against the workflows that teams copy. Each must fail.
+// The last tests compare docs/threat-model.md with the files.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -51,8 +51,8 @@ function expectRefused(ended: JobResult, code: string, named = ''): void {
   expect(ended.conclusion).toBe('failure')
 }
 
-describe('1. the person who starts a run turns the gate off', () => {
-  /** Fields that a form can have. None of them weakens an approval. */
+describe('1. whoever starts a run turns the gate off', () => {
+  /** All fields of each workflow's form. None of them can weaken an approval. */
   const FORM: Record<string, string[]> = {
     'examples/migrate-caller.yml': [
       'migration',
@@ -119,7 +119,7 @@ describe('1. the person who starts a run turns the gate off', () => {
     expectRefused(await gate(inputs), code)
   })
 
-  test('skipping the first check does not help: the approved job refuses too', async () => {
+  test('skipping the first check does not help, because the approved job checks again', async () => {
     expectRefused(await gate({ do: 'approve', gate: 'none', decision: 'commit' }), 'approval.required')
   })
 })
@@ -157,7 +157,7 @@ describe('3. a branch reads the production URLs', () => {
     expectRefused(await gate({}), 'approval.any-branch', '`migration`')
   })
 
-  test('refuses such an environment for the reviewers too', async () => {
+  test('also rejects such an environment for the reviewers', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
     expectRefused(await gate({}), 'approval.any-branch', '`cutover`')
   })
@@ -198,7 +198,7 @@ describe('4. a pull request reads a secret', () => {
   )
 })
 
-describe('5. a default commits, or an administrator bypasses unnoticed', () => {
+describe('5. a default commits, or an administrator bypasses the reviewers unnoticed', () => {
   test('every decision defaults to `rehearse`', () => {
     for (const [, { on }] of workflows)
       for (const form of [on.workflow_dispatch, on.workflow_call]) {
@@ -208,7 +208,7 @@ describe('5. a default commits, or an administrator bypasses unnoticed', () => {
     for (const { inputs } of specs) expect(inputs.decision?.fallback ?? 'rehearse').toBe('rehearse')
   })
 
-  test('shows administrators who can bypass the reviewers, and refuses them if so configured', async () => {
+  test('shows administrators who can bypass the reviewers, and rejects them if so configured', async () => {
     for (const can_admins_bypass of [true, undefined]) {
       github.environment = { ...reviewed(2), can_admins_bypass }
       const shown = await gate({})
@@ -222,7 +222,7 @@ describe('5. a default commits, or an administrator bypasses unnoticed', () => {
   })
 })
 
-describe('6. GitHub fails once, or limits the request rate', () => {
+describe('6. GitHub fails once or limits the request rate', () => {
   test('right after an approval, with the shipped action', async () => {
     github.failures = [{ status: 502 }, 'reset']
     expect((await gate({})).conclusion).toBe('success')
@@ -288,7 +288,7 @@ test.each(workflows)('%s pins images by digest', (_, workflow) => {
   for (const job of Object.values(workflow.jobs)) {
     expect(job).not.toHaveProperty('container')
     expect(job).not.toHaveProperty('services')
-    // Images from repository variables: a step of the job refuses an image without a digest.
+    // For images from repository variables, a step of the job rejects an image without a digest.
     if (job.steps?.some(({ run }) => run?.includes('@sha256:[0-9a-f]{64}$ ]] ||')))
       names.push('POSTGRES_IMAGE', 'COCKROACH_IMAGE')
     for (const { run = '' } of job.steps ?? [])
