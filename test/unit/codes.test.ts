@@ -13,11 +13,11 @@ function isUsed(name: string): boolean {
   return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))
 }
 
-test('every code of the table is used', () => {
+test('every code in the table is used', () => {
   expect(Object.keys(CODES).filter((name) => !isUsed(name))).toEqual([])
 })
 
-test('printed SQL has no placeholder to fill in', () => {
+test('printed SQL has no placeholders to fill in', () => {
   const gap = /\b(ALTER|GRANT|REVOKE|CREATE|DROP|UPDATE|SELECT|INSERT)\b[^`'"]*…|\bTO` the\b/
   const printed = files
     .filter((file) => file.startsWith('src/'))
@@ -32,7 +32,7 @@ test('the table is sorted', () => {
   expect(names).toEqual([...names].sort())
 })
 
-test.each(Object.entries(CODES))('%s is explained in sentences', (name, { meaning, cause, fix }) => {
+test.each(Object.entries(CODES))('%s is explained in full sentences', (name, { meaning, cause, fix }) => {
   expect(name).toMatch(/^[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+$/)
   for (const text of [meaning, cause, fix]) expect(text).toMatch(/^[A-Z`"].*[.)]$/s)
 })
