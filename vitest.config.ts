@@ -38,7 +38,7 @@ export const LONGER_AT_NIGHT = [
   'test/unit/dirty-keys.test.ts',
 ]
 
-/** Tests that have their own npm commands. Those run the long form, nightly runs and `npm test` a short one. */
+/** Groups of test files that have their own npm command, which runs their long form. */
 export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   faults: ['test/faults/table.test.ts', 'test/faults/night-model.test.ts', 'test/faults/proof-model.test.ts'],
   security: [

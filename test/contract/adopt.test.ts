@@ -49,7 +49,7 @@ test.each([
 })
 
 test.each([false, true])(
-  'a second person types the hash if required reviewers are not available (caller: %s)',
+  'a second person must enter the hash if required reviewers are not available (caller: %s)',
   (caller) => {
     const path = '.github/workflows/migrate.yml'
     const plain = adoptedFiles({ ...given, caller }).get(path) as string

@@ -152,12 +152,12 @@ describe('3. a branch reads the production URLs', () => {
     ['any branch', anyBranch],
     ['the pattern *', limited(['main', '*'])],
     ['the pattern **/*', limited(['**/*'])],
-  ])('refuses an environment that allows %s', async (_, environment) => {
+  ])('rejects an environment that allows %s', async (_, environment) => {
     github.others.set('migration', environment)
     expectRefused(await gate({}), 'approval.any-branch', '`migration`')
   })
 
-  test('also rejects such an environment for the reviewers', async () => {
+  test('rejects an approval environment that other branches can use too', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
     expectRefused(await gate({}), 'approval.any-branch', '`cutover`')
   })
@@ -166,7 +166,7 @@ describe('3. a branch reads the production URLs', () => {
     expect((await gate({})).conclusion).toBe('success')
   })
 
-  test('the workflows check before they use a secret', () => {
+  test('the workflows check their environments before they use a secret', () => {
     const asks = (path: string, id: string) =>
       (readWorkflow(join(REPO, path)).jobs[id] as Job).steps?.find(({ uses }) => uses?.includes('actions/gate'))?.with
     expect(asks('examples/migrate-jobs.yml', 'prepare')).toMatchObject({
@@ -237,18 +237,18 @@ describe('7. an output vanishes because a secret has a common value', () => {
   const { jobs } = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
   const all = workflows.flatMap(([path, { jobs }]) => Object.entries(jobs).map(([id, job]) => [path, id, job] as const))
 
-  test.each(all.filter(([, , job]) => job.if))('%s: %s tests an output only with `!=`', (_, __, job) => {
+  test.each(all.filter(([, , job]) => job.if))('%s: %s compares outputs only with `!=`', (_, __, job) => {
     expect(job.if).not.toMatch(/\.outputs\.[\w-]+ ==|==\s*needs\.[\w-]+\.outputs/)
   })
 
-  test('without its output, a follower runs and a cutover waits for its reviewers', () => {
+  test('if the output is missing, a follower runs and a cutover waits for its reviewers', () => {
     const needs = { prepare: { result: 'success', outputs: {} }, brief: { result: 'success', outputs: {} } }
     const inputs = { decision: 'commit', phase: 'prepare', 'approved-hash': '' }
     expect(holds(jobs.follow?.if as string, { needs, inputs })).toBe(true)
     expect(holds(jobs.cutover?.if as string, { needs, inputs })).toBe(true)
   })
 
-  test('outputs that conditions and matrices read contain none of these words', async () => {
+  test('outputs that conditions and matrices read contain no common words', async () => {
     const { outputs } = await gate({ 'max-approval-wait': '20h' })
     const brief = ['follower-needed', 'no-follower-needed']
     for (const value of [outputs.legs, outputs.gate, ...brief])
@@ -269,14 +269,14 @@ describe('9. a push cancels the nightly run', () => {
 })
 
 describe('10. a runner does not support `$/`', () => {
-  test('the root action names each part by repository and commit', () => {
+  test('the root action refers to each action by repository and commit', () => {
     const text = read('examples/action.yml')
     expect(text).toBe(exampleComposite(read('action.yml')))
     expect(text.replace(/^#.*$/gm, '')).not.toContain('$/')
     const parts = [...text.matchAll(/uses: OWNER\/REPO\/actions\/([a-z]+)@0{40}$/gm)].map(([, name]) => name)
     expect(parts).toEqual([...read('action.yml').matchAll(/uses: \$\/actions\/([a-z]+)$/gm)].map(([, name]) => name))
   })
-  test.each(copied)('%s names no action by `$/`', (path) => {
+  test.each(copied)('%s uses no action through `$/`', (path) => {
     expect(read(path).replace(/^ *#.*$/gm, '')).not.toMatch(/uses: \$\//)
   })
 })

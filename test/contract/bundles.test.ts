@@ -209,7 +209,7 @@ describe('on any Node version', () => {
     expect(server.connections()).toBe(before)
   })
 
-  test('setup requires the ledger of `trust-on-first-use` before it downloads anything', async () => {
+  test('setup with `trust-on-first-use` requires a ledger before it downloads anything', async () => {
     const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
     const before = server.connections()
     const run = await runBundle('setup', { node, inputs })
@@ -234,11 +234,11 @@ describe('on any Node version', () => {
     test.each([
       ['an unknown section', 'fences:\n  lease: 5m\n', '1:1', 'config.unknown-name'],
       ['an unknown key', 'fence:\n  leese: 5m\n', '2:3', 'config.unknown-name'],
-      ['an input of another action', 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
+      ["another action's input", 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
       ['a section that is not a map', 'fence: 5m\n', '1:8', 'config.invalid'],
       ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
       ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
-      ['a secret in clear', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
+      ['a secret in plain text', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
     ])('reports %s in one line', async (_, text, place, code) => {
       const config = file('wrong.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })

@@ -412,7 +412,7 @@ it("reports the migration user's missing privileges on both sides", async () => 
     asCockroach(unowned),
   )
   expect(cockroach[0]?.fix).toContain('GRANT CREATE ON TABLE "public"."orders" TO "weak";')
-  // `convert` leaves them in the ledger. The stream and the cutover build them.
+  // Objects that `convert` has recorded in the ledger and that later steps build.
   const keep = { defer: { indexes: false, constraints: false } }
   const [bare, unable] = [await factsOf(urls, keep), await factsOf({ ...urls, target: weak(urls.target) }, keep)]
   const left = (facts: Facts) =>
@@ -573,7 +573,7 @@ it('finds tables that the load or the stream cannot move', async () => {
   expectFires(facts, 'tbl.toast-unproven', ['public.letters'], old)
 })
 
-it('finds types that CockroachDB lacks in some or all versions', async () => {
+it('finds types that some or all CockroachDB versions lack', async () => {
   const columns: Record<string, string> = {
     domain: 'positive',
     range: 'int4range',
@@ -665,7 +665,7 @@ it('finds values that would change or fail, and reports that the sample is limit
   expect((await factsOf(urls, {}, { sampleMs: 0 })).source.samples).toMatchObject({ tables: 0, skipped: 1 })
 })
 
-it('finds features of the application that CockroachDB lacks', async () => {
+it('finds source features that CockroachDB lacks', async () => {
   const urls = await world(
     pair,
     [
@@ -963,7 +963,7 @@ it('ignores columns that CockroachDB adds itself', async () => {
   expect(Object.keys(fingerprint(facts.target.schema, ['placed'])).join()).not.toMatch(/shard|region|rowid/)
 })
 
-it('shows approvers the verdict first, then blocking, waived and other findings, and escapes names', async () => {
+it('shows the verdict first, then blocking, waived and other findings, and escapes names', async () => {
   const rows = Array.from({ length: 12 }, (_, n) => `CREATE TABLE "p|${n}<b>" (at timestamptz)`).join(';')
   const facts = await factsOf(await world(pair, [CLEAN, rows], CLEAN_TARGET))
   const findings = runChecks(CHECKS, facts, [
@@ -991,7 +991,7 @@ it('shows approvers the verdict first, then blocking, waived and other findings,
     expect(line.replaceAll('\\|', '').split('|'), line).toHaveLength(4)
 })
 
-it('runs at most 20 catalog queries per side, changes nothing, and cannot change anything', async () => {
+it('runs at most 20 catalog queries per side, and neither changes anything nor could', async () => {
   // A foreign key from another schema, a heartbeat, a fence, pg_stat_statements and an enum each need an extra query.
   const full = [
     'CREATE EXTENSION pg_stat_statements; CREATE TYPE mood AS ENUM ();',

@@ -162,7 +162,7 @@ describe('the README and the small workflow', () => {
     for (const { steps } of jobs) expect(steps[0]?.uses).toMatch(/^actions\/checkout@[0-9a-f]{40}$/)
   })
 
-  test("the steps of the README's workflow set every required input and no unknown input", () => {
+  test("the steps of the README's workflow set every required input and no unknown inputs", () => {
     expect(used.length).toBeGreaterThan(3)
     for (const step of used) {
       const [, name] = /^OWNER\/REPO\/actions\/([a-z-]+)@[0-9a-f]{40}$/.exec(step.uses) ?? []

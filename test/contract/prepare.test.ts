@@ -198,7 +198,7 @@ it('keeps the recorded plan after the load, and rejects other settings', async (
   const stricter = await prepare(urls)
   expect(codeOf(stricter)).toBe('prepare.plan-fixed')
   expect(stricter.log).toContain('`final-verify` is `counts`')
-  // After the load, waivers of checks that only matter before it may change, and the plan stays the same.
+  // After the load, waivers may still change if their checks matter only before it. The plan stays the same.
   const again = await prepare(urls, { 'final-verify': 'counts', waive: 'src.slot-disk=source' })
   expect(again.conclusion, again.log).toBe('success')
   expect(again.outputs['plan-hash']).toBe(first.outputs['plan-hash'])
@@ -658,7 +658,7 @@ it('records a foreign key that has the same name as an index', async () => {
   })
 })
 
-it('drops nothing during an index build, and waits for its end before it starts another one (26.1)', async () => {
+it('drops nothing during an index build, and waits for that build before it starts another one (26.1)', async () => {
   const { target } = await world(pair, 'SELECT 1', SHOP)
   const fast = await startCockroach(pair.behind, { version: '26.1' })
   const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })

@@ -31,7 +31,7 @@ it('blocks nothing with exactly the printed grants', async () => {
   expect(await blockers(bench.granted)).toEqual([])
 })
 
-it('fails if a grant is missing, for one grant of each kind, and names it', async () => {
+it('fails and names the missing grant if one grant of any kind is missing', async () => {
   const asked = removals(bench.granted).filter(({ side, right }) => SHORT.includes(`${side} ${right}`))
   expect(asked).toHaveLength(SHORT.length)
   const { expected, found } = await takeEach(bench.granted, asked)

@@ -40,7 +40,7 @@ afterAll(async () => {
 })
 
 interface Shop extends World {
-  /** The application's role, unique to this shop, which can write to `orders` before `prepare`. */
+  /** The application's role, which can write to `orders` before `prepare`. Each shop has its own. */
   app: string
   /** Runs SQL as an administrator, bypassing the CockroachDB-like server. */
   admin(sql: string): Promise<Record<string, unknown>[]>

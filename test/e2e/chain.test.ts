@@ -92,7 +92,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
       ...(BIN ? { 'bin-dir': BIN } : { embedded: 'true' }),
       ...inputs,
     },
-    // Masks the URLs, as GitHub masks secrets, but not the passwords in them.
+    // Masks the URLs like GitHub secrets. The passwords inside them must be masked by the actions.
     secrets: [source, target],
     workDir: join(folder, 'work'),
     // Fails on deprecations, which a dependency's next version could turn into errors.
@@ -215,7 +215,7 @@ describe.each([
   })
 })
 
-test('rehearses with TLS only, lifts the fence, and cleans up', { timeout: TIMEOUT }, async () => {
+test('rehearses over TLS, lifts the fence, and cleans up', { timeout: TIMEOUT }, async () => {
   // The programs in MOLT_BIN_DIR may open connections through a tunnel.
   if (!BIN) {
     const { name, dataDir } = pair.source

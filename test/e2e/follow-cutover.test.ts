@@ -81,7 +81,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('caught-up')
   })
 
-  test('a run that starts at the stream does not repeat the load', async () => {
+  test('a run that starts with the streaming phase does not repeat the load', async () => {
     const run = night.start({ phase: 'stream' })
     await run.jobs('prepare')
     const load = requireGreen('load', await run.job('load'))

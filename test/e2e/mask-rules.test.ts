@@ -441,7 +441,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     ['an element of an array', 'a', "ARRAY['x ' || t.a[2]]"],
     ['an element of an array in another column', 'v', "'to ' || t.a[2]"],
     ['a member of a document in another column', 'v', "t.d -> 'person' ->> 'name'"],
-    ['a name of two characters', 'v', "'客户' || t.c"],
+    ['a two-character name', 'v', "'客户' || t.c"],
     ['a number without its spaces', 'v', "regexp_replace(t.p, ' ', '', 'g')"],
     ['a name with other spaces', 'v', "replace(t.d -> 'person' ->> 'name', ' ', '--')"],
   ])('sql is rejected if it reveals %s', async (_, column, expression) => {

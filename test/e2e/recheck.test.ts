@@ -103,7 +103,7 @@ async function recheck(rows: RowDifference[], more: { table?: string; total?: nu
 
 const missing = (a: number): RowDifference => ({ kind: 'missing', key: key(a), columns: [] })
 
-test('a row that arrives before the marker is late, and a row that does not is lost', async () => {
+test('a row that arrives before the marker is late, and one that does not arrive is lost', async () => {
   for (const a of [1, 2]) await source.query(COPY, row(a))
   const end = stream(() => target.query(COPY, row(1)))
   expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, unchecked: 0 })

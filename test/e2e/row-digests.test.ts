@@ -105,7 +105,7 @@ test.each([false, true])('equal values have equal hashes, whatever their notatio
   })
 })
 
-test.each(NAMES)('finds a single different value of %s', async (name) => {
+test.each(NAMES)('finds a single different value in %s', async (name) => {
   const other = COLUMNS[name]?.[4]
   await target.query(`UPDATE items SET ${name} = $1 WHERE id = 123`, [other])
   const found = await digest('items')
@@ -137,7 +137,7 @@ async function exchanged(column: string, other: string) {
 }
 
 test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
-  'finds two rows that exchanged their values of %s',
+  'finds two rows whose values of %s were swapped',
   async (name) => {
     await exchanged(name, COLUMNS[name]?.[4] as string)
     const found = { missing: 0, mismatch: 2, extraneous: 0, columns: { [name]: 2 }, unproved: [] }

@@ -199,7 +199,7 @@ describe('after the load', () => {
     60_000,
   )
 
-  test('finds that a policy hides rows from the reading role', async () => {
+  test('detects that a row-level security policy hides rows from the role', async () => {
     await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
       ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
     const reader = pair.source.url.replace('//postgres:', '//reader:')

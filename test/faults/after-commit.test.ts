@@ -29,7 +29,7 @@ beforeAll(async () => {
 
 afterAll(() => rehearsal?.stop())
 
-test('refuses a commit if the target would discard its state too soon', async () => {
+test('refuses to commit if the target would garbage-collect its history too soon', async () => {
   await onTarget('ALTER TABLE orders CONFIGURE ZONE USING gc.ttlseconds = 600')
   const red = await run('cutover', CUTOVER)
   expect(red.outputs['error-code'], words(red)).toBe('commit.retention-short')

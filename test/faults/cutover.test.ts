@@ -474,7 +474,7 @@ nightly(
   },
 )
 
-nightly('disconnects an abandoned replicator from the slot, and names a foreign reader', TIMEOUT, async () => {
+nightly("disconnects an abandoned replicator from the slot, but only names another user's reader", TIMEOUT, async () => {
   const { source } = rehearsal.pair
   const read = async (application: string) => {
     const reader = await client(

@@ -293,7 +293,7 @@ test('when permanent, nothing lifts, renews or shortens it', async () => {
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('counts only real writes after a crash that follows the commit', async () => {
+test('after a crash that follows the commit, still counts only real writes', async () => {
   await db.query("UPDATE parent SET v = 'counted'")
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)

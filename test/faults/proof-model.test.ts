@@ -359,7 +359,7 @@ async function judge({ steps, corruptions, early, late, ...options }: Run): Prom
   if (!world.corrupted) expect(verdict.red, `without corruption: ${what}`).toBeUndefined()
 }
 
-test('detects a change log that marks nothing', { timeout: 60_000 }, async () => {
+test('notices if the change log marks nothing', { timeout: 60_000 }, async () => {
   const deaf = vi.spyOn(DirtyKeys.prototype, 'mark').mockImplementation(() => {})
   const found = await fc.check(fc.asyncProperty(corruptedLate, judge), { seed: 1, numRuns: 10, endOnFailure: true })
   deaf.mockRestore()

@@ -57,8 +57,8 @@ const of = (key: string, fault: (mutation: Mutation) => Mutation[]) => (each: Mu
 describe('a replicator that misapplies a changed row', () => {
   const FAULTS: [string, (mutation: Mutation) => Mutation[]][] = [
     ['drops a change', of('10', () => [])],
-    ['writes one column wrong', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
-    ['keeps one old column', of('10', (each) => [{ ...each, values: values(each, 3, '{"n": 10}') }])],
+    ['writes a wrong value to one column', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
+    ['keeps the old value of one column', of('10', (each) => [{ ...each, values: values(each, 3, '{"n": 10}') }])],
     ['deletes instead', of('10', (each) => [{ ...each, delete: true }])],
     [
       'swaps the values of two rows',
@@ -232,7 +232,7 @@ describe('a replicator that restarts', () => {
 })
 
 describe('transactions on the source', () => {
-  /** After each change, both sides must be equal. If the replicator drops the change, the verdict must be a failure. */
+  /** After each change, both sides must be equal. If the replicator drops the change, the proof must fail. */
   const CHANGES: [string, string[]][] = [
     [
       'key changes in a chain',
@@ -283,7 +283,7 @@ describe('transactions on the source', () => {
   })
 
   rare.each([false, true])(
-    'a transaction that began before the log and writes after it (dropped: %s)',
+    'a transaction that began before the log and writes once the log has begun (dropped: %s)',
     async (drops) => {
       const other = await ground.client(ground.servers.source.url)
       await other.query('BEGIN; SELECT count(*) FROM items')
@@ -350,7 +350,7 @@ describe('the change log', () => {
     expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
   })
 
-  test('proves nothing about a table that briefly had another replica identity', async () => {
+  test('proves nothing about a table whose replica identity was briefly changed', async () => {
     const proof = await proved()
     const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
     await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')

@@ -63,7 +63,7 @@ test('streams until the slot is requested, the approval is declined or its leg e
   }
 })
 
-test('before the first stream, refuses a publication that sends too little or did so for a while, and a later slot', {
+test('before the first stream: rejects a publication that omits or has omitted changes, and a slot created after the load', {
   timeout: 120_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -76,7 +76,7 @@ test('before the first stream, refuses a publication that sends too little or di
   }
   const alter = 'ALTER PUBLICATION molt_fetch'
   await refused(`${alter} SET (publish = 'insert, update')`, /the publication molt_fetch does not send DELETE/)
-  // DELETEs from the meantime are never sent.
+  // DELETEs made in the meantime are never sent.
   await refused(
     `${alter} SET (publish = 'insert, update, delete')`,
     /altered on the source \(its published operations were set\)/,
@@ -98,7 +98,7 @@ test('before the first stream, refuses a publication that sends too little or di
   )
 })
 
-test('between two streams: reports a new table, a TRUNCATE, a slot that another client read, and a note from the future', {
+test('between two streams: reports a new table, a TRUNCATE, a slot that another client has read, and a note from the future', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()

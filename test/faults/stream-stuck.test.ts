@@ -8,7 +8,7 @@ let scene: Scene
 beforeAll(async () => {
   bench = await Bench.start()
 })
-/** On a busy machine, it takes long to end a stream whose replicator retries without a pause. */
+/** On a busy machine, it takes a while to end a stream whose replicator retries without a pause. */
 afterEach(() => scene?.end(), 300_000)
 afterAll(() => bench?.stop())
 
@@ -53,7 +53,7 @@ describe('a stream that cannot continue fails and names the cause:', () => {
     expect(stream.stuck('it has stalled').code).toBe('stream.stuck.truncate')
   })
 
-  it('a column added on the source, immediately with on-ddl: fail, otherwise once the stream is stuck', async () => {
+  it('a column added on the source: immediately with `on-ddl: fail`, otherwise once the stream is stuck', async () => {
     const first = await streaming({}, { watch: { onDdl: 'fail', walBudget: 2 ** 40, onWalBudget: 'fail' } })
     await first.source.query('ALTER TABLE items ADD COLUMN extra text')
     expect((await red(first.stream, SOON)).code).toBe('schema.changed')

@@ -203,7 +203,7 @@ test('`prepare` and a load that fails on a row reveal no secrets and no personal
 })
 
 test.each(REFUSALS)(
-  'a stream that is stuck at a row reveals none: %s',
+  'a stream that is stuck on a row reveals no secrets and no personal data: %s',
   { timeout: 300_000 },
   async (what, done, undone) => {
     await onTarget(done)
@@ -215,7 +215,7 @@ test.each(REFUSALS)(
   },
 )
 
-test('a comparison that finds differing rows reveals none in its reports', { timeout: 300_000 }, async () => {
+test('reports of differing rows reveal no secrets and no personal data', { timeout: 300_000 }, async () => {
   const caughtUp = await run('replicate', { ...STREAM, 'stuck-after': '30s', 'catch-up-timeout': '120s' })
   expect(code(caughtUp), words(caughtUp)).toBe('success')
   await onTarget("UPDATE people SET name = name || '!', card = '1'")
@@ -230,7 +230,7 @@ const BROKEN = `
   DELETE FROM people; CREATE UNIQUE INDEX one_email ON people (email);
   ALTER TABLE people ADD CONSTRAINT no_z CHECK (name NOT LIKE 'Z%')`
 
-test("rebuilding the target's definitions reveals none when rows violate them", { timeout: 300_000 }, async () => {
+test('rows that violate rebuilt definitions reveal no secrets and no personal data', { timeout: 300_000 }, async () => {
   await query(pair.source.url, `DELETE FROM people; ${person(1)}; ${person(2)}`)
   await onTarget(BROKEN)
   const prepared = await run('prepare', { defer: 'indexes,constraints' })

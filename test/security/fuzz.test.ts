@@ -32,7 +32,7 @@ import { formsOf, leaks } from '../support/leaks.ts'
 const { MOLT_ACTIONS_RUNS: runs, MOLT_ACTIONS_SEED: seed, MOLT_ACTIONS_NIGHTLY: night } = process.env
 const HOW = { numRuns: Number(runs ?? (night ? 3_000 : 150)), ...(seed && { seed: Number(seed) }) }
 
-/** Texts that break quoting and encoding, parts of the tools' output, and arbitrary text. */
+/** Texts that break quoting or encoding, and parts of the tools' output. */
 const PIECES = [
   ...[
     '"',
@@ -223,7 +223,7 @@ describe('values in tool output', () => {
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('removes values from a scrubbed line in any surroundings', () => {
+  test('removes values from a line, whatever surrounds them', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -350,7 +350,7 @@ describe('catalog contents', () => {
     )
     .map((parts) => parts.join(''))
 
-  test('splits SQL into tokens that add up to its text', () => {
+  test('splits SQL into tokens that together are the same text', () => {
     holds(sql, (each) => {
       expect(
         tokens(each)
@@ -367,7 +367,7 @@ describe('catalog contents', () => {
     })
   })
 
-  test('finds the texts of a schema in limited time', () => {
+  test("finds the literals in a schema within the time limit", () => {
     holds(sql, (each) => {
       for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
     })

@@ -1,4 +1,4 @@
-// An action's output: its summary, and the error that ends it.
+// An action's output: its summary, and the error with which it fails.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -48,7 +48,7 @@ test('adds a blank line after a collapsed section of the summary', async () => {
 /** The next command, which the summary shows below the alert. */
 const NEXT = '**Next:** \n\n```sh\nnpm run action -- tell --source "$MOLT_SOURCE" --target "$MOLT_TARGET"\n```\n\n'
 
-test("reports a failed connection of a program as the program's failure, not the action's", async () => {
+test("reports a program's failed connection as the program's failure, not the action's", async () => {
   const said = 'connect ECONNREFUSED 127.0.0.1:26257'
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })

@@ -5,7 +5,7 @@ import { readSchema, referredColumns } from '../../src/sql/schema.ts'
 import { hidesTriggers } from '../../src/sql/triggers.ts'
 
 /*
- * Where CockroachDB's catalogs answer differently from PostgreSQL's, from docs/cockroachdb.md. The table `orders (id,
+ * Catalog contents that differ between CockroachDB and PostgreSQL, from docs/cockroachdb.md. The table `orders (id,
  * customer, total, code)` went through an ALTER COLUMN TYPE: its column `customer` has attribute number 2 and column
  * id 5.
  */

@@ -7,7 +7,7 @@ const files = ['src', 'rehearsal']
   .filter((file) => file.endsWith('.ts') && file !== 'src/runtime/codes.ts')
 const code = files.map((file) => readFileSync(file, 'utf8')).join('\n')
 
-/** Whether the source contains the code literally. The codes of a stuck stream are built from the kind of diagnosis. */
+/** Returns whether the source code uses an error code. Codes of a stuck stream are built from the kind of diagnosis. */
 function isUsed(name: string): boolean {
   const kind = /^stream\.stuck\.(.*)$/.exec(name)?.[1]
   return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))

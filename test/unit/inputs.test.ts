@@ -81,7 +81,7 @@ describe('loadInputs', () => {
     expect(load({ wall: WALL }, 'paint:\n  tools: [a, 7]\n  coats: 5\n')).toMatchObject({ tools: ['a', '7'], coats: 5 })
   })
 
-  test("another action's section has no effect, but its keys are checked", () => {
+  test("another action's section has no effect, but its keys are still checked", () => {
     expect(load({ wall: WALL }, 'sand:\n  grit: 80\n')).toMatchObject({ coats: 2 })
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/:2:3: `sand.grid` .* Did you mean `grit`\?/)
   })

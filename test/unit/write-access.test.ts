@@ -112,7 +112,7 @@ it('restores what it can if a GRANT fails, and lists the rest', async () => {
   expect(gone).toEqual([grant('gone', 'INSERT')])
 })
 
-it('finds each login once, as a member of an owner or of admin, and only by its explicit membership', () => {
+it('finds each login once, as a member of an owner or of admin, even if the server lists it several times', () => {
   const owners = [
     { table: 'orders', owner: 'team' },
     { table: 'notes', owner: 'mig' },

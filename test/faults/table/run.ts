@@ -4,7 +4,7 @@ import { PlainScript } from '../../support/plain-script.ts'
 import { standInFolder, trickedFolder } from '../../support/stand-in.ts'
 import { type Ended, type Fault, POINTS, STEPS } from './fault.ts'
 
-/** What one side of the comparison concluded, and what is true. */
+/** What the plain script or the suite concluded, and what is true. */
 export interface Concluded<T> {
   ended: T
   truth: Truth
