@@ -99,7 +99,7 @@ describe('a load that fails', () => {
 })
 
 describe('a runner that is killed', () => {
-  test('leaves its imports running, whose tables are not loaded again', async () => {
+  test('leaves its imports running, and their tables are not loaded again', async () => {
     const migration = await bench.prepared()
     const { open } = bench.holdImports()
     const before = bench.imports().length

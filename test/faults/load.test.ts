@@ -54,7 +54,7 @@ test('`abort` kills molt before it cancels the imports, and leaves nothing behin
   expect(words(await loading)).not.toContain('pg_drop_replication_slot')
 })
 
-test('names the owner of a foreign import, and does not cancel it', async () => {
+test("names the owner of another role's import, and does not cancel it", async () => {
   const migration = await bench.prepared()
   const { open } = bench.holdImports()
   const before = bench.imports().length

@@ -320,7 +320,7 @@ describe('the cursor', () => {
     expect(loaded(cursor)).toEqual({ problems: [], started: cursor }),
   )
   test.each(['not an lsn', '0/0', '0/123456789', '1700000000.0', '/1', '0/2E02140 ', { a: 1 }])(
-    '%j is not a cursor from which to stream',
+    '%j is not a valid cursor',
     (cursor) => {
       const { problems, started } = loaded(cursor)
       expect(problems).toEqual([expect.stringMatching(/cursor is not a WAL position/)])

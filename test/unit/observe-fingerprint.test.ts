@@ -4,7 +4,7 @@ import { isDml, isWrite, statementFingerprint } from '../../src/phases/observe/f
 /** The same statements as shown by pg_stat_statements and by CockroachDB's statistics. */
 const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
   ['placeholders', 'SELECT total FROM orders WHERE id = $1', 'SELECT total FROM orders WHERE id = _'],
-  ['case and white space', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
+  ['case and whitespace', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
   [
     'parentheses around comparisons',
     'SELECT 1 FROM orders WHERE a = $1 AND (b > $2 OR c IS NULL)',
