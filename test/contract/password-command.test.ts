@@ -35,7 +35,7 @@ afterAll(async () => {
 
 const runs = () => readFileSync(join(folder, 'runs'), 'utf8').trim().split('\n')
 
-/** Creates a program that records the login for which it is asked. */
+/** Creates a program that records the login for which it is called. */
 function program(body = `echo '${TOKEN}'`): string[] {
   const path = join(folder, 'password.sh')
   writeFileSync(join(folder, 'runs'), '')

@@ -15,7 +15,7 @@ const beside = (action: string, at: Point, ...codes: string[]): Fault => ({
   expect: codes.length ? ['cutover', ...codes] : 'go',
 })
 
-/** Codes of the objects that an abort removes: the cutover fails with the code of the first one that it misses. */
+/** Codes of a cutover that misses an object removed by an abort. Timing decides which object is missed first. */
 const ABORTED = [
   'fence.changed-by-other',
   'fence.damaged',
