@@ -238,7 +238,12 @@ describe('on any Node version', () => {
       ['a section that is not a map', 'fence: 5m\n', '1:8', 'config.invalid'],
       ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
       ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
-      ['a secret in plain text', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
+      [
+        'a secret in plain text',
+        `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
+        '2:11',
+        'config.secret-in-file',
+      ],
     ])('reports %s in one line', async (_, text, place, code) => {
       const config = file('wrong.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })

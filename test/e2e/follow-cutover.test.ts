@@ -150,7 +150,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     )
   })
 
-  test("accepts only the approved plan and programs", async () => {
+  test('accepts only the approved plan and programs', async () => {
     const run = await waiting()
     run.github.approvals = [review('bea')]
     const { target } = night.rehearsal.pair

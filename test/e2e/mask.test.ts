@@ -239,7 +239,9 @@ describe('refusals', () => {
     expect(await query(at.from, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('protect a target that has other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
+  it('protect a target that has other tables, a subscription, or a migration into it', {
+    timeout: 120_000,
+  }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     await query(at.to, 'CREATE TABLE mine (id int)')
@@ -958,7 +960,9 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
     expect(Object.fromEntries(gone)).toEqual({ c: 2999, d: 2 })
   })
 
-  it('removes a chain of rows in one pass, and reports a table that has lost most of its rows', { timeout: 60_000 }, async () => {
+  it('removes a chain of rows in one pass, and reports a table that has lost most of its rows', {
+    timeout: 60_000,
+  }, async () => {
     let deletes = 0
     const original = pg.Client.prototype.query
     pg.Client.prototype.query = function (this: pg.Client, ...given: unknown[]) {
@@ -1071,7 +1075,9 @@ describe('npm run rehearse -- --mask', () => {
 })
 
 describe('propose', () => {
-  it('writes a reason for each rule but no values, and the rules work once they are completed', { timeout: 120_000 }, async () => {
+  it('writes a reason for each rule but no values, and the rules work once they are completed', {
+    timeout: 120_000,
+  }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
     const rules = join(folder, 'proposed.yml')

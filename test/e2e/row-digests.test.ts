@@ -98,12 +98,15 @@ test("uses CockroachDB's statements on the target", async () => {
   await db.end()
 })
 
-test.each([false, true])('equal values have equal hashes, whatever their notation (rows change: %s)', async (moving) => {
-  expect(await digest('items', moving)).toMatchObject({
-    ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
-    ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
-  })
-})
+test.each([false, true])(
+  'equal values have equal hashes, whatever their notation (rows change: %s)',
+  async (moving) => {
+    expect(await digest('items', moving)).toMatchObject({
+      ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
+      ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
+    })
+  },
+)
 
 test.each(NAMES)('finds a single different value in %s', async (name) => {
   const other = COLUMNS[name]?.[4]
@@ -148,7 +151,11 @@ test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
 
 test.each([
   ['v', 'a key that both servers may write differently', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
-  ['j', 'a key and a value that both servers may write differently', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
+  [
+    'j',
+    'a key and a value that both servers may write differently',
+    "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')",
+  ],
 ])('finds values of %s that were swapped between two rows with %s', async (column, _, rows) => {
   for (const db of [source, target]) await db.query(`INSERT INTO numbered VALUES ${rows}`)
   await target.query("UPDATE numbered SET k = (k::text || '0')::numeric WHERE k < 2")

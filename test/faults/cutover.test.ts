@@ -474,29 +474,33 @@ nightly(
   },
 )
 
-nightly("disconnects an abandoned replicator from the slot, but only names another user's reader", TIMEOUT, async () => {
-  const { source } = rehearsal.pair
-  const read = async (application: string) => {
-    const reader = await client(
-      `${source.url}&replication=database&application_name=${encodeURIComponent(application)}`,
+nightly(
+  "disconnects an abandoned replicator from the slot, but only names another user's reader",
+  TIMEOUT,
+  async () => {
+    const { source } = rehearsal.pair
+    const read = async (application: string) => {
+      const reader = await client(
+        `${source.url}&replication=database&application_name=${encodeURIComponent(application)}`,
+      )
+      reader
+        .query(`START_REPLICATION SLOT molt_slot LOGICAL 0/0 (proto_version '1', publication_names 'molt_fetch')`)
+        .catch(() => {})
+      await sleep(300)
+      return reader
+    }
+    const thief = await read('thief')
+    const refused = await cutover()
+    expect(words(refused)).toMatch(
+      /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
     )
-    reader
-      .query(`START_REPLICATION SLOT molt_slot LOGICAL 0/0 (proto_version '1', publication_names 'molt_fetch')`)
-      .catch(() => {})
-    await sleep(300)
-    return reader
-  }
-  const thief = await read('thief')
-  const refused = await cutover()
-  expect(words(refused)).toMatch(
-    /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
-  )
-  await thief.end().catch(() => {})
-  await read('molt-actions replicator')
-  const result = await cutover()
-  requireSuccess('cutover', result)
-  expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
-})
+    await thief.end().catch(() => {})
+    await read('molt-actions replicator')
+    const result = await cutover()
+    requireSuccess('cutover', result)
+    expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
+  },
+)
 
 nightly('rejects contradictory inputs before it changes anything', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
@@ -506,21 +510,27 @@ nightly('rejects contradictory inputs before it changes anything', TIMEOUT, asyn
   )
 })
 
-nightly('accepts an approval only for the approved plan, not for another plan or a weaker verify', TIMEOUT, async () => {
-  const approve = (hash: string) =>
-    rehearsal.query(
-      'target',
-      `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+nightly(
+  'accepts an approval only for the approved plan, not for another plan or a weaker verify',
+  TIMEOUT,
+  async () => {
+    const approve = (hash: string) =>
+      rehearsal.query(
+        'target',
+        `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+      )
+    await approve("'of another plan'")
+    expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
+    await approve("plan->>'hash'")
+    expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
+      /compares less than the approved plan \(`full`\)/,
     )
-  await approve("'of another plan'")
-  expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
-  await approve("plan->>'hash'")
-  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(/compares less than the approved plan \(`full`\)/)
-  const brief = await rehearsal.run('brief')
-  expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
-  expect(await phase()).toBe('caught-up')
-  await approve("plan->>'hash'")
-})
+    const brief = await rehearsal.run('brief')
+    expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
+    expect(await phase()).toBe('caught-up')
+    await approve("plan->>'hash'")
+  },
+)
 
 test('a run cancelled right after the commit is completed by the next run', TIMEOUT, async () => {
   const app = await client(rehearsal.pair.source.url.replace('postgres:', 'app:').replace('//postgres@', '//app@'))

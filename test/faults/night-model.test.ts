@@ -85,7 +85,7 @@ beforeAll(async () => {
 afterAll(() => ground?.stop())
 
 interface Standing {
-  /** Whether the commit was decided, which only the source knows for certain. */
+  /** Whether the commit was decided. The source is authoritative. */
   decided: boolean
   /** The ledger's phase; undefined if its entry is missing. */
   phase: string | undefined

@@ -163,15 +163,12 @@ describe('a replicator that restarts', () => {
   /** Makes the replicator drop the newer change when it reapplies both. */
   const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
 
-  rare(
-    'passes once a replicator that restarted from an old checkpoint has caught up',
-    async () => {
-      const proof = await behind()
-      ground.replicator.holdsBack = false
-      await ground.replicator.restart()
-      expect(await ground.decide(proof)).toEqual(CLEAN)
-    },
-  )
+  rare('passes once a replicator that restarted from an old checkpoint has caught up', async () => {
+    const proof = await behind()
+    ground.replicator.holdsBack = false
+    await ground.replicator.restart()
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+  })
 
   test('fails if a restart loses a change that was already proved', async () => {
     const proof = await behind()
@@ -371,20 +368,17 @@ describe('an interrupted proof', () => {
     return proof
   }
 
-  test.each(often([true, false]))(
-    'resumes a first pass that ended partway (a change lost: %s)',
-    async (drops) => {
-      const first = await midway()
-      await ground.handOver(first)
-      if (drops) err(of('10', () => []))
-      await s("UPDATE items SET v = 'between' WHERE id IN (10, 250)")
-      const second = await ground.prove(chunks)
-      expect(pass(second)?.progress.rows).toBeGreaterThanOrEqual(60)
-      await ground.complete(second).catch(() => {})
-      expect(second.session.compared.rows).toBeLessThan(400 - 60)
-      expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
-    },
-  )
+  test.each(often([true, false]))('resumes a first pass that ended partway (a change lost: %s)', async (drops) => {
+    const first = await midway()
+    await ground.handOver(first)
+    if (drops) err(of('10', () => []))
+    await s("UPDATE items SET v = 'between' WHERE id IN (10, 250)")
+    const second = await ground.prove(chunks)
+    expect(pass(second)?.progress.rows).toBeGreaterThanOrEqual(60)
+    await ground.complete(second).catch(() => {})
+    expect(second.session.compared.rows).toBeLessThan(400 - 60)
+    expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+  })
 
   rare.each(['before it is saved', 'between the ledger and the log'])(
     'loses no progress when it is killed %s',
@@ -410,22 +404,25 @@ describe('the source', () => {
     await ground.replicator.restart()
   }
 
-  rare.each([false, true])('rereads changes that were not on disk before a crash (a change lost: %s)', async (drops) => {
-    const first = await proved()
-    if (drops) err(of('10', () => []))
-    await s("UPDATE items SET v = 'before' WHERE id = 10")
-    await ground.servers.source.kill()
-    expect(await first.ended).toBeInstanceOf(Error)
-    await first.session.close()
-    await ground.servers.source.start()
-    await again()
-    const second = await ground.prove(chunks)
-    const verdict = await ground.decide(second)
-    // If the stream's slot moved back to before the proof, nothing counts as proved, and every row is compared in full.
-    expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
-    if (drops) expect(verdict.red).toMatch(/^verify\./)
-    else expect(verdict.red).toBeUndefined()
-  })
+  rare.each([false, true])(
+    'rereads changes that were not on disk before a crash (a change lost: %s)',
+    async (drops) => {
+      const first = await proved()
+      if (drops) err(of('10', () => []))
+      await s("UPDATE items SET v = 'before' WHERE id = 10")
+      await ground.servers.source.kill()
+      expect(await first.ended).toBeInstanceOf(Error)
+      await first.session.close()
+      await ground.servers.source.start()
+      await again()
+      const second = await ground.prove(chunks)
+      const verdict = await ground.decide(second)
+      // If the stream's slot moved back to before the proof, nothing counts as proved, and every row is compared in full.
+      expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
+      if (drops) expect(verdict.red).toMatch(/^verify\./)
+      else expect(verdict.red).toBeUndefined()
+    },
+  )
 
   rare('proves nothing on another timeline after a failover', async () => {
     await ground.handOver(await proved())

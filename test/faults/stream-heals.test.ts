@@ -96,29 +96,32 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
   it.each([
     ['silently', 'cut'],
     ['with every connection reset', 'reset'],
-  ] as const)(`reports growing lag while the network is cut %s for ${AWAY / 1000} s, and loses nothing`, async (_, how) => {
-    const both = {
-      source: await startProxy(bench.servers.source.port),
-      target: await startProxy(bench.servers.target.port),
-    }
-    try {
-      scene = await Scene.create(bench)
-      const load = scene.load()
-      const options = { sourceUrl: both.source.url(scene.db.source), targetUrl: both.target.url(scene.db.target) }
-      const stream = await scene.stream({ ...options, stuckAfter: 60_000 })
-      await until(() => load.committed > 10)
-      for (const proxy of Object.values(both)) proxy.cut()
-      if (how === 'reset') for (const proxy of Object.values(both)) proxy.reset()
-      const end = performance.now() + AWAY
-      await during(stream, () => performance.now() > end, 30_000)
-      expect(stream.status.lagMs).toBeGreaterThan(AWAY - 2_000)
-      for (const proxy of Object.values(both)) proxy.heal()
-      await nothingLost({ stream, load })
-      await scene.end()
-    } finally {
-      await Promise.all(Object.values(both).map((proxy) => proxy.stop()))
-    }
-  })
+  ] as const)(
+    `reports growing lag while the network is cut %s for ${AWAY / 1000} s, and loses nothing`,
+    async (_, how) => {
+      const both = {
+        source: await startProxy(bench.servers.source.port),
+        target: await startProxy(bench.servers.target.port),
+      }
+      try {
+        scene = await Scene.create(bench)
+        const load = scene.load()
+        const options = { sourceUrl: both.source.url(scene.db.source), targetUrl: both.target.url(scene.db.target) }
+        const stream = await scene.stream({ ...options, stuckAfter: 60_000 })
+        await until(() => load.committed > 10)
+        for (const proxy of Object.values(both)) proxy.cut()
+        if (how === 'reset') for (const proxy of Object.values(both)) proxy.reset()
+        const end = performance.now() + AWAY
+        await during(stream, () => performance.now() > end, 30_000)
+        expect(stream.status.lagMs).toBeGreaterThan(AWAY - 2_000)
+        for (const proxy of Object.values(both)) proxy.heal()
+        await nothingLost({ stream, load })
+        await scene.end()
+      } finally {
+        await Promise.all(Object.values(both).map((proxy) => proxy.stop()))
+      }
+    },
+  )
 
   it('fails if the source is down for longer than stuck-after', async () => {
     const { stream } = await streaming({ stuckAfter: 4_000 })

@@ -65,7 +65,7 @@ it('closes a connection even if the network drops the reply', async () => {
 })
 
 describe('the hold of a migration', () => {
-  it('belongs to only one run, and a second run is told which one', async () => {
+  it('belongs to only one run, and reports that run to a second one', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toMatchObject({
       code: 'hold.taken',

@@ -144,11 +144,7 @@ describe('a stream that cannot continue fails and names the cause:', () => {
   })
 
   it.each([
-    [
-      'stops sending DELETE',
-      (p: string) => `ALTER PUBLICATION ${p} SET (publish = 'insert, update')`,
-      'was altered',
-    ],
+    ['stops sending DELETE', (p: string) => `ALTER PUBLICATION ${p} SET (publish = 'insert, update')`, 'was altered'],
     [
       'briefly omitted a table',
       (p: string) => `ALTER PUBLICATION ${p} DROP TABLE notes; ALTER PUBLICATION ${p} ADD TABLE notes`,

@@ -187,7 +187,9 @@ const STREAM = {
 }
 const LOAD = { mode: 'direct-copy', 'table-handling': 'truncate-if-exists', 'allow-truncate': 'people' }
 
-test('`prepare` and a load that fails on a row reveal no secrets and no personal data', { timeout: 300_000 }, async () => {
+test('`prepare` and a load that fails on a row reveal no secrets and no personal data', {
+  timeout: 300_000,
+}, async () => {
   await query(pair.source.url, person(1))
   expect(code(await run('prepare'))).toBe('success')
   for (const [what, done, undone] of REFUSALS.filter(([each]) => each !== 'not null' && each !== 'unique')) {

@@ -367,7 +367,7 @@ describe('catalog contents', () => {
     })
   })
 
-  test("finds the literals in a schema within the time limit", () => {
+  test('finds the literals in a schema within the time limit', () => {
     holds(sql, (each) => {
       for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
     })

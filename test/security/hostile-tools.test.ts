@@ -92,7 +92,9 @@ describe('tool output', () => {
     expectHarmless(result)
   })
 
-  test('from the replicator is not taken for progress, a command or an escape sequence', { timeout: 180_000 }, async () => {
+  test('from the replicator is not taken for progress, a command or an escape sequence', {
+    timeout: 180_000,
+  }, async () => {
     await ground.restore('prepared')
     expect((await ground.run('prepare', { inputs: { waive: 'tool.version=*' } })).red).toBeUndefined()
     expect((await ground.run('fetch')).red).toBeUndefined()
@@ -196,7 +198,9 @@ describe('names', () => {
       env: { PATH: `${standInFolder()}:${process.env.PATH}` },
     })
 
-  test('are treated as names: each such table is either moved completely or reported', { timeout: 300_000 }, async () => {
+  test('are treated as names: each such table is either moved completely or reported', {
+    timeout: 300_000,
+  }, async () => {
     const defer = 'indexes,constraints'
     const first = await run('prepare', { defer })
     expectHarmless(first)

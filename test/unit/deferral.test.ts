@@ -50,7 +50,7 @@ test.each([
     `ALTER TABLE ${T} ADD CONSTRAINT "x" FOREIGN KEY (p, q) REFERENCES b(r, s) ON DELETE SET NULL (q) DEFERRABLE NOT VALID`,
     `SELECT p, q FROM ${T} WHERE (p, q) NOT IN (SELECT r, s FROM b WHERE (r, s) IS NOT NULL) LIMIT 20`,
   ],
-] as const)("also prints such a query for a %s that the server has formatted", (kind, create, sql) => {
+] as const)('also prints such a query for a %s that the server has formatted', (kind, create, sql) => {
   expect(offendingRows(object(kind, create), {})).toBe(sql)
 })
 

@@ -223,7 +223,7 @@ function paused(): Timeline {
 }
 
 describe('the dossier of a rehearsal', () => {
-  test("shows when the application could not write, according to its own counter", () => {
+  test('shows when the application could not write, according to its own counter', () => {
     const page = rehearsalPage(account, paused(), { ...facts, steps: night }, '')
     const chart = charts(page).at(-1)
     expect(chart?.axis).toBe('transactions per s')

@@ -34,7 +34,7 @@ test.each([
   ['', '0', 'value'],
 ])('%j against %j: %s', (source, target, kind) => expect(classify(source, target)).toBe(kind))
 
-test("rejects a negative count, and recognizes an error level in any notation", () => {
+test('rejects a negative count, and recognizes an error level in any notation', () => {
   const counts = { num_truth_rows: 2, num_success: 2, num_missing: 1, num_mismatch: 0, num_extraneous: -1 }
   const finished = {
     message: 'finished row verification on public.a (shard 1/1)',

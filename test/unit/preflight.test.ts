@@ -180,6 +180,6 @@ it("uses CockroachDB's syntax to drop a unique index after its foreign keys, and
       drop: 'ALTER TABLE "far"."b" DROP CONSTRAINT IF EXISTS "b_x"',
     },
   ])
-  // Two CHECK constraints with the same name but different conditions cannot be told apart, so neither is dropped.
+  // Two CHECK constraints with the same name but different conditions cannot be distinguished, so neither is dropped.
   expect(plannedDeferral(schema, ['a'], { indexes: false, constraints: true }, true).kept).toEqual(['public.a.twice'])
 })

@@ -92,7 +92,11 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   {
-    ...fence('a fence trigger is disabled for one write after the verify', 'verified', sql('source', `${OFF}; ${PAST}; ${ON}`)),
+    ...fence(
+      'a fence trigger is disabled for one write after the verify',
+      'verified',
+      sql('source', `${OFF}; ${PAST}; ${ON}`),
+    ),
     expect: ['cutover', 'fence.damaged'],
   },
   fence(

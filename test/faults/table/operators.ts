@@ -78,7 +78,13 @@ const stale = (name: string, side: Side, text: string, ...codes: string[]): Faul
 
 /** Runners that are killed or freeze, concurrent runs, and stale evidence. */
 export const OPERATOR_FAULTS: readonly Fault[] = [
-  dies('prepare', 'fresh', 'source', "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'", 'once the fence exists'),
+  dies(
+    'prepare',
+    'fresh',
+    'source',
+    "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'",
+    'once the fence exists',
+  ),
   dies(
     'prepare',
     'fresh',
