@@ -331,7 +331,7 @@ describe('docs/threat-model.md', () => {
     const guide = read('docs/environments.md')
     for (const name of ['migration', 'cutover', 'cutover-cleanup', 'rehearsal'])
       expect(guide).toContain(`| \`${name}\` |`)
-    expect(guide).toMatch(/Required reviewers on private repositories need GitHub Enterprise/)
+    expect(guide).toMatch(/required reviewers need GitHub Enterprise/)
   })
 })
 
