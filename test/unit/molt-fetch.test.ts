@@ -55,7 +55,7 @@ describe('extra-args', () => {
     [['--direct-copy=false'], '--direct-copy is not allowed: use the input `mode`'],
     [
       ['--filter-path', '/f.json'],
-      '--filter-path is not allowed: `verify` would count the rows that it leaves out as missing',
+      '--filter-path is not allowed: `verify` would report the filtered rows as missing',
     ],
     [['--flush-rows', '--target'], '--target is not allowed: use the input `target`'],
     [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
