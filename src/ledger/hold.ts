@@ -74,7 +74,7 @@ export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Describes a run in a message: its action, and a link if there is one. */
+/** Formats a run for messages: its action, and a link if there is one. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }

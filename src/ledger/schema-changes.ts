@@ -62,7 +62,7 @@ export function newTables({ tables, excluded }: Plan, present: readonly string[]
 
 /**
  * Removes the deferred constraints and unique indexes from both fingerprints, so that they are not reported as changes.
- * A rebuilt one that is missing stays in the first fingerprint, so that it is reported.
+ * If an object was rebuilt but is missing now, it stays in the first fingerprint, so that it is reported.
  */
 async function withoutDeferred(
   target: Database,

@@ -532,7 +532,7 @@ export const CODES = {
   },
   'fence.changed-by-other': {
     meaning: 'Another session lifted or re-armed the fence while this run held it.',
-    cause: 'Someone ran `fence`, `abort` or their own SQL. A write may have got past the fence.',
+    cause: 'Someone ran `fence`, `abort` or their own SQL. A write may have slipped past the fence.',
     fix: 'Find out who it was, and run the cutover again.',
   },
   'fence.damaged': {
@@ -553,7 +553,7 @@ export const CODES = {
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
   'fence.not-holding': {
-    meaning: 'The fence is not reliable. Writes may have got past it.',
+    meaning: 'The fence is not reliable. Writes may have slipped past it.',
     cause: 'Triggers are missing or disabled, or the fence was changed while it was armed.',
     fix: 'Run `prepare` again, and repeat every verification that relied on this fence.',
     next: { action: 'prepare' },
@@ -602,7 +602,7 @@ export const CODES = {
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
     cause: 'DDL, VACUUM FULL or CLUSTER ran during the write pause. Triggers do not stop them.',
-    fix: 'Stop such jobs, and run the cutover again.',
+    fix: 'Stop these jobs, and run the cutover again.',
   },
   'fence.write-passed': {
     meaning: 'A write got past the fence after it was armed.',
@@ -628,7 +628,7 @@ export const CODES = {
   },
   'finalize.not-switched': {
     meaning: 'No one has confirmed that the application uses the target.',
-    cause: 'The switch is manual, and its confirmation is missing.',
+    cause: 'The switch is manual and has not been confirmed.',
     fix: 'Switch the application, then start Migrate with `phase: finalize` and tick `switched-by-hand`.',
   },
 
@@ -861,7 +861,7 @@ export const CODES = {
   },
   'load.target-not-empty': {
     meaning: 'Target tables contained rows before the load.',
-    cause: 'An earlier load or another writer left them.',
+    cause: 'They are left over from an earlier load, or another session inserted them.',
     fix: 'Empty the tables, or list them in `allow-truncate`: [start over](runbook.md#abort-before-the-commit).',
   },
 
@@ -1294,7 +1294,7 @@ export const CODES = {
     fix: 'Close idle connections, or raise that limit. The stream then continues automatically.',
   },
   'stream.stuck.contention': {
-    meaning: 'The stream is stuck: a transaction on the target keeps failing and being retried.',
+    meaning: 'The stream is stuck: a transaction on the target keeps being retried.',
     cause: 'Other sessions write to the same rows.',
     fix: 'Stop other writers on the target.',
   },

@@ -55,7 +55,7 @@ const DEFAULTS = {
   importNotice: 30_000,
   loadEndLook: 500,
   /**
-   * Time from SIGTERM to SIGKILL for a tool, normally and when the run is cancelled, and the interval between checks.
+   * Stopping a tool: time from SIGTERM to SIGKILL, a shorter time if the run is cancelled, and interval between checks.
    */
   toolGrace: 5_000,
   toolStop: 1_000,
@@ -119,10 +119,7 @@ const DEFAULTS = {
   /** How long to wait until the sessions of a revoked login have ended, and the interval between checks. */
   sessionsEnd: 5_000,
   sessionsLook: 10,
-  /**
-   * Time limit for building a unique index, and interval between checks. Then the same for schema changes that must
-   * finish.
-   */
+  /** Time limit and check interval for building a unique index, and for waiting until schema changes have finished. */
   indexBuild: 600_000,
   indexLook: 250,
   jobsEnd: 60_000,

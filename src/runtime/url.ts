@@ -35,7 +35,7 @@ function addressProblem(address: string): string | undefined {
 const PORT_PROBLEM = 'its port must be a number from 1 to 65535'
 const isPort = (text: string) => /^\d{1,5}$/.test(text) && Number(text) >= 1 && Number(text) <= 65_535
 
-/** Files that libpq uses if the URL names none. So does pgx, the driver in the MOLT tools. */
+/** Default certificate files of libpq, and of pgx, the driver in the MOLT tools. */
 const CERTIFICATES = {
   sslrootcert: join(homedir(), '.postgresql/root.crt'),
   sslcert: join(homedir(), '.postgresql/postgresql.crt'),

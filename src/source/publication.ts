@@ -6,7 +6,7 @@ import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 export interface Publication {
   allTables: boolean
   truncate: boolean
-  /** Those of the operations INSERT, UPDATE and DELETE that the publication does not send. */
+  /** INSERT, UPDATE or DELETE, if the publication does not send it. */
   withheld: string[]
   /** As `schema.table`. */
   tables: string[]
@@ -25,8 +25,8 @@ export async function readPublication(db: Database, name: string): Promise<Publi
     [name],
   )
   if (!rows[0]) return undefined
-  // Before PostgreSQL 15, publications have no column lists or row filters. If a publication sends all columns, the
-  // server may not list any.
+  // Before PostgreSQL 15, publications have no column lists or row filters. A server may list no columns for a
+  // publication that sends all of them.
   const tables = await db.query(
     `SELECT schemaname || '.' || tablename AS table, to_jsonb(t) ->> 'rowfilter' IS NOT NULL AS filtered,
             ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a

@@ -321,7 +321,7 @@ const EVENTS: [string, Account][] = [
 const QUIET =
   /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping (fetch|export|cleanup)|cleaning up resources|imported \d+ rows for batch|row import status|progress$|updated continuation token|user set compression|truncate is skipped|removing exception|molt version|the embedded stand-in)/
 
-/** Updates the account with an event. */
+/** Records what an event reports about the load. */
 export function accountFor(account: FetchAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const known = EVENTS.find(([beginning]) => message.startsWith(beginning))

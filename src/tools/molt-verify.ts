@@ -133,7 +133,8 @@ const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
 /**
- * Updates the account with an event. A `progress` event has the same fields as a `finished` event, but is not a result.
+ * Records what an event reports about the verification. A `progress` event has the same fields as a `finished` event,
+ * but is not a result.
  */
 export function accountForVerify(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''

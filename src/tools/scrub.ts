@@ -17,7 +17,7 @@ const CUTS: [RegExp, string][] = [
   // it can match the other patterns.
   [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/(\bforeign key violation: "[^"]*" row )[\s\S]*?( has no match in "[^"]*")?$/i, '$1…$2'],
-  // An import error of CockroachDB contains the file's URL, including keys, and the whole row.
+  // An import error from CockroachDB contains the file's URL, including keys, and the whole row.
   [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
   [/ \(row: [\s\S]*$/, ' (row: …)'],
   [/(error parsing row \d+: parse )("[^"]*" as [\w()]+: )[\s\S]*$/, '$1column $2… (row: …)'],
