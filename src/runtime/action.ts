@@ -68,7 +68,7 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(new CancelledError('cancelled.run', `the run was cancelled (${signal})`))
   }
   const abandoned = () =>
-    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone: nothing reads the output'))
+    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner has died: nothing is reading the output'))
   const summary = summaryOf()
   const unguard = guardOutput()
   process.stdout.on('error', abandoned)

@@ -994,7 +994,7 @@ export const CODES = {
     fix: 'Fix the causes and run `observe` again, or roll back while the rollback window is open.',
   },
   'observe.inconclusive': {
-    meaning: 'The application may not be healthy on the target.',
+    meaning: 'It is unclear whether the application is healthy on the target.',
     cause: 'Too few calls were seen, or the data of one side could not be read. The message lists each gap.',
     fix: 'Fix what the message lists, and run `observe` again.',
   },
@@ -1365,7 +1365,7 @@ export const CODES = {
   },
   'stream.stuck.slot-busy': {
     meaning: 'The stream is stuck: another process is reading the slot.',
-    cause: 'A replicator of another run, or another program, is connected.',
+    cause: 'A replicator from another run, or another program, is connected.',
     fix: 'End that process.',
   },
   'stream.stuck.slot-gone': {

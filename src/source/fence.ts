@@ -195,7 +195,7 @@ export async function removeFence(
     if (!decided && (await readFence(db)).state === 'permanent')
       throw new VerdictError(
         'fence.permanent',
-        'a cutover was committed meanwhile, so the fence on the source is permanent and was not removed',
+        'a cutover has been committed in the meantime, so the fence on the source is permanent and was not removed',
       )
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
