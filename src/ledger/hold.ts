@@ -122,7 +122,10 @@ export async function takeHold(db: Database, id: string, holder: Holder, ttl: nu
   if (row) throw refusal(id, row)
 }
 
-/** Tries to take the hold; undefined on success, otherwise the row that prevents it. */
+/**
+ * Tries to take the hold. Returns undefined on success, otherwise the row with the hold or the request that prevents
+ * it.
+ */
 async function tryHold(db: Database, id: string, holder: Holder, ttl: number): Promise<HoldRow | undefined> {
   await ensureHold(db, id)
   const took = await changed(
@@ -179,9 +182,9 @@ export async function releaseHold(db: Database, id: string, holder: Holder): Pro
 }
 
 /**
- * Requests the slot from the holder; repeating it keeps the request alive.
+ * Requests the slot from the holder. Repeat the call to keep the request alive.
  * @param ttl milliseconds until the request expires
- * @throws VerdictError when another run has already requested it
+ * @throws VerdictError when another run has already requested the slot
  */
 export async function requestSlot(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
   await ensureHold(db, id)

@@ -38,7 +38,10 @@ export interface Facts {
    * this migration.
    */
   loadFolders?: string[]
-  /** Load folders that may still hold files. MOLT deletes them only with `delete-files`, and only on success. */
+  /**
+   * Load folders that may still hold files. MOLT deletes the files only with `delete-files`, and only if the load
+   * succeeds.
+   */
   filesLeft?: string[]
   /**
    * The schema on the target in which the replicator keeps its progress. Every load gets a new schema. In an old one,

@@ -361,7 +361,7 @@ export const CODES = {
     fix: 'Alter the object by hand, or drop it and run `convert` again. `convert` never drops objects.',
   },
   'convert.schema-missing': {
-    meaning: 'The source has no schema of this name.',
+    meaning: 'The source has no schema with this name.',
     cause: 'The input `schema` is misspelled, or the URL names another database.',
     fix: 'Correct `schema`, or the database in the URL.',
   },
@@ -1268,7 +1268,7 @@ export const CODES = {
     fix: 'Run the ALTER ROLE statement from the message on the target, end the sessions of that role, and run the step again.',
   },
   'stream.not-continuous': {
-    meaning: 'The stream cannot continue where the last one ended.',
+    meaning: 'The stream cannot continue where the last stream ended.',
     cause: 'The slot, its position or the publication has changed since then. Changes would be lost silently.',
     fix: 'Load again.',
   },

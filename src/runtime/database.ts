@@ -180,7 +180,7 @@ export async function withDatabase<T>(
   }
 }
 
-/** A connection that opens on demand, and reopens when it is lost. */
+/** A connection that opens on demand, and reopens after it is lost. */
 export class Link {
   readonly url: string
   readonly side: Side

@@ -61,13 +61,13 @@ export function refusal(code: RefusalCode, state: string, error: unknown, words?
 }
 
 /**
- * Explains why a MOLT program failed, by the SQLSTATE in its output. pgx writes it as `(SQLSTATE 57014)`. Unlike ours,
- * its sessions run with the role's settings.
+ * Explains why a MOLT program failed, by the SQLSTATE in its output. pgx writes it as `(SQLSTATE 57014)`. Unlike our
+ * own sessions, the program's sessions use the role's settings.
  */
 export function explainWords(said: string): { code: ErrorCode; advice: string } | undefined {
   const state = /\bSQLSTATE ([0-9A-Z]{5})\b/.exec(said)?.[1]
   const code = state && codeOf(state)
-  // For a rejected row, the callers have a better explanation.
+  // Callers have a better explanation for a rejected row.
   if (!code || code === 'database.row-refused') return undefined
   return { code, advice: `${CODES[code].cause} ${CODES[code].fix}` }
 }

@@ -18,7 +18,7 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // Makes a query fail if a policy would hide rows, because no comparison would see those rows.
+  // Makes a query fail if a policy would hide rows. Otherwise, the comparison would miss those rows.
   row_security: 'off',
 }
 

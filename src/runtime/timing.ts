@@ -84,7 +84,7 @@ const DEFAULTS = {
   reconnect: 250,
   restart: 200,
   restartMost: 1_000,
-  /** Retries farther apart than this count as unrelated. */
+  /** Retries that are farther apart are treated as unrelated. */
   retryGap: 5_000,
   /** Intervals between checks of the lag, of requests for the slot, and of the slot's reader. */
   caughtUpLook: 100,

@@ -99,6 +99,6 @@ function throwGone(error: unknown, side: Side): never {
 function gone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
-    `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, nothing proves what has reached the target. Prepare and load again`,
+    `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, there is no proof of what has reached the target. Prepare and load again`,
   )
 }

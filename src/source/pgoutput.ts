@@ -92,7 +92,7 @@ function readRelation(reader: Reader): Relation {
   return { id, schema, name, columns }
 }
 
-/** Reads a tuple and the letter before it. */
+/** Reads a tuple and the type letter before it. */
 function readTuple(reader: Reader): Value[] {
   reader.char()
   const count = reader.uint16()

@@ -2,7 +2,9 @@ import { type Database, sqlState } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { publicationProblems } from './publication.ts'
 
-/** A replication slot on the source. LSNs are text such as `0/2E02140`; `walBytes` is the WAL that the slot retains. */
+/**
+ * A replication slot on the source. LSNs are strings such as `0/2E02140`; `walBytes` is the WAL that the slot retains.
+ */
 export interface Slot {
   plugin: string
   database: string
@@ -89,14 +91,14 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
 }
 
 /**
- * Facts for supervising a stream: its slot, reader and publication, and the server. Read with one query. LSNs are text
- * such as `0/2E02140`.
+ * Facts for supervising a stream: its slot, reader and publication, and the server. Read with one query. LSNs are
+ * strings such as `0/2E02140`.
  */
 export interface SlotFacts {
   active: boolean
   restartLsn: string | null
   confirmedFlushLsn: string | null
-  /** The source's position now. */
+  /** The source's current WAL position. */
   lsn: string
   walStatus: string | null
   /** Bytes of WAL that the slot can still retain before it is invalidated; null without a limit. */
@@ -123,7 +125,7 @@ interface Reader {
   application: string
   user: string
   address: string | null
-  /** In the source's time format. */
+  /** Time at which the reader connected, as the source formats it. */
   since: string
 }
 

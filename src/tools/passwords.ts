@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** A command line without passwords, and the environment that refers to them instead. */
+/** A command line without passwords, and the environment variables that point to the password file. */
 export interface Hidden {
   args: string[]
   env: Record<string, string>

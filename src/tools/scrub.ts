@@ -11,7 +11,7 @@ import { bareName, type MoltEvent, parseEvent } from './events.ts'
 const NAMES =
   /(?:\b(?:relation|table|column|constraint|index|type|schema|database|collation|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
 
-/** Parts of messages that can contain values in any form, each with its replacement. */
+/** Parts of messages that can contain values in any form, with their replacements. */
 const CUTS: [RegExp, string][] = [
   // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. Must be first, because a value in
   // it can match the other patterns.
@@ -43,7 +43,7 @@ const CUTS: [RegExp, string][] = [
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 
-/** Characters. The tools' own messages are shorter, so a longer one contains rows. */
+/** Characters. The tools' own messages are shorter, so a longer message contains rows. */
 const LONGEST = 16 * 1024
 
 /**
