@@ -71,7 +71,7 @@ export function scrubText(said: string): string {
     NAMES.test(out.slice(0, at)) ? quoted : "'…'",
   )
   // An exception raised by a user's trigger can quote anything.
-  if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function of the database)')
+  if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function in the database)')
   return out.replace(PERSONAL, '…') + state
 }
 
