@@ -57,7 +57,7 @@ export const CODES = {
   'approval.environment-missing': {
     meaning: 'The environment named by `environment` does not exist.',
     cause:
-      'The name is misspelled, or the environment was never created. GitHub creates a missing one without any rule.',
+      'The name is misspelled, or the environment was never created. GitHub creates a missing environment without any protection rules.',
     fix: 'Create the environment with required reviewers: [environments](environments.md).',
   },
   'approval.follower-failed': {
