@@ -841,7 +841,8 @@ export const CODES = {
   },
   'load.partly-imported': {
     meaning: 'Tables already contain some of the rows that MOLT would import again.',
-    cause: 'When a batch of files fails, MOLT splits it in half and retries. The rows from the half that succeeded stay in the table.',
+    cause:
+      'When a batch of files fails, MOLT splits it in half and retries. The rows from the half that succeeded stay in the table.',
     fix: 'Empty the tables that the message names, then resume the load again.',
   },
   'load.recreate-loses-rights': {
@@ -1237,7 +1238,8 @@ export const CODES = {
   },
   'source.row-level-security': {
     meaning: 'Row-level security hides rows from the migration user.',
-    cause: 'A policy applies to this user, and the user lacks BYPASSRLS. Hidden rows would be neither moved nor compared.',
+    cause:
+      'A policy applies to this user, and the user lacks BYPASSRLS. Hidden rows would be neither moved nor compared.',
     fix: 'Run the ALTER ROLE statement from the message as a superuser. If rows were hidden during the load, load again.',
   },
   'source.taken': {
@@ -1390,7 +1392,8 @@ export const CODES = {
   },
   'stream.stuck.trigger': {
     meaning: 'The stream is stuck: code on the target rejects a change.',
-    cause: 'A trigger on an expected table, or its function, raised an exception. A deferred trigger raises it at the commit.',
+    cause:
+      'A trigger on an expected table, or its function, raised an exception. A deferred trigger raises it at the commit.',
     fix: "Disable the table's triggers on the target until after the drain. `SHOW TRIGGERS FROM` lists the triggers of a table.",
   },
   'stream.stuck.truncate': {

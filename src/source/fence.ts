@@ -421,10 +421,7 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
       const name = qualified(table.schema, table.name)
       const statements = probes.get(table.oid)
       if (!statements)
-        throw new VerdictError(
-          'fence.table-dropped',
-          `${name} has been dropped on the source, together with its fence`,
-        )
+        throw new VerdictError('fence.table-dropped', `${name} has been dropped on the source, together with its fence`)
       if (await isRefused(db, fence, name, statements)) refused.push(name)
       else passed.push(name)
     }
@@ -519,7 +516,8 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
       ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger on ${name} is not ENABLE ALWAYS`]
-    if (!trigger.whole) return [`the fence trigger on ${name} was replaced by a different trigger, and may let writes through`]
+    if (!trigger.whole)
+      return [`the fence trigger on ${name} was replaced by a different trigger, and may let writes through`]
     if (trigger.body !== body || !trigger.ours) return ['the fence function was changed']
     return []
   })

@@ -85,7 +85,7 @@ export class Child {
   #exit: Exit | undefined
   #absent = false
   #over = false
-  /** Resolves when no process of the group is left. Undefined until the group is told to stop. */
+  /** Resolves when no process of the group is left. Undefined until stop is requested. */
   #groupEnd: Promise<void> | undefined
   /** Time to send SIGKILL, in milliseconds of the monotonic clock. */
   #killAt = Number.POSITIVE_INFINITY
