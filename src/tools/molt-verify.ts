@@ -316,8 +316,8 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const { missing, mismatch, extraneous } = verdict
   if (extraneous && !missing && !mismatch) {
     if (extraneous > verdict.rows)
-      return 'the target has more extra rows than the source has rows: probably, the source table was truncated, and the stream does not replicate a TRUNCATE'
-    return 'all differing rows exist only on the target: probably, primary keys were updated and the old rows stayed on the target, or rows were deleted while no stream was running'
+      return 'the target has more extra rows than the source has rows: the source table was probably truncated, and the stream does not replicate a TRUNCATE'
+    return 'all differing rows exist only on the target: primary keys were probably updated and the old rows stayed on the target, or rows were deleted while no stream was running'
   }
   if (missing && missing === verdict.rows && !extraneous) return 'the target has none of the rows'
   if (!mismatch || missing || extraneous) return undefined

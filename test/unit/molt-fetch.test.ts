@@ -60,7 +60,7 @@ describe('extra-args', () => {
     [['--flush-rows', '--target'], '--target is not allowed: use the input `target`'],
     [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
-    [['--help'], '--help is not allowed: it would move nothing'],
+    [['--help'], '--help is not allowed: it would only print the help'],
     [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments. Write two items, or --flag=value'],
     [['tokens', 'list'], '"tokens" is a value without a flag'],
     [['--opt-out-telemetry', 'tokens'], '"tokens" is a value without a flag'],

@@ -140,7 +140,7 @@ describe('what a retry means', () => {
     [
       'FATAL: terminating connection due to idle-in-transaction timeout (SQLSTATE 25P03)',
       'timeout',
-      /of its role to 0/,
+      /for its role, set .* to 0/,
     ],
     ['ERROR: canceling statement due to statement timeout (SQLSTATE 57014)', 'timeout', /set statement_timeout/],
     ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connection-limit', /limit of its role/],
