@@ -53,10 +53,7 @@ describe('extra-args', () => {
     [['--source', 'x'], '--source is not allowed: use the input `source`'],
     [['--source=x'], '--source is not allowed: use the input `source`'],
     [['--direct-copy=false'], '--direct-copy is not allowed: use the input `mode`'],
-    [
-      ['--filter-path', '/f.json'],
-      '--filter-path is not allowed: `verify` would report the filtered rows as missing',
-    ],
+    [['--filter-path', '/f.json'], '--filter-path is not allowed: `verify` would report the filtered rows as missing'],
     [['--flush-rows', '--target'], '--target is not allowed: use the input `target`'],
     [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
