@@ -1,7 +1,8 @@
 /**
- * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: measures the write pause by number of rows, both with
- * every row compared in the pause and with the rolling proof. The committed actions move each size from PostgreSQL to
- * the CockroachDB-like server under live load. Writes the table in docs/how-it-works.md.
+ * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: measures the write pause for databases of several
+ * sizes, both with the rolling proof and with a full comparison during the pause. For each size, the committed actions
+ * move the database from PostgreSQL to the CockroachDB-like server under live load. Writes the table in
+ * docs/how-it-works.md.
  */
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
@@ -9,11 +10,11 @@ import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/
 import { collect } from './figures.ts'
 import { medianOf, spreadOf, writeTable } from './table.ts'
 
-/** Milliseconds by part. Overlapping parts do not add up to `total`. */
+/** Duration of each part in milliseconds. Some parts overlap, so they do not add up to `total`. */
 interface Pause {
   total: number
   verify: number
-  /** `total` without the build of unique indexes, which grows with their tables. */
+  /** `total` without building unique indexes, which takes longer for larger tables. */
   withoutIndexes: number
   estimated: number
 }
@@ -58,7 +59,7 @@ async function measure(rows: number): Promise<Figures> {
     const began = performance.now()
     requireSuccess('replicate', await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling' }))
     const figures: Figures = { rows, proofMs: performance.now() - began, full: [], changed: [] }
-    // The two ways alternate, so a busy machine slows both equally.
+    // Alternate between the two methods, so that a busy machine slows both equally.
     for (let round = 0; round < rounds; round++) {
       figures.changed.push(await pauseOf(rehearsal, 'changed'))
       figures.full.push(await pauseOf(rehearsal, 'full'))
@@ -80,25 +81,25 @@ function tableOf(figures: readonly Figures[]): string {
   const flat = figures.map(({ changed }) => medianOf(changed.map((each) => each.withoutIndexes)))
   const ratio = Math.max(...flat) / Math.min(...flat)
   return [
-    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | of it verify, ms | without unique indexes, ms | catch up and first pass |`,
+    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | of which verify, ms | without unique indexes, ms | catch up and first pass |`,
     '| ---: | ---: | ---: | ---: | ---: | ---: |',
     ...figures.map(line),
     '',
-    `Medians of ${rounds} rehearsed cutovers (lowest to highest) with ${latency} ms of latency a statement; sizes run: ${figures.map(({ rows }) => number(rows)).join(', ')} rows. Longest by shortest pause without unique indexes: ${ratio.toFixed(2)}.`,
+    `Medians of ${rounds} rehearsed cutovers (lowest to highest) with ${latency} ms of latency per statement; sizes: ${figures.map(({ rows }) => number(rows)).join(', ')} rows. Ratio of the longest to the shortest pause without unique indexes: ${ratio.toFixed(2)}.`,
   ].join('\n')
 }
 
-/** Collects the pause with the rolling proof and with every row compared, each with its estimate. */
+/** Collects the write pauses of both methods and their estimates. */
 function collectPauses({ rows, full, changed }: Figures): void {
   const of = (pauses: readonly Pause[], field: keyof Pause) => pauses.map((each) => each[field])
   const work = { of: 'rows', amount: rows }
-  const at = latency ? ` at ${latency} ms a statement` : ''
+  const at = latency ? ` at ${latency} ms per statement` : ''
   collect(
     {
       name: `write pause${at}`,
       unit: 'ms',
       values: of(changed, 'total'),
-      reference: { name: 'every row compared in the pause', values: of(full, 'total') },
+      reference: { name: 'full comparison during the pause', values: of(full, 'total') },
       work,
     },
     {

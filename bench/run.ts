@@ -44,7 +44,7 @@ function runBench(name: string, args: readonly string[]): void {
     stdio: 'inherit',
     env: { ...process.env, MOLT_ACTIONS_BENCH: COLLECTED },
   })
-  // The page shows a missed goal. Some benches also report it with their exit code.
+  // Exit code 1 means a missed goal, which the page shows.
   if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
 }
 
@@ -87,7 +87,7 @@ function lineOf(figure: Figure): string {
   return `| ${cells.join(' | ')} |`
 }
 
-/** How a figure grows with its work: the slope of log(figure) over log(work), by least squares. */
+/** Growth of each figure with the amount of work: the slope of log(figure) over log(work), by least squares. */
 function growthOf(figures: readonly Figure[]): string[] {
   const names = new Set(figures.filter(({ work }) => work).map(({ name }) => name))
   return [...names].flatMap((name) => {
@@ -130,6 +130,6 @@ for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
 const figures = [...collected(), sizeOfDist()]
 writeFileSync(join(FOLDER, 'figures.json'), `${JSON.stringify(figures, undefined, 2)}\n`)
 const page = pageOf(figures)
-// Some benches alone do not make a complete page.
+// If only some benches ran, the page is incomplete and does not replace docs/performance.md.
 writeFileSync(options.smallest || positionals.length ? join(FOLDER, 'performance.md') : 'docs/performance.md', page)
 console.log(page)

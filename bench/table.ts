@@ -18,8 +18,8 @@ export function spreadOf(values: readonly number[]): string {
 }
 
 /**
- * Writes a bench's table into docs/how-it-works.md, between the two comments that name the bench. Does nothing if
- * `npm run bench` runs the bench.
+ * Writes a bench's table into docs/how-it-works.md, between the two comments that name the bench. Does nothing when the
+ * bench runs as part of `npm run bench`.
  */
 export function writeTable(bench: string, table: string): void {
   if (isCollected) return

@@ -96,7 +96,7 @@ function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): st
   if (!failed) return `the run was ${conclusion}`
   // The last error is the action's verdict; the earlier ones are its reasons.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
-  // The log already showed the list, and the summary shows it with the fixes.
+  // The log already contains the list, and the summary adds the fixes.
   const [head = '', ...list] = message.split('\n').filter((line) => !line.startsWith('Next: '))
   return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }

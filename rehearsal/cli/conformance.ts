@@ -1,4 +1,4 @@
-// `npm run conformance`: checks a cluster against what this suite relies on.
+// `npm run conformance`: checks that a cluster behaves as these actions expect.
 import { parseArgs } from 'node:util'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { plural, seconds } from '../../src/runtime/progress.ts'

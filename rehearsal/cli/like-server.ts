@@ -5,7 +5,7 @@ import pg from 'pg'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { startCockroach } from '../cockroach/server.ts'
 
-/** Rewritten statements omit table aliases, which PostgreSQL requires before 16. */
+/** Older versions require an alias for every derived table, and rewritten statements have none. */
 const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
@@ -56,7 +56,7 @@ async function requireFit(url: string): Promise<void> {
   if (rows[0].times !== 'on')
     throw new InputError(
       'rehearse.invalid-option',
-      '--behind cannot tell when a row was committed, so no migration could be committed. Run `ALTER SYSTEM SET track_commit_timestamp = on;` there, and restart it',
+      '--behind does not record commit timestamps, which a cutover needs. Run `ALTER SYSTEM SET track_commit_timestamp = on;` there, and restart the server',
     )
 }
 

@@ -1,4 +1,4 @@
-// The dossier of a rehearsal: the ledger's final state, and what only the rehearsal measured.
+// The dossier of a rehearsal: the ledger's final state, and the rehearsal's own measurements.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Marked } from 'marked'
 import markedAlert from 'marked-alert'
@@ -70,7 +70,7 @@ function applicationSteps(account: Account, { samples, steps }: Timeline, at: Da
   ]
 }
 
-/** Step for a failure that came before the ledger existed, so that nothing could record it. */
+/** Adds a step for a failure that happened before the ledger existed and so was not recorded there. */
 function failureSteps({ verdict, code, reason }: Account, { steps }: DossierFacts, at: Date): DossierStep[] {
   if (verdict === 'go' || steps.some(({ action }) => action === 'error')) return []
   const [action = 'rehearse', ...message] = reason.split(': ')

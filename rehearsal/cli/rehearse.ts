@@ -56,7 +56,7 @@ const STEPS = 7 + 3
 /** Settings of `observe` for the sample shop: short, and independent of the machine's speed. */
 const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
-/** A rehearsal in progress, with what its dossier needs. */
+/** A rehearsal in progress, with the facts that its dossier will show. */
 interface Rehearsal extends Options {
   timeline: Timeline
   /** The ledger at the end of the chain, read before cleanup removes it. */
@@ -120,7 +120,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen, faults) => {
       const admin = { source: source.url, target: seen.url }
-      // In reality, an administrator does this long before: neither delays nor failures apply to it.
+      // Without delays and faults, because an administrator creates the roles long before the migration.
       const mover = options.printedGrants
         ? await without(faults, () => grantAsPrinted(admin, folder, signal))
         : undefined
@@ -189,7 +189,7 @@ async function underLoad(
     // The real tools must not commit on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
-    // The target starts with everything that `convert` writes; `defer` drops what must not exist during the load.
+    // The target starts with its indexes and constraints, and `defer` drops them for the load.
     const defer = options.chain.defer ?? 'indexes,constraints'
     const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
@@ -339,8 +339,8 @@ async function searchAll(
   const inFiles = async (place: string, paths: string[], enough = false) =>
     note(await searchFiles(place, paths, needles, { signal, enough }))
   await inFiles(CONTROL, [production.dataDir], true)
-  // Comes before the searches inside the databases, which log these texts. Production's own log may contain them,
-  // because it stays there.
+  // Before the searches inside the databases, because their statements put the texts into the logs. Production's own
+  // log may contain the texts, because it stays in production.
   await inFiles('server logs', [source.logFile, target.logFile])
   const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
   for (const search of await Promise.all(rows)) note(search)
@@ -483,7 +483,7 @@ async function onOwnDatabases(
 const MIGRATION = 'main'
 const REHEARSAL = 'rehearsal'
 
-/** Reads the dossier's facts; undefined if the target cannot be reached. */
+/** Gathers the dossier's facts; undefined if the target cannot be reached. */
 async function readDossier(
   where: { source: string; target: string; migration: string },
   signal: AbortSignal,
@@ -491,7 +491,7 @@ async function readDossier(
   return gatherDossier({ ...where, signal }).catch(() => undefined)
 }
 
-/** Undefined if a side cannot be reached: `prepare` reports that, like every other finding. */
+/** Returns undefined if a side cannot be reached, and leaves it to `prepare` to report that. */
 async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   return work().catch((error) => {
     if (error instanceof ConnectError) return undefined
@@ -499,7 +499,9 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   })
 }
 
-/** Whether `prepare` failed to connect. Nothing exists then, because no earlier step creates anything. */
+/**
+ * Whether `prepare` failed to connect. If so, there is nothing to clean up, because no earlier step creates anything.
+ */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
   return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
@@ -561,7 +563,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
-/** Raises the limit of retries, because `--retry-rate` causes them and not the application. */
+/** Raises the retry limit, because `--retry-rate` causes retries of its own. */
 function retriesOf({ cluster }: Rehearsal): { 'max-retries'?: number } {
   return cluster.retryRate ? { 'max-retries': 50 } : {}
 }
@@ -686,7 +688,7 @@ function applicationPause(load: LoadHandle | undefined): number | null {
   return Math.round(longest)
 }
 
-/** Opens a loopback address for the switch command to call. The application then continues on the target. */
+/** Starts a loopback server for the switch command to call. On a call, the application switches to the target. */
 async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
   const server = createServer((request, response) => {
     request.resume()

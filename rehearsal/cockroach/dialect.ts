@@ -27,7 +27,7 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       at = show.last
     } else if (token.text === ':::') edits.push({ ...token, text: '::' })
     else if (isAsOf(tokens, at)) {
-      // rules/past.ts decides which state it reads.
+      // rules/past.ts selects the snapshot.
       edits.push({ start: token.start, end: (tokens[at + 4] as Token).end, text: '' })
       at += 4
     } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
@@ -44,7 +44,7 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       if (edit) edits.push(edit)
     }
   }
-  // One edit may lie inside another.
+  // Edits can be nested.
   return applyEdits(
     sql,
     edits.sort((a, b) => a.start - b.start),

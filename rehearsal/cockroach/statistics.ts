@@ -170,7 +170,7 @@ function statementRow(each: Counted) {
     statistics: {
       statistics: {
         cnt: each.calls,
-        // This server retries no statement, so each execution is a first attempt.
+        // This server never retries a statement, so each execution is a first attempt.
         firstAttemptCnt: each.calls,
         maxRetries: 0,
         failureCount: each.failures,
@@ -178,7 +178,7 @@ function statementRow(each: Counted) {
         numRows: numeric(each.rows),
         svcLat: numeric(each.seconds),
       },
-      // This server samples no contention.
+      // This server does not sample contention.
       execution_statistics: { cnt: 0 },
     },
   }
@@ -220,7 +220,7 @@ export function withoutConstants({ tokens }: Statement): string {
     if (texts[at] !== '_' || texts[at + 1] !== ',' || texts[at + 2] !== '_') continue
     let end = at
     while (texts[end + 1] === ',' && texts[end + 2] === '_') end += 2
-    // Shortens only a list of nothing else: `(_, _, _)`.
+    // Only a list that consists of placeholders alone is shortened: `(_, _, _)`.
     if (kept.at(-2) !== '(' || texts[end + 1] !== ')') continue
     kept.push(',', MORE)
     at = end

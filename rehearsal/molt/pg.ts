@@ -166,7 +166,7 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
   }
 }
 
-/** Opens one connection, trying TLS and plain according to `sslmode`. The caller ends it. */
+/** Opens one connection, trying TLS and plain according to `sslmode`. The caller closes it. */
 export async function open(endpoint: Endpoint, replication = false): Promise<pg.Client> {
   let failure: unknown
   for (const ssl of endpoint.tls) {

@@ -1,4 +1,4 @@
-// All other statements: transactions, rows, COPY, jobs and imports.
+// Rules for transactions, rows, COPY, jobs and imports.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
@@ -63,7 +63,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'statistics',
-    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server retries no statement and samples no contention. A plan counts as a full scan when PostgreSQL has no index for it.",
+    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server never retries statements and does not sample contention. A plan counts as a full scan when PostgreSQL has no index for it.",
     source: 'docs: crdb-internal.md',
     plan: (statement, context) => {
       const { tokens } = statement
