@@ -72,8 +72,8 @@ const shortenDependencies: Plugin = {
 }
 
 /**
- * Keeps only the texts about codes that an action prints: the next step and, for errors from servers, everything. The
- * rest is for the documentation.
+ * Drops explanations of error codes that only the documentation uses. An action prints the next step and, for errors
+ * from servers, the whole explanation.
  */
 const printedExplanations: Plugin = {
   name: 'printed-explanations',
@@ -122,7 +122,7 @@ async function bundle(): Promise<string> {
     // Leaves out pg's native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
-    // Defined as in newer Node versions. Otherwise pg's check for Cloudflare makes Node 20 load its fetch.
+    // Node 20 has no `navigator`. Without one, pg's check for Cloudflare makes Node load its fetch.
     define: { navigator: '{ "userAgent": "Node.js" }' },
     logOverride: { 'empty-import-meta': 'silent' },
   })

@@ -1,4 +1,4 @@
-// Tests every reader of the target's catalogs on tables defined here.
+// Creates test tables, and checks what each function that reads the target's catalogs returns for them.
 import { readTargetFacts } from '../../src/checks/facts/target.ts'
 import {
   readClock,

@@ -83,7 +83,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`REVOKE CREATE ON SCHEMA ${ident(name)} FROM ${ident(owner.name)}`)
       return [
         {
-          what: 'logins that no REVOKE keeps from writing',
+          what: 'logins that can write despite every REVOKE',
           expected: [owner, member].map((each) => `${each.name} through ${owner.name}`).sort(),
           seen: unrevocable
             .filter(({ administrator }) => !administrator)
@@ -146,7 +146,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'sequences',
-    says: 'A sequence set beyond the used values reads back unchanged. With CACHE, the next value is the same.',
+    says: 'A sequence that is set beyond the used values returns that value, with or without CACHE.',
     source: 'docs: create-sequence.md, functions-and-operators.md (setval)',
     look: lookAtSequences,
   },
@@ -167,7 +167,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DROP INDEX ${bench.at(PARENTS)}@${long}`)
       return [
         { what: 'characters in SHOW JOBS', expected: 100, seen: Number(rows[0]?.length) },
-        { what: "the description's end in SHOW JOB", expected: /z{80}/, seen: whole.rows[0]?.description },
+        { what: 'end of the description in SHOW JOB', expected: /z{80}/, seen: whole.rows[0]?.description },
       ]
     },
   },
@@ -199,7 +199,7 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
   const taken = await readWriteGrants(db, name, tables)
   await closeWriteAccess(db, name, taken)
   const closed: Seen[] = [
-    { what: 'write rights after revoking', expected: [], seen: await rights() },
+    { what: 'write privileges after revoking', expected: [], seen: await rights() },
     { what: 'INSERT by the application', expected: '42501', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'TRUNCATE by the application',
@@ -219,10 +219,10 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
     `batch ALL ${CHILDREN}`,
   ].sort()
   return [
-    { what: 'write rights before', expected, seen: before },
+    { what: 'write privileges before', expected, seen: before },
     ...closed,
-    { what: 'rights that could not be restored', expected: [], seen: missing },
-    { what: 'write rights after', expected, seen: await rights() },
+    { what: 'privileges that could not be restored', expected: [], seen: missing },
+    { what: 'write privileges after', expected, seen: await rights() },
     { what: 'INSERT by the application again', expected: 'none', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'DELETE by the role whose ALL was restored',

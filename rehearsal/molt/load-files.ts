@@ -11,7 +11,7 @@ import { form, type Metrics, type MoltLog } from './molt-log.ts'
 import { errorText, ident, literal, rows, sqlState } from './pg.ts'
 import type { Part, Store } from './store.ts'
 
-/** What the parts of one load share. */
+/** Context shared by all parts of one load. */
 export interface FileLoad {
   flags: Flags
   log: MoltLog

@@ -112,7 +112,7 @@ export async function serveMetrics(address: string, at: string, health: string, 
   return server
 }
 
-/** Words a failed listen as Go does. */
+/** Formats a failed listen as Go does. */
 export function listenError(address: string, error: unknown): string {
   const code = (error as NodeJS.ErrnoException)?.code
   return `listen tcp ${address}: bind: ${code === 'EADDRINUSE' ? 'address already in use' : String(code ?? error)}`

@@ -188,7 +188,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
   throw connectError(endpoint, failure)
 }
 
-/** Words a refused connection as the real tools' driver does, without the password. */
+/** Formats a connection error as the real tools' driver does, without the password. */
 function connectError(endpoint: Endpoint, cause: unknown): Error {
   const { host, port, user, database } = endpoint.config
   const first = cause instanceof AggregateError ? cause.errors[0] : cause
@@ -205,7 +205,7 @@ export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** Words an error as pgx does: `ERROR: … (SQLSTATE 23505)`. */
+/** Formats an error as pgx does: `ERROR: … (SQLSTATE 23505)`. */
 export function errorText(error: unknown): string {
   if (error instanceof pg.DatabaseError) return `${error.severity}: ${error.message} (SQLSTATE ${error.code})`
   return error instanceof Error ? error.message : String(error)

@@ -33,8 +33,8 @@ export interface Store {
   readonly flushSize: number
   put(table: string, name: string, csv: Buffer, rows: number, compress: boolean): Promise<Part>
   /**
-   * Files from which to resume. The recorded name of a failed file lacks its shard, and so sorts before every file:
-   * resuming an import reads all files of its table again.
+   * Files to read when a load is resumed. The recorded name of a failed file lacks its shard and therefore sorts before
+   * every file, so an import reads all files of the table again.
    */
   listFrom(table: string, name: string): Promise<Part[]>
   close(): void

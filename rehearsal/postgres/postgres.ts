@@ -56,18 +56,15 @@ export interface EmbeddedServer {
   readonly pid: number
   /** The URL of another database on this server. */
   urlOf(database: string): string
-  /** Ends the server immediately and removes its folder. Safe to call repeatedly and at any time. */
+  /** Stops the server immediately and removes its folder. Safe to call repeatedly and at any time. */
   stop(): Promise<void>
   /** Starts the server again after `kill` or `shutdown`, on the same port, with crash recovery if needed. */
   start(): Promise<void>
   /** `shutdown` and `start`. */
   restart(mode?: 'fast' | 'immediate'): Promise<void>
-  /** Ends the server and keeps its data. `fast` becomes `immediate` if a client delays it for 10 s. */
+  /** Stops the server but keeps its data. `fast` becomes `immediate` if a client delays it for 10 s. */
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
-  /**
-   * Shuts down, then starts with a recovery that ends at once: the same data and slots on another timeline, like a
-   * promoted standby.
-   */
+  /** Restarts the server on a new timeline with the same data and slots, like a promoted standby. */
   failOver(): Promise<void>
   /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data stays for `start`. */
   kill(): Promise<void>
@@ -89,7 +86,7 @@ const DEFAULT_SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   wal_level: 'logical',
-  // The CockroachDB-like server reads it as crdb_internal_mvcc_timestamp.
+  // The CockroachDB-like server returns commit timestamps as crdb_internal_mvcc_timestamp.
   track_commit_timestamp: 'on',
   max_wal_senders: 20,
   max_replication_slots: 20,
@@ -102,7 +99,7 @@ const DEFAULT_SETTINGS = {
   jit: 'off',
   timezone: 'UTC',
   log_timezone: 'UTC',
-  // Memory in the data folder: a killed server would leave segments in /dev/shm.
+  // Keeps shared memory in the data folder, because a killed server would leave segments in /dev/shm.
   dynamic_shared_memory_type: 'mmap',
 }
 
@@ -393,7 +390,7 @@ async function serverAccount(): Promise<Account> {
   )
 }
 
-/** Only what a server needs. The tracking id lets GitHub's runner find the server as a last resort. */
+/** The few variables that a server needs. GitHub's runner finds a server that was left behind by its tracking id. */
 function supervisorEnv() {
   const { PATH, RUNNER_TRACKING_ID } = process.env
   return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }

@@ -10,7 +10,7 @@ export interface FakeJob {
   created_at: string
 }
 
-/** One run of migrate.yml, in the state that people and runners have brought it to. */
+/** One run of migrate.yml: its jobs, and the approvals so far. */
 export interface FakeRun {
   jobs: FakeJob[]
   approvals: object[]
@@ -34,7 +34,7 @@ export interface FakeGithub {
   environment: object | undefined
   /** The environment `cutover-cleanup`. */
   cleanup: object | undefined
-  /** The other environments by name. `migration` has the secrets of the jobs without a gate. */
+  /** The other environments by name. `migration` holds the secrets of jobs that need no approval. */
   others: Map<string, object>
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]

@@ -37,14 +37,14 @@ export interface StepResult extends StepInfo {
   durationMs: number
 }
 
-/** Characters of a step's log that are kept. */
+/** Maximum number of characters to keep of a step's log. */
 export const LOG_LIMIT = 4 << 20
 
 export interface JobResult {
   conclusion: Status
   /** In order of their start. A composite step comes before its own steps. */
   steps: StepResult[]
-  /** The action's outputs as another job gets them: without empty ones and those that contain a masked value. */
+  /** The action's outputs as other jobs see them: without empty values, and without values that contain a secret. */
   outputs: Record<string, string>
   /** What GitHub would show for the action: at most 10 of each level. */
   annotations: Annotation[]
@@ -116,7 +116,7 @@ export interface RunOptions {
 
 export type StepContext = Pick<StepResult, 'outputs' | 'outcome' | 'conclusion'>
 
-/** What all steps of one job share. */
+/** State shared by all steps of one job. */
 export interface Job {
   options: RunOptions
   root: Step
@@ -141,11 +141,11 @@ export interface Job {
   trackingId: string
 }
 
-/** What surrounds a step: the job, or a composite step. */
+/** The enclosing scope of a step: the job, or a composite step. */
 export interface Frame {
   depth: number
   inputs: Record<string, string> | null
-  /** The `steps` context for expressions. A post phase sees the one of the main phase. */
+  /** The `steps` context for expressions. A post phase uses the main phase's context. */
   steps: Map<string, StepContext>
   /** Where steps of this phase record their results. Same map as `steps`, except in a post phase. */
   record: Map<string, StepContext>

@@ -85,7 +85,10 @@ const CONTEXTS = ['github', 'inputs', 'steps', 'env', 'runner', 'job', 'strategy
 const STATUS_FUNCTIONS = ['success', 'failure', 'always', 'cancelled'] as const
 const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs: 0 }))
 
-/** Path → manifest and the text it was read from. Without composite actions, whose steps belong to a single job. */
+/**
+ * Cache: path → manifest, and the text that it was parsed from. Excludes composite actions, whose step objects belong
+ * to a single job.
+ */
 const known = new Map<string, { text: string; manifest: Manifest }>()
 
 /**
@@ -153,8 +156,8 @@ export function hasPost(step: Step): boolean {
 }
 
 /**
- * Reads values. The parser is made for editors, and returns block scalars that contain expressions with their original
- * indentation. Without `source`, it takes the value instead.
+ * Reads scalars without their `source`. The parser is made for editors, and would otherwise return a block scalar with
+ * expressions in its original indentation.
  */
 class ValueReader extends YamlObjectReader {
   override allowLiteral(): LiteralToken | undefined {

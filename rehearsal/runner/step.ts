@@ -140,7 +140,7 @@ function scopeOf(run: Run, status: Status = run.frame.status()): Scope {
   }
 }
 
-/** Evaluates `env:`. As on GitHub, a failure makes the step red, but does not prevent it from running. */
+/** Evaluates `env:`. As on GitHub, an error fails the step, but the step still runs. */
 function evaluateEnv(run: Run): void {
   try {
     const own = evaluateMapping(run.step.env, scopeOf(run))

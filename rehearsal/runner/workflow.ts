@@ -54,7 +54,7 @@ export function holds(condition: string, contexts: Record<string, unknown>, canc
   return truthy(value(condition.replace(/^\$\{\{|\}\}$/g, ''), contexts, cancelled))
 }
 
-/** Replaces the expressions in a text by their values. */
+/** Replaces the expressions in a text with their values. */
 export function evaluate(text: string, contexts: Record<string, unknown>): string {
   return text.replace(/\$\{\{(.*?)\}\}/g, (_, expression: string) => value(expression, contexts).coerceString())
 }

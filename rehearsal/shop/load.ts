@@ -17,11 +17,11 @@ interface LoadCounters {
   rows: number
   /** Attempts refused with 25006, as the fence does. */
   refused: number
-  /** Attempts that failed because there was no connection or it broke. */
+  /** Attempts that failed because the connection could not be opened or was lost. */
   disconnected: number
   /** Attempts that the database asked to retry: deadlock, serialization failure, lock timeout. */
   retries: number
-  /** Transactions given up after any other error. Each is passed to `onError`. */
+  /** Transactions abandoned after any other error, which is passed to `onError`. */
   errors: number
 }
 
@@ -51,7 +51,7 @@ export interface LoadOptions {
   connections?: number
   /** Writes no empty string, which molt before 1.0 loads as NULL. Only for the shop. */
   plain?: boolean
-  /** Called with the error of each transaction that was given up. */
+  /** Called with the error of each transaction that was abandoned. */
   onError?: (error: Error) => void
 }
 
@@ -165,7 +165,9 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
       return transaction(connection.client)
     }
 
-    /** Tries until the transaction is committed, given up because of its own error, or the load is stopped. */
+    /**
+     * Retries until the transaction is committed or abandoned because of its own error, or until the load is stopped.
+     */
     async function persist(transaction: Transaction) {
       for (let wait = 4; !stopping.signal.aborted; wait = Math.min(wait * 2, 20)) {
         const begun = performance.now()
@@ -273,7 +275,7 @@ function pick<T>(list: readonly T[]): T {
 // The shop's transactions. They find rows only by primary key, because a target has no other index during the load.
 // They never change a key, because the stream would then leave the old row behind.
 
-/** Existing keys that the load knows. Ids of customers, products and orders have almost no gaps. */
+/** Existing keys: the highest id of tables whose ids have almost no gaps, and lists for the rest. */
 interface Known {
   customers: number
   products: number
@@ -442,7 +444,7 @@ function editNote(known: Known): Transaction {
   return (client) => changed(client, 'UPDATE "OrderNotes" SET body = $2 WHERE "noteId" = $1', [note, body])
 }
 
-/** Share of each transaction, in percent. */
+/** Share of each kind of transaction, in percent. */
 const SHOP_MIX = (
   [
     [22, placeOrder],

@@ -153,7 +153,7 @@ CREATE TABLE "OrderNotes" (
 );
 `
 
-/** Added to the source after its rows, which is faster. A target lacks them during the load. */
+/** Added to the source after its rows, because that is faster. A target has none of them during the load. */
 export const SOURCE_CONSTRAINTS = `
 ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
 ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku);
@@ -245,14 +245,14 @@ const AWKWARD_TEXTS = [
   "'plain'",
 ]
 
-/** SQL expression that cycles through the awkward texts as `n` grows. Wrap it where NULL is not allowed. */
+/** SQL expression that cycles through the awkward texts as `n` grows. It can be NULL. */
 const awkward = (n: string) => `(ARRAY[${AWKWARD_TEXTS.join(', ')}])[1 + ${n} % ${AWKWARD_TEXTS.length}]`
 
-/** SQL expression for times with microseconds, some seconds apart. */
+/** SQL expression for timestamps with microseconds, `seconds` apart. */
 const moment = (n: string, seconds: number) =>
   `timestamptz '2023-02-28 23:59:59.999999+00' + ${n} * interval '${seconds}.000137 seconds'`
 
-/** One INSERT … SELECT per table. The database generates all values, always the same ones. */
+/** One INSERT … SELECT per table. The database generates all values, and they are always the same. */
 function seedStatements(rows: number): string[] {
   const count = shopCounts(rows)
   return [
@@ -338,16 +338,12 @@ export interface ShopOptions {
   /** With `schemaOnly`: includes the source's indexes and constraints, for the load to defer. */
   whole?: boolean
   /**
-   * Leaves out values that molt before 1.0 cannot load: empty strings, numbers below zero or of 19 digits, long
-   * floats, CRLF.
+   * Leaves out values that molt before 1.0 cannot load: empty strings, negative or 19-digit numbers, long floats, CRLF.
    */
   plain?: boolean
 }
 
-/**
- * Removes values that molt before 1.0 cannot load: empty strings, numbers below zero or of 19 digits, long floats,
- * CRLF.
- */
+/** Removes values that molt before 1.0 cannot load: empty strings, negative or 19-digit numbers, long floats, CRLF. */
 const MAKE_PLAIN = `
   DO $$ DECLARE c record; BEGIN
     FOR c IN SELECT attrelid::regclass AS t, quote_ident(attname) AS name, format_type(atttypid, NULL) AS type
