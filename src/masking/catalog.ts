@@ -31,7 +31,7 @@ export interface MaskColumn {
   surrogate: boolean
   /** The database compares values without regard to case (citext). */
   ignoresCase?: boolean
-  /** Decides a row's partition, in a table where a row may fit no partition. */
+  /** Part of the partition key of a table in which some rows may fit no partition. */
   placesRow?: boolean
   /** Part of a unique index or constraint, even within an expression. */
   unique: boolean

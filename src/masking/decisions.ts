@@ -10,7 +10,7 @@ export interface Decision {
   what: 'kept' | 'masked' | 'moved' | 'generated'
   /** The rule's name; empty for kept and generated columns. */
   use: UseRule['use'] | 'jitter' | ''
-  /** The given reason, the safe class, or the followed reference. */
+  /** The reason in the rules file, the safe class, or the reference that the rule was inherited through. */
   why: string
   domain: string
   /** SQL expression of the column in the SELECT. */
@@ -74,7 +74,7 @@ export type Resolved = { column: MaskColumn; table: MaskTable } & (
   | { jitter: string; why: string }
 )
 
-/** SQL for a value, as the reference compares it with the value at the other end. */
+/** SQL for a value in the form in which both ends of the reference are compared. */
 export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
   // citext's own operator is in a schema that is not in the search path.
   if (ignoresCase) return `lower(${value}::text)`

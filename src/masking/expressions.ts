@@ -93,11 +93,11 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
     return 'the expression reads settings, and the masking key is one of them. Escapes (`U&`) and functions that take a query as text are refused for the same reason'
   if (rule.use === 'choice' && column.array) return `\`choice\` does not work on ${column.type}`
   if (column.unique && !keepsUnique(rule, column))
-    return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
+    return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} can give different values the same masked value`
   return undefined
 }
 
-/** The column that a rule masks, with what the rule needs to know about its surroundings. */
+/** The column that a rule masks, and its context. */
 export interface Place {
   table: MaskTable
   column: MaskColumn
@@ -105,7 +105,10 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
-  /** Whether a column of the domain ignores case. Then all must, or one person would become two. */
+  /**
+   * Whether any column of the domain ignores case. If so, all of them must, so that a person gets the same masked value
+   * everywhere.
+   */
   caseless(domain: string): boolean
   hashes: Hashes
 }
@@ -147,7 +150,10 @@ function elements(rule: UseRule, value: string, place: Place): string {
   return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(${eachOf(masked, `unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
 }
 
-/** SQL that computes `what` for each element `t.e`, in order. A set-returning function in FROM would materialize all. */
+/**
+ * SQL that computes `what` for each element `t.e`, in order. Avoids a set-returning function in FROM, which would
+ * materialize all elements.
+ */
 function eachOf(what: string, elements: string, hashes: Hashes): string {
   return hashes.select(what, `(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
@@ -159,7 +165,7 @@ function maskText(
   column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
   { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  // A unique column that respects case can contain both spellings, so they must stay different.
+  // A case-sensitive unique column can contain both spellings, so their masked values must differ.
   const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // An empty text is hashed as NULL, so that the masked text is NULL and `unlessEmpty` writes an empty one.
@@ -167,7 +173,7 @@ function maskText(
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // A text that is NULL for another reason also becomes empty. The original is never written.
+  // If the masked text is NULL for any other reason, an empty one is written too, but never the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
@@ -190,7 +196,7 @@ function maskText(
         return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
       return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      // As long as the original, which fits, but at least 8 characters.
+      // Has the length of the original, which fits, but at least 8 characters.
       return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
@@ -247,7 +253,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   // From -days to -1, or from 1 to days.
   const amountOf = (from: string) => `(${from} % ${days} + CASE WHEN ${from} < 0 THEN -1 ELSE 1 END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
-  // A row without an entity moves by its own value.
+  // Without an entity, the date's own value decides how far it moves.
   const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
   const moved = nullable
     ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
@@ -267,7 +273,7 @@ export function jitter(text: string, { table, column, hashes }: Pick<Place, 'tab
 
 export const MIN_COUNT = 10
 
-/** Picks one of the column's values by their weights, which are counted in the same snapshot. */
+/** Picks one of the column's values, weighted by how often each one occurs in the snapshot. */
 function choose(minCount: number, { table, column, domain, hashes }: Place): string {
   const value = columnOf(column.name)
   if (!table.key.length)

@@ -42,7 +42,7 @@ export class Hashes {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a column, without converting to text if its type has its own hash function. */
+  /** Light hash of a column. Does not convert the value to text if its type has its own hash function. */
   lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }
@@ -51,7 +51,7 @@ export class Hashes {
     return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a row's key. Each column's hash is the seed of the next column. */
+  /** Light hash of a row's key. Each column's hash seeds that of the next column. */
   lightRow(domain: string, { key, columns }: MaskTable): string {
     return key.reduce(
       (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),

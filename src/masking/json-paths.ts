@@ -41,7 +41,7 @@ function requireClear(node: JsonNode, path: string): void {
   if (node.each) requireClear(node.each, `${path}[]`)
 }
 
-/** SQL that is true for a document with a value that no path lists. */
+/** SQL condition that holds if a document contains a value that no path lists. */
 export function jsonUnlisted(value: string, node: JsonNode): string {
   if (node.rule) return 'false'
   if (node.each) {

@@ -1,7 +1,7 @@
 import type { MaskColumn } from './catalog.ts'
 import { cutTo } from './expressions.ts'
 
-/** A suggested rule as YAML, and the reason. Contains `TODO` where a person must decide. */
+/** A suggested rule as YAML, and the reason. Contains `TODO` for each decision that is left to you. */
 export interface Suggestion {
   rule: string
   why: string

@@ -20,7 +20,7 @@ export interface Sides {
   /** Predicates over `t` for the rows to copy, by table. */
   where: ReadonlyMap<string, string>
   signal: AbortSignal
-  /** For more connections to both sides, to prove several tables in parallel. */
+  /** Where to open more connections, to prove several tables in parallel. */
   ends?: CopyEnds
 }
 
@@ -186,7 +186,10 @@ const LEAST_KEPT = 6
 /** Rules for values that identify a person. Words of free text and documents also occur in other columns. */
 const PERSONAL = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
-/** Hashes the kept values on the rehearsal source. Through an unlisted reference, they can contain an original. */
+/**
+ * Hashes the kept values on the rehearsal source, because a kept column with an unlisted reference can contain
+ * originals.
+ */
 async function hashKept(target: Database, { tables }: Plan): Promise<void> {
   await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
   for (const [place, { table, decisions }] of tables.entries()) {
@@ -305,14 +308,14 @@ interface Counts {
   survivors: number
   /** Rows with a value too short to identify a person. */
   short: number
-  /** Those of them whose value is as frequent as before. */
+  /** Number of these rows whose value is as frequent as before. */
   unmoved: number
 }
 
-/** A value in this many rows of a masked column, such as a state, is rather a label or a default than a secret. */
+/** A value in this many rows of a masked column, such as a state, is probably a label or a default, not a secret. */
 const SELDOM = 10
 
-/** Minimum number of rows to sample. A share of a small table could select none. */
+/** Minimum number of rows to sample, because a share of a small table can be zero rows. */
 const LEAST_SAMPLE = 10_000
 
 /**
@@ -421,7 +424,10 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
 
 const isSql = ({ use }: Decision) => use === 'sql'
 
-/** The same for texts reduced to at least six letters and digits. Column numbers count down from -1. */
+/**
+ * Like {@link valuesOf}, for texts reduced to their letters and digits, if at least six. Column numbers count down from
+ * -1.
+ */
 function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
   return decisions
     .flatMap((decision, at) => {
@@ -551,7 +557,7 @@ async function scanSchema(target: Database, { literals, rules, proof }: Run): Pr
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
 /**
- * Whether a column can contain free text: not if a rule generated its values, or if the database assigns them.
+ * Whether a column can contain free text. It cannot if a rule generated its values or if the database assigns them.
  * @param ruled the column has its own rule
  */
 function isFree({ column, what, use }: Decision, ruled: boolean): boolean {

@@ -4,7 +4,7 @@ import * as z from 'zod'
 import { InputError, messageOf } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 
-const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
+const domain = z.string().min(1).describe('Columns in one domain get the same masked value for the same original.')
 const fold = z
   .boolean()
   .describe('Ignores case and surrounding spaces, as in `A@x.org ` and `a@x.org`. Masked values are then not unique.')
@@ -111,7 +111,7 @@ const schema = z.strictObject({
         .strictObject({
           jitter: z
             .string()
-            .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d, and more than 0')
+            .regex(/^[1-9]\d*(m|h|d)$/, 'write a positive duration such as 90m, 36h or 3d')
             .describe('Maximum shift of a timestamp: `90m`, `36h`, `3d`.'),
         })
         .optional()
@@ -165,7 +165,7 @@ const schema = z.strictObject({
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason
         .optional()
-        .describe('Why texts in the schema (defaults, checks, labels) may look like personal data or be originals.'),
+        .describe('Why texts in the schema (defaults, checks, labels) may look like personal data or match originals.'),
       'allow-survivors': z
         .record(column, reason)
         .optional()
@@ -308,7 +308,10 @@ function isRun(pair: string): boolean {
   return first === second || RUNS.some((run) => run.includes(`${first}${second}`) || run.includes(`${second}${first}`))
 }
 
-/** Requires the same case, which rarely changes within a word, but in half of all random pairs. */
+/**
+ * Whether two letters are a common pair in the same case. Case rarely changes within a word, but it does in half of all
+ * random pairs.
+ */
 function isWord(pair: string): boolean {
   const lower = pair.toLowerCase()
   return PAIRS.has(lower) && (pair === lower || pair === pair.toUpperCase())

@@ -194,7 +194,7 @@ async function otherTypes(db: Database, schema: string, tables: readonly number[
   return rows.map(({ oid }) => oid)
 }
 
-/** Requires that no default, check or index expression calls out of the database. */
+/** Requires that no default, check or index expression calls a function that reaches outside the database. */
 function requireInside(statements: readonly string[]): void {
   for (const sql of statements) {
     const call = CALLS_OUT.exec(sql)?.[1]

@@ -11,7 +11,10 @@ const SETTINGS = `
   SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET statement_timeout = 0;
   SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET jit = off; SET client_min_messages = warning`
 
-/** Opens a connection for masking: without a statement timeout, and with the same text for a value on both sides. */
+/**
+ * Opens a connection for masking: without a statement timeout, and with settings that give a value the same text on
+ * both sides.
+ */
 export async function openSession(url: string, side: Side): Promise<Database> {
   const db = await connect(url, side, 0)
   await db.query(SETTINGS)

@@ -103,7 +103,7 @@ export class SourceChecks {
     })
   }
 
-  /** Checks what the proof cannot see afterwards: originals within longer values, and numbers that hardly move. */
+  /** Checks what the proof cannot see afterwards: originals within longer values, and numbers that barely change. */
   change(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     const rule = this.#inheritance.ruleOf(table.name, column.name)
@@ -148,7 +148,7 @@ export class SourceChecks {
       return [...textsOf('s.made', column), ...members]
     }
     if (what === 'kept' && family === 'bytea' && !array) return [`SELECT encode(s.made, 'escape')`]
-    // A number with its own rule can be a telephone number. Surrogate keys and references have none.
+    // A number with its own rule can be a telephone number, but one without is a surrogate key or a reference.
     if (what === 'kept' && NUMBERS.has(family) && rule) return textsOf('s.made', column)
     if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
     return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)

@@ -87,7 +87,7 @@ export function card(hash: string, value: string, limit: number | null): string 
   const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
   const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
   const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
-  // The share of four digits in the checksum, so that one look-up serves all four. Every second digit is doubled.
+  // Checksum of each group of four digits, so that one look-up covers the group. Every second digit is doubled.
   const table = Array.from({ length: 10_000 }, (_, four) =>
     [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
   )
@@ -111,6 +111,6 @@ const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString(
 export function filler(hash: string, value: string): string {
   const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
   const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
-  // octet_length is faster than length, and never less.
+  // octet_length is faster than length, and never returns less.
   return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
 }

@@ -37,13 +37,13 @@ const SILENT = { enabled: () => false, line() {} } as unknown as ReplicatorLog
  * the slot's confirmed position.
  */
 export class FaultyReplicator {
-  /** What the proof reads of a stream. */
+  /** The stream's status, as the proof reads it. */
   readonly status = { lagMs: 0, restarts: 0 }
   /** Replaces a transaction. Returns the transactions to apply instead. */
   alter: (tx: Transaction) => Transaction[] = (tx) => [tx]
-  /** Whether to acknowledge nothing, so that everything applied now is applied again after a restart. */
+  /** Whether to withhold acknowledgements, so that whatever is applied now is applied again after a restart. */
   holdsBack = false
-  /** Errors of the target, and other reasons why a connection ended. */
+  /** Errors from the target, and other reasons for a lost connection. */
   readonly errors: unknown[] = []
   applied: Lsn = 0n
   readonly #options: ReplicatorOptions

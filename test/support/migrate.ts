@@ -1,4 +1,5 @@
-// Runs migrate.yml job by job. The test decides the order and what people do, the workflow everything else.
+// Runs migrate.yml job by job. The test decides the order of the jobs and plays the people; everything else comes from
+// the workflow.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -66,7 +66,7 @@ export class PlainScript {
     if (!events.some(({ message }) => message === 'fetch complete')) throw new Stops('fetch: no "fetch complete"')
   }
 
-  /** Runs the replicator until the application is stopped and the apply rate is zero, then ends it. */
+  /** Runs the replicator until the application is stopped and the apply rate is zero, then stops the replicator. */
   async #replicate(): Promise<void> {
     const port = await freePort()
     const child = spawn(

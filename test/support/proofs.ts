@@ -57,7 +57,7 @@ export function isQuiet({ session }: Proof): boolean {
   return session.proofs.dirty.size === 0
 }
 
-/** Ends the proof as a run does that is not killed. */
+/** Ends the proof in an orderly way, unlike a killed run. */
 export async function endProof({ session }: Proof): Promise<void> {
   await session.halt()
   await session.save()

@@ -69,7 +69,7 @@ export const ROWS: [what: string, table: string, done: string, found: Record<str
   ],
 ]
 
-/** Changes that molt verify misses if it misreads both sides alike. */
+/** Changes that molt verify misses if it misreads both sides in the same way. */
 export const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   [
     'a truncated number',

@@ -2,19 +2,22 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Side } from './fault-ground.ts'
 
-/** An attempt of the application's role to write; the row keeps its values. */
+/** An attempt by the application's role to write. The write does not change the row's values. */
 export interface Attempt {
   side: Side
-  /** The fence's answer is `paused`, or `moved` once it is permanent; `failed`: no right, no server, no time. */
+  /**
+   * `paused`: refused by the fence; `moved`: refused by a permanent fence; `failed`: no privilege, no server, or
+   * timeout.
+   */
   came: 'accepted' | 'paused' | 'moved' | 'failed'
-  /** Milliseconds, by performance.now(), before it was sent and after its answer. */
+  /** `performance.now()` before the attempt and after its result, in milliseconds. */
   began: number
   ended: number
 }
 
 const SILENT_AFTER = 1_000
 
-/** Writes to both sides on and on, to see which of them takes writes at which time. */
+/** Keeps writing to both sides, to see when each side accepts writes. */
 export class WriteWatch {
   readonly attempts: Attempt[] = []
   readonly #stop = new AbortController()
@@ -91,7 +94,7 @@ export class WriteWatch {
   }
 }
 
-/** A client that may not be connected: its first query fails then. */
+/** Returns a client even if the connection fails. Its first query then fails. */
 async function open(url: string): Promise<pg.Client> {
   const client = new pg.Client({
     connectionString: url,

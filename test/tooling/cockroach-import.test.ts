@@ -42,7 +42,7 @@ interface Cluster {
   run(sql: string): Promise<ImportResult>
 }
 
-/** The server around the engine: its jobs, offline tables and rights. */
+/** The server around the engine: its jobs, offline tables and privileges. */
 function cluster(options: ImportOptions & { without?: string[]; signal?: AbortSignal } = {}): Cluster {
   const jobs: Job[] = []
   const cancels = new Map<string, (() => void) | undefined>()
@@ -199,7 +199,7 @@ describe('IMPORT INTO', () => {
     running.catch(() => {})
     await reached.promise
     expect(jobs[0]?.fractionCompleted).toBe(0.5)
-    // Meanwhile, reading the catalogs does not wait.
+    // The running import does not block catalog queries.
     await db.query("SET lock_timeout = '1s'")
     await db.query(`SELECT column_default FROM information_schema.columns WHERE table_name = 'orders'`)
     await db.query(

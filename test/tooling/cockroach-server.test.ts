@@ -61,7 +61,7 @@ test('creates a view over a join', async () => {
   await db.query('DROP VIEW totals')
 })
 
-test('refuses COPY FROM by a role without admin, with an error that the client handles', async () => {
+test('refuses COPY FROM without the admin role, and the client gets the error', async () => {
   await db.query("CREATE USER copier WITH PASSWORD 'copier'; GRANT INSERT ON TABLE parents TO copier")
   const copier = await open('copier')
   const copied = finished(copier.query(from('COPY parents FROM STDIN')))
@@ -228,7 +228,7 @@ describe('schema changes', () => {
   })
 })
 
-describe('rights', () => {
+describe('privileges', () => {
   test('a grant requires the grant option, and is refused with error 01007', async () => {
     await db.query(`CREATE ROLE mig LOGIN PASSWORD 'mig'; CREATE ROLE app`)
     await db.query('GRANT SELECT ON TABLE parents TO mig WITH GRANT OPTION')
@@ -327,7 +327,7 @@ describe('faults of statements in one message', () => {
   const written = (client: pg.Client, value: number) =>
     rows(`SELECT count(*) AS n FROM parents WHERE id IN (${value}, ${value + 1})`, [], client)
 
-  test('40001 means that none was executed, 40003 that all or none were', async () => {
+  test('40001 means that none of them was executed, 40003 that all or none were', async () => {
     const other = await startCockroach(behind, { retryRate: 1 })
     const { options } = other
     const client = await open(undefined, other.urlOf('shop'))
@@ -503,7 +503,7 @@ describe('indexes', () => {
       const seen: string[] = []
       while (!built) seen.push(JSON.stringify(await rows(look, [], looking)))
       await done
-      // The last reading may come just before the answer.
+      // The last look may see the index valid just before the statement returns.
       const states = seen.filter((state, at) => state !== seen[at - 1] && state !== '[{"indisvalid":true}]')
       expect(states).toEqual(expected)
       expect(await names('children', looking)).toContainEqual([name, '(email)'])
@@ -694,7 +694,7 @@ describe('by version', () => {
   }
 
   // v25.1 release notes: autocommit_before_ddl is on by default.
-  test('a schema change commits on its own from 25.1, or if the session is set so', async () => {
+  test('a schema change commits on its own from 25.1, or with autocommit_before_ddl', async () => {
     await on('24.3', async (client) => {
       expect(await rows('SHOW autocommit_before_ddl', [], client)).toEqual([{ autocommit_before_ddl: 'off' }])
       expect(await commitsItself(client, 'one')).toBe(false)

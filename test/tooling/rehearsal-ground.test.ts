@@ -170,7 +170,7 @@ describe('embedded servers', () => {
 
   it.each([
     ['right after its start', async (name: string) => until('a folder', () => foldersNaming(name).length > 0)],
-    ['while it initialises', async (name: string) => until('initdb', () => processesNaming(`${name}`).some(isInitdb))],
+    ['while it runs initdb', async (name: string) => until('initdb', () => processesNaming(`${name}`).some(isInitdb))],
     ['while it runs', async (_: string, parent: ChildProcess) => void (await firstWords(parent))],
   ])('do not outlive a parent that is killed %s', async (_, moment) => {
     const name = uniqueName()
@@ -356,7 +356,7 @@ describe('the load', () => {
     const before = await activity(source.url)
     const errors: Error[] = []
     const begun = performance.now()
-    // Far below the machine's limit, even while other tests run.
+    // A rate that the machine can sustain even while other tests run.
     load = await startLoad({ url: source.url, rate: 100, onError: (error) => errors.push(error) })
     await sleep(6000)
     await load.stop()

@@ -1,4 +1,4 @@
-// `npm run rehearse` as a person runs it: output, exit status, and no leftovers.
+// `npm run rehearse` as run from a shell: its output, its exit status, and that it leaves nothing behind.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
@@ -226,7 +226,7 @@ describe('your own databases', () => {
     await query(pair.behind.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
-    // In one line. The findings are above it and in the summary.
+    // The reason is one line, because the findings are listed above it and in the summary.
     const reason = expect.stringMatching(/^Prepare: [^\n]+ \(listed above and in the summary\)$/)
     expect(run.json()).toMatchObject({ verdict: 'no-go', reason, code: 'preflight.blocked' })
     expect(run.stderr).not.toContain('the loaded rows stay')

@@ -156,7 +156,7 @@ async function gone(pid: number): Promise<void> {
   throw new Error(`process ${pid} is still there`)
 }
 
-test('a cancelled step has a single message about it', async () => {
+test('a cancelled step logs the cancellation only once', async () => {
   const result = await runJs({ main: WAIT }, cancelWhenReady())
   expect(messages(result)).toEqual(['error: The operation was canceled.'])
 })

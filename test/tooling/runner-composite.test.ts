@@ -26,7 +26,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
   })
 
-  test('a red step skips later steps except failure() and always(), and post steps run even after only a pre step', async () => {
+  test('a failed step skips later steps except failure() and always(), and post steps run even after only a pre step', async () => {
     const result = await runSteps(`
 - id: ok
   uses: $/actions/js

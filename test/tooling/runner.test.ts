@@ -163,7 +163,7 @@ describe('files that a step writes', () => {
     expect(phaseOf(result, 'post').log).toContain(`/a:/b:${process.env.PATH}`)
   })
 
-  test('masks a summary, and drops one over 1 MiB with an error but keeps the step green', async () => {
+  test('masks a summary, and drops one over 1 MiB with an error that does not fail the step', async () => {
     const small = await runJs({ main: 'say("::add-mask::s3cret"); append("GITHUB_STEP_SUMMARY", "# it is s3cret")' })
     expect(small.summary).toBe('# it is ***\n')
     const big = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024))' })

@@ -112,7 +112,7 @@ describe('a failing load through files', () => {
     expect(event(run, 'created continuation token')).toMatchObject({ table: 'public.notes' })
   })
 
-  it('resumes with every file of the table, so kept rows collide until the table is empty', async () => {
+  it('resumes with every file of the table, so the remaining rows collide until the table is emptied', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET, '--flush-rows', '10'])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string

@@ -72,7 +72,7 @@ const lastError = (r: Running) => {
   const quoted = / error=("(?:[^"\\]|\\.)*")/.exec(retries(r).at(-1) ?? '')?.[1]
   return quoted ? (JSON.parse(quoted) as string) : undefined
 }
-/** Waits until the stream is stuck. It looks calm: it keeps running and ends with exit code 0. @returns the reason */
+/** Waits until the stream is stuck, and checks that it keeps retrying. @returns the reason */
 async function stuck(db: Stream): Promise<string> {
   await until(() => retries(db.r).length >= 3)
   const before = retries(db.r).length
