@@ -10,8 +10,9 @@ const OURS = (text: string) =>
     .replace(/uses: \.\/.*/g, `uses: ${PLACEHOLDER.repository}@${PLACEHOLDER.commit}`)
 
 /**
- * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that
- * cannot call migrate.yml. Literals that the caller passes become literals in the jobs, so no form can change them.
+ * `examples/migrate-jobs.yml`: combines the form of migrate-caller.yml with the jobs of migrate.yml, for repositories
+ * that cannot call migrate.yml. Literals that the caller passes become literals in the jobs, so the form cannot change
+ * them.
  */
 export function exampleJobs(migrate: string, caller: string): string {
   const form = caller.slice(caller.indexOf('name: Migrate\n'), caller.indexOf('\njobs:\n'))

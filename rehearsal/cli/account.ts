@@ -159,7 +159,7 @@ function maskingLines({ masking }: Account): string[] {
   ]
 }
 
-/** Lists every item: one left out would surprise people during the cutover. */
+/** Lists every item, because an item left out would come as a surprise during the cutover. */
 function remainingLines({ remaining, decisions }: Account): string[] {
   return [
     ...listed(

@@ -154,8 +154,8 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
 }
 
 /**
- * Phases to run. A JavaScript action's post step waits for `--post`. A composite action runs its post steps at once,
- * because they need the state of many steps.
+ * Phases to run. A JavaScript action's post step waits for `--post`. A composite action runs its post steps
+ * immediately, because they need the state of many steps.
  */
 function phasesOf({ runs }: Manifest, kept: Kept | undefined): RunOptions['phases'] {
   if (runs.kind === 'composite') return kept ? [] : ['pre', 'main', 'post']

@@ -167,7 +167,7 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
   screen.say(`still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`)
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
-  screen.say(`to make the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
+  screen.say(`to put the CockroachDB-like server in front of the target again: npm run like-server -- --behind '${url}'`)
   screen.say(
     `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
   )

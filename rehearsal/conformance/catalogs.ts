@@ -248,7 +248,7 @@ export const CATALOG_ITEMS: Item[] = [
       const since = await readClock(db)
       const read = async (work: Promise<unknown>) => codeOf(work).then((code) => (code === 'none' ? 'read' : code))
       const what: [string, Promise<unknown>][] = [
-        ['rights', readSight(db)],
+        ['privileges', readSight(db)],
         ['statements', readTargetStatements(db, since, [])],
         ['transactions', readTargetTransactions(db, since, [])],
         ['sessions', readTargetSessions(db, [])],

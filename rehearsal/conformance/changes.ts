@@ -37,17 +37,17 @@ export const CHANGE_ITEMS: Item[] = [
       const as = (sql: string) => codeOf(db.query(sql))
       return [
         {
-          what: 'GRANT of a right held with the option',
+          what: 'GRANT of a privilege held with grant option',
           expected: 'none',
           seen: await as(`GRANT SELECT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'GRANT of a right held without it',
+          what: 'GRANT of a privilege held without it',
           expected: '01007',
           seen: await as(`GRANT INSERT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'REVOKE of a right held without it',
+          what: 'REVOKE of a privilege held without it',
           expected: '01006',
           seen: await as(`REVOKE DELETE ON ${tables} FROM ${ident(app.name)}`),
         },
@@ -62,7 +62,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'rights.owners',
-    says: "A table's owner and the members of it are found, because no REVOKE keeps them from writing.",
+    says: "A table's owner and its members are found, because they can write despite every REVOKE.",
     source: 'docs: security-reference/authorization.md, alter-table.md (OWNER TO), pg-catalog.md (pg_auth_members)',
     async look(bench) {
       const { db, name } = bench

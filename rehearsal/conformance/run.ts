@@ -105,7 +105,7 @@ function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> 
   ])
 }
 
-/** 1 for a difference or leftovers, 2 if an item could not run, otherwise 0. */
+/** Exit status: 1 for a difference or if something could not be removed, 2 if an item could not run, otherwise 0. */
 export function exitCodeOf({ items, left }: Conformance): 0 | 1 | 2 {
   if (left.length || items.some(({ result }) => result === 'different')) return 1
   return items.some(({ result }) => result === 'not-run') ? 2 : 0

@@ -62,7 +62,7 @@ export class Metrics {
   private readonly series = new Map<string, Map<string, number>>()
   private readonly kinds = new Map<string, string>()
 
-  /** Declares a metric. A metric without labels appears at once, as 0. */
+  /** Declares a metric. A metric without labels is exposed immediately, as 0. */
   declare(name: string, kind: 'counter' | 'gauge', labelled = false): void {
     this.kinds.set(name, kind)
     this.series.set(name, new Map(labelled ? [] : [['', 0]]))

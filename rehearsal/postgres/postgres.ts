@@ -390,7 +390,10 @@ async function serverAccount(): Promise<Account> {
   )
 }
 
-/** The few variables that a server needs. GitHub's runner finds a server that was left behind by its tracking id. */
+/**
+ * The few variables that a server needs. The tracking id lets GitHub's runner kill a server that this process left
+ * behind.
+ */
 function supervisorEnv() {
   const { PATH, RUNNER_TRACKING_ID } = process.env
   return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }

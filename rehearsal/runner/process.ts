@@ -12,7 +12,7 @@ export interface ProcessOptions {
   onLine(line: string): void
   /** Asks the process to end: sends SIGINT, then SIGTERM, then SIGKILL. */
   cancel: AbortSignal
-  /** Kills the process at once. */
+  /** Kills the process immediately. */
   kill: AbortSignal
   /** Milliseconds to wait after SIGINT and after SIGTERM. */
   grace: readonly [sigint: number, sigterm: number]

@@ -14,7 +14,7 @@ import { suggest } from './names.ts'
 import type { Rules, UseRule } from './rules.ts'
 import { SourceChecks } from './source-checks.ts'
 
-/** Decides what happens to every column of every table. Collects all problems, so that a person sees them at once. */
+/** Decides what happens to every column of every table. Collects all problems, so that you see them all in one run. */
 export function makePlan(all: readonly MaskTable[], rules: Rules, schema: string): Plan {
   return new Planner(all, rules, schema).plan
 }

@@ -183,7 +183,10 @@ async function setProofKey({ source, target }: Sides, { plan, literals }: Run): 
 /** Bytes. Shorter texts of kept columns can equal an original by chance. */
 const LEAST_KEPT = 6
 
-/** Rules for values that identify a person. Words of free text and documents also occur in other columns. */
+/**
+ * Rules for values that identify a person. Excludes free text and documents, because their words also occur in other
+ * columns.
+ */
 const PERSONAL = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
 /**

@@ -38,7 +38,9 @@ export function email(hash: string, limit: number | null): string {
 const syllables = (...lists: string[]) =>
   lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
 
-/** Words made of syllables, so that none is a real name. The lists are long, because a second look-up is slow. */
+/**
+ * Words made of syllables, so that none of them is a real name. The lists are long, so that one slow look-up is enough.
+ */
 const FIRST = syllables(
   'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
   'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',

@@ -24,7 +24,7 @@ export type Side = 'source' | 'target'
 
 /** The result of one action. */
 export interface Came {
-  /** The error's code; undefined if the action is green. */
+  /** The error's code; undefined if the action succeeded. */
   red: string | undefined
   log: string
   result: JobResult
@@ -208,7 +208,7 @@ export class FaultGround {
     return this.#network[side]
   }
 
-  /** Runs SQL as an administrator; on the target, behind the like-server. */
+  /** Runs SQL as an administrator. On the target, bypasses the CockroachDB-like server. */
   sql(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].url, text)
   }

@@ -1,4 +1,7 @@
-/** The script that people write without this project: MOLT's documented commands, judged by their output. */
+/**
+ * The script that you would write without this project: runs MOLT's documented commands, and judges them by their
+ * output.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'

@@ -43,7 +43,7 @@ export class ProvingGround {
   readonly servers: Servers
   readonly plan: Plan
   s!: pg.Client
-  /** A client to the target behind the like-server, for an administrator. */
+  /** An administrator's client of the target, which bypasses the CockroachDB-like server. */
   t!: pg.Client
   replicator!: FaultyReplicator
   readonly #clients: pg.Client[] = []

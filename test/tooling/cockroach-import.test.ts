@@ -179,7 +179,7 @@ describe('IMPORT INTO', () => {
     expect((await orders()).length).toBe(1)
   })
 
-  it('returns at once with DETACHED', async () => {
+  it('returns immediately with DETACHED', async () => {
     const { run, jobs } = cluster()
     const result = await run(importInto([await put('d.csv.gz', '1,,,5\n')], ', detached'))
     expect(result.status).toBe('running')

@@ -562,14 +562,14 @@ describe('full table scans', () => {
   })
 })
 
-describe('the past', () => {
+describe('AS OF SYSTEM TIME', () => {
   const NOW = 'SELECT cluster_logical_timestamp()::STRING AS time'
   const names = async (time: unknown) =>
     (await rows(`SELECT name FROM past AS OF SYSTEM TIME '${time}' WHERE id > $1 ORDER BY id`, [0])).map(
       ({ name }) => name,
     )
 
-  test('is readable as of each call of cluster_logical_timestamp(), with either protocol', async () => {
+  test('reads the state at each call of cluster_logical_timestamp(), with either protocol', async () => {
     await db.query(`CREATE TABLE past (id INT PRIMARY KEY, name STRING)`)
     await db.query(`INSERT INTO past VALUES (1, 'one'), (2, 'two')`)
     const [first] = await rows(NOW)
@@ -586,7 +586,7 @@ describe('the past', () => {
     await db.query('ROLLBACK')
   })
 
-  test('is also readable as of half a second after a call', async () => {
+  test('also reads the state half a second after a call', async () => {
     const [now] = await rows(NOW)
     await db.query(`INSERT INTO past VALUES (5, 'five')`)
     const later = `${BigInt(String(now?.time).replace(/\..*/, '')) + 500_000_000n}.0000000000`

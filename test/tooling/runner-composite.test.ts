@@ -189,7 +189,7 @@ runs:
     expect(ran(result)).toContain('post local')
   })
 
-  test('a failing expression makes its step red, and a failing condition ends the action', async () => {
+  test('a failing expression fails its step, and a failing condition ends the action', async () => {
     const bad = `\${{ fromJSON('{') }}`
     const result = await runSteps(`
 - id: env
