@@ -1,7 +1,7 @@
 /**
- * Measures time and memory of the preflight for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`. Fills
- * two embedded servers, then measures a separate process, to exclude this process's memory. That process runs a bundle,
- * like the actions, to exclude a compiler's memory.
+ * Measures the time and memory that the preflight needs for very many tables: `npx tsx bench/prepare.ts [tables]
+ * [columns]`. Fills two embedded servers, then measures a separate process, to exclude this process's memory. That
+ * process runs a bundle, like the actions, to exclude a compiler's memory.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'

@@ -54,7 +54,7 @@ async function generate(): Promise<Map<string, string>> {
   return files
 }
 
-/** Entry point that prints version and action before it reads and compiles a megabyte of code. */
+/** Entry point that prints the version and the action's name before it loads a megabyte of code. */
 function entry(name: string, phase: Phase): string {
   const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
@@ -90,7 +90,7 @@ const printedExplanations: Plugin = {
   },
 }
 
-/** Packs uPlot as text, to inline it in pages: the bundle cannot read it from its package. */
+/** Bundles uPlot as text, to be inlined in pages, because the bundle cannot read it from its package. */
 const inlineChartLibrary: Plugin = {
   name: 'inline-chart-library',
   setup(build) {

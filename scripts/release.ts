@@ -45,7 +45,7 @@ export function notesOf(changelog: string, version: string): string {
   return notes
 }
 
-/** Name of an asset → the files in it. The second asset is for repositories of the same organization. */
+/** Asset name → its files. The second asset is for repositories of the same organization. */
 function archives(adoption: Adoption): Record<string, Map<string, string>> {
   return {
     'files-to-copy.tar.gz': adoptedFiles(adoption),

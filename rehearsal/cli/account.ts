@@ -36,7 +36,7 @@ export interface Account {
   converted?: Converted
 }
 
-/** Result of converting the source's schema. The counts are findings. */
+/** Result of converting the source's schema. The numbers count findings. */
 export interface Converted {
   /** Path of report.md, beside the SQL files. */
   report: string
@@ -122,7 +122,7 @@ export function accountText(account: Account): string {
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,
     `  write pause        ${ms(account.pauseMs)}${parts(account.pauseParts)}`,
-    `  was expected       ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
+    `  expected pause     ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
     ...(account.applicationPauseMs === null
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),

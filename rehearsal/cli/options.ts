@@ -77,7 +77,7 @@ export interface Options {
   chain: Record<string, string>
   /** The command that repeats this rehearsal, with variables in place of URLs. */
   again: string
-  /** Runs the chain as roles with exactly the printed grants. */
+  /** Whether to run the chain as roles with exactly the printed grants. */
   printedGrants: boolean
   /** Location of the load's files; undefined for a direct copy. */
   files: Files | undefined
@@ -165,7 +165,7 @@ function soundOptions(argv: string[]): Options | undefined {
   }
 }
 
-/** @throws InputError if the source and target options do not fit together, or one looks like a mistake */
+/** @throws InputError if the source and target options contradict each other, or one looks like a mistake */
 function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' | 'allow-source', string>>): void {
   const { source, target, decisions } = values
   if (target !== undefined && source === undefined)

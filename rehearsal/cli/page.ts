@@ -5,7 +5,7 @@ import markedAlert from 'marked-alert'
 import { type DossierFacts, type DossierStep, dossierPage } from '../../src/report/dossier/page.ts'
 import type { Account } from './account.ts'
 
-/** Short enough to show a pause of one second. */
+/** Sampling interval, short enough to show a pause of one second. */
 const SAMPLE_MS = 250
 
 /** Start times of the steps, and the application's transaction counts. Times are milliseconds since 1970. */

@@ -301,7 +301,7 @@ async function grow(url: string, rows: number, screen: Screen): Promise<void> {
   }
 }
 
-/** Result when a step before the chain failed, so nothing moved. */
+/** Result if a step before the chain failed, so that nothing was moved. */
 function stoppedAt(step: 'Convert' | 'Mask', options: Options, folder: string, job: JobResult): Account {
   const account = accountOf(job, keepSummary(options, folder, job.summary))
   const said = job.steps.flatMap(errorsOf)
@@ -355,7 +355,7 @@ async function searchAll(
 
 const FIRST_SEGMENT = '000000010000000000000001'
 
-/** Production contains every text. If the search misses one there, it proves nothing elsewhere. */
+/** Control: production contains every text. If the search misses one there, its other results prove nothing. */
 const CONTROL = 'production, as a control'
 
 function searchProblem({ searches, needles }: Masking): string | undefined {
@@ -378,7 +378,7 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
   return true
 }
 
-/** Moves the user's database to a target of the rehearsal, whose tables `convert` creates. */
+/** Moves the user's database to a target that the rehearsal starts, with tables that `convert` creates. */
 async function onOwnSource(
   options: Rehearsal,
   source: string,
@@ -665,7 +665,7 @@ function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): Abo
   return over
 }
 
-/** Shows the lines of an action's log that interest a waiting user. */
+/** Shows the lines of an action's log that matter to a waiting user. */
 function show(screen: Screen, { group, kind, text }: LogLine): void {
   if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
 }

@@ -38,7 +38,7 @@ Secrets are read from variables of the same names: export MOLT_SOURCE and MOLT_T
 Exit status: 0 when no job failed, 1 otherwise, 2 for wrong usage.`
 
 const OUT = resolve(import.meta.dirname, '../../.rehearsal/workflow')
-/** Environments that docs/environments.md sets up with reviewers. */
+/** Environments that have reviewers, according to docs/environments.md. */
 const REVIEWED = ['cutover', 'cutover-cleanup']
 
 interface Options {

@@ -35,7 +35,7 @@ export interface ConnectionHost {
 /** A statement in progress. */
 interface Running {
   statement: Statement
-  /** `performance.now()` at its start. */
+  /** `performance.now()` when the statement started. */
   began: number
   inTransaction: boolean
 }

@@ -85,7 +85,7 @@ function isName(token: Token | undefined): boolean {
   return token?.kind === 'word' || token?.kind === 'quoted'
 }
 
-/** Whether this is `current_user()` or the like, which PostgreSQL accepts only without parentheses. */
+/** Whether a call such as `current_user()` starts here, which PostgreSQL accepts only without parentheses. */
 function isCallOfKeyword(tokens: readonly Token[], at: number): boolean {
   const [word, open, close] = tokens.slice(at, at + 3)
   return (isWord(word, 'current_user') || isWord(word, 'session_user')) && open?.text === '(' && close?.text === ')'
@@ -100,7 +100,7 @@ function bracketedShow(tokens: readonly Token[], at: number, sql: string, versio
   return answer === undefined ? undefined : { last, sql: answer }
 }
 
-/** Whether `AS OF SYSTEM TIME` and a further token start here. */
+/** Whether `AS OF SYSTEM TIME` starts here, followed by another token. */
 export function isAsOf(tokens: readonly Token[], at: number): boolean {
   return (
     ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word)) && at + 4 < tokens.length

@@ -13,7 +13,7 @@ export interface ExternalFile {
   provider: 's3' | 'http'
   /** Whether reading requires EXTERNALIOIMPLICITACCESS: for HTTP, implicit credentials and custom endpoints. */
   implicit: boolean
-  /** The URL as job descriptions show it, with redacted secrets. */
+  /** The URL with its secrets redacted, for job descriptions. */
   sanitized: string
   /** @throws SqlError if the file cannot be read; the import job fails with this error */
   open(signal: AbortSignal): Promise<Readable>
@@ -129,7 +129,7 @@ async function ask(url: URL, headers: Record<string, string>, signal: AbortSigna
   }
 }
 
-/** Lost connections to tolerate while reading one file. */
+/** Maximum number of lost connections while reading one file. */
 const LOST_CONNECTIONS = 10
 
 /**

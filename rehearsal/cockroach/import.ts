@@ -38,7 +38,7 @@ interface Run {
 /** Tables being imported by this process, as `database/oid`. */
 type Busy = Set<string>
 
-/** Creates a server's engine. A job continues when its client disconnects. */
+/** Creates a server's import engine. A job continues when its client disconnects. */
 export function importEngine(options: ImportOptions = {}): ImportEngine {
   const busy: Busy = new Set()
   return async (statement, context) => {

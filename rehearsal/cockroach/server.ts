@@ -187,7 +187,7 @@ function listen(server: Server): Promise<number> {
   })
 }
 
-/** mulberry32: a small seeded generator, equal on every platform. */
+/** mulberry32: a small seeded generator of random numbers, which are the same on every platform. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -198,7 +198,7 @@ function seeded(seed: number): () => number {
   }
 }
 
-/** A superuser connection to a database. Installs the server's additions there first. */
+/** Returns a superuser connection to a database, after installing the server's additions there. */
 function admin(shared: Shared, database: string): Promise<pg.Pool> {
   let pool = shared.installed.get(database)
   if (!pool) {
@@ -229,7 +229,7 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
 async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
   const known = shared.lent.get(database)
   const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
-  // An idle session that breaks leaves the pool.
+  // Removes an idle session from the pool if its connection breaks.
   if (!known) pool.on('error', () => {})
   shared.lent.set(database, pool)
   const client = await pool.connect()
@@ -243,7 +243,10 @@ async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBas
   }
 }
 
-/** Plans without sequential scans if there is an index, because CockroachDB does not scan small tables either. */
+/**
+ * Publishes the statistics and, with `plans`, the full scans. Sequential scans are disabled in the plans, because
+ * PostgreSQL prefers them for small tables and CockroachDB does not.
+ */
 async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
   const db = await admin(shared, database)
   if (!plans) return shared.statistics.publish(db, database)
@@ -361,7 +364,7 @@ async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: 
   }
 }
 
-/** Reads exactly this many bytes of a stream that has no other reader. */
+/** Reads exactly this many bytes from a stream that has no other reader. */
 async function take(stream: Duplex, length: number): Promise<Buffer> {
   if (!length) return Buffer.alloc(0)
   for (;;) {
@@ -646,7 +649,7 @@ class Client implements ConnectionHost {
   }
 }
 
-/** Whether SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB or the like appears anywhere in a statement. */
+/** Whether a statement uses jobs anywhere, as in SHOW JOBS, `crdb_internal.jobs` or CANCEL JOB. */
 function readsJobs({ tokens }: Statement): boolean {
   return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }

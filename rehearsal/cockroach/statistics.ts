@@ -12,7 +12,7 @@ export interface Execution {
   rows: number
   /** SQLSTATE of a failure. */
   error?: string
-  /** Whether it ran with other statements in one transaction. */
+  /** Whether the statement ran in a transaction with other statements. */
   inTransaction: boolean
 }
 
@@ -54,7 +54,7 @@ interface Counted {
   rows: Numeric
   seconds: Numeric
   fullScan: boolean
-  /** Whether it was executed since its plan was last examined. */
+  /** Whether the statement was executed since its plan was last examined. */
   changed: boolean
 }
 
@@ -211,7 +211,10 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Plans = [] }: Pl
   return whole || Plans.some(readsAll)
 }
 
-/** The statement with `_` for each constant and placeholder, and lists of them shortened to `(_, __more__)`. */
+/**
+ * The statement with `_` in place of each constant and placeholder, and with lists of them shortened to `(_,
+ * __more__)`.
+ */
 export function withoutConstants({ tokens }: Statement): string {
   const texts = tokens.map(hidden)
   const kept: string[] = []

@@ -1,4 +1,4 @@
-// Types that the parts of the CockroachDB-like server share: tokens, errors, sessions, jobs, and IMPORT INTO's engine.
+// Types shared by the parts of the CockroachDB-like server: tokens, errors, sessions, jobs, and IMPORT INTO's engine.
 import type pg from 'pg'
 
 /** The CockroachDB version to imitate, as `[major, minor]`: `[25, 2]`. */
@@ -75,7 +75,7 @@ export interface Job {
   /** An increasing int8 of 18 or 19 digits, like CockroachDB's. */
   readonly id: string
   readonly type: 'IMPORT' | 'SCHEMA CHANGE' | 'NEW SCHEMA CHANGE' | 'CHANGEFEED' | 'CREATE STATS' | 'AUTO CREATE STATS'
-  /** The full text. SHOW JOBS cuts it to 100 characters, SHOW JOB does not. */
+  /** The full text. SHOW JOBS truncates it to 100 characters, SHOW JOB does not. */
   readonly description: string
   readonly user: string
   readonly created: Date
@@ -95,7 +95,7 @@ export interface NewJob extends Pick<Job, 'type' | 'description' | 'user'> {
 export interface JobRegistry {
   /** Creates a job with status `running` and no progress. */
   create(job: NewJob): Job
-  /** Changes status, progress or error. SHOW JOBS of every session shows it from then on. */
+  /** Changes status, progress or error. The change is then visible to SHOW JOBS in every session. */
   update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): void
   get(id: string): Job | undefined
   list(): Job[]
@@ -113,7 +113,10 @@ export interface ImportContext {
   version: Version
   /** Opens a superuser connection to the session's database on the PostgreSQL server. The caller closes it. */
   connect(): Promise<pg.Client>
-  /** Whether the session's user has `DROP`, `INSERT` or `SELECT`, owns the table, or is a member of admin. */
+  /**
+   * Whether the session's user has this privilege (`DROP`, `INSERT` or `SELECT`), owns the table, or is a member of
+   * admin.
+   */
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
   /** Whether the user has `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …. Members of admin have all privileges. */
   hasSystemPrivilege(privilege: string): Promise<boolean>

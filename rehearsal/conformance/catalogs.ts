@@ -1,4 +1,4 @@
-// Creates test tables, and checks what each function that reads the target's catalogs returns for them.
+// Checks every function that reads the target's catalogs, on test tables created here.
 import { readTargetFacts } from '../../src/checks/facts/target.ts'
 import {
   readClock,
@@ -130,12 +130,12 @@ export const CATALOG_ITEMS: Item[] = [
       const count = async (sql: string) => Number((await db.query(`SELECT count(*) AS n FROM ${sql}`)).rows[0].n)
       return [
         {
-          what: 'relations with relispartition',
+          what: 'relations whose relispartition is set',
           expected: 0,
           seen: await count('pg_catalog.pg_class WHERE relispartition IS NOT NULL'),
         },
         {
-          what: 'relations with a relacl',
+          what: 'relations whose relacl is set',
           expected: 0,
           seen: await count('pg_catalog.pg_class WHERE relacl IS NOT NULL'),
         },
@@ -208,7 +208,7 @@ export const CATALOG_ITEMS: Item[] = [
       ])
       return [
         { what: 'rolbypassrls of a role with BYPASSRLS', expected: bench.since(25, 3), seen: rows[0]?.yes },
-        { what: 'its options in SHOW ROLES', expected: /BYPASSRLS/, seen: shown.rows[0]?.options },
+        { what: 'options of this role in SHOW ROLES', expected: /BYPASSRLS/, seen: shown.rows[0]?.options },
         {
           what: 'tables whose rows row-level security hides',
           expected: [],

@@ -1,4 +1,4 @@
-// Tests what the suite changes on the target: privileges, deferred objects, sequences and jobs.
+// Checks what the actions change on the target: privileges, deferred objects, sequences and jobs.
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -117,7 +117,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DELETE FROM ${bench.at(PARENTS)} WHERE id IN (901, 902)`)
       await rebuildDeferred(db, bench.name, ['unique', 'index', 'foreign-key'])
       return [
-        { what: "the suite's code", expected: 'deferral.rows-break-definition', seen: error.code },
+        { what: "the actions' error code", expected: 'deferral.rows-break-definition', seen: error.code },
         { what: 'row values in the message', expected: false, seen: error.message.includes('conformance-secret') },
       ]
     },

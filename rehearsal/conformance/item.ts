@@ -16,7 +16,7 @@ export interface Item {
   says: string
   /** Source of the expected values: a page of CockroachDB's documentation, or an issue. */
   source: string
-  /** Whether it needs `--source`. It is skipped with a notice otherwise. */
+  /** Whether the item needs `--source`. Without it, the item is skipped with a notice. */
   needsSource?: true
   look(bench: Bench): Promise<Seen[]>
 }

@@ -1,5 +1,4 @@
-// Checks the items in turn. Reports every item that the cluster cannot show or that ran out of time; none is skipped
-// silently.
+// Checks the items in turn. Also reports each item that cannot be checked on this cluster or that timed out.
 import { messageOf } from '../../src/runtime/errors.ts'
 import { redact } from '../../src/runtime/secrets.ts'
 import { Bench } from './bench.ts'
@@ -16,7 +15,7 @@ export interface ItemResult {
   says: string
   source: string
   result: 'as-documented' | 'different' | 'skipped' | 'not-run'
-  /** Why it was skipped or not run. */
+  /** Why the item was skipped or could not run. */
   reason?: string
   looks: { what: string; expected: string; seen: string; same: boolean }[]
 }
@@ -76,7 +75,7 @@ async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<It
     }))
     return { id, says, source, result: told.every(({ same }) => same) ? 'as-documented' : 'different', looks: told }
   } catch (error) {
-    // The item may have failed inside a transaction.
+    // Rolls back in case the item failed inside a transaction.
     await bench.db.query('ROLLBACK').catch(() => {})
     if (error instanceof CannotRun || signal.aborted) return without('not-run', messageOf(error))
     return { id, says, source, result: 'different', looks: [failed(error)] }

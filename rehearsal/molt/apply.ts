@@ -22,7 +22,7 @@ export function parseSchemaName(text: string): SchemaName {
   return { database: parts[0] as string, schema: parts[1] ?? 'public' }
 }
 
-/** A row to write or delete. */
+/** A row to upsert or delete. */
 export interface Mutation {
   delete: boolean
   /** Values of the replica identity's columns. Of two mutations with the same key, the later one wins. */
@@ -108,7 +108,7 @@ function parentsFirst(names: string[], parents: Map<string, string[]>): string[]
   return order
 }
 
-/** An error while applying to one table. */
+/** An error that occurred while applying changes to one table. */
 export class ApplyError extends Error {
   readonly table: string
 
@@ -172,7 +172,7 @@ export function merged(round: readonly Transaction[]): Transaction {
   return { ...(others.at(-1) as Transaction), tables }
 }
 
-/** Counts of one source transaction that is applied together with others. */
+/** Counts for one source transaction that is applied together with others. */
 export function proposals(tx: Transaction, schema: TargetSchema): Applied[] {
   return [...tx.tables].flatMap(([id, mutations]) => {
     const last = lastByKey(mutations)

@@ -27,7 +27,7 @@ import { clockText, form, Metrics, MOLT_VERSION, type MoltLog, moltLog, moltMetr
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
 import { openStore, type Store } from './store.ts'
 
-/** Flags of `molt fetch`: those of a real build that we ran, and those in the current documentation. */
+/** Flags of `molt fetch`, from the real build that we ran and from the current documentation. */
 export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['source', 'string', '', 'Connection string of the source database.'],
   ['target', 'string', '', 'Connection string of the target database.'],
@@ -92,7 +92,7 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['pprof-listen-addr', 'string', '127.0.0.1:3031', 'Not used by the stand-in.'],
 ]
 
-/** Publication that fetch creates on request. Its name is fixed in the real tool too. */
+/** Publication that fetch creates on request. The real tool has the same fixed name. */
 const PUBLICATION = 'molt_fetch'
 
 interface Run {

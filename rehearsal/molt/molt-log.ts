@@ -3,13 +3,13 @@ import { createServer, type Server } from 'node:http'
 import path from 'node:path'
 import { STAND_IN } from '../../src/model/stand-in.ts'
 
-/** The imitated version, always with a note that this is the stand-in. */
+/** The imitated version, with a note that this is the stand-in. */
 export const MOLT_VERSION = `1.4.1 (${STAND_IN})`
 export const REPLICATOR_VERSION = `1.3.4 (${STAND_IN})`
 
 /**
- * What to imitate where the older binaries (seen running) and the current documentation differ. The environment
- * variable `MOLT_STANDIN_FORM` is `run`, `doc` or, by default, `both`: the older behavior with the newer fields.
+ * What to imitate where the older binaries that we ran and the current documentation differ. The environment variable
+ * `MOLT_STANDIN_FORM` is `run`, `doc` or, by default, `both`: the older behavior with the newer fields.
  */
 export function form(): 'run' | 'doc' | 'both' {
   const wanted = process.env.MOLT_STANDIN_FORM

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 
-/** Side of a connection, as error messages name it. */
+/** Side of a connection, as named in error messages. */
 export type Side = 'source' | 'target'
 
 /** A URL's settings in the form that `pg` accepts. */
@@ -49,8 +49,9 @@ const TEXT_SETTINGS = [
 ]
 
 /**
- * Splits a `postgres://` URL. As in libpq and the real tools' driver, missing parts come from a service file, then
- * from `PGHOST`, `PGUSER` and the like, and the password from a password file. Throws an Error without the password.
+ * Splits a `postgres://` URL. As in libpq and the real tools' driver, missing parts come from a service file, then from
+ * variables such as `PGHOST` and `PGUSER`, and the password from a password file. Throws an Error that does not contain
+ * the password.
  */
 export function parseEndpoint(connString: string, applicationName: string): Endpoint {
   const url = parseUrl(connString)

@@ -27,9 +27,9 @@ export interface Part {
  * `fetch/datablobstorage`, a table's files are `<table>/shard_NN_part_NNNNNNNN.{csv,tar.gz}`.
  */
 export interface Store {
-  /** Lines before the rows of each file. A local file starts with its row count. */
+  /** Number of lines before the rows of each file. A local file starts with its row count. */
   readonly skip: number
-  /** Bytes of rows at which a file is full. */
+  /** Bytes of rows after which a new file is started. */
   readonly flushSize: number
   put(table: string, name: string, csv: Buffer, rows: number, compress: boolean): Promise<Part>
   /**

@@ -20,7 +20,7 @@ import type { ReplicatorLog } from './replicator-log.ts'
  */
 const ROUND_CHANGES = 2000
 const ROUND_TRANSACTIONS = 500
-/** Number of changes waiting for the target at which reading from the source stops. */
+/** Number of changes waiting for the target at which reading from the source pauses. */
 const QUEUE_CHANGES = 20_000
 
 /** Waits for the next event. */
@@ -204,7 +204,7 @@ function serverTime(microseconds: bigint): string {
   return `${date.toISOString().slice(0, 19).replace('T', ' ')}.${fraction} +0000 UTC`
 }
 
-/** Collects messages into transactions, and holds each in memory. */
+/** Collects messages into transactions, each of which is held in memory. */
 export class Decoder {
   private readonly relations = new Map<number, Relation>()
   private current: Transaction | undefined

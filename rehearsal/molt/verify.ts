@@ -34,7 +34,7 @@ export const VERIFY_FLAGS: readonly FlagSpec[] = [
 /** Minimum row count at which a table is split, and the number of shards. `--table-splits` overrides both. */
 const SPLIT_FROM_ROWS = 50_000
 const SPLITS = 2
-/** Rows between two progress lines, as in the real tool. */
+/** Number of rows between two progress lines, as in the real tool. */
 const PROGRESS_ROWS = 10_000
 
 interface Shard {
@@ -238,7 +238,7 @@ function sameField(type: string | undefined, a: string | null | undefined, b: st
   return plain(a) === plain(b)
 }
 
-/** Reads a COPY stream line by line with limited memory: the stream pauses while nobody reads. */
+/** Reads a COPY stream line by line with limited memory: the stream pauses until the next read. */
 export class LineReader {
   private readonly chunks: AsyncIterator<Buffer>
   private buffer: Buffer = Buffer.alloc(0)

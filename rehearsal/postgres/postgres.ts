@@ -66,9 +66,9 @@ export interface EmbeddedServer {
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
   /** Restarts the server on a new timeline with the same data and slots, like a promoted standby. */
   failOver(): Promise<void>
-  /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data stays for `start`. */
+  /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data is kept for `start`. */
   kill(): Promise<void>
-  /** Freezes all processes of the server: connections stay open, but nothing answers. */
+  /** Freezes all processes of the server: connections stay open but do not respond. */
   pause(): void
   resume(): void
   /** Lets the server and its folder outlive this process. `stop` then has no effect. */
@@ -191,7 +191,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     stdio: ['pipe', 'ignore', 'pipe'],
   })
   const ended = endOf(supervisor)
-  // Writing to a supervisor that has just ended must not end this process; `until` reports it.
+  // A write to a supervisor that has just exited must not end this process; `until` reports the exit.
   supervisor.stdin?.on('error', () => {})
   const command = (line: string) => supervisor.stdin?.write(`${line}\n`)
   command(SUPERVISOR)
@@ -228,8 +228,8 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     command(`start ${port}`)
     const postmasterPid = join(dataDir, 'postmaster.pid')
     let launched = 0
-    // Line 8 of postmaster.pid says whether the server accepts connections. Line 1 has its pid: after a crash, the file
-    // still belongs to the previous server.
+    // Line 8 of postmaster.pid says whether the server accepts connections. Line 1 contains the pid, because after a
+    // crash the file is still that of the previous server.
     const ready = () => {
       const lines = readIfThere(postmasterPid).split('\n')
       launched ||= pid()
@@ -446,7 +446,7 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 }
 
 /**
- * Cache for data folders fresh from initdb; tests set it, and empty disables it. Each name has its own template,
+ * Cache for data folders fresh from initdb. Tests set it; an empty value disables it. Each name has its own template,
  * because a copy keeps the template's system identifier and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {

@@ -36,7 +36,7 @@ export interface CommandTarget {
   saveState(name: string, value: string): void
   setEnv(name: string, value: string): void
   addPath(path: string): void
-  /** Fails the step even if its process exits with 0. */
+  /** Makes the step fail even if its process exits with 0. */
   fail(): void
 }
 
@@ -328,8 +328,8 @@ function encodings(value: string): string[] {
 const XML: Record<string, string> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;', "'": '&apos;' }
 
 /**
- * Splits a secret at ampersands: PowerShell prints a failed command in two parts, split there. GitHub's runner masks
- * each part of 6 characters or more.
+ * Splits a secret at ampersands: PowerShell prints a failed command in two parts, split at an ampersand. GitHub's
+ * runner masks each part of 6 characters or more.
  */
 function ampersandParts(value: string): string[] {
   const plus = value.indexOf('&+')

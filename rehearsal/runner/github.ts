@@ -27,9 +27,9 @@ export interface FakeRehearsal {
 
 export interface FakeGithub {
   url: string
-  /** Delay of every response. */
+  /** Delay before every response. */
   status: number
-  /** Responses to the next requests, used before all others. `reset` cuts the connection. */
+  /** Responses to the next requests, instead of the usual ones. `reset` drops the connection. */
   failures: ({ status: number; headers?: Record<string, string>; message?: string } | 'reset')[]
   environment: object | undefined
   /** The environment `cutover-cleanup`. */
@@ -162,7 +162,7 @@ export function review(login: string, state = 'approved', environment = 'cutover
   }
 }
 
-/** A run of `migrate-caller.yml` whose cutover has just begun to wait for approval. */
+/** A run of `migrate-caller.yml` whose cutover has just started to wait for approval. */
 export function waitingRun(): FakeRun {
   const job = (name: string, status: string): FakeJob => ({
     name: `migrate / ${name}`,

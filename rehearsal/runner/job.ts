@@ -49,7 +49,7 @@ export interface JobResult {
   /** What GitHub would show for the action: at most 10 of each level. */
   annotations: Annotation[]
   summary: string
-  /** State that the action itself saved, without that of a composite action's steps. */
+  /** State that the action itself saved, but not the state of a composite action's steps. */
   state: Record<string, string>
   /** Entries added by GITHUB_PATH. */
   path: string[]
@@ -60,7 +60,7 @@ export interface JobResult {
 }
 
 export interface LogLine {
-  /** Undefined for lines of the job itself. */
+  /** Undefined for the job's own lines. */
   step?: StepInfo
   kind: 'output' | 'group' | 'endgroup' | 'debug' | Annotation['level']
   /** The line, masked. */
@@ -82,7 +82,9 @@ export interface RunOptions {
   path?: string[]
   /** Values to mask from the first line on, like a workflow's secrets. */
   secrets?: string[]
-  /** The node for JavaScript actions, regardless of `using`. Default: MOLT_ACTIONS_NODE, or the current one. */
+  /**
+   * The Node.js binary for JavaScript actions, regardless of `using`. Default: MOLT_ACTIONS_NODE, or the current one.
+   */
   node?: string
   /** Starts a step's process, instead of the runner's own spawn. */
   start?: (options: ProcessOptions) => Promise<number>
@@ -95,9 +97,9 @@ export interface RunOptions {
   workDir?: string
   /** RUNNER_TOOL_CACHE. Default: a folder in `workDir`. */
   toolCache?: string
-  /** Values of the `github` context, and so of the GITHUB_* variables: `run_id`, `repository`, `sha` … */
+  /** Values of the `github` context and therefore of the GITHUB_* variables: `run_id`, `repository`, `sha` … */
   github?: Record<string, string>
-  /** Default: all. With only `post`, runs the post step as if after the run in `previous`. */
+  /** Default: all phases. With only `post`, runs the post step as if after the run in `previous`. */
   phases?: Phase[]
   previous?: { state: Record<string, string>; conclusion: Status }
   /** Cancels the job. */

@@ -184,7 +184,7 @@ function readRoot(context: TemplateContext, name: string, content: string): Mapp
   return root
 }
 
-/** Reports what the parser accepts but this runner does not support. */
+/** Reports features that the parser accepts but this runner does not support. */
 function check(context: TemplateContext, token: TemplateToken, key: TemplateToken | undefined): void {
   if (key?.isExpression) context.error(key, 'An expression as a key is not supported by the local runner')
   if (!isBasicExpression(token)) return
@@ -301,18 +301,18 @@ export function requireShell(shell: string): void {
 
 export type Status = 'success' | 'failure' | 'cancelled'
 
-/** What expressions can refer to: the contexts by name, and the results of the status functions. */
+/** Values that expressions can refer to: the contexts by name, and the results of the status functions. */
 export interface Scope {
   contexts: Record<string, unknown>
-  /** Decides `success()` and `failure()`. The composite action's status so far, or the job's. */
+  /** The composite action's status so far, or the job's. Determines `success()` and `failure()`. */
   status: Status
-  /** Decides `cancelled()`. */
+  /** Determines `cancelled()`. */
   cancelled: boolean
 }
 
 function compile(expression: string) {
   const { tokens } = new Lexer(expression).lex()
-  // The lexer unescapes only the first '' of a string. GitHub unescapes all.
+  // The lexer unescapes only the first '' in a string. GitHub unescapes all of them.
   for (const token of tokens)
     if (token.type === TokenType.STRING) token.value = token.lexeme.slice(1, -1).replaceAll("''", "'")
   return new Parser(tokens, CONTEXTS, STATUS_INFO).parse()

@@ -138,7 +138,7 @@ export function runJob(workflow: Workflow, id: string, options: JobOptions): Pro
   })
 }
 
-/** Declares an input for a value of an outside context. Unset names are empty, as on GitHub. */
+/** Declares an input for a value from an outside context. Unset names are empty, as on GitHub. */
 function declare(outside: Record<string, string>, name: string): string {
   outside[name] ??= ''
   return `inputs.${name}`

@@ -15,7 +15,7 @@ interface LoadCounters {
   transactions: number
   /** Rows inserted, updated or deleted by committed transactions. */
   rows: number
-  /** Attempts refused with 25006, as the fence does. */
+  /** Attempts refused with 25006, the fence's error code. */
   refused: number
   /** Attempts that failed because the connection could not be opened or was lost. */
   disconnected: number
@@ -63,7 +63,7 @@ export interface GenericLoadOptions extends LoadOptions {
 /** Runs one transaction's work and returns how many rows it changed. A retry calls it again with the same values. */
 type Transaction = (client: pg.Client) => Promise<number>
 
-/** Starts the shop's customers: orders, payments, reviews, carts. Needs the tables of `shop.ts` in any state. */
+/** Simulates the shop's customers: orders, payments, reviews, carts. Requires the tables of `shop.ts`, in any state. */
 export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
   const known = await once(options.url, whatIsThere)
   if (options.plain) known.texts = TEXTS.filter((text) => text !== '')
@@ -89,7 +89,7 @@ export async function startGenericLoad(options: GenericLoadOptions): Promise<Loa
   })
 }
 
-/** Milliseconds for a transaction in flight to finish before its connection is cut. */
+/** Milliseconds for a transaction in flight to finish before its connection is dropped. */
 const DRAIN_MS = 3000
 
 interface Connection {
@@ -191,7 +191,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
     await close(connection)
   }
 
-  /** Waits until workers have closed these connections. Cuts those that a hanging query keeps open. */
+  /** Waits until workers have closed these connections. Drops those that a hanging query keeps open. */
   async function drained(which: (connection: Connection) => boolean) {
     const deadline = performance.now() + DRAIN_MS
     for (;;) {
@@ -235,7 +235,7 @@ function newClient(connectionString: string) {
   return new pg.Client({ connectionString, application_name: LOAD_APPLICATION, connectionTimeoutMillis: 5000 })
 }
 
-/** Cuts a connection: `end` would wait for the hanging query. */
+/** Drops a connection: `end` would wait for the hanging query. */
 function cut(client: pg.Client) {
   const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
   connection.stream.destroy()
@@ -461,7 +461,7 @@ const SHOP_MIX = (
   ] as const
 ).flatMap(([share, transaction]) => Array.from({ length: share }, () => transaction))
 
-// Harmless updates of any table.
+// Harmless updates of the user's tables.
 
 interface HarmlessUpdate {
   text: string

@@ -366,7 +366,9 @@ function filesOf(path: string): string[] {
 
 const PIECE = 8 << 20
 
-/** Searches in chunks, which overlap because a text can span a boundary. A file that vanished counts as empty. */
+/**
+ * Searches in chunks, which overlap because a text can span a boundary. A file that no longer exists counts as empty.
+ */
 function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
   const wanted = needles.map((needle) => Buffer.from(needle))
   const overlap = Math.max(...wanted.map(({ length }) => length)) - 1

@@ -1,7 +1,7 @@
 import type { Database } from '../runtime/database.ts'
 import { ident, qualified } from '../runtime/database.ts'
 
-/** The kinds of types that rules distinguish. A domain counts as its base type. */
+/** The type families that rules distinguish. A domain belongs to the family of its base type. */
 export type Family =
   | 'text'
   | 'integer'

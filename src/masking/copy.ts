@@ -115,7 +115,8 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
 }
 
 /**
- * Builds the error for a refused statement, with cause and fix by SQLSTATE and without the database's message.
+ * Builds the error for a refused statement. The SQLSTATE determines cause and fix, and the database's message is left
+ * out.
  * @param code used for refused rows and for mistakes in the rules' SQL
  */
 export function refused(error: unknown, code: 'mask.failed' | 'mask.copy-failed', what: string): UserError {

@@ -17,9 +17,12 @@ export interface Decision {
   expression: string
   /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
   values: string[]
-  /** The proof fails if an original is found among the masked values. */
+  /** Whether the proof fails if it finds an original among the masked values. */
   strict: boolean
-  /** A surrogate key or a reference to one, which is not personal data whatever its name suggests. */
+  /**
+   * Whether the column is a surrogate key or a reference to one, which is not personal data, whatever its name
+   * suggests.
+   */
   numbersRow?: boolean
 }
 
@@ -29,11 +32,11 @@ export interface Edge {
   columns: string[]
   to: string
   toColumns: string[]
-  /** Set for a polymorphic reference. */
+  /** For a polymorphic reference: applies only to rows in which `column` has the value `is`. */
   when?: { column: string; is: string }
-  /** The two columns have different types, and are compared as text. */
+  /** Whether the two columns have different types and are compared as text. */
   asText: boolean
-  /** One of the columns ignores case. */
+  /** Whether one of the columns ignores case. */
   ignoresCase: boolean
   /** Name of the constraint; empty for an undeclared reference. */
   constraint: string
@@ -60,7 +63,7 @@ export interface Plan {
   schema: string
   tables: PlannedTable[]
   edges: Edge[]
-  /** Every domain that needs a key, with the number in the names of its session parameters. */
+  /** Domain → number in the names of its session parameters, for every domain that needs a key. */
   domains: Map<string, number>
   problems: string[]
   /** Columns without a rule or safe class. */

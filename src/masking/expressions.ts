@@ -19,7 +19,9 @@ import {
   uuidDigits,
 } from './words.ts'
 
-/** Whether a rule keeps different values different. By the birthday bound, 64 bits suffice for 10⁹ rows. */
+/**
+ * Whether a rule gives different values different masked values. By the birthday bound, 64 bits suffice for 10⁹ rows.
+ */
 function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   if (column.array) return false
   const room = column.maxLength ?? Number.POSITIVE_INFINITY
@@ -53,7 +55,7 @@ function needs(rule: UseRule | LeafRule): number {
   return rule.use === 'phone' ? 8 : 0
 }
 
-/** Matches SQL that can read a setting, including by escaped names and queries passed as text. */
+/** Matches SQL that can read a setting, including through escaped names or queries passed as text. */
 const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
 
 /** The type families that each rule supports. */
@@ -173,7 +175,7 @@ function maskText(
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // If the masked text is NULL for any other reason, an empty one is written too, but never the original.
+  // If the masked text is NULL for any other reason, writes an empty text instead, and never the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
@@ -196,7 +198,7 @@ function maskText(
         return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
       return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      // Has the length of the original, which fits, but at least 8 characters.
+      // As long as the original, which fits, but at least 8 characters long.
       return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
@@ -214,7 +216,7 @@ type NumberRule = Extract<UseRule, { use: 'number' }>
 /** Shifts a number by a percentage of itself or by an amount. Equal numbers are shifted equally. */
 function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
-  // Whole millionths, because multiplying by them is exact and faster than a division.
+  // Counted in millionths, because multiplying whole numbers is exact and faster than a division.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
   const millionths = `(${hash} % ${span + 1}`
   const moved = rule.absolute

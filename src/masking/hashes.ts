@@ -37,7 +37,7 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
-  /** A bigint of either sign. Computing it twice costs less than another subquery. */
+  /** Light hash of a text: a bigint of either sign. Computing it twice costs less than another subquery. */
   light(domain: string, value: string): string {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
@@ -134,7 +134,7 @@ function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): st
 
 type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
 
-/** Hash functions by type. A bigint and the integer that it refers to have equal hashes, and so do floats. */
+/** Hash functions by type. Equal values have equal hashes in all integer types, and in both float types. */
 const KEY_HASHES = new Map(
   Object.entries({
     smallint: 'hashint2extended',

@@ -69,8 +69,8 @@ const WORDS = 6
 const LONGEST = 20_000
 
 /**
- * Each text and its parts: elements of an array or a list, values of a document, adjacent words, and single words with a
- * digit or a sign. A single plain word is too common to identify a person.
+ * Each text and its parts: elements of an array or a list, values of a document, adjacent words, and single words that
+ * contain a digit or a symbol. A single plain word is too common to identify a person.
  */
 export function partsOf(texts: readonly string[]): string[] {
   const found = new Set(texts)

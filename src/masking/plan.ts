@@ -267,7 +267,7 @@ function hint(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean ${closest(name, [...known])}?` : ''
 }
 
-/** The rules to paste for columns without one, as YAML. */
+/** YAML to paste into the rules file: suggested rules for the columns without one. */
 export function pasteRules(unlisted: Plan['unlisted']): string {
   const tables = new Map<string, string[]>()
   for (const { table, column } of unlisted) {

@@ -150,7 +150,7 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
 
 /** Number of documents to sample. */
 const DOCUMENTS = 500
-/** Levels of a document to read. */
+/** Number of levels of a document to read. */
 const DEPTH = 8
 
 /** The common members at every level. Skips documents that jsonb cannot represent. */
@@ -233,7 +233,7 @@ function leafRule({ path, kinds }: Member): string {
 interface Reference {
   from: string
   line: string
-  /** For a polymorphic reference: the column that decides which table `from` refers to. */
+  /** For a polymorphic reference: the column that determines which table `from` refers to. */
   label?: string
 }
 

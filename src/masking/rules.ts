@@ -93,7 +93,7 @@ const rule = z.union([
       use: z.literal('sql'),
       expression: z.string().min(1).describe('An SQL expression over the columns of the row, written as `t."column"`.'),
       'reviewed-by': z.string().min(2),
-      unique: z.boolean().optional().describe('Your promise that different values stay different.'),
+      unique: z.boolean().optional().describe('Your promise that different values get different masked values.'),
     }),
   ]),
 ])
@@ -160,7 +160,7 @@ const schema = z.strictObject({
         .min(1)
         .max(32)
         .optional()
-        .describe('Bytes. Shorter values cannot identify a person. Default 4.'),
+        .describe('Minimum length in bytes of the values to search for. Shorter ones cannot identify a person. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason
@@ -276,7 +276,7 @@ function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
 
 const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdefg/i
 
-/** Sequences of the keyboard, the alphabet and the digits. */
+/** Sequences from the keyboard, the alphabet and the digits. */
 const RUNS = ['qwertyuiop', 'asdfghjkl', 'zxcvbnm', 'abcdefghijklmnopqrstuvwxyz', '01234567890']
 
 /** The most common letter pairs in English. Many of them are common in other languages too. */
@@ -287,8 +287,9 @@ const PAIRS = new Set(
 )
 
 /**
- * Describes why a masking key is too weak, without quoting it; undefined when it is strong enough. With a guessed key,
- * anyone can try every name and e-mail address. Keys printed by `openssl rand`, in hex or base64, pass.
+ * Describes why a masking key is too weak, without quoting it; undefined when it is strong enough. Anyone who guesses
+ * the key can find originals by masking every likely name and e-mail address. Keys printed by `openssl rand`, in hex or
+ * base64, pass.
  */
 export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
@@ -322,7 +323,7 @@ export function fromEnv(reference: string): string | undefined {
   return process.env[reference.slice('env:'.length)] || undefined
 }
 
-/** Milliseconds of `90m`, `36h`, `3d`. */
+/** Converts `90m`, `36h` or `3d` to milliseconds. */
 export function jitterMs(text: string): number {
   const units: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 }
   return Number(text.slice(0, -1)) * (units[text.slice(-1)] as number)

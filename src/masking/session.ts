@@ -73,7 +73,7 @@ const QUIET: [setting: string, value: string][] = [
   ['log_duration', 'off'],
   ['pgaudit.log_parameter', 'off'],
   ['auto_explain.log_min_duration', '-1'],
-  // A logged plan contains the bound values, byte by byte.
+  // A logged plan contains the bound values as lists of bytes.
   ['debug_print_plan', 'off'],
 ]
 

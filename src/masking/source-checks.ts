@@ -129,7 +129,9 @@ export class SourceChecks {
     }
   }
 
-  /** Checks that a kept column does not contain what another column of its row hides, such as a name in a remark. */
+  /**
+   * Checks that a kept column does not contain what is masked in another column of the row, such as a name in a remark.
+   */
   kept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     if (own(this.#survivors, id)) return
@@ -143,7 +145,7 @@ export class SourceChecks {
     const rule = this.#inheritance.ruleOf(table.name, column.name)
     const { family, array } = column
     if (what === 'kept' && TEXTS.has(family)) {
-      // A person's name can be a member's key, and only the document as text includes keys.
+      // A person's name can be the key of a member, and only the document's text includes keys.
       const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
       return [...textsOf('s.made', column), ...members]
     }

@@ -72,7 +72,10 @@ export function streetLine(hash: string): string {
   return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
 }
 
-/** A city or a postal code. Takes the cheap hash, because a place's frequency reveals more than its masked name. */
+/**
+ * A city or a postal code. The light hash is enough, because how often a place occurs reveals more than its masked
+ * name.
+ */
 export function locality(hash: string, part: 'city' | 'postcode', value: string): string {
   if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
   return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
@@ -98,7 +101,10 @@ export function card(hash: string, value: string, limit: number | null): string 
   return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
 }
 
-/** The hex digits of a random (version 4) uuid with 112 bits of the hash. Sets whole bytes, to use the hash only once. */
+/**
+ * The hex digits of a random (version 4) uuid with 112 bits of the hash. Sets whole bytes, so that the hash expression
+ * occurs only once.
+ */
 export function uuidDigits(hash: string): string {
   return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
 }

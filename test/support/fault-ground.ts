@@ -64,7 +64,7 @@ const FINISHED = `
 /** The application's role, and the migration's role, whose privileges a fault can revoke. */
 const ROLES = `CREATE ROLE app LOGIN PASSWORD 'postgres'; CREATE ROLE mover LOGIN SUPERUSER PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
-/** A table on both sides that is not moved, although its name starts like an expected table's. */
+/** A table on both sides that is not moved, although its name starts like that of an expected table. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
 
 /**
@@ -364,7 +364,7 @@ const INPUTS: Record<string, Record<string, string>> = {
   },
 }
 
-/** Copies a data folder with the owners and modes that the servers require. */
+/** Copies a data folder, with the owner and mode that the servers require. */
 async function copyAll(from: string, to: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('cp', ['-a', from, to])
   else cpSync(from, to, { recursive: true, preserveTimestamps: true })

@@ -84,7 +84,7 @@ export class FaultyReplicator {
     this.#frozen = undefined
   }
 
-  /** Restarts as after `kill -9`: changes that were not acknowledged arrive again. */
+  /** Restarts as if killed with `kill -9`: changes that were not acknowledged arrive again. */
   async restart(): Promise<void> {
     await this.#hangUp()
     this.status.restarts++
@@ -97,7 +97,7 @@ export class FaultyReplicator {
     await this.#hangUp()
   }
 
-  /** Loses the connection to the source, as if its host was cut off. Changes already received are kept. */
+  /** Drops the connection to the source, as if its host was unreachable. Changes already received are kept. */
   async cutOff(source: pg.Client): Promise<void> {
     await source.query(
       'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active',
@@ -162,7 +162,9 @@ export class FaultyReplicator {
   }
 }
 
-/** Collects messages into transactions. Unlike replicator 1.0.4, an update of a key deletes the old row. */
+/**
+ * Collects messages into transactions. Unlike in replicator 1.0.4, an update that changes a key deletes the old row.
+ */
 class Gathered {
   readonly #relations = new Map<number, Relation>()
   readonly #push: (tx: Transaction, changes: number) => void

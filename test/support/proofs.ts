@@ -52,7 +52,7 @@ export function isComplete({ session }: Proof): boolean {
   return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
 }
 
-/** Whether no changed row waits for its comparison or for the stream to confirm it. */
+/** Whether every changed row has been compared and confirmed by the stream. */
 export function isQuiet({ session }: Proof): boolean {
   return session.proofs.dirty.size === 0
 }

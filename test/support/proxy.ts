@@ -6,7 +6,7 @@ export interface TcpProxy {
   url(url: string): string
   /** Drops everything silently. */
   cut(): void
-  /** Passes on the data that was held back, as TCP resends it. */
+  /** Forwards the data that was held back, as TCP would retransmit it. */
   heal(): void
   /** Resets every connection, but accepts new ones. */
   reset(): void

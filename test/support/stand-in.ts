@@ -56,7 +56,7 @@ export function launcher(program: string, args = ''): string {
 
 /** Changes to molt's arguments and output that make it fail like the real tool. */
 export interface Trick {
-  /** Flag values that replace the action's. */
+  /** Flag values to pass instead of the action's. */
   flags?: Record<string, string>
   add?: string[]
   /** Pattern of output lines to drop. */

@@ -24,7 +24,7 @@ export class WriteWatch {
   readonly #isPermanent: () => Promise<boolean>
   readonly #over: Promise<unknown>
 
-  /** @param urls of the application's role */
+  /** @param urls URLs that log in as the application's role */
   constructor(urls: Record<Side, string>, isPermanent: () => Promise<boolean>) {
     this.#isPermanent = isPermanent
     this.#over = Promise.all((['source', 'target'] as const).map((side) => this.#watch(side, urls[side])))
@@ -59,7 +59,7 @@ export class WriteWatch {
     await this.#over
   }
 
-  /** Whether the last attempts since then were accepted, by side. */
+  /** Waits for a new attempt on each side. @returns the sides that accepted it */
   async open(): Promise<Side[]> {
     const now = performance.now()
     const sides: Side[] = []
@@ -86,7 +86,7 @@ export class WriteWatch {
     return longest
   }
 
-  /** Whether the source took a write after the target had taken one, from `since` on. */
+  /** Whether, from `since` on, the source accepted a write after the target had accepted one. */
   crossed(since: number): boolean {
     const accepted = this.attempts.filter(({ came, began }) => came === 'accepted' && began >= since)
     const first = accepted.find(({ side }) => side === 'target')

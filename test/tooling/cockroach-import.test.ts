@@ -241,7 +241,7 @@ describe('a failing IMPORT INTO', () => {
       { code: '22P04', message: /row 1: expected 4 fields, got 3 \(row: 1,,secret\)$/ },
     ],
     [
-      'a key that exists',
+      'a duplicate key',
       '1,,,5\n1,,,6\n',
       { code: 'XXUUU', message: /^ingested key collides with an existing one: \/Table\/\d+\/1\/1\/0$/ },
     ],
@@ -271,7 +271,7 @@ describe('a failing IMPORT INTO', () => {
     await expect(cluster().run(importInto([secret]))).rejects.toThrow(/failed to get s3 object: SignatureDoesNotMatch/)
   })
 
-  it('reports servers that do not answer', async () => {
+  it('reports servers that do not respond', async () => {
     const bucket = s3
       .importUrl('a.csv.gz')
       .replace(encodeURIComponent(s3.endpoint), encodeURIComponent('http://127.0.0.1:1'))

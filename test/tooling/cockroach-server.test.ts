@@ -188,7 +188,7 @@ describe('refusals', () => {
 })
 
 describe('schema changes', () => {
-  test('commit on their own and are jobs', async () => {
+  test('each one is a job and commits on its own', async () => {
     await db.query('BEGIN')
     await db.query(`INSERT INTO parents VALUES (2, 'two')`)
     await db.query('CREATE INDEX by_name ON parents (name) STORING (id)')
@@ -229,7 +229,7 @@ describe('schema changes', () => {
 })
 
 describe('privileges', () => {
-  test('a grant requires the grant option, and is refused with error 01007', async () => {
+  test('a grant without the grant option is refused with error 01007', async () => {
     await db.query(`CREATE ROLE mig LOGIN PASSWORD 'mig'; CREATE ROLE app`)
     await db.query('GRANT SELECT ON TABLE parents TO mig WITH GRANT OPTION')
     await db.query('GRANT SELECT, INSERT, DROP ON TABLE parents, children TO mig')
@@ -370,7 +370,7 @@ describe('faults of schema changes', () => {
         await client.query(sql)
       }
       await client.query('SELECT count(*) FROM once')
-      // The same statement with other literals counts as the same.
+      // Statements that differ only in literals count as the same statement.
       await refused('INSERT INTO once VALUES (1)', client)
       await client.query('INSERT INTO once VALUES (2)')
       expect(await rows('SELECT id FROM once', [], db)).toEqual([{ id: '2' }])
@@ -438,7 +438,7 @@ describe('indexes', () => {
     )
 
   // docs: drop-index.md
-  test('have names that are unique only within their table', async () => {
+  test('an index name is unique only within its table', async () => {
     for (const table of ['one_side', 'other_side']) {
       await db.query(`CREATE TABLE ${table} (id INT PRIMARY KEY, code STRING)`)
       await db.query(`CREATE UNIQUE INDEX same ON ${table} (code)`)
@@ -465,7 +465,7 @@ describe('indexes', () => {
   })
 
   // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
-  test('start with a hidden column that their definition does not show if they are hash-sharded', async () => {
+  test('a hash-sharded index starts with a hidden column that its definition does not show', async () => {
     await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
     await db.query(
       'CREATE TABLE keyed (id INT8 NOT NULL, CONSTRAINT k PRIMARY KEY (id) USING HASH WITH (bucket_count = 4))',
@@ -490,7 +490,7 @@ describe('indexes', () => {
   test.each([
     ['25.2', ['[]']],
     ['26.1', ['[]', '[{"indisvalid":false}]']],
-  ] as const)('are listed in %s while they are being built', async (version, expected) => {
+  ] as const)('an index that is being built is shown as in version %s', async (version, expected) => {
     const other = await startCockroach(behind, { version, ddlTime: 500 })
     const [building, looking] = [await open(undefined, other.urlOf('shop')), await open(undefined, other.urlOf('shop'))]
     const name = `slow_${version.replace('.', '_')}`
@@ -539,7 +539,7 @@ test('setval of a sequence with CACHE is a schema change', async () => {
 
 describe('full table scans', () => {
   // docs: session-variables.md
-  test('are refused if the role or the session forbids them', async () => {
+  test('refuses a full table scan if the role or the session forbids it', async () => {
     await db.query('CREATE TABLE scanned (id INT PRIMARY KEY, total INT)')
     await db.query('INSERT INTO scanned VALUES (1, 5)')
     await db.query(`CREATE ROLE scanner LOGIN PASSWORD 'scanner'`)
@@ -738,7 +738,7 @@ describe('by version', () => {
   })
 
   // docs: crdb-internal.md; off by default from 26.1.
-  test('hides internals from 26.1 unless allow_unsafe_internals is on', async () => {
+  test('denies access to internals from 26.1 unless allow_unsafe_internals is on', async () => {
     await on('26.1', async (client) => {
       const sql = 'SELECT count(*) AS jobs FROM crdb_internal.jobs'
       expect((await refused(sql, client)).code).toBe('42501')

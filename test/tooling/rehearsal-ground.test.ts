@@ -198,7 +198,7 @@ describe('the shop', () => {
   })
   afterAll(() => pair?.stop())
 
-  it('has the promised number of rows, always the same ones', async () => {
+  it('has the promised number of rows, which are always the same', async () => {
     const again = pair.source.urlOf('again')
     await createShop(again, { rows: ROWS })
     for (const table of SHOP_TABLES) {
@@ -462,7 +462,7 @@ describe('the load', () => {
     source.resume()
   })
 
-  it('reports a transaction that it gives up', async () => {
+  it('reports a transaction that it abandons', async () => {
     await query(source.url, 'ALTER TABLE payments RENAME TO gone')
     const errors: Error[] = []
     load = await startLoad({ url: source.url, rate: 200, onError: (error) => errors.push(error) })

@@ -327,7 +327,7 @@ describe('replicator pglogical', () => {
     await db.r.stop()
     await db.t.query('DROP TABLE late')
     for (let i = 0; i < 20; i++) await db.s.query('INSERT INTO t VALUES ($1)', [i])
-    // The last waiting change cannot be applied, so each one is tried alone.
+    // The last waiting change cannot be applied, so each transaction is retried on its own.
     await db.s.query('INSERT INTO late VALUES (1)')
     const { options } = bench.servers.cluster
     options.latency = 150

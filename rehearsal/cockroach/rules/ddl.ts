@@ -30,7 +30,7 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but collects no garbage.",
+    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but does not collect garbage.",
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },
@@ -193,7 +193,9 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   return true
 }
 
-/** Whether it is `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t` or `DROP TRIGGER … ON t`. */
+/**
+ * Whether the statement is `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t` or `DROP TRIGGER … ON t`.
+ */
 function isOnTable(tokens: readonly Token[]): boolean {
   return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }

@@ -103,7 +103,7 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
   }
 }
 
-/** The items between commas: `value` returns decoded names, `text` names as written. */
+/** The comma-separated items. `value` returns decoded names, `text` names as written. */
 function namesOf(tokens: readonly Token[], part: 'value' | 'text' = 'value'): string[] {
   const names: string[] = []
   let current = ''

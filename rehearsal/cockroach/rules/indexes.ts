@@ -18,12 +18,12 @@ export const INDEX_FACTS: readonly Fact[] = [
   },
   {
     id: 'indexes.hash-sharded',
-    says: "USING HASH adds a check and a hidden column, the first of the index. The index's definition shows neither, and both are dropped with it.",
+    says: "USING HASH adds a check, and a hidden column as the first column of the index. The index's definition shows neither, and both are dropped with the index.",
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {
     id: 'indexes.hash-sharded-key',
-    says: 'USING HASH is accepted for a primary key in CREATE TABLE. This server does not shard it.',
+    says: 'USING HASH is accepted for a primary key in CREATE TABLE. This server does not shard the key.',
     source: 'docs: hash-sharded-indexes.md',
   },
   {

@@ -56,8 +56,8 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
 }
 
 /**
- * Makes new members of `admin` superusers, and revokes that from former members, because PostgreSQL does not inherit
- * SUPERUSER.
+ * Makes new members of `admin` superusers and removes the attribute from former members, because SUPERUSER is not
+ * inherited.
  */
 function changeAdmins({ tokens, sql }: Statement): Plan | undefined {
   const grants = isWord(tokens[0], 'grant')
@@ -96,7 +96,7 @@ async function refusal(
   return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
 }
 
-/** Renames CockroachDB's variables to `crdb.name`, because PostgreSQL stores only custom variables with a dot. */
+/** Renames CockroachDB's variables to `crdb.name`, because custom variables in PostgreSQL need a dot in their names. */
 function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {

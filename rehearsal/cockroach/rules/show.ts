@@ -15,7 +15,7 @@ export const SHOW_RULES: StatementRule[] = [
   },
   {
     id: 'show.sessions',
-    says: 'Without VIEWACTIVITY or VIEWACTIVITYREDACTED, SHOW CLUSTER SESSIONS shows only your own sessions, without an error.',
+    says: 'Without VIEWACTIVITY or VIEWACTIVITYREDACTED, SHOW CLUSTER SESSIONS shows only your own sessions and returns no error.',
     source: 'docs: show-sessions.md',
     plan: () => undefined,
   },
