@@ -10,9 +10,9 @@ const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
 
-  --behind URL         a superuser of a PostgreSQL 16 or newer on this machine with track_commit_timestamp = on; the server
-                       adds the schema _crdb to its databases
-  --target-version V   the CockroachDB that it answers like (default 25.2)`
+  --behind URL         PostgreSQL 16 or newer on this machine, with track_commit_timestamp = on and a superuser's login. The
+                       CockroachDB-like server adds the schema _crdb to its databases
+  --target-version V   CockroachDB version to imitate (default 25.2)`
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

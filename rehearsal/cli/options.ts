@@ -171,7 +171,7 @@ function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' |
   if (target !== undefined && source === undefined)
     throw new InputError('rehearse.invalid-option', '--target needs --source')
   if (decisions !== undefined && !source)
-    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has none')
+    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has no decisions')
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
@@ -293,7 +293,7 @@ function requireAllowed(source: string, allowed: string | undefined): void {
   if (allowed === database) return
   throw new InputError(
     'rehearse.source-not-allowed',
-    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. To allow that, add --allow-source ${database}`,
+    `--allow-source must name the source's database: a rehearsal pauses its writes for a few seconds. To allow that, add --allow-source ${database}`,
   )
 }
 

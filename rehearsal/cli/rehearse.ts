@@ -325,7 +325,7 @@ async function searchAll(
   for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
   const needles = [...CANARIES, ...WITNESSES]
   const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
-  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL segment of the source is gone')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL segment of the source no longer exists')
   const others = [source, target].flatMap(({ dataDir }) =>
     readdirSync(dataDir)
       .filter((name) => name !== 'pg_wal')
@@ -454,7 +454,7 @@ async function onOwnDatabases(
     ...options.chain,
   }
   screen.say(
-    `near the end, the source refuses writes for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
+    `near the end, the source refuses writes for a few seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
   )
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
   const load = options.rate
@@ -556,7 +556,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   if (status.outputs['would-drop'] === '[]') return
   if (status.outputs['error-code'] === 'cleanup.other-migration')
     return screen.say(`nothing was changed: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
-  screen.say('the chain could not clean up after itself; doing it now')
+  screen.say('the chain could not clean up after itself; cleaning up now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
   if (cleaned.conclusion === 'success') return
