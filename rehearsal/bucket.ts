@@ -11,7 +11,7 @@ export interface BucketAccess {
   endpoint?: string
 }
 
-/** An unsuccessful response of the bucket's server. */
+/** An unsuccessful response from the bucket's server. */
 export class BucketError extends Error {
   override name = 'BucketError'
   /** `NoSuchKey`, `InvalidAccessKeyId`, …; `RequestError` if no server answered. */

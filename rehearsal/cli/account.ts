@@ -13,7 +13,7 @@ export interface Account {
   lagMs: number | null
   pauseMs: number | null
   pauseParts: Record<string, number>
-  /** Estimated before the pause began. */
+  /** Estimate made before the pause began. */
   estimatedPauseMs: number | null
   estimatedParts: Record<string, number>
   applicationPauseMs: number | null

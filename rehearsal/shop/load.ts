@@ -49,7 +49,7 @@ export interface LoadOptions {
   rate?: number
   /** Number of connections. Default: 6. */
   connections?: number
-  /** Writes no empty string, which molt before 1.0 loads as NULL. Only for the shop. */
+  /** Whether to avoid empty strings, which molt before 1.0 loads as NULL. Only for the shop. */
   plain?: boolean
   /** Called with the error of each transaction that was abandoned. */
   onError?: (error: Error) => void

@@ -65,7 +65,7 @@ function unescaped(text: string): string {
 /** Maximum number of adjacent words that are searched together, as in a name or an address. */
 const WORDS = 6
 
-/** Characters of a text to split into parts. The rest of a longer text is not split. */
+/** Maximum number of characters of a text to split into parts. The rest of a longer text is not split. */
 const LONGEST = 20_000
 
 /**
