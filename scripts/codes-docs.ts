@@ -15,7 +15,7 @@ export function troubleshootingDocs(): string {
     const own = codes.filter(([code]) => topicOf(code) === topic)
     return `## ${topic}\n\n${own.map(describe).join('\n\n')}`
   })
-  return `<!-- Generated from src/runtime/codes.ts by \`npm run build\`; edit that. -->
+  return `<!-- Generated from src/runtime/codes.ts by \`npm run build\`. Edit the source instead. -->
 # Troubleshooting
 
 Every error ends with its code in brackets, such as \`[fence.write-passed]\`. A failed step also sets the outputs

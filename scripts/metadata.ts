@@ -2,7 +2,7 @@ import { stringify } from 'yaml'
 import { COMMON_OUTPUTS } from '../src/runtime/action.ts'
 import type { ActionSpec, InputSpec } from '../src/runtime/spec.ts'
 
-const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`; edit that.\n'
+const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`. Edit the source instead.\n'
 
 /**
  * Mentions defaults only in descriptions. The runner would pass a `default:` as an input, which would override the

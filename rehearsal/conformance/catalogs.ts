@@ -44,7 +44,7 @@ const columnsOf = (schema: Schema, table: string) =>
 export const CATALOG_ITEMS: Item[] = [
   {
     id: 'catalogs.tables',
-    says: 'Columns, types, keys and enum labels read back as they were defined.',
+    says: 'Columns, types, keys and enum labels are read as they were defined.',
     source: 'docs: pg-catalog.md, data-types.md',
     async look({ db, name }) {
       const schema = await readSchema(db, 'target', name)
@@ -87,7 +87,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.constraints',
-    says: "Foreign keys, checks and indexes read back with every column's name, without the hidden columns of hash-sharded indexes.",
+    says: "Foreign keys, checks and indexes are read with the names of all their columns, except the hidden columns of hash-sharded indexes.",
     source: 'docs: foreign-key.md, check.md, create-index.md, hash-sharded-indexes.md',
     async look({ db, name }) {
       const { constraints, indexes } = await readSchema(db, 'target', name)
@@ -145,7 +145,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.conkey',
-    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The suite still finds the column's name.",
+    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The actions still find the column's name.",
     source: 'cockroachdb/cockroach#174715',
     async look(bench) {
       const { db } = bench
@@ -162,7 +162,7 @@ export const CATALOG_ITEMS: Item[] = [
       return [
         { what: 'conkey equals the attribute number', expected: bench.since(26, 3), seen: rows[0]?.same },
         {
-          what: 'columns of the check, as the suite reads them',
+          what: 'columns of the check, as the actions read them',
           expected: ['size'],
           seen: schema.constraints.find((each) => each.name === 'known')?.columns,
         },
@@ -189,7 +189,7 @@ export const CATALOG_ITEMS: Item[] = [
       await db.query(`DROP TRIGGER kept ON ${bench.at(CHILDREN)}`)
       return [
         { what: 'rows of pg_trigger', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
-        { what: 'triggers as the suite reads them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
+        { what: 'triggers, as the actions read them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
       ]
     },
   },
@@ -283,7 +283,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.sequences',
-    says: 'A sequence reads back with its increment, and without a last value until it has produced one.',
+    says: 'A sequence is read with its increment, and has no last value until it has produced one.',
     source: 'docs: create-sequence.md',
     async look({ db, name }) {
       const [numbers] = (await readSequences(db, name)).filter((each) => each.name === 'numbers')

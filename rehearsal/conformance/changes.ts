@@ -102,7 +102,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'deferral.row-values',
-    says: 'A unique index on duplicate values is refused with 23505. The suite reports it without the values.',
+    says: 'A unique index on duplicate values is refused with 23505. The actions report the error without the values.',
     source: 'docs: unique.md, common-errors.md',
     async look(bench) {
       const { db } = bench
@@ -138,8 +138,8 @@ export const CHANGE_ITEMS: Item[] = [
       const again = await codeOf(db.query(`ALTER TABLE ${locked} DROP CONSTRAINT positive`))
       await db.query(`DROP TABLE ${locked}`)
       return [
-        { what: 'ADD CONSTRAINT while it is locked', expected: '57000', seen: whileLocked },
-        { what: 'ADD CONSTRAINT while it is unlocked', expected: 'none', seen: unlocked },
+        { what: 'ADD CONSTRAINT while the table is locked', expected: '57000', seen: whileLocked },
+        { what: 'ADD CONSTRAINT while the table is unlocked', expected: 'none', seen: unlocked },
         { what: 'DROP CONSTRAINT when it is locked again', expected: '57000', seen: again },
       ]
     },

@@ -23,7 +23,7 @@ const TRIED = 1000
 
 /** The fix when masked rows violate a check of a table or a domain. */
 export const MEETS_CHECKS =
-  'Use `choice` (which takes values of the source), `constant` or `sql`, or keep it with a reason'
+  'Use `choice` (which takes values from the source), `constant` or `sql`, or keep the column with a reason'
 
 /** Collects queries for the source whose counts must all be zero before anything is copied. */
 export class SourceChecks {

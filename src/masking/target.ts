@@ -6,7 +6,7 @@ import { TIMING } from '../runtime/timing.ts'
 import { openSession } from './session.ts'
 import { MEETS_CHECKS } from './source-checks.ts'
 
-/** Schema on the rehearsal source. Records what this suite created, so that the next run replaces nothing else. */
+/** Schema on the rehearsal source. Records what `mask` created, so that the next run replaces nothing else. */
 export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
