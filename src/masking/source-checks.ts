@@ -124,7 +124,7 @@ export class SourceChecks {
         column: id,
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
         problem: (count) =>
-          `${id}: ${count} numbers, more than half of them, stay unchanged. Add noise, or keep it with a reason`,
+          `${id}: ${count} numbers, more than half of them, stay unchanged. Add noise, or keep the column with a reason`,
       })
     }
   }

@@ -367,7 +367,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'retries.single',
-    says: "CockroachDB retries a single-statement transaction itself, unless part of the results has been sent (more than sql.defaults.results_buffer.size). So --retry-rate spares such statements of MOLT's tools, whose results are small. It applies to all of the suite's statements, because their results can be larger.",
+    says: "CockroachDB retries a single-statement transaction itself, unless part of the results has been sent (more than sql.defaults.results_buffer.size). So --retry-rate spares such statements of MOLT's tools, whose results are small. It applies to all statements of the actions, because their results can be larger.",
     source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
   },
   {
