@@ -65,7 +65,7 @@ export function writeFiles(version: string, adoption: Adoption, out: string): vo
   // Relative links do not work on a release's page.
   const linked = notes.replaceAll(/\]\((?!https?:)/g, `](https://github.com/${repository}/blob/${commit}/`)
   const pin = `${repository}@${commit}`
-  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
+  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files already contain it.\n`)
   for (const [name, files] of Object.entries(archives(adoption))) pack(files, join(out, name))
   const bundle = readFileSync(join(ROOT, 'dist/molt-actions.cjs'))
   const sums = assetsIn(out).map(([name, digest]) => `${digest.slice('sha256:'.length)}  ${name}`)

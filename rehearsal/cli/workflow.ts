@@ -23,8 +23,8 @@ import { holds, type Job, needsOf, readWorkflow, runJob, type Step, upload, type
 
 const HELP = `npm run workflow -- FILE [--field NAME=VALUE]... [options]
 
-Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. Its environments accept the
-branch main. Those with a reviewer ask on the terminal who approves.
+Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. All environments
+accept the branch main. For those with reviewers, the terminal asks who approves.
 
   FILE                such as ../shop/.github/workflows/migrate.yml
   --field NAME=VALUE  a field of the workflow's form, such as decision=commit

@@ -160,7 +160,7 @@ class Planner {
     // `choice` takes an existing value, which has a partition. For `sql`, the author of the expression is responsible.
     if (column.placesRow && use !== 'choice' && use !== 'sql')
       this.#problem(
-        `${table.name}.${column.name} decides the partition of a row, and a value from \`${use}\` may fit none. Keep it with a reason, or give ${table.name} a DEFAULT partition`,
+        `${table.name}.${column.name} determines the partition of a row, and a value from \`${use}\` may fit no partition. Keep the column with a reason, or give ${table.name} a DEFAULT partition`,
       )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })

@@ -366,7 +366,9 @@ function isUnproved({ constraints, schema }: Part, table: string, column: string
   )
 }
 
-/** Constraints of tables, and those that only a partition has. A table that inherits also lists its parents' checks. */
+/**
+ * Constraints of tables, and those that only a partition has. For a table that inherits, includes its parents' checks.
+ */
 function constraintsSql({ constraints, schema, tables }: Part, kinds: Constraint['kind'][]): string[] {
   const isPartition = new Map(tables.map((each) => [each.name, each.isPartition]))
   return kinds.flatMap((kind) =>
