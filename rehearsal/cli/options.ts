@@ -26,13 +26,13 @@ export const HELP = `Rehearses a migration with the committed actions, under liv
                                          (--max-pause). Never commits. Removes slot, publication, fence, ledger and
                                          heartbeat. The loaded rows stay on the target: empty its tables before the
                                          next run.
-  npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
-                                         canaries. \`mask\` copies it into the source; at the end, everything written
-                                         anywhere, WAL included, is searched for the canaries
+  npm run rehearse -- --mask             a third server acts as production: a shop of 20 tables with personal data and
+                                         planted canaries. \`mask\` copies it into the source. At the end, everything
+                                         that was written, including WAL, is searched for the canaries
 
 Options
   --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
-  --rate N             transactions per second (default ${DEFAULT_RATE}). On your own databases: none by default; if set,
+  --rate N             transactions per second (default ${DEFAULT_RATE}). On your own databases: none by default. If set,
                        updates that set columns to the values they already have
   --keep               keeps the embedded servers, logs and evidence, and prints how to stop them
   --source URL         PostgreSQL to rehearse on

@@ -683,8 +683,8 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
 tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use: hash } }, h: { id: { keep: true, reason: a number }, v: { use: hash } } }`
     const found = (await planOf(yaml)).problems
     expect(found.map((problem) => problem.split('.').slice(0, 2).join('.'))).toEqual([
-      't.at decides the partition of a row, and a value from `jitter` may fit none',
-      't.v decides the partition of a row, and a value from `hash` may fit none',
+      't.at determines the partition of a row, and a value from `jitter` may fit no partition',
+      't.v determines the partition of a row, and a value from `hash` may fit no partition',
     ])
     await db.query(
       `CREATE TABLE public.t3 PARTITION OF public.t DEFAULT; CREATE TABLE public.t4 PARTITION OF public.t1 DEFAULT`,
