@@ -81,7 +81,7 @@ function tableOf(figures: readonly Figures[]): string {
   const flat = figures.map(({ changed }) => medianOf(changed.map((each) => each.withoutIndexes)))
   const ratio = Math.max(...flat) / Math.min(...flat)
   return [
-    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | of which verify, ms | without unique indexes, ms | catch up and first pass |`,
+    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | verify part, ms | without unique indexes, ms | catch up and first pass |`,
     '| ---: | ---: | ---: | ---: | ---: | ---: |',
     ...figures.map(line),
     '',

@@ -171,7 +171,10 @@ function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' |
   if (target !== undefined && source === undefined)
     throw new InputError('rehearse.invalid-option', '--target needs --source')
   if (decisions !== undefined && !source)
-    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has no decisions')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--decisions works only with --source. The sample shop has no decisions',
+    )
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)

@@ -167,7 +167,9 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
   screen.say(`still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`)
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
-  screen.say(`to put the CockroachDB-like server in front of the target again: npm run like-server -- --behind '${url}'`)
+  screen.say(
+    `to put the CockroachDB-like server in front of the target again: npm run like-server -- --behind '${url}'`,
+  )
   screen.say(
     `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
   )
@@ -325,7 +327,8 @@ async function searchAll(
   for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
   const needles = [...CANARIES, ...WITNESSES]
   const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
-  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL segment of the source no longer exists')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT)))
+    throw new Error('the first WAL segment of the source no longer exists')
   const others = [source, target].flatMap(({ dataDir }) =>
     readdirSync(dataDir)
       .filter((name) => name !== 'pg_wal')

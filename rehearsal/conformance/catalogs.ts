@@ -87,7 +87,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.constraints',
-    says: "Foreign keys, checks and indexes are read with the names of all their columns, except the hidden columns of hash-sharded indexes.",
+    says: 'Foreign keys, checks and indexes are read with the names of all their columns, except the hidden columns of hash-sharded indexes.',
     source: 'docs: foreign-key.md, check.md, create-index.md, hash-sharded-indexes.md',
     async look({ db, name }) {
       const { constraints, indexes } = await readSchema(db, 'target', name)

@@ -366,7 +366,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // The real build that we ran also lists tables of which it moved no rows.
+      // The real build that we ran also lists tables without moved rows.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }

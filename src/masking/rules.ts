@@ -160,7 +160,9 @@ const schema = z.strictObject({
         .min(1)
         .max(32)
         .optional()
-        .describe('Minimum length in bytes of the values to search for. Shorter ones cannot identify a person. Default 4.'),
+        .describe(
+          'Minimum length in bytes of the values to search for. Shorter ones cannot identify a person. Default 4.',
+        ),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason

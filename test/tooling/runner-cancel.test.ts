@@ -132,14 +132,17 @@ describe('processes left behind', () => {
     await gone(pid)
   })
 
-  test.runIf(process.platform === 'linux')('a process that keeps the output open delays its step by at most 5 s', async () => {
-    const result = await runJs({ main: leave('inherit') })
-    const main = phaseOf(result)
-    expect(main.outcome).toBe('success')
-    expect(main.durationMs).toBeGreaterThanOrEqual(4900)
-    expect(main.durationMs).toBeLessThan(9000)
-    expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
-  })
+  test.runIf(process.platform === 'linux')(
+    'a process that keeps the output open delays its step by at most 5 s',
+    async () => {
+      const result = await runJs({ main: leave('inherit') })
+      const main = phaseOf(result)
+      expect(main.outcome).toBe('success')
+      expect(main.durationMs).toBeGreaterThanOrEqual(4900)
+      expect(main.durationMs).toBeLessThan(9000)
+      expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
+    },
+  )
 
   test('reports no process if none was left behind', async () => {
     expect((await runJs({ main: 'say(1)' })).orphans).toEqual([])
