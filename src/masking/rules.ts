@@ -186,9 +186,9 @@ export type UseName = UseRule['use']
 export const KEEPS: Record<UseName, { unique: string; order: string; distribution: string }> = {
   null: { unique: 'no', order: 'no', distribution: 'no' },
   constant: { unique: 'no', order: 'no', distribution: 'NULL share' },
-  hash: { unique: 'yes, with at least 16 hex digits or 64 bits', order: 'no', distribution: 'NULLs, duplicates' },
+  hash: { unique: 'yes, with 16 or more hex digits or 64 bits', order: 'no', distribution: 'NULLs, duplicates' },
   partial: { unique: 'no', order: 'no', distribution: 'NULLs, lengths' },
-  email: { unique: 'yes, with at least 29 characters', order: 'no', distribution: 'NULLs, duplicates' },
+  email: { unique: 'yes, with 29 or more characters', order: 'no', distribution: 'NULLs, duplicates' },
   name: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
   phone: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates, lengths' },
   address: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
