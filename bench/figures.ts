@@ -9,13 +9,14 @@ export interface Figure {
   reference?: { name: string; values: readonly number[] }
   /** Limit for the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
+  /** Reason to show on the page if the goal is missed. */
+  missed?: string
   /** Amount of work, such as a number of rows. Figures of the same name and different amounts show the growth. */
   work?: { of: string; amount: number }
 }
 
 /** File where `npm run bench` collects the figures; undefined when a bench runs alone. */
 const COLLECTED = process.env.MOLT_ACTIONS_BENCH
-export const isCollected = Boolean(COLLECTED)
 
 export function collect(...figures: readonly Figure[]): void {
   if (COLLECTED) appendFileSync(COLLECTED, figures.map((each) => `${JSON.stringify(each)}\n`).join(''))
