@@ -46,7 +46,7 @@ const [latency, ddlTime, rate, rounds] = [options.latency, options.ddl, options.
   number,
 ]
 const sizes = positionals.length ? positionals.map(Number) : [10_000, 100_000]
-/** What differs from the plain measurement, for the figures' names. */
+/** Conditions that differ from the plain measurement, for the names of the figures. */
 const circumstances = [
   latency && ` at ${latency} ms per statement`,
   ddlTime && ` and ${ddlTime} ms per schema change`,

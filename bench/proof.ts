@@ -187,7 +187,7 @@ try {
       unit: 'keys/s',
       values: rates(checks, keys.length),
       goal: { least: 20_000 },
-      missed: 'The CockroachDB-like server copies each row in the process that measures, on the same CPUs.',
+      missed: 'The CockroachDB-like server copies each row within the measuring process, on the same CPUs.',
     },
     {
       name: 're-check without the CockroachDB-like server',
