@@ -362,13 +362,13 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
     const told = await run(action)
     expect(told.outputs['error-kind'], action).toBe('verdict')
     expect(words(told)).toMatch(
-      /the fence is armed, but (damaged|it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+      /the fence is armed, but (damaged|it does not hold):.*trigger on public\.reviews is not ENABLE ALWAYS/s,
     )
   }
   await lease('1')
   const lifted = await run('status')
   requireSuccess('status', lifted)
-  expect(words(lifted)).toContain('fence problem: the fence trigger of public.reviews is not')
+  expect(words(lifted)).toContain('fence problem: the fence trigger on public.reviews is not')
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 

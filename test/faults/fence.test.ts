@@ -351,9 +351,9 @@ test('finds a trigger that was disabled or dropped, or whose function was replac
   const problems = async () => fenceProblems(db, await plannedFence(db, tables))
   expect(await problems()).toEqual([])
   await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
-  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  expect(await problems()).toEqual(['the fence trigger on public.parent is not ENABLE ALWAYS'])
   await db.query('ALTER TABLE parent ENABLE TRIGGER molt_actions_fence')
-  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  expect(await problems()).toEqual(['the fence trigger on public.parent is not ENABLE ALWAYS'])
   await installFence(db, tables)
   expect(await problems()).toEqual([])
   await db.query('DROP TRIGGER molt_actions_fence ON child')
@@ -367,7 +367,7 @@ test('finds a trigger that was disabled or dropped, or whose function was replac
   ]) {
     await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
       ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated differently')])
+    expect(await problems()).toEqual([expect.stringContaining('public.child was replaced by a different trigger')])
     await installFence(db, tables)
     expect(await problems()).toEqual([])
   }

@@ -73,7 +73,7 @@ describe('the log', () => {
     expect(parsed).toMatchObject({ level: 'error', message: 'error received from source database' })
     expect(translate(scrubText(parsed?.cause ?? ''))).toMatchObject({
       kind: 'publication',
-      why: expect.stringMatching(/^the publication molt_pub is gone; .* start over with a new slot$/),
+      why: expect.stringMatching(/^the publication molt_pub no longer exists; .* start over with a new slot$/),
     })
   })
 })
@@ -105,17 +105,21 @@ describe('the diagnosis of a retry', () => {
       'slot-busy',
       /another process is reading the slot molt_slot \(PID 27046 on the source\)/,
     ],
-    ['ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)', 'slot-gone', /slot molt_slot is gone/],
+    [
+      'ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)',
+      'slot-gone',
+      /slot molt_slot no longer exists/,
+    ],
     ['update sent to unknown tables: shop.public.b', 'missing-table', /the table public\.b is missing/],
     [
       '"shop"."public"."uniq": upsert-"shop"."public"."uniq"-1-2-false-: ERROR: duplicate key value violates unique constraint "uniq_code_key" (SQLSTATE 23505)',
       'unique',
-      /row of public\.uniq to another, which the target's uniq_code_key refuses/,
+      /row of public\.uniq to another, which the target's uniq_code_key rejects/,
     ],
     [
       `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: new row for relation "b" violates check constraint "short" (SQLSTATE 23514)`,
       'check',
-      /CHECK short refuses a row of public\.b/,
+      /CHECK short rejects a row of public\.b/,
     ],
     [
       `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: null value in column "v" of relation "b" violates not-null constraint (SQLSTATE 23502)`,
@@ -125,7 +129,7 @@ describe('the diagnosis of a retry', () => {
     [
       '"shop"."public"."parent": ERROR: update or delete on table "parent" violates foreign key constraint "child_pid_fkey" on table "child" (SQLSTATE 23503)',
       'foreign-key',
-      /foreign key child_pid_fkey refuses a change of public\.parent/,
+      /foreign key child_pid_fkey rejects a change to public\.parent/,
     ],
     [
       '"shop"."public"."g": INSERT INTO "shop"."public"."g" (\n"id","x"\n) VALUES\n($1::INT4,$2::INT4): ERROR: cannot insert a non-DEFAULT value into column "id" (SQLSTATE 428C9)',
@@ -136,7 +140,7 @@ describe('the diagnosis of a retry', () => {
     [
       'FATAL: terminating connection due to idle-in-transaction timeout (SQLSTATE 25P03)',
       'timeout',
-      /of its role to 0/,
+      /for its role, set .* to 0/,
     ],
     ['ERROR: canceling statement due to statement timeout (SQLSTATE 57014)', 'timeout', /set statement_timeout/],
     ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connection-limit', /limit of its role/],

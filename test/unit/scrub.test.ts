@@ -41,7 +41,7 @@ describe('scrubText', () => {
     ['json: cannot unmarshal number 99887766e300 into Go value', 'json: cannot unmarshal …'],
     [
       'exec failed: ERROR: boom 99887766 (SQLSTATE P0001)',
-      'exec failed: ERROR: (an error raised by a function of the database) (SQLSTATE P0001)',
+      'exec failed: ERROR: (an error raised by a function in the database) (SQLSTATE P0001)',
     ],
     ["a new kind of message about 'alice@example.com'", "a new kind of message about '…'"],
     ['null value in column "email" of relation "customers"', 'null value in column "email" of relation "customers"'],
