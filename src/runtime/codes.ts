@@ -1048,7 +1048,7 @@ export const CODES = {
     next: { action: 'abort' },
   },
   'prepare.plan-fixed': {
-    meaning: 'The plan can no longer change.',
+    meaning: 'The plan can no longer be changed.',
     cause: 'Rows have already been loaded with this plan.',
     fix: 'Restore the settings that the message lists, or run `abort` and `prepare` again.',
     next: { action: 'abort' },
