@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { plainForm, writtenAlike } from '../../src/model/values.ts'
 
-/** Texts in which two servers can write the same value. */
+/** Pairs of texts that mean the same value on the two servers. */
 const SAME: [type: string, here: string, there: string][] = [
   ['numeric', '1.50', '1.5'],
   ['numeric', '0.00000000000000000001', '1E-20'],
@@ -39,6 +39,8 @@ const APART: [type: string, here: string, there: string][] = [
   ['text[]', '{NULL}', '{"NULL"}'],
   ['text[]', '{}', '{""}'],
   ['integer[]', '{{1,2}}', '{1,2}'],
+  ['integer[]', '{{1,2},{3,4}}', '{{1,2,3,4}}'],
+  ['integer[]', '[2:3]={1,2}', '[4:5]={1,2}'],
   ['text', 'a ', 'a'],
   ['interval', '1 day', '24:00:00'],
   ['interval', '1 mon', '30 days'],
@@ -61,7 +63,7 @@ describe('plain form', () => {
     expect(plainForm(type, here)).not.toBe(plainForm(type, there))
   })
   test.each(['interval', 'inet', 'time with time zone', 'tsvector', 'public.email', 'interval[]'])(
-    'returns no plain form for %s',
+    'has no plain form for %s',
     (type) => {
       expect(plainForm(type, type.endsWith('[]') ? '{x}' : 'x')).toBeUndefined()
       expect(writtenAlike(type)).toBe(false)

@@ -117,7 +117,7 @@ async function lookAtLedger(db: Database, { migration, rollbackWindow }: Status[
   if (!entry) return { entry, holds: [], steps: undefined, rollback: undefined, more: [] }
   await noteDecision(db, entry)
   const rollback = await readRollback(db, entry, rollbackWindow)
-  const proof = await readProof(db, migration)
+  const proof = await readProof(db, migration, entry.facts.stagingSchema)
   return {
     entry,
     holds: await holdTexts(db, migration),
@@ -197,7 +197,7 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
     `phase: **${entry.phase}** since ${clock(entry.updatedAt)}`,
     ...(steps?.last ? [`last step: ${traceText(steps.last)}`] : []),
     errorLine(steps?.failed),
-    holds.length ? `held by: ${holds.join('; ')}` : 'not held',
+    holds.length ? `hold: ${holds.join('; ')}` : 'not held',
   ]
 }
 
