@@ -73,14 +73,7 @@ describe('a load that fails', () => {
     const refused = await migration.fetch({ 'on-interrupted': 'resume' })
     expect(refused.outputs['error-code'], words(refused)).toBe('load.cannot-stream')
     expect(bench.imports()).toHaveLength(imports)
-    requireSuccess(
-      'fetch',
-      await migration.fetch({
-        'on-interrupted': 'restart',
-        'table-handling': 'truncate-if-exists',
-        'allow-truncate': 'orders, customers',
-      }),
-    )
+    expect(await migration.slots()).toBe(1)
   })
 
   test('names the definitions that MOLT lost when it recreated the tables', async () => {
