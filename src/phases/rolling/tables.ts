@@ -6,15 +6,15 @@ import { readTables } from '../../sql/tables.ts'
 import { hidesTriggers } from '../../sql/triggers.ts'
 import { type RowShape, rowShape } from '../verify/row-digests.ts'
 
-/** A table whose rows can be proved while they are streamed. */
+/** A table whose rows can be proved while changes stream. */
 export interface ProvableTable extends RowShape {
   /** Names of the key's columns in the order of the key's index. */
   keyIndex: string[]
   /** Whether both servers sort keys the same way, so that a range of keys holds the same rows on both. */
   ordered: boolean
   /**
-   * Hash of the files (relfilenode) of the table and its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH
-   * change, and of its entry in the publication.
+   * Hash of the files (relfilenode) of the table and its partitions, and of the table's entry in the publication.
+   * TRUNCATE, a rewrite, ATTACH and DETACH change it.
    */
   files: string
 }
@@ -34,13 +34,13 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
-  /** A key column's collation treats texts with different bytes as equal. */
+  /** Whether a key column's collation treats texts with different bytes as equal. */
   loose: boolean
 }
 
 /**
- * Finds the tables that can be proved while they stream, and why each other table must be compared in full. Called
- * before the first pass, during the proof and in the write pause, because a change in between voids the proof.
+ * Finds the tables that can be proved while changes stream, and why each other table must be compared in full. Called
+ * before the first pass, during the proof and in the write pause, because a change to a table voids its proof.
  */
 export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
   const [[here, storage], [there, hazards]] = await Promise.all([
@@ -71,13 +71,13 @@ function provable(here: Table, there: Table, { files }: Storage): ProvableTable 
   return { ...shape, key, keyIndex: here.key, ordered: key.every(({ type }) => ORDERED.test(type)), files }
 }
 
-/** Types that both servers sort the same way; texts are sorted by collation. */
+/** Types that both servers sort the same way. Text is not one of them, because its order depends on the collation. */
 const ORDERED = /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*)$/
-/** Key types whose text in the change log finds the row again. */
+/** Key types whose text in the change log identifies the row on both servers. */
 const READABLE =
   /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*|text|character varying.*|numeric\(\d+(,[0-6])?\))$/
 
-/** The type to which a key's text is cast, so that it is compared as a value. */
+/** The type to cast a key's text to, so that keys are compared by value. */
 export function keyCast(type: string): string {
   if (/^(text|character varying)/.test(type)) return 'text'
   return type.replace(/\(.*?\)/, '')
@@ -85,7 +85,7 @@ export function keyCast(type: string): string {
 
 function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): string | undefined {
   if (!here.key.length) return 'it has no primary key'
-  if (compareTables([here], [there]).length) return 'its definition differs between the sides'
+  if (compareTables([here], [there]).length) return 'its definition is not the same on both sides'
   if (!of.identity) return 'its replica identity is not DEFAULT'
   if (!of.immediate) return 'its primary key is deferrable'
   if (of.generated) return 'its primary key is generated'
@@ -95,7 +95,7 @@ function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): st
   const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
   if (odd) return `its key column ${odd.name} has the type ${odd.type}`
   const shape = rowShape([here, there])
-  return shape.key.some(shape.odd) ? 'the two servers write its key differently' : undefined
+  return shape.key.some(shape.odd) ? 'the two servers print its key differently' : undefined
 }
 
 async function readStorage(source: Database, plan: Plan): Promise<Map<string, Storage>> {
@@ -123,7 +123,7 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
   return new Map(rows.map((row) => [row.name, row]))
 }
 
-/** Table → why its rows can change on the target without a change in the source's log. */
+/** Table → why its rows can change on the target without a change on the source. */
 async function readHazards(target: Database, { targetSchema, tables }: Plan): Promise<Map<string, string>> {
   const { rows } = await target.query(
     `SELECT c.relname AS name, coalesce(array_to_string(c.reloptions, ' '), '') ~ '(^| )ttl' AS expires,
@@ -141,7 +141,7 @@ async function readHazards(target: Database, { targetSchema, tables }: Plan): Pr
     const shown = hidden ? await target.query(`SHOW TRIGGERS FROM ${qualified(targetSchema, name)}`) : undefined
     if (expires) found.set(name, 'its rows expire on the target (row-level TTL)')
     else if (triggers || shown?.rowCount) found.set(name, 'it has triggers on the target')
-    else if (cascades) found.set(name, 'a foreign key on the target changes its rows by cascade')
+    else if (cascades) found.set(name, 'a cascading foreign key on the target changes its rows')
   }
   return found
 }
