@@ -50,7 +50,8 @@ export class RollingProof {
     return this.#reason
   }
 
-  /** @throws VerdictError if rows are lost */ check(): void {
+  /** @throws VerdictError if rows are lost */
+  check(): void {
     if (this.#lost) throw this.#lost
   }
 

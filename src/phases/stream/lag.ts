@@ -76,7 +76,8 @@ export class Heartbeats {
     return Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, unwritten))
   }
 
-  /** Stops writing heartbeats, so that a marker remains the last write. */ async pause(): Promise<void> {
+  /** Stops writing heartbeats, so that a marker remains the last write. */
+  async pause(): Promise<void> {
     this.#beating = false
     // Wait for a heartbeat that is being written. The connection runs queries in order.
     await this.#source.use((db) => db.query('SELECT 1')).catch(() => {})

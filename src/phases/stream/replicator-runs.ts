@@ -73,7 +73,9 @@ export class ReplicatorRuns {
     return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
   }
 
-  /** The replicator's distinct errors, and how often each occurred. The replicator may have recovered. */ get diagnoses(): ReadonlyMap<string, number> { return this.#diagnoses
+  /** The replicator's distinct errors, and how often each occurred. The replicator may have recovered. */
+  get diagnoses(): ReadonlyMap<string, number> {
+    return this.#diagnoses
   }
 
   /** The replicator's last error, verbatim. */
