@@ -206,10 +206,10 @@ describe('resuming from the slot', () => {
   it.each([
     ['another source', slot, '1/0', note, /another source/],
     ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
-    ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
-    ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
-    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
-    ['one recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /not the same slot/],
+    ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced or read the slot/],
+    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded fewer/],
+    ['one recreated before the first stream', slot, undefined, undefined, /load ended at 0\/4FF/],
     [
       'one recreated after the first stream was killed',
       { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
@@ -306,10 +306,10 @@ it('shows the trend in a progress line', () => {
   )
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
-  expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
+  expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/lag unknown until the first heartbeat arrives/)
   // A stuck drain's last lag would look calm.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
-    /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+    /^streaming: lag unknown until the drain marker arrives, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
 })
 
