@@ -29,7 +29,7 @@ const REASONS: Record<ReasonCode, (reason: Reason) => string> = {
   'observe.retries': ({ subject, measured, limit }) =>
     `${percent(measured)} of executions were retries (limit ${percent(limit)}): ${subject}`,
   'observe.connections': ({ subject, measured, limit }) =>
-    `${percent(measured)} of the target's connections are in use (limit ${percent(limit)}), most by ${subject}`,
+    `${percent(measured)} of the target's connections are in use (limit ${percent(limit)}), most of them by ${subject}`,
   'observe.stragglers': ({ subject, measured }) => `${subject} still has ${plural(measured, 'session')} on the source`,
   'observe.refused-writes': ({ subject, measured }) =>
     `the source refused ${plural(measured, 'write')} since the last check${subject ? `, probably by ${subject}` : ', but no client was seen'}`,
