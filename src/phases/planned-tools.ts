@@ -35,5 +35,5 @@ export function requirePlannedTool({ tools = {}, waivers = [] }: Plan, tool: str
       'tools.not-planned',
       `${text}. Another build can move or compare data differently from the one that was rehearsed and approved. Set the same \`version\` and \`checksum\` for \`setup\` in all jobs. Before the load, you can also rerun \`prepare\` with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
     )
-  warning(`${text}; the plan accepts that (\`waive: ${waiver}\`)`)
+  warning(`${text}. The plan accepts this (\`waive: ${waiver}\`)`)
 }

@@ -250,7 +250,7 @@ export async function requireOwner(source: Database, migration: string): Promise
   if (owner && owner.migration !== migration)
     throw new UserError(
       'cleanup.other-migration',
-      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\`. Correct \`migration\` or the URL of the source`,
+      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\`. Correct \`migration\` or the source URL`,
     )
 }
 

@@ -198,7 +198,7 @@ export class HeldFence {
         own === undefined ? 'fence.permanent' : 'fence.changed-by-other',
         own === undefined
           ? 'the fence is permanent: this migration is already committed'
-          : 'the fence was lifted or armed again by another run while it was held, so a write may have passed',
+          : 'another run lifted or rearmed the fence while this run held it, so a write may have passed',
       )
   }
 
@@ -207,18 +207,18 @@ export class HeldFence {
     if (now.objects !== this.#version.objects)
       throw new VerdictError(
         'fence.damaged',
-        'a trigger of the fence, its function or a sequence was changed after it was armed, so a write may have passed it',
+        'a trigger, the function or a sequence of the fence was changed after the fence was armed, so a write may have passed',
       )
     const tables = rewritten(this.#version, now)
     if (tables.length)
       throw new VerdictError(
         'fence.table-rewritten',
-        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL bypasses every trigger, so the rows may differ from those compared. VACUUM FULL and CLUSTER do this too, without changing a row. Run none of these until the cutover is over, and run \`cutover\` again`,
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL bypasses every trigger, so the rows may differ from those compared. VACUUM FULL and CLUSTER do the same without changing a row. Do not run any of these until the cutover is over. Run \`cutover\` again`,
       )
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError(
       'fence.write-passed',
-      'a write passed the fence after it was armed: its lease lapsed, or someone lifted it',
+      'a write passed the fence after it was armed: the lease lapsed, or the fence was lifted',
     )
   }
 
@@ -251,5 +251,5 @@ async function awaitHolders(db: Database, fence: Fence, deadline: number, signal
 
 function holdersText(holders: readonly WriteHolder[]): string {
   const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
-  return `transactions with a write lock did not end in time: ${named.join(', ')}. End them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
+  return `transactions with a write lock did not end in time: ${named.join(', ')}. End them (pg_terminate_backend, ROLLBACK PREPARED) and run \`cutover\` again`
 }

@@ -64,7 +64,7 @@ export function rollbackFacts(
   const possible =
     until.getTime() > now
       ? `A rollback is possible until ${clock(until)}.`
-      : `The rollback window ended at ${clock(until)}. A rollback is possible until \`cleanup\` runs.`
+      : `The rollback window ended at ${clock(until)}. A rollback is still possible until \`cleanup\` runs.`
   return {
     until,
     observed: observation?.verdict,

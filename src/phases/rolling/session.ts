@@ -353,7 +353,7 @@ export class ProofSession {
       if (late)
         throw new VerdictError(
           'verify.inconclusive',
-          `the change log could not be read to its end within ${seconds(TIMING.proofLog)} of the write pause. Run \`cutover\` again`,
+          `the change log could not be read to its end within ${seconds(TIMING.proofLog)} in the write pause. Run \`cutover\` again`,
         )
       await sleep(TIMING.proofLogLook)
     }

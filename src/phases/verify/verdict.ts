@@ -37,7 +37,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
     report.problems,
     report.while === 'streaming'
       ? 'This is not lag. Do not cut over.'
-      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain, a difference is loss: do not cut over.',
+      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain, a difference means loss: do not cut over.',
     SUMMARIZED,
   )
 }
