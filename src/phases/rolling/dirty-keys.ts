@@ -34,8 +34,8 @@ const LOSS_AFTER = 2
 
 /**
  * Keys that changed on the source, or differed in the first pass, and are not yet proved equal. Keeps only the newest
- * change of each key, so that a constantly written row does not hold back the change log. To limit memory, more than
- * `budget` keys make it drop the table with the most keys, which must then be compared again.
+ * change of each key, so that a constantly written row does not hold back the change log. Limits memory: if there are
+ * more than `budget` keys, drops those of the table with the most, and this table must then be compared again.
  *
  * A restarted replicator applies all changes since its last confirmed position again, so it can overwrite newer values
  * with old ones. A key that was found equal is therefore kept until the stream has confirmed its change, and {@link

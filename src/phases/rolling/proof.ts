@@ -119,7 +119,9 @@ export class RollingProof {
     return false
   }
 
-  /** Stops comparisons and their markers before writes are paused. The session continues to read the change log. */
+  /**
+   * Stops comparing rows and sending markers, before writes are paused. The session continues to read the change log.
+   */
   async halt(): Promise<ProofSession> {
     this.#halted = true
     await this.#session?.halt()

@@ -262,8 +262,8 @@ function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDi
 }
 
 /**
- * Compares such a table while changes stream. Sums that were equal once are proof. Sums that never were equal prove
- * nothing.
+ * Compares a table whose rows cannot be matched, while changes stream. Sums that were equal once are proof. Sums that
+ * were never equal prove nothing.
  */
 async function withoutKeysMoving(
   table: Comparison,
