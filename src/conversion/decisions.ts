@@ -78,7 +78,7 @@ const PARTS = { columns: 'column', indexes: 'index', constraints: 'constraint' }
 /** Mistakes in convert.yml, one per line. */
 export type Problems = string[]
 
-/** Returns the text that suggests a known name for a misspelled one, or an empty text. */
+/** Returns text that suggests a known name for a misspelled one, or an empty string. */
 export type Suggest = (name: string, known: readonly string[]) => string
 
 /** Reads convert.yml. The file must exist. */

@@ -167,13 +167,13 @@ const KIND =
 
 function line({ object, from, to }: Finding): string {
   const [, kind, name = object] = KIND.exec(object) ?? []
-  // A reason can follow the original as an SQL comment. Show it separately, because `code` cuts long texts.
+  // A reason can follow the original as an SQL comment. Show it separately, because `code` cuts long text.
   const [, original = from, reason] = /^(.*?);? -- (.*)$/s.exec(from ?? '') ?? []
   const change = [original, to].filter((each) => each !== null).map((each) => code(each as string))
   return `- ${kind ? `${kind} ` : ''}${code(name)}${change.length ? `: ${change.join(' → ')}` : ''}${reason ? ` (${markdownText(reason)})` : ''}`
 }
 
-/** Formats a text as code. Cuts long texts; report.json has them in full. */
+/** Formats text as code. Cuts long text, which report.json has in full. */
 function code(text: string): string {
   return markdownCode(text.length > 120 ? `${text.slice(0, 119)}…` : text)
 }

@@ -554,7 +554,7 @@ const CONSTRAINT_RULES = [
     'lossy',
     'grammar',
     'A unique index that treats NULLs as distinct.',
-    'Several rows with NULL are possible.',
+    'Several rows can contain NULL.',
     'Add a unique index on coalesce(…) with a value that never occurs, or make the column NOT NULL.',
   ),
   rule(
@@ -732,7 +732,7 @@ const TABLE_RULES = [
     'collate',
     'No collation: the target sorts text by bytes.',
     'ORDER BY, <, > and range conditions on text behave differently from the source: upper case sorts before lower case, and accented letters sort last.',
-    'Use COLLATE where users notice the order.',
+    'Use COLLATE where the order matters to users.',
   ),
   rule(
     'name.long',

@@ -132,7 +132,7 @@ export async function nextBound(
   return rows[0]
 }
 
-/** Whether two rows are equal; undefined if their texts differ and their values cannot be compared. */
+/** Whether two rows are equal; undefined if their text differs and the values cannot be compared. */
 export function sameRow(table: RowShape, a: Row | undefined, b: Row | undefined): boolean | undefined {
   if (!a || !b) return a === b
   if (a.hash !== b.hash) return false

@@ -34,7 +34,7 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
-  /** Whether a key column's collation treats texts with different bytes as equal. */
+  /** Whether a key column's collation treats strings with different bytes as equal. */
   loose: boolean
 }
 

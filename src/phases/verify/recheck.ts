@@ -191,7 +191,7 @@ export async function passMarker(
 }
 
 /**
- * Keeps the keys that the database prints exactly as molt did. If the texts differed, the row would be found on neither
+ * Keeps the keys that the database prints exactly as molt did. If the text differed, the row would be found on neither
  * side and would seem equal.
  */
 async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {

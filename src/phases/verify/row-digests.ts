@@ -326,8 +326,8 @@ async function readSums(
 }
 
 /**
- * SQL that joins texts into one. Prefixes each with its length, so that values cannot run into each other, and no value
- * looks like NULL.
+ * SQL that joins strings into one. Prefixes each with its length, so that values cannot run into each other, and no
+ * value looks like NULL.
  */
 export function joined(texts: readonly string[]): string {
   return texts.map((text) => `coalesce(length(${text})::text || ':' || ${text}, '-')`).join(' || ')

@@ -1,4 +1,4 @@
-/** Escapes a text for HTML, including attributes. */
+/** Escapes text for HTML, including attributes. */
 export function html(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }
