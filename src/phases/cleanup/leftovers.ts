@@ -25,7 +25,10 @@ import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 /** An object to remove. */
 export interface Leftover {
   name: string
-  /** Whether to remove this object last, because the next run needs it if another removal fails. */
+  /**
+   * Whether to remove this object only after all others, because the next run needs it if one of them could not be
+   * removed.
+   */
   last?: true
   drop(): Promise<unknown>
 }

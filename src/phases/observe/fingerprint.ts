@@ -132,7 +132,10 @@ function typeEnd(tokens: readonly string[], from: number): number {
   return at
 }
 
-/** Unifies the spelling: replaces TRUE, FALSE and NULL with `_`, and drops signs, qualifiers and optional words. */
+/**
+ * Unifies the spelling: replaces TRUE, FALSE and NULL with `_`, and drops qualifiers, optional words, and the signs and
+ * types of constants.
+ */
 function spelling(tokens: readonly string[]): string[] {
   const kept: string[] = []
   tokens.forEach((token, at) => {

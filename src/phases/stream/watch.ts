@@ -174,7 +174,8 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
 
 /**
  * Watches both sides while a stream runs, for schema changes, TRUNCATE, a changed publication and other writers. Each
- * look is one small query on each side; only every fifth one reads the target's tables. Reports each observation once.
+ * look is one small query on each side: on the target, usually for other writers, but every fifth time for its tables.
+ * Reports each observation once.
  */
 export class Watch {
   readonly #plan: Plan
