@@ -371,7 +371,8 @@ export function hashOf(decided: boolean | number | undefined): HashSharding | nu
 }
 
 /**
- * Whether a key's first column gets ever larger values: it is filled from a sequence, or defaults to the current time.
+ * Whether the values of a key's first column keep increasing: it is filled from a sequence, or defaults to the current
+ * time.
  */
 function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
   if (!column) return false
