@@ -20,7 +20,9 @@ const column = z.strictObject({
   serial: z
     .enum(['sequence', 'unique-rowid', 'uuid'])
     .optional()
-    .describe('How new values are generated for a serial column. `unique-rowid` requires an 8-byte column, `uuid` a uuid column.'),
+    .describe(
+      'How new values are generated for a serial column. `unique-rowid` requires an 8-byte column, `uuid` a uuid column.',
+    ),
 })
 
 const index = z.strictObject({
@@ -39,7 +41,10 @@ const constraint = z.strictObject({
 
 const table = z.strictObject({
   key: z.array(z.string()).min(1).optional().describe('Primary key columns. MOLT requires the same key on the source.'),
-  hash: z.union([z.boolean(), buckets]).optional().describe('Hash sharding of the primary key; a number sets the number of buckets.'),
+  hash: z
+    .union([z.boolean(), buckets])
+    .optional()
+    .describe('Hash sharding of the primary key; a number sets the number of buckets.'),
   columns: z.record(z.string(), column).optional(),
   indexes: z.record(z.string(), index).optional(),
   constraints: z.record(z.string(), constraint).optional(),

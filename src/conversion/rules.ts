@@ -52,7 +52,10 @@ const CHANGE_SOURCE =
 const TYPE_RULES = [
   rule(
     'type.integer',
-    'Integer widths', 'same', 'int', 'Written with an explicit width: INT2, INT4, INT8.',
+    'Integer widths',
+    'same',
+    'int',
+    'Written with an explicit width: INT2, INT4, INT8.',
     'A bare INT is 8 bytes in CockroachDB, so the width is always written.',
   ),
   rule(
@@ -77,7 +80,8 @@ const TYPE_RULES = [
     'money',
     'adapted',
     'data-types',
-    'DECIMAL(19,2).', 'Values are plain numbers, without a currency sign.',
+    'DECIMAL(19,2).',
+    'Values are plain numbers, without a currency sign.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -370,7 +374,8 @@ const COLUMN_RULES = [
     'Division of integers',
     'lossy',
     'postgresql-compatibility',
-    'Kept as is.', 'PostgreSQL drops the fraction; CockroachDB keeps it: 1 / 2 is 0.5.',
+    'Kept as is.',
+    'PostgreSQL drops the fraction; CockroachDB keeps it: 1 / 2 is 0.5.',
     'Use // to divide integers.',
   ),
   rule(
@@ -397,7 +402,8 @@ const COLUMN_RULES = [
     'Sequential keys',
     'same',
     'hash-sharded-indexes',
-    'Kept as is.', 'All new rows go to one range, so one node handles every insert.',
+    'Kept as is.',
+    'All new rows go to one range, so one node handles every insert.',
     'Choose one: `hash: true` spreads writes, but a range scan by key reads every shard. A random uuid requires an application change. A table with few writes needs neither.',
   ),
   rule(
@@ -589,7 +595,8 @@ const CONSTRAINT_RULES = [
     'Constraints that the source has not validated',
     'adapted',
     'alter-table',
-    'Kept as NOT VALID.', 'Existing rows may violate the constraint; new rows are checked.',
+    'Kept as NOT VALID.',
+    'Existing rows may violate the constraint; new rows are checked.',
     'If you can, validate it on the source first.',
   ),
   rule(
@@ -605,7 +612,8 @@ const CONSTRAINT_RULES = [
     'foreign-key.plain',
     'Foreign keys',
     'same',
-    'foreign-key', 'Added as NOT VALID, then validated.',
+    'foreign-key',
+    'Added as NOT VALID, then validated.',
     'Nothing changes.',
   ),
   rule(
@@ -638,7 +646,14 @@ const CONSTRAINT_RULES = [
 ] as const
 
 const TABLE_RULES = [
-  rule('table.plain', 'Tables', 'same', 'create-table', 'Created with its columns and primary key.', 'Nothing changes.'),
+  rule(
+    'table.plain',
+    'Tables',
+    'same',
+    'create-table',
+    'Created with its columns and primary key.',
+    'Nothing changes.',
+  ),
   rule(
     'table.partitioned',
     'Partitioned tables',
@@ -697,7 +712,8 @@ const TABLE_RULES = [
     'manual',
     'row-level-security',
     'Off.',
-    'Every role with privileges on the table sees all rows.', 'Port the policies (CockroachDB has them from 25.2), and enable row-level security before the application connects.',
+    'Every role with privileges on the table sees all rows.',
+    'Port the policies (CockroachDB has them from 25.2), and enable row-level security before the application connects.',
   ),
   rule(
     'storage.parameters',
@@ -771,7 +787,8 @@ const OBJECT_RULES = [
     'view',
     'Views',
     'views',
-    'Queries on the view fail until it exists.', 'Run the definition on the target, and change what CockroachDB rejects.',
+    'Queries on the view fail until it exists.',
+    'Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'materialized-view',
@@ -784,19 +801,22 @@ const OBJECT_RULES = [
     'function',
     'Functions',
     'user-defined-functions',
-    'Calls fail until the function exists.', 'CockroachDB supports SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what CockroachDB rejects.',
+    'Calls fail until the function exists.',
+    'CockroachDB supports SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'procedure',
     'Procedures',
     'stored-procedures',
-    'CALL fails until the procedure exists.', 'CockroachDB supports PL/pgSQL procedures, with limits. Run the definition on the target, and change what CockroachDB rejects.',
+    'CALL fails until the procedure exists.',
+    'CockroachDB supports PL/pgSQL procedures, with limits. Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'aggregate',
     'Aggregates and window functions',
     'user-defined-functions',
-    'CockroachDB does not support user-defined aggregates or window functions.', 'Compute the result in the application or in the query.',
+    'CockroachDB does not support user-defined aggregates or window functions.',
+    'Compute the result in the application or in the query.',
   ),
   port(
     'trigger',
@@ -809,7 +829,8 @@ const OBJECT_RULES = [
     'event-trigger',
     'Event triggers',
     'postgresql-compatibility',
-    'CockroachDB has no event triggers.', 'Use the event log to audit schema changes.',
+    'CockroachDB has no event triggers.',
+    'Use the event log to audit schema changes.',
   ),
   port(
     'rule',
@@ -822,7 +843,8 @@ const OBJECT_RULES = [
     'policy',
     'Row-level security policies',
     'row-level-security',
-    'Every role with privileges on the table sees all rows.', 'CockroachDB has policies from 25.2. Create them after the load.',
+    'Every role with privileges on the table sees all rows.',
+    'CockroachDB has policies from 25.2. Create them after the load.',
   ),
   port(
     'extension',
@@ -849,7 +871,8 @@ const OBJECT_RULES = [
     'grant',
     'Grants and default privileges',
     'grant',
-    'The application’s role has no privileges on the target.', 'Create the roles and run the grants. `prepare` revokes write access until the commit. CockroachDB has no column grants.',
+    'The application’s role has no privileges on the target.',
+    'Create the roles and run the grants. `prepare` revokes write access until the commit. CockroachDB has no column grants.',
   ),
   port(
     'cast',
@@ -900,7 +923,8 @@ export const RULES: readonly Rule[] = [
     'Decided in `convert.yml`',
     'adapted',
     'convert.yml',
-    'Set in `convert.yml`.', 'Your decision overrides the rule.',
+    'Set in `convert.yml`.',
+    'Your decision overrides the rule.',
   ),
 ]
 

@@ -44,7 +44,9 @@ export function metricsText(figures: Figures, at: number): string {
     const value = figures[key]
     if (value) lines.push(...family(key, '', help, [[`${migration},${key}="${label(value)}"`, 1]]))
   }
-  lines.push(...family('updated_timestamp_seconds', 'seconds', 'Time at which this file was written.', [[migration, at / 1000]]))
+  lines.push(
+    ...family('updated_timestamp_seconds', 'seconds', 'Time at which this file was written.', [[migration, at / 1000]]),
+  )
   return `${lines.join('\n')}\n# EOF\n`
 }
 

@@ -13,7 +13,9 @@ const table = z.strictObject({
   mismatch: count.describe('Number of rows with a different value on the target.'),
   extraneous: count.describe('Number of rows that exist only on the target.'),
   columnMismatch: count.describe('Number of rows whose columns differ on the target.'),
-  unseen: count.optional().describe('Number of differing rows that molt missed, but the row hashes of both databases revealed.'),
+  unseen: count
+    .optional()
+    .describe('Number of differing rows that molt missed, but the row hashes of both databases revealed.'),
   shards: count.describe('Number of fully compared shards; 0 if rows were only counted.'),
   columns: z.array(z.string()).optional().describe('Differing columns, the most frequent first.'),
   diagnosis: z.string().optional().describe('Likely cause of the differences.'),

@@ -580,7 +580,9 @@ test('finally the decision: cancelled right after the commit, and completed by t
   }
   const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
-  expect(words(gone)).toMatch(/the source may have changed since the commit.*writes have passed the fence since the commit/)
+  expect(words(gone)).toMatch(
+    /the source may have changed since the commit.*writes have passed the fence since the commit/,
+  )
   const accept = /copy them to the target, then run `(SELECT setval\(.*?\))` on the source to confirm/.exec(
     words(gone),
   )?.[1] as string

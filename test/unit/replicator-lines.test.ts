@@ -207,7 +207,13 @@ describe('resuming from the slot', () => {
     ['another source', slot, '1/0', note, /another source/],
     ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
     ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /not the same slot/],
-    ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced or read the slot/],
+    [
+      'a slot that moved by itself',
+      { ...slot, confirmedFlushLsn: '0/600' },
+      '0/500',
+      note,
+      /recreated, advanced or read the slot/,
+    ],
     ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded fewer/],
     ['one recreated before the first stream', slot, undefined, undefined, /load ended at 0\/4FF/],
     [

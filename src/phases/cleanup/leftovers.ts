@@ -84,7 +84,8 @@ function orTold({ drop, ...leftover }: Leftover): Leftover {
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError('slot.in-use', `PID ${reader} is reading the slot ${slot}. Stop that replicator first`)
+  if (reader)
+    throw new UserError('slot.in-use', `PID ${reader} is reading the slot ${slot}. Stop that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 

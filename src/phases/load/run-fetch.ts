@@ -172,7 +172,7 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,
     'load.files-unreadable',
-    'The target must be able to read the files at the URL that MOLT passes to it. Check the target's access to the bucket, or `local-path-crdb-access-addr`.',
+    "The target must be able to read the files at the URL that MOLT passes to it. Check the target's access to the bucket, or `local-path-crdb-access-addr`.",
   ],
   [
     /NoCredentialProviders|SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken|NoSuchBucket|AccessDenied/,

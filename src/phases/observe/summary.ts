@@ -14,8 +14,8 @@ const HINTS: Record<HintCode, string> = {
     'Look at `EXPLAIN ANALYZE`. Check the indexes, refresh statistics with `ANALYZE`, and send several rows in one statement: each round trip to CockroachDB costs more.',
   retry:
     'Transactions collide. Retry on 40001 with an increasing delay, shorten the transactions, lock rows with `SELECT FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
-  failure: 'Look up the SQLSTATE in the application's logs, and adapt the statement to CockroachDB.',
-  pool: 'Limit this application's connection pool, or raise `server.max_connections_per_gateway`.',
+  failure: "Look up the SQLSTATE in the application's logs, and adapt the statement to CockroachDB.",
+  pool: "Limit this application's connection pool, or raise `server.max_connections_per_gateway`.",
   straggler:
     'Point this client at the target, or stop it. The source has refused its writes since the commit, so they are on neither side.',
   job: 'Run `SHOW JOB <id>` on the target to see the cause.',
@@ -54,7 +54,7 @@ const GAPS: Record<GapCode, (gap: Gap) => string> = {
     `Sessions on the target are hidden. ${run('GRANT SYSTEM VIEWACTIVITYREDACTED', role)}`,
   'observe.no-jobs': ({ role }) => `Jobs of other users on the target are hidden. ${run('GRANT SYSTEM VIEWJOB', role)}`,
   'observe.no-refusals': () =>
-    'The fence on the source does not count the writes that it refuses, because an older version installed the fence. Look for refused writes in the application's logs.',
+    "The fence on the source does not count the writes that it refuses, because an older version installed the fence. Look for refused writes in the application's logs.",
   'observe.no-source-sessions': ({ role }) =>
     `Sessions on the source are hidden. ${run('GRANT pg_read_all_stats', role)}`,
 }

@@ -126,7 +126,10 @@ export class ProofSession {
     this.proofs = new TableProofs(provable, log.state, options.budget)
     // A server that is shutting down waits until its slots have no readers.
     source.once('end', () => {
-      this.#logEnd ??= new ConnectError('database.connection-lost', 'the source has ended the session of the rolling proof')
+      this.#logEnd ??= new ConnectError(
+        'database.connection-lost',
+        'the source has ended the session of the rolling proof',
+      )
       void this.#log?.close()
     })
   }
@@ -280,7 +283,10 @@ export class ProofSession {
     if (look.walBytes > walBudget) {
       await this.#log?.close()
       await seizeAndDrop(this.#source, logSlotOf(plan.slot))
-      throw new UserError('slot.wal-budget', 'the slot of the change log kept more WAL than `wal-budget` allows, so it was dropped')
+      throw new UserError(
+        'slot.wal-budget',
+        'the slot of the change log kept more WAL than `wal-budget` allows, so it was dropped',
+      )
     }
     return this.#look
   }

@@ -191,7 +191,8 @@ function drainProblems(evidence: DrainEvidence, reader: number | null | undefine
     retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} during the drain`,
     !restartsDuring && dialsDuring && 'the replicator reconnected to the source during the drain',
     changesAfter && 'changes were still being applied after the marker had arrived',
-    deadLetters && `${deadLetters} changes went to the dead-letter table ${deadLetterTable} instead of their own tables`,
+    deadLetters &&
+      `${deadLetters} changes went to the dead-letter table ${deadLetterTable} instead of their own tables`,
   ].filter((problem) => typeof problem === 'string')
 }
 

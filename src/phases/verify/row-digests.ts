@@ -32,7 +32,7 @@ export interface DigestOptions {
    * counts as proved if it was equal once.
    */
   catchUp?: () => Promise<void>
-  /** Timestamp as of which to read the target, `<nanoseconds>.<logical>` of its clock. Default: now. */
+  /** Past timestamp at which to read the target, `<nanoseconds>.<logical>` of its clock. Default: now. */
   asOf?: string
   /** Number of connections to each side. */
   concurrency: number

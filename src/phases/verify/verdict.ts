@@ -16,19 +16,27 @@ export function requireClean(report: VerifyReport, drained = false): void {
   if (drained)
     refuse(
       different ? 'verify.rows-lost' : 'verify.inconclusive',
-      different ? 'source and target differ' : 'source and target could not be proved equal', report.problems, different
+      different ? 'source and target differ' : 'source and target could not be proved equal',
+      report.problems,
+      different
         ? 'The drain is proved, so nothing is in flight: the rows are lost, and waiting does not help. Nothing was committed. Find the cause, run `abort`, then prepare and load again.'
         : 'Nothing was committed. Fix these problems, then run `cutover` again.',
       SUMMARIZED,
     )
   if (report.verdict === 'unsettled')
     refuse(
-      'verify.inconclusive', 'source and target could not be proved equal', report.problems, 'No loss is known. Verify again with less load, or after the drain.',
+      'verify.inconclusive',
+      'source and target could not be proved equal',
+      report.problems,
+      'No loss is known. Verify again with less load, or after the drain.',
       SUMMARIZED,
     )
   if (!different)
     refuse(
-      'verify.inconclusive', 'source and target could not be proved equal', report.problems, 'Fix these problems, then verify again.',
+      'verify.inconclusive',
+      'source and target could not be proved equal',
+      report.problems,
+      'Fix these problems, then verify again.',
       SUMMARIZED,
     )
   refuse(

@@ -270,7 +270,12 @@ async function tellOffline(target: Database, plan: Plan, found: readonly Differe
     const importing =
       difference.kind === 'missing-on-target' && offline.get(`${plan.targetSchema}.${bare(difference.table)}`)
     if (!importing) return difference
-    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'or wait until the import ends' }
+    return {
+      ...difference,
+      kind: 'offline-on-target',
+      what: offlineText(importing),
+      fix: 'or wait until the import ends',
+    }
   })
 }
 
@@ -382,7 +387,9 @@ async function estimateRows(db: Database, schema: string, table: string): Promis
 
 function countProblem({ name, rows, missing, extraneous }: TableVerdict): VerifyFinding[] {
   if (!missing && !extraneous) return []
-  return [{ table: name, what: `${name}: the source has ${rows} rows, and the target has ${rows - missing + extraneous}` }]
+  return [
+    { table: name, what: `${name}: the source has ${rows} rows, and the target has ${rows - missing + extraneous}` },
+  ]
 }
 
 /** Checks that molt saw all rows on both sides. */
