@@ -9,13 +9,14 @@ export interface Figure {
   reference?: { name: string; values: readonly number[] }
   /** Limit for the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
+  /** Why the goal is missed where it is, for the page. */
+  missed?: string
   /** Amount of work, such as rows. Growth is fitted over the figures of the same name. */
   work?: { of: string; amount: number }
 }
 
 /** File where `npm run bench` collects the figures; undefined when a bench runs alone. */
 const COLLECTED = process.env.MOLT_ACTIONS_BENCH
-export const isCollected = Boolean(COLLECTED)
 
 export function collect(...figures: readonly Figure[]): void {
   if (COLLECTED) appendFileSync(COLLECTED, figures.map((each) => `${JSON.stringify(each)}\n`).join(''))

@@ -1,7 +1,7 @@
 /**
  * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with each database's own hash scan of
- * all rows, and measures the memory of a million changed keys. Both servers, and the CockroachDB-like server, run on
- * this machine. Writes the table in docs/how-it-works.md.
+ * all rows, and measures the memory used by a million changed keys. Both servers, and the CockroachDB-like server, run on
+ * this machine.
  */
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -20,7 +20,7 @@ import { ident } from '../src/runtime/database.ts'
 import { number } from '../src/runtime/progress.ts'
 import { type Servers, startServers } from '../test/support/servers.ts'
 import { collect } from './figures.ts'
-import { medianOf, spreadOf, writeTable } from './table.ts'
+import { medianOf, spreadOf } from './table.ts'
 
 /** The concurrency that a leg of the stream uses. */
 const CONCURRENCY = 2
@@ -137,7 +137,12 @@ try {
   const { tables } = await readProvable(sessions.source.db, sessions.target.db, plan)
   const orders = tables.find(({ name }) => name === 'orders') as ProvableTable
   const keys = await changedKeys(sessions, orders)
-  const [scans, passes, checks]: [number[], number[], number[]] = [[], [], []]
+  const [scans, passes, checks, direct] = [[], [], [], []] as [number[], number[], number[], number[]]
+  const behind = await openSessions({ ...ends, targetUrl: pair.behind.url, signal: new AbortController().signal })
+  const checkWith = async (sides: Sessions) => {
+    const judged = await compareKeys(sides, new Map([['orders', orders]]), keys, new AbortController().signal)
+    if (judged.some(({ verdict }) => verdict !== 'equal')) throw new Error('rows differ')
+  }
   let compared = 0
   for (let round = 0; round < rounds; round++) {
     scans.push(await seconds(() => scanAll(sessions, tables)))
@@ -146,12 +151,8 @@ try {
         compared = await passOver(pair, tables, plan)
       }),
     )
-    checks.push(
-      await seconds(async () => {
-        const judged = await compareKeys(sessions, new Map([['orders', orders]]), keys, new AbortController().signal)
-        if (judged.some(({ verdict }) => verdict !== 'equal')) throw new Error('rows differ')
-      }),
-    )
+    checks.push(await seconds(() => checkWith(sessions)))
+    direct.push(await seconds(() => checkWith(behind)))
     console.log(
       `round ${round + 1}: scan ${scans.at(-1)?.toFixed(2)} s, first pass ${passes.at(-1)?.toFixed(2)} s, re-check ${checks.at(-1)?.toFixed(2)} s`,
     )
@@ -166,6 +167,7 @@ try {
     `| first pass, rows/s | ${cell(rates(passes, compared))} | |`,
     `| first pass, % of the scan's speed | ${cell(share)} | 50 |`,
     `| re-check, keys/s | ${cell(rates(checks, keys.length))} | 20,000 |`,
+    `| re-check without the like-server between, keys/s | ${cell(rates(direct, keys.length))} | 20,000 |`,
     `| memory of ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
   ].join('\n')
   console.log(table)
@@ -180,11 +182,23 @@ try {
       goal: { least: 0.5 },
       work,
     },
-    { name: 're-check', unit: 'keys/s', values: rates(checks, keys.length), goal: { least: 20_000 } },
+    {
+      name: 're-check',
+      unit: 'keys/s',
+      values: rates(checks, keys.length),
+      goal: { least: 20_000 },
+      missed: 'The CockroachDB-like server copies each row in the process that measures, on the same CPUs.',
+    },
+    {
+      name: 're-check without the CockroachDB-like server between',
+      unit: 'keys/s',
+      values: rates(direct, keys.length),
+      goal: { least: 20_000 },
+    },
     { name: `memory of ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
   )
-  writeTable('bench/proof.ts', table)
   await sessions.close()
+  await behind.close()
 } finally {
   await pair.stop()
 }

@@ -48,6 +48,12 @@ console.log(
 const rate = bytes / 2 ** 20 / ((performance.now() - began) / 1000)
 collect(
   { name: "reader of the replicator's log", unit: 'MiB/s', values: [rate] },
-  { name: 'memory of that reader', unit: 'MiB', values: [peak / 2 ** 20], goal: { most: 120 } },
+  {
+    name: 'memory of that reader',
+    unit: 'MiB',
+    values: [peak / 2 ** 20],
+    goal: { most: 120 },
+    missed: 'The measuring process also contains the TypeScript loader.',
+  },
 )
 rmSync(folder, { recursive: true })

@@ -258,8 +258,8 @@ function seedStatements(rows: number): string[] {
   return [
     `INSERT INTO customers
      SELECT n, 'customer' || n || '@example.com', 'Customer ' || n || coalesce(' ' || ${awkward('n')}, ''),
-       CASE WHEN n % 3 > 0 THEN '+32 2 ' || lpad((n * 7919 % 10000000)::text, 7, '0') END,
-       CASE WHEN n % 4 > 0 THEN date '1940-01-01' + (n * 37 % 25000)::int END,
+       CASE WHEN n % 3 > 0 THEN '+32 2 ' || lpad((n::bigint * 7919 % 10000000)::text, 7, '0') END,
+       CASE WHEN n % 4 > 0 THEN date '1940-01-01' + (n::bigint * 37 % 25000)::int END,
        CASE n % 5 WHEN 0 THEN '{}' WHEN 1 THEN ARRAY['vip', ${awkward('n / 5')}] WHEN 2 THEN ARRAY[NULL, 'a"b', 'c,d']
          ELSE ARRAY['t' || n % 17] END,
        CASE WHEN n % 6 > 0 THEN jsonb_build_object('theme', ${awkward('n')}, 'n', n, 'ratio', 1.10, 'on', n % 2 = 0,
@@ -268,7 +268,7 @@ function seedStatements(rows: number): string[] {
      FROM generate_series(1, ${count.customers}) n`,
     `INSERT INTO addresses OVERRIDING SYSTEM VALUE
      SELECT n, 1 + n % ${count.customers}, n % 300 || ' Main Street', ${awkward('n')}, 'City ' || n % 997,
-       CASE WHEN n % 9 > 0 THEN lpad((n * 31 % 100000)::text, 5, '0') END, (ARRAY['BE', 'JP', 'US', 'CI', 'PT'])[1 + n % 5],
+       CASE WHEN n % 9 > 0 THEN lpad((n::bigint * 31 % 100000)::text, 5, '0') END, (ARRAY['BE', 'JP', 'US', 'CI', 'PT'])[1 + n % 5],
        CASE WHEN n % 4 > 0 THEN n % 180 - 90 + 1 / 3::float8 END, CASE WHEN n % 4 > 0 THEN n % 360 - 180 + 0.1::float8 END
      FROM generate_series(1, ${count.addresses}) n`,
     `INSERT INTO categories
@@ -277,7 +277,7 @@ function seedStatements(rows: number): string[] {
     `INSERT INTO products
      SELECT n, 'SKU-' || lpad(n::text, 8, '0'), CASE WHEN n % 10 > 0 THEN 1 + n % ${count.categories} END, 'Product ' || n,
        CASE WHEN n % 7 > 0 THEN repeat(coalesce(${awkward('n')}, '') || ' Lorem ipsum; ', 1 + n::int % 12) END,
-       (n * 131 % 100000) / 100.0, CASE WHEN n % 5 > 0 THEN (n * 17 % 90000) / 1000.0 END,
+       (n::bigint * 131 % 100000) / 100.0, CASE WHEN n % 5 > 0 THEN (n::bigint * 17 % 90000) / 1000.0 END,
        CASE n % 4 WHEN 0 THEN NULL WHEN 1 THEN '{}' ELSE ARRAY[n::int % 500, -1, NULL, 2147483647] END,
        jsonb_build_object('colour', ${awkward('n / 3')}, 'stars', round(n % 50 / 10.0, 1), 'ids', jsonb_build_array(n, n + 1)),
        CASE WHEN n % 3 > 0 THEN decode(md5(n::text), 'hex') END, CASE WHEN n % 20 = 0 THEN ${moment('n', 977)} END
@@ -287,24 +287,24 @@ function seedStatements(rows: number): string[] {
      FROM generate_series(1, ${count.products}) n,
        unnest(ARRAY[${WAREHOUSES.map(literal).join(', ')}]) warehouse`,
     `INSERT INTO orders
-     SELECT n, 1 + n * 7 % ${count.customers}, 99999 + n,
-       ('{pending,paid,shipped,delivered,cancelled}'::order_status[])[1 + n % 5], (n * 257 % 1000000) / 100.0, CASE WHEN n % 5 = 0 THEN ${awkward('n / 5')} END,
+     SELECT n, 1 + n::bigint * 7 % ${count.customers}, 99999 + n,
+       ('{pending,paid,shipped,delivered,cancelled}'::order_status[])[1 + n % 5], (n::bigint * 257 % 1000000) / 100.0, CASE WHEN n % 5 = 0 THEN ${awkward('n / 5')} END,
        CASE n % 4 WHEN 0 THEN NULL WHEN 1 THEN '{}'
          ELSE jsonb_build_object('ip', '10.0.' || n % 256 || '.1', 'utm', ${awkward('n')}) END,
        ${moment('n', 31)}, CASE WHEN n % 5 IN (2, 3) THEN ${moment('n', 43)} END
      FROM generate_series(1, ${count.orders}) n`,
     `INSERT INTO order_items
-     SELECT n, line, 1 + (n * 13 + line) % ${count.products}, 1 + n % 4, (n * 71 % 50000) / 100.0,
+     SELECT n, line, 1 + (n::bigint * 13 + line) % ${count.products}, 1 + n % 4, (n::bigint * 71 % 50000) / 100.0,
        CASE WHEN n % 8 = 0 THEN (n % 9999) / 10000.0 END, CASE WHEN n % 11 = 0 THEN ${awkward('n')} END
      FROM generate_series(1, ${count.orders}) n, LATERAL generate_series(1, 1 + n % 3) line`,
     `INSERT INTO payments
-     SELECT md5('payment ' || n)::uuid, n, (ARRAY['card', 'transfer', 'wallet'])[1 + n % 3], (n * 257 % 1000000) / 100.0,
+     SELECT md5('payment ' || n)::uuid, n, (ARRAY['card', 'transfer', 'wallet'])[1 + n % 3], (n::bigint * 257 % 1000000) / 100.0,
        CASE n % 4 WHEN 0 THEN NULL WHEN 1 THEN 0.10 WHEN 2 THEN 1.5000 ELSE n / 7.0 END, ${awkward('n')},
        CASE WHEN n % 3 > 0 THEN jsonb_build_object('code', n % 100, 'amount', 10.50, 'text', ${awkward('n')}) END,
        CASE WHEN n % 10 > 0 THEN ${moment('n', 37)} END
      FROM generate_series(1, ${count.payments}) n`,
     `INSERT INTO reviews
-     SELECT n, 1 + n * 3 % ${count.products}, 1 + n * 11 % ${count.customers}, CASE WHEN n % 6 > 0 THEN 'user' || n END,
+     SELECT n, 1 + n::bigint * 3 % ${count.products}, 1 + n::bigint * 11 % ${count.customers}, CASE WHEN n % 6 > 0 THEN 'user' || n END,
        1 + n % 5, ${awkward('n')}, coalesce(${awkward('n / 2')}, 'Fine.') || repeat(' More to say.', n::int % 30),
        CASE WHEN n % 3 > 0 THEN ARRAY[n::int % 7, n::int % 5] END, ${moment('n', 401)}
      FROM generate_series(1, ${count.reviews}) n`,
@@ -312,7 +312,7 @@ function seedStatements(rows: number): string[] {
      SELECT md5('session ' || n / 3)::uuid, 1 + n % ${count.products}, 1 + n % 3, ${moment('n', 509)}
      FROM generate_series(1, ${count.cart_items}) n`,
     `INSERT INTO "OrderNotes"
-     SELECT n, 1 + n * 5 % ${count.orders}, CASE WHEN n % 4 > 0 THEN 'Agent ' || n % 20 END, coalesce(${awkward('n')}, '-'),
+     SELECT n, 1 + n::bigint * 5 % ${count.orders}, CASE WHEN n % 4 > 0 THEN 'Agent ' || n % 20 END, coalesce(${awkward('n')}, '-'),
        ${moment('n', 601)}
      FROM generate_series(1, ${count.OrderNotes}) n`,
     `SELECT setval('customers_id_seq', ${count.customers}), setval('addresses_id_seq', ${count.addresses}),

@@ -23,7 +23,7 @@ const ACCOUNT: Account = {
   next: 'npm run adopt',
 }
 
-it('shows each figure once, under its own name', () => {
+it('shows each figure only once, with its own label', () => {
   const lines = accountText(ACCOUNT).split('\n')
   const figures = lines.flatMap((line) => /^ {2}(\S.*?) {2,}(.*)$/.exec(line)?.slice(1, 3).join(': ') ?? [])
   expect(figures).toEqual(

@@ -46,7 +46,7 @@ export class ReplicatorRuns {
     return this.#restarts
   }
 
-  /** How the previous process ended, such as `was ended by SIGKILL`. */
+  /** How the previous process ended, such as `was killed by SIGKILL`. */
   get lastEnd(): string {
     return this.#lastEnd
   }
