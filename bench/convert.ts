@@ -9,7 +9,7 @@ import { collect } from './figures.ts'
 
 const tables = Number(process.argv[2] ?? 2_000)
 const rounds = Number(process.argv[3] ?? 5)
-/** Statements per transaction: each table needs some locks. */
+/** Statements per transaction. Limited, because each table takes locks until the commit. */
 const AT_ONCE = 250
 
 const server = await startPostgres({ name: 'source', settings: { max_locks_per_transaction: 1024 } })

@@ -1,6 +1,6 @@
 /**
- * Measures what `fetch` and `verify` add to the command of molt that they run, in the same run: `npx tsx
- * bench/overhead.ts [rows] [rounds]`. Nothing writes meanwhile, so both do the same work in each round.
+ * Measures the time that `fetch` and `verify` add to the molt command that they run: `npx tsx bench/overhead.ts [rows]
+ * [rounds]`. Nothing writes meanwhile, so both do the same work in each round.
  */
 
 import { number } from '../src/runtime/progress.ts'
@@ -18,7 +18,7 @@ const STEPS = [
   ['verify', {}],
 ] as const
 
-/** Milliseconds of the whole action, and of molt in it. */
+/** Milliseconds taken by the whole action, and by the molt command within it. */
 const times: Record<string, { action: number[]; molt: number[] }> = {
   fetch: { action: [], molt: [] },
   verify: { action: [], molt: [] },
@@ -53,7 +53,7 @@ for (const [name, { action, molt }] of Object.entries(times)) {
     values: added,
     goal: { most: Math.round(300 + medianOf(molt) / 100) },
     missed:
-      'Node starts, both connections open, and both catalogs and the ledger are read before and after molt. This does not grow with the rows.',
+      'The action starts Node, opens both connections, and reads both catalogs and the ledger before and after molt. This time does not grow with the rows.',
     work: { of: 'rows', amount: rows },
   })
 }

@@ -1,8 +1,9 @@
 /**
  * `npm run bench:pause -- [rows …] [--latency ms] [--ddl ms] [--defer] [--rate n] [--rounds n]`: measures the write
- * pause by number of rows, both with every row compared in the pause and with the rolling proof. `--ddl` is the time of
- * a schema change, `--defer` defers indexes and constraints, `--rate` is the number of transactions per second. The committed actions move each size from PostgreSQL to
- * the CockroachDB-like server under live load.
+ * pause for databases of several sizes, both with the rolling proof and with a full comparison during the pause.
+ * `--ddl` is the duration of a schema change, `--defer` defers indexes and constraints, `--rate` is the number of
+ * transactions per second. For each size, the committed actions move the database from PostgreSQL to the
+ * CockroachDB-like server under live load.
  */
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
@@ -10,13 +11,13 @@ import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/
 import { collect } from './figures.ts'
 import { medianOf, spreadOf } from './table.ts'
 
-/** Milliseconds by part. Overlapping parts do not add up to `total`. */
+/** Duration of each part in milliseconds. Some parts overlap, so they do not add up to `total`. */
 interface Pause {
   total: number
   verify: number
-  /** `total` without the build of unique indexes, which grows with their tables. */
+  /** `total` without building unique indexes, which takes longer for larger tables. */
   withoutIndexes: number
-  /** `total` without dropping again what was built, which only a rehearsal does. */
+  /** `total` without dropping the rebuilt objects again, which only a rehearsal does. */
   committed: number
   estimated: number
 }
@@ -45,10 +46,10 @@ const [latency, ddlTime, rate, rounds] = [options.latency, options.ddl, options.
   number,
 ]
 const sizes = positionals.length ? positionals.map(Number) : [10_000, 100_000]
-/** What differs from the plain measurement, for the figures' names. */
+/** Conditions that differ from the plain measurement, for the names of the figures. */
 const circumstances = [
-  latency && ` at ${latency} ms a statement`,
-  ddlTime && ` and ${ddlTime} ms a schema change`,
+  latency && ` at ${latency} ms per statement`,
+  ddlTime && ` and ${ddlTime} ms per schema change`,
   options.defer && ' with deferred objects',
 ]
   .filter(Boolean)
@@ -87,7 +88,7 @@ async function measure(rows: number): Promise<Figures> {
     const began = performance.now()
     requireSuccess('replicate', await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling' }))
     const figures: Figures = { rows, proofMs: performance.now() - began, full: [], changed: [] }
-    // The two ways alternate, so a busy machine slows both equally.
+    // Alternate between the two methods, so that a busy machine slows both equally.
     for (let round = 0; round < rounds; round++) {
       figures.changed.push(await pauseOf(rehearsal, 'changed'))
       figures.full.push(await pauseOf(rehearsal, 'full'))
@@ -109,15 +110,15 @@ function tableOf(figures: readonly Figures[]): string {
   const flat = figures.map(({ changed }) => medianOf(changed.map((each) => each.withoutIndexes)))
   const ratio = Math.max(...flat) / Math.min(...flat)
   return [
-    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | of it verify, ms | without unique indexes, ms | catch up and first pass |`,
+    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | verify part, ms | without unique indexes, ms | catch up and first pass |`,
     '| ---: | ---: | ---: | ---: | ---: | ---: |',
     ...figures.map(line),
     '',
-    `Medians of ${rounds} rehearsed cutovers (lowest to highest) with ${latency} ms of latency a statement and ${rate} transactions a second; sizes run: ${figures.map(({ rows }) => number(rows)).join(', ')} rows. Longest by shortest pause without unique indexes: ${ratio.toFixed(2)}.`,
+    `Medians of ${rounds} rehearsed cutovers (lowest to highest) with ${latency} ms of latency per statement and ${rate} transactions per second; sizes: ${figures.map(({ rows }) => number(rows)).join(', ')} rows. Ratio of the longest to the shortest pause without unique indexes: ${ratio.toFixed(2)}.`,
   ].join('\n')
 }
 
-/** Collects the pause with the rolling proof and with every row compared, each with its estimate. */
+/** Collects the write pauses of both methods and their estimates. */
 function collectPauses({ rows, full, changed }: Figures): void {
   const of = (pauses: readonly Pause[], field: keyof Pause) => pauses.map((each) => each[field])
   if (options.rate !== '40') {
@@ -131,7 +132,7 @@ function collectPauses({ rows, full, changed }: Figures): void {
       name: `write pause${circumstances}`,
       unit: 'ms',
       values: of(changed, 'total'),
-      reference: { name: 'every row compared in the pause', values: of(full, 'total') },
+      reference: { name: 'full comparison during the pause', values: of(full, 'total') },
       ...(rows >= 1e6 && { goal: { most: 0.1 } }),
       work,
     },

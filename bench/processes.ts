@@ -1,13 +1,13 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
-/** Milliseconds between two looks at the list of processes. */
+/** Milliseconds between two samples of the process list. */
 const EVERY = 50
 
-/** What is known of a process that was seen in the list. Linux only. */
+/** A process that appeared in the process list. Linux only. */
 export interface Seen {
   pid: number
   parent: number
-  /** Milliseconds from the first look that saw the process to the last; accurate to 100 ms. */
+  /** Milliseconds from the first to the last sample that contained the process; accurate to 100 ms. */
   ms: number
 }
 
@@ -28,14 +28,14 @@ export function cpuSeconds(pid: number): number | undefined {
   return fields && (Number(fields[11]) + Number(fields[12])) / 100
 }
 
-/** The most memory that a process has held, in MiB. */
+/** Peak memory of a process in MiB. */
 export function peakMemory(pid: number): number | undefined {
   const peak = linesOf(pid, 'status')?.match(/^VmHWM:\s+(\d+) kB/m)?.[1]
   return peak === undefined ? undefined : Number(peak) / 1024
 }
 
 /**
- * Runs `work` and watches for processes whose command line matches, its arguments separated by spaces.
+ * Runs `work` and watches for processes whose command line matches. Arguments are separated by spaces.
  * @param work is passed a function that returns the matching processes seen so far
  */
 export async function watchProcesses<T>(

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with each database's own hash scan of
- * all rows, and measures the memory used by a million changed keys. Both servers, and the CockroachDB-like server, run on
- * this machine.
+ * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with a hash scan of all rows inside each
+ * database, and measures the memory used by a million changed keys. Both PostgreSQL servers and the CockroachDB-like
+ * server run on this machine.
  */
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -22,7 +22,7 @@ import { type Servers, startServers } from '../test/support/servers.ts'
 import { collect } from './figures.ts'
 import { medianOf, spreadOf } from './table.ts'
 
-/** The concurrency that a leg of the stream uses. */
+/** Same concurrency as in one leg of the stream. */
 const CONCURRENCY = 2
 const KEYS = 100_000
 
@@ -51,7 +51,7 @@ const seconds = async (work: () => Promise<unknown>) => {
   return (performance.now() - began) / 1000
 }
 
-/** Lets each database sum the hashes of all its rows. The slower one counts. */
+/** Sums the hashes of all rows inside each database, in parallel. Takes as long as the slower one. */
 async function scanAll(sessions: Sessions, tables: readonly ProvableTable[]): Promise<void> {
   const scan = async (side: Sessions['source']) => {
     for (const table of tables) await readSums(side, table, { digits: 0 })
@@ -93,7 +93,7 @@ async function changedKeys(sessions: Sessions, table: ProvableTable): Promise<Op
   return rows.map((key: string[]) => ({ table: table.name, key, at: 1n, xid: undefined, present: undefined }))
 }
 
-/** MiB of heap for a million changed keys as long as a bigint's. */
+/** Heap in MiB that a million changed bigint keys take. */
 function memoryOfKeys(): number {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
@@ -163,16 +163,16 @@ try {
   const table = [
     `| figure, ${number(compared)} rows in ${tables.length} tables | median of ${rounds} (lowest to highest) | goal |`,
     '| --- | ---: | ---: |',
-    `| both databases' own hash scan, rows/s | ${cell(rates(scans, compared))} | |`,
+    `| hash scan inside both databases, rows/s | ${cell(rates(scans, compared))} | |`,
     `| first pass, rows/s | ${cell(rates(passes, compared))} | |`,
     `| first pass, % of the scan's speed | ${cell(share)} | 50 |`,
     `| re-check, keys/s | ${cell(rates(checks, keys.length))} | 20,000 |`,
-    `| re-check without the like-server between, keys/s | ${cell(rates(direct, keys.length))} | 20,000 |`,
-    `| memory of ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
+    `| re-check without the CockroachDB-like server, keys/s | ${cell(rates(direct, keys.length))} | 20,000 |`,
+    `| memory used by ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
   ].join('\n')
   console.log(table)
   const work = { of: 'rows', amount: compared }
-  const scanned = { name: "the databases' own hash scan", values: rates(scans, compared) }
+  const scanned = { name: 'hash scan inside the databases', values: rates(scans, compared) }
   collect(
     {
       name: 'first pass',
@@ -187,15 +187,15 @@ try {
       unit: 'keys/s',
       values: rates(checks, keys.length),
       goal: { least: 20_000 },
-      missed: 'The CockroachDB-like server copies each row in the process that measures, on the same CPUs.',
+      missed: 'The CockroachDB-like server copies each row within the measuring process, on the same CPUs.',
     },
     {
-      name: 're-check without the CockroachDB-like server between',
+      name: 're-check without the CockroachDB-like server',
       unit: 'keys/s',
       values: rates(direct, keys.length),
       goal: { least: 20_000 },
     },
-    { name: `memory of ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
+    { name: `memory used by ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
   )
   await sessions.close()
   await behind.close()

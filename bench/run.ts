@@ -51,7 +51,7 @@ function runBench(name: string, args: readonly string[]): void {
     stdio: 'inherit',
     env: { ...process.env, MOLT_ACTIONS_BENCH: collectedBy(name) },
   })
-  // The page shows a missed goal. Some benches also report it with their exit code.
+  // Exit code 1 means a missed goal, which the page shows.
   if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
 }
 
@@ -110,7 +110,7 @@ function leastSquares(points: readonly (readonly [x: number, y: number])[]): { s
   return { slope, intercept: y - slope * x }
 }
 
-/** A straight line instead of a power, for work that can be zero. */
+/** Fits a straight line instead of a power law, for work that can be zero. */
 function lineThrough(figures: readonly Figure[]): string {
   const { slope, intercept } = leastSquares(
     figures.map(({ work, values }) => [work?.amount ?? 0, medianOf(values)] as const),
@@ -119,7 +119,7 @@ function lineThrough(figures: readonly Figure[]): string {
   return `${intercept.toFixed(0)} ${first?.unit} + ${(1000 * slope).toFixed(0)} ${first?.unit} for each 1,000 ${first?.work?.of}`
 }
 
-/** How a figure grows with its work: the slope of log(figure) over log(work), by least squares. */
+/** Growth of each figure with the amount of work: the slope of log(figure) over log(work), by least squares. */
 function growthOf(figures: readonly Figure[]): string[] {
   const names = new Set(figures.filter(({ work }) => work).map(({ name }) => name))
   return [...names].flatMap((name) => {

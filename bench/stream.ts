@@ -1,6 +1,7 @@
 /**
- * Measures a leg of the stream: `npx tsx bench/stream.ts [rows] [rounds]`. First the action's own CPU time and memory by
- * transactions per second, then the application's latency with and without the rolling proof, in alternating legs.
+ * Measures a leg of the stream: `npx tsx bench/stream.ts [rows] [rounds]`. First measures the action's own CPU time and
+ * memory at several transaction rates, then the application's latency with and without the rolling proof, in
+ * alternating legs.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
@@ -12,7 +13,7 @@ import { cpuSeconds, peakMemory, watchProcesses } from './processes.ts'
 const rows = Number(process.argv[2] ?? 100_000)
 const rounds = Number(process.argv[3] ?? 5)
 const RATES = [0, 250, 1_000]
-/** Seconds of a leg, and its first seconds, which do not count. */
+/** Duration of a leg in seconds, and the number of seconds at its start that are not measured. */
 const COST_LEG = rounds > 1 ? { length: 45, start: 15 } : { length: 6, start: 3 }
 const LATENCY_LEG = rounds > 1 ? { length: 15, start: 3 } : { length: 6, start: 3 }
 
@@ -48,7 +49,7 @@ async function costOf(rehearsal: Rehearsal, rate: number) {
   }
 }
 
-/** Milliseconds of each of the application's transactions while `work` runs, without its start. */
+/** Milliseconds that each of the application's transactions takes while `work` runs, except at its start. */
 async function latencies(url: string, work: () => Promise<void>): Promise<number[]> {
   const client = new pg.Client(url)
   await client.connect()
@@ -76,7 +77,7 @@ async function latencies(url: string, work: () => Promise<void>): Promise<number
 
 /** Rows per second. */
 const THROTTLE = 10_000
-// Such a short age makes one pass over all rows follow the other.
+// With such a short age, each pass over all rows directly follows the previous one.
 const PROOF = { verify: 'rolling', 'verify-age': '1s' }
 const LEGS = {
   alone: { verify: 'none' },

@@ -10,7 +10,7 @@ export function likeServerCounts(): { rules: number; seen: number } {
 export function likeServerDocs(): string {
   const facts = [...CATALOG_FACTS, ...RULES].sort((a, b) => (a.id < b.id ? -1 : 1))
   const { seen } = likeServerCounts()
-  return `<!-- Generated from rehearsal/cockroach by \`npm run build\`; edit that. -->
+  return `<!-- Generated from rehearsal/cockroach by \`npm run build\`. Edit the source instead. -->
 
 # The CockroachDB-like server
 

@@ -30,7 +30,7 @@ it('shows each figure only once, with its own label', () => {
     expect.arrayContaining([
       'lag before pause: 9 ms',
       'write pause: 913 ms  (fence 41, drain 872)',
-      'was expected: 1,234 ms',
+      'expected pause: 1,234 ms',
       'application saw: 1,500 ms without writes',
     ]),
   )
