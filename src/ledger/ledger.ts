@@ -281,7 +281,7 @@ export async function readLastSteps(
 export interface Evidence<T> {
   body: Partial<T> & { origin?: Origin }
   at: Date
-  /** By the database's clock. */
+  /** Age in milliseconds, by the database's clock. */
   ageMs: number
 }
 

@@ -183,8 +183,9 @@ export const CODES = {
     fix: 'Run `cleanup` again.',
   },
   'cleanup.not-compared': {
-    meaning: 'Rows have not been compared since the commit.',
-    cause: '`finalize` has not run, or ended before the comparison. After the cleanup, rows can no longer be compared.',
+    meaning: 'Not every row has been compared since the commit.',
+    cause:
+      '`finalize` has not run, ended before the comparison, or was inconclusive. After the cleanup, rows can no longer be compared.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
     next: { action: 'finalize' },
   },
@@ -1047,7 +1048,7 @@ export const CODES = {
     next: { action: 'abort' },
   },
   'prepare.plan-fixed': {
-    meaning: 'The plan can no longer change.',
+    meaning: 'The plan can no longer be changed.',
     cause: 'Rows have already been loaded with this plan.',
     fix: 'Restore the settings that the message lists, or run `abort` and `prepare` again.',
     next: { action: 'abort' },

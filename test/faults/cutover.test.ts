@@ -368,7 +368,7 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
   await lease('1')
   const lifted = await run('status')
   requireSuccess('status', lifted)
-  expect(words(lifted)).toContain('fence problem: the fence trigger of public.reviews is not')
+  expect(words(lifted)).toContain('fence problem: the fence trigger on public.reviews is not')
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 

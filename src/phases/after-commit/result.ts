@@ -25,6 +25,7 @@ export type AfterCommitGap =
   | { code: 'past-gone'; what: string }
   | { code: 'failed'; what: string }
   | { code: 'table-gone' | 'rows-hidden'; table: string }
+  | { code: 'column-gone'; table: string; column: string }
   | { code: 'column'; table: string; what: string }
 
 /** The result of comparing the fenced source with the target as of the commit. */
@@ -63,6 +64,15 @@ export async function lastAfterCommit(target: Database, { id, facts }: Entry): P
 
 /** Maximum number of results to read from the ledger. */
 const RESULTS = 100
+
+/**
+ * Whether nothing is left to compare: every row is equal, only `molt verify` can compare the rest, or the target keeps
+ * no history.
+ */
+export function isCompared({ verdict, gaps }: AfterCommit): boolean {
+  if (verdict === 'inconclusive') return gaps.every(({ code }) => code === 'column')
+  return verdict !== 'different'
+}
 
 /** One line for each table with differences, and for each gap. */
 export function afterCommitProblems({ differences, gaps }: AfterCommit): string[] {
@@ -108,6 +118,8 @@ function gapText(gap: AfterCommitGap): string {
       return `${gap.table} is missing on one side`
     case 'rows-hidden':
       return `row-level security on the target hides rows of ${gap.table} from this role`
+    case 'column-gone':
+      return `${gap.table}: the target no longer has the column ${gap.column}`
     case 'column':
       return `${gap.table}: ${gap.what}`
   }

@@ -31,11 +31,14 @@ interface Mark {
 
 /** Number of rounds in which a row must differ, without a newer change, before it counts as lost. */
 const LOSS_AFTER = 2
+/** Number of characters after which a key counts once more against the budget. */
+const LONG = 100
 
 /**
  * Keys that changed on the source, or differed in the first pass, and are not yet proved equal. Keeps only the newest
  * change of each key, so that a constantly written row does not hold back the change log. Limits memory: if there are
- * more than `budget` keys, drops those of the table with the most, and this table must then be compared again.
+ * more than `budget` keys, drops those of the table with the most, and this table must then be compared again. A long
+ * key counts as several.
  *
  * A restarted replicator applies all changes since its last confirmed position again, so it can overwrite newer values
  * with old ones. A key that was found equal is therefore kept until the stream has confirmed its change, and {@link
@@ -46,6 +49,8 @@ export class DirtyKeys {
   readonly #budget: number
   readonly #giveUp: (table: string) => void
   #size = 0
+  /** What the keys in memory add up to against the budget. */
+  #weight = 0
   #open = 0
 
   /**
@@ -178,6 +183,7 @@ export class DirtyKeys {
         if (provisional && at < lsn) {
           marks.delete(id)
           this.#size--
+          this.#weight -= weightOf(id)
         }
   }
 
@@ -193,8 +199,11 @@ export class DirtyKeys {
 
   /** Forgets every key of a table. The caller then starts the table over or compares it in full. */
   drop(table: string): void {
-    for (const { provisional } of this.#marks(table).values()) if (!provisional) this.#open--
-    this.#size -= this.#marks(table).size
+    for (const [id, { provisional }] of this.#marks(table)) {
+      if (!provisional) this.#open--
+      this.#size--
+      this.#weight -= weightOf(id)
+    }
     this.#tables.delete(table)
   }
 
@@ -203,11 +212,14 @@ export class DirtyKeys {
     const before = marks.get(id)
     // Append the key, so that the longest-waiting keys are taken first.
     if (before) marks.delete(id)
-    else this.#size++
+    else {
+      this.#size++
+      this.#weight += weightOf(id)
+    }
     if (!before || before.provisional) this.#open++
     marks.set(id, mark)
     this.#tables.set(table, marks)
-    if (this.#size > this.#budget) this.#forget()
+    if (this.#weight > this.#budget) this.#forget()
   }
 
   #forget(): void {
@@ -224,6 +236,11 @@ export class DirtyKeys {
     const mark = this.#marks(table).get(idOf(key))
     return mark?.at === at ? mark : undefined
   }
+}
+
+/** What a key counts against the budget. */
+function weightOf(id: string): number {
+  return 1 + Math.floor(id.length / LONG)
 }
 
 /** Joins the key's values with NUL, which PostgreSQL's text cannot contain. */
