@@ -159,7 +159,7 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
       'deferral.not-restored',
       'the target lacks definitions that it had before the load',
       problems,
-      'Fix these and run `finalize` again.',
+      'Fix these, then run `finalize` again.',
     )
   return entry
 }
@@ -206,7 +206,7 @@ async function requireWhole(
       'finalize.definitions-differ',
       "the target's definitions differ from the source's",
       problems,
-      'Fix these and run `finalize` again.',
+      'Fix these, then run `finalize` again.',
     )
   const sides = [
     { db: source, schema: sourceSchema },
