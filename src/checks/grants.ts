@@ -183,7 +183,7 @@ function writeAccess(facts: Facts, user: string): string[] {
   const owned = takenOver(facts, user)
   const grants = target.writeGrants.filter(({ role }) => role !== user)
   if (!grants.length) return owned
-  const giveBack = '-- To restore the application's write access after the commit.'
+  const giveBack = "-- To restore the application's write access after the commit."
   if (target.server.isCockroach)
     return [...owned, giveBack, ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`)]
   const tables = new Set(grants.map(({ table }) => qualified(settings.targetSchema, table)))

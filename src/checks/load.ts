@@ -30,7 +30,7 @@ export const loadChecks: readonly Check[] = [
     waivable: false,
     title: 'Recreating the tables removes no privileges',
     protects:
-      '`table-handling: drop-on-target-and-recreate` drops the tables, and with them other roles' privileges. MOLT does not restore those, so after the switch the application could not even read.',
+      "`table-handling: drop-on-target-and-recreate` drops the tables, and with them other roles' privileges. MOLT does not restore those, so after the switch the application could not even read.",
     fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
     *find({ settings, target }) {
       const loads = [undefined, 'planned', 'prepared'].includes(settings.phase)

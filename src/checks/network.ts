@@ -51,7 +51,8 @@ export const networkChecks: readonly Check[] = [
     id: 'net.password',
     severity: 'block',
     title: 'Every program decodes the passwords the same way',
-    protects: 'Some programs truncate or change a password that has unencoded characters, so some connect and others fail.',
+    protects:
+      'Some programs truncate or change a password that has unencoded characters, so some connect and others fail.',
     fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
     *find(facts) {
       for (const side of SIDES)

@@ -316,7 +316,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user can see statements and sessions on the target',
     protects:
-      'Otherwise, SHOW CLUSTER SESSIONS shows only this user's sessions: other writers go unnoticed, and `observe` is inconclusive.',
+      "Otherwise, SHOW CLUSTER SESSIONS shows only this user's sessions: other writers go unnoticed, and `observe` is inconclusive.",
     fix: 'GRANT SYSTEM VIEWACTIVITYREDACTED TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.activity)

@@ -222,7 +222,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'There are enough connections for the load',
     protects:
-      'The load opens a connection for each table and reader. When they reach the limit, the application's connections are refused.',
+      "The load opens a connection for each table and reader. When they reach the limit, the application's connections are refused.",
     fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
     *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings

@@ -43,8 +43,7 @@ function settingChecks(side: Side): Check[] {
       severity: 'block',
       waivable: false,
       title: `The tools' sessions on the ${side} use the expected text formats`,
-      protects:
-        'The other side refuses dates, intervals, bytes and numbers in another format, or misreads them.',
+      protects: 'The other side refuses dates, intervals, bytes and numbers in another format, or misreads them.',
       fix: FIX,
       find: find(...TEXT_FORMS),
     },
@@ -52,7 +51,8 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.time-zone`,
       severity: 'warn',
       title: `The tools use UTC on the ${side}`,
-      protects: 'In other time zones, times from before standard time have offsets with seconds, which some programs cannot read.',
+      protects:
+        'In other time zones, times from before standard time have offsets with seconds, which some programs cannot read.',
       fix: FIX,
       find: find(TIME_ZONE),
     },

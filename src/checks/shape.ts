@@ -115,7 +115,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Both sides have the same key columns in the same order',
-    protects: 'Otherwise, MOLT moves none of the table's rows, yet reports the table as loaded and exits with code 0.',
+    protects: "Otherwise, MOLT moves none of the table's rows, yet reports the table as loaded and exits with code 0.",
     fix: '{fix}',
     *find(facts) {
       for (const { source, target } of pairs(facts))
@@ -197,7 +197,7 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.int-narrow',
     severity: 'block',
     title: 'Integers are at least as wide as on the source',
-    protects: 'The first value outside the narrower type's range stops the load or the stream.',
+    protects: "The first value outside the narrower type's range stops the load or the stream.",
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts)) {

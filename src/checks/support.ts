@@ -182,7 +182,10 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
 /** Extensions with a built-in counterpart in CockroachDB, and the first version that has it. */
 export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> = {
   'uuid-ossp': { since: [20, 1], note: 'its functions are built in' },
-  pgcrypto: { since: [20, 1], note: 'gen_random_uuid, digest and others are built in; check every function that you call' },
+  pgcrypto: {
+    since: [20, 1],
+    note: 'gen_random_uuid, digest and others are built in; check every function that you call',
+  },
   fuzzystrmatch: { since: [21, 1], note: 'some of its functions are built in' },
   pg_trgm: { since: [22, 2], note: 'trigram indexes are built in' },
   postgis: { since: [20, 2], note: 'spatial types are built in; MOLT does not move them' },

@@ -382,7 +382,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.foreign-key-invalid',
     severity: 'warn',
     title: 'Foreign keys of the source are valid',
-    protects: 'Rows that violate a NOT VALID foreign key are moved too, and prevent its validation on the target later.',
+    protects:
+      'Rows that violate a NOT VALID foreign key are moved too, and prevent its validation on the target later.',
     fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name};',
     *find({ source: { schema }, settings }) {
       const expected = new Set(settings.tables)
@@ -427,7 +428,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.subscription',
     severity: 'block',
     title: 'No logical subscription feeds a table',
-    protects: 'The fence does not stop a subscription's writes. They continue during the cutover and are lost.',
+    protects: "The fence does not stop a subscription's writes. They continue during the cutover and are lost.",
     fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))

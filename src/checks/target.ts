@@ -140,7 +140,8 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.foreign-key',
     severity: 'block',
     title: 'No foreign keys during the load and the stream',
-    protects: 'Tables load in parallel, so a child row may arrive before its parent. The row then fails, and the load with it.',
+    protects:
+      'Tables load in parallel, so a child row may arrive before its parent. The row then fails, and the load with it.',
     fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`, which saves and drops them, and adds them again after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
@@ -181,7 +182,7 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.stricter',
     severity: 'block',
-    title: 'The source guarantees what the target's unique indexes and foreign keys require',
+    title: "The source guarantees what the target's unique indexes and foreign keys require",
     protects:
       'Source rows may violate a unique index or foreign key that only the target has. The cutover, or `finalize` after the commit, could not build it.',
     fix: '{drop} -- or add it to the source too, and validate it',
@@ -430,7 +431,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'All jobs on the target are visible',
     protects:
-      'Without VIEWJOB, SHOW JOBS shows only this user's jobs: a running import or changefeed goes unnoticed, and `observe` is inconclusive.',
+      "Without VIEWJOB, SHOW JOBS shows only this user's jobs: a running import or changefeed goes unnoticed, and `observe` is inconclusive.",
     fix: 'GRANT SYSTEM VIEWJOB TO {role};',
     *find({ target: { jobs, role, server, sight } }) {
       if (server.isCockroach && (jobs === null || sight?.jobs === false))

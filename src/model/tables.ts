@@ -85,7 +85,12 @@ export function compareTables(expected: readonly Table[], target: readonly Table
     const other = byName.get(source.name)
     if (other) return compareTable(source, other)
     return [
-      difference('missing-on-target', source, 'is missing on the target', 'create the table there, from the converted schema'),
+      difference(
+        'missing-on-target',
+        source,
+        'is missing on the target',
+        'create the table there, from the converted schema',
+      ),
     ]
   })
 }
@@ -98,7 +103,7 @@ function compareTable(source: Table, target: Table): Difference[] {
         'primary-key',
         source,
         `has the primary key (${source.key.join(', ') || 'none'}) on the source and (${target.key.join(', ') || 'none'}) on the target`,
-        'give both the same key columns in the same order, because otherwise MOLT moves none of the table's rows and still exits with code 0',
+        "give both the same key columns in the same order, because otherwise MOLT moves none of the table's rows and still exits with code 0",
       ),
     )
   const columns = new Map(target.columns.map((column) => [column.name, column]))

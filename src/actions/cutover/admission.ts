@@ -117,7 +117,9 @@ export async function settle(context: Cutover, source: Database, target: Databas
         'fence.permanent-without-commit',
         `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so it was not its cutover that committed. Find out who made the fence permanent. \`rollback\` makes the source writable again. Nothing was changed`,
       )
-    info('the source is permanently fenced: an earlier run committed this migration, and this run continues with the switch')
+    info(
+      'the source is permanently fenced: an earlier run committed this migration, and this run continues with the switch',
+    )
     return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')

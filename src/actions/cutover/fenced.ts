@@ -170,8 +170,8 @@ async function requireRefusing({ source, target, stream, entry, held }: Section)
 }
 
 /**
- * Commits by making the fence on the source permanent. The ledger says `committing` before this, which tells a later
- * run to check the source, and `committed` after it.
+ * Commits by making the fence on the source permanent. The phase in the ledger is `committing` before this, which tells
+ * a later run to check the source, and `committed` after it.
  */
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section

@@ -237,7 +237,9 @@ async function pauseWrites(
   }
 }
 
-/** A transaction that was open for this many milliseconds may have written many rows, which would prolong the pause. */
+/**
+ * A transaction that was open for this many milliseconds may have written many rows, which would lengthen the pause.
+ */
 const LARGE_AFTER = 500
 /** Maximum rounds of checks of the stream and the change log before a pause. */
 const LARGE_ROUNDS = 4
@@ -280,7 +282,7 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   if (COMMITTED.includes(entry.phase))
     info(
-      `${entry.facts.writeAccessWaived ? 'every role with write privileges' : 'an administrator'} could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares every row as it was at the commit`,
+      `${entry.facts.writeAccessWaived ? 'every role with write privileges' : 'an administrator'} could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares all rows to detect such writes`,
     )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))
@@ -289,7 +291,9 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   context.output('phase', entry.phase)
   const decided = DECIDED[entry.phase] ?? 'rehearsed: the fence is lifted'
   const byHand = entry.phase === 'committed' && !context.inputs.switchCommand?.length
-  const head = switched ? `### ✅ Cutover ${decided}` : `### ❌ Cutover ${decided}, but the application was not switched`
+  const head = switched
+    ? `### ✅ Cutover ${decided}`
+    : `### ❌ Cutover ${decided}, but the application was not switched`
   context.summary(
     `${head}\n\n${byHand ? pauseByHandText(clock) : pauseText(clock)} Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )

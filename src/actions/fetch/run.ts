@@ -246,7 +246,7 @@ async function requireNoRights(target: Database, { targetSchema, tables }: Plan,
   if (lost.length)
     refuse(
       'load.recreate-loses-rights',
-      '`table-handling: drop-on-target-and-recreate` would drop other roles' privileges, and MOLT does not restore them',
+      "`table-handling: drop-on-target-and-recreate` would drop other roles' privileges, and MOLT does not restore them",
       [grantsText(lost, 'would lose')],
       'Set `table-handling: truncate-if-exists`, which keeps the tables. No row was moved.',
     )

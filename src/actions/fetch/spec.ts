@@ -50,7 +50,10 @@ export const spec = defineAction({
       'fail',
       'What to do about an earlier load that did not finish. `fail` changes nothing. `resume` continues it, except with `direct-copy`, and keeps the slot if this load fails too. `restart` drops its slot and loads again.',
     ),
-    'fetch-id': optional(uuid, 'With `resume`: MOLT's id of the load to continue. Default: the id in the ledger or on the target.'),
+    'fetch-id': optional(
+      uuid,
+      "With `resume`: MOLT's id of the load to continue. Default: the id in the ledger or on the target.",
+    ),
     'continuation-token': optional(uuid, 'With `resume`: continuation token of the one table to continue.'),
     'continuation-file-name': optional(text, 'With `resume`: name of the file to start from.'),
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),

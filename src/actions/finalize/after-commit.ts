@@ -67,7 +67,7 @@ export function requireCompared(result: AfterCommit | undefined): void {
   if (result.verdict === 'inconclusive' && result.gaps.some(({ code }) => code !== 'column'))
     refuse(
       'verify.after-commit-inconclusive',
-      'not every row was compared as it was at the commit',
+      'the comparison of rows at the commit is incomplete',
       afterCommitProblems(result),
       'Fix these, then run `finalize` again while the target still keeps its history since the commit (`gc.ttlseconds`). To accept the gaps, set `waive: compare` in `cleanup`.',
     )

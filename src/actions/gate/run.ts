@@ -142,7 +142,9 @@ async function requireBranchRule(context: Gate): Promise<void> {
   const { secretsEnvironment: name = '', token } = context.inputs
   const found = await readEnvironment(connectGithub(demand(token, 'token')), name)
   if (found) return requireBranches(context, name, found.branches)
-  info(`the environment \`${name}\` does not exist; this job uses the repository's secrets, which every branch can read`)
+  info(
+    `the environment \`${name}\` does not exist; this job uses the repository's secrets, which every branch can read`,
+  )
 }
 
 function requireBranches({ inputs }: Gate, name: string, branches: Environment['branches']): void {

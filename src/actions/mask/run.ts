@@ -58,7 +58,7 @@ async function propose(context: Mask): Promise<void> {
   if (existsSync(rules))
     throw new InputError(
       'mask.file-exists',
-      `input \`rules\`: ${rules} already exists. Name a new file, because `propose` never overwrites one`,
+      `input \`rules\`: ${rules} already exists. Name a new file, because \`propose\` never overwrites one`,
     )
   const source = await openSession(from, 'source')
   try {

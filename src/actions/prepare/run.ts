@@ -359,7 +359,9 @@ async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema
   const { dropped, kept } = await deferObjects(target, migration, plan, deferral, facts.target.server.isCockroach)
   info(`${number(dropped)} indexes and constraints were saved in the ledger and dropped on the target`)
   if (kept.length)
-    warning(`these checks stay on the target, because its catalog does not show which condition belongs to which check: ${kept.join(', ')}`)
+    warning(
+      `these checks stay on the target, because its catalog does not show which condition belongs to which check: ${kept.join(', ')}`,
+    )
   return withTriggers(target, await readSchema(target, 'target', plan.targetSchema), plan.tables)
 }
 

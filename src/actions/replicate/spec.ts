@@ -4,7 +4,11 @@ import { metrics, migration, notifying } from '../shared.ts'
 
 /** Inputs of every action that runs the replicator. */
 export const streaming = {
-  'max-lag': defaulted(duration, '2s', 'Maximum end-to-end lag of the heartbeat at which the target counts as caught up.'),
+  'max-lag': defaulted(
+    duration,
+    '2s',
+    'Maximum end-to-end lag of the heartbeat at which the target counts as caught up.',
+  ),
   'quiet-period': defaulted(
     duration,
     '3s',
@@ -20,7 +24,7 @@ export const streaming = {
   'on-ddl': defaulted(
     choice('fail', 'warn'),
     'fail',
-    'What to do when a table's definition changes on either side while the stream runs. A TRUNCATE, or the removal of a table from the publication, always fails.',
+    "What to do when a table's definition changes on either side while the stream runs. A TRUNCATE, or the removal of a table from the publication, always fails.",
   ),
   'wal-budget': defaulted(
     size,
@@ -45,7 +49,7 @@ export const spec = defineAction({
   name: 'replicate',
   title: 'MOLT replicate',
   description:
-    'Streams changes from the load's slot with the replicator, until the target has caught up, the slot is requested, or a drain is proved.',
+    "Streams changes from the load's slot with the replicator, until the target has caught up, the slot is requested, or a drain is proved.",
   icon: 'repeat',
   inputs: {
     ...migration,
@@ -64,7 +68,7 @@ export const spec = defineAction({
     'verify-age': defaulted(
       duration,
       '24h',
-      'With `handover` and `verify: rolling`: maximum age of a row's comparison. After that, all rows are compared again, which finds changes made only on the target.',
+      "With `handover` and `verify: rolling`: maximum age of a row's comparison. After that, all rows are compared again, which finds changes made only on the target.",
     ),
     'build-indexes': defaulted(
       boolean,

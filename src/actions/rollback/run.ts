@@ -92,7 +92,9 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
-    warning('Rows were not compared after the commit. They can no longer be compared, because the source accepts writes again.')
+    warning(
+      'Rows were not compared after the commit. They can no longer be compared, because the source accepts writes again.',
+    )
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })

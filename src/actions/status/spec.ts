@@ -25,8 +25,9 @@ export const spec = defineAction({
     'last-error': 'Code of the last step that failed; empty if none has failed.',
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty if there is none.',
-    compared: "Result of `finalize` comparing all rows as they were at the commit; empty before that.",
-    fence: 'State of the fence on the source: `absent`, `lifted`, `lapsed`, `armed` or `permanent`. The step fails when the fence is raised but damaged.',
+    compared: 'Result of `finalize` comparing all rows as they were at the commit; empty before that.',
+    fence:
+      'State of the fence on the source: `absent`, `lifted`, `lapsed`, `armed` or `permanent`. The step fails when the fence is raised but damaged.',
     'slot-active': '`true` when a replicator is reading the slot.',
     'wal-bytes': 'WAL that the slot keeps on the source, in bytes.',
   },
