@@ -204,7 +204,7 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
   if (foreign.length)
     throw new UserError(
       'publication.foreign',
-      `the publication ${plan.publication} already exists and publishes ${someOf(foreign, 5)}, which are not in this migration. Another load of this database uses it, and MOLT would drop it. Finish that load, or drop the publication`,
+      `the publication ${plan.publication} already exists and publishes ${someOf(foreign, 5)}, which this migration does not include. Another load of this database uses it, and MOLT would drop it. Finish that load, or drop the publication`,
     )
 }
 
