@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config'
 
-/** Minutes each; only `npm run test:nightly` runs them. */
+/** Tests that take minutes each. Only `npm run test:nightly` runs them. */
 export const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/grammar/convert.test.ts',
@@ -25,7 +25,7 @@ export const NIGHTLY = [
   'test/security/least-privilege.test.ts',
 ]
 
-/** Have a longer form at night, and a short one in the other runs. */
+/** Tests with a long form for nightly runs and a short one for the other runs. */
 export const LONGER_AT_NIGHT = [
   'test/contract/write-access.test.ts',
   'test/e2e/chain.test.ts',
@@ -38,7 +38,7 @@ export const LONGER_AT_NIGHT = [
   'test/unit/dirty-keys.test.ts',
 ]
 
-/** Commands of their own, in their long form; `npm test` has a short one of each. */
+/** Groups of test files that have their own npm command, which runs their long form. */
 export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   faults: ['test/faults/table.test.ts', 'test/faults/night-model.test.ts', 'test/faults/proof-model.test.ts'],
   security: [
@@ -56,10 +56,10 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   ],
 }
 
-/** Replace modules or clocks, so each has a process of its own. In all others a worker loads the sources once. */
+/** Tests that replace modules or clocks, so each file has its own process. Other files in a worker share loaded modules. */
 const APART = 'test/unit/{stall,target-client,timing}.test.ts'
 
-/** Start no server. */
+/** Tests that start no database server. */
 const LIGHT = [
   'test/unit/!(stall|target-client|timing).test.ts',
   'test/contract/{adopt,attacks,docs,examples,language-service,metadata,workflows}.test.ts',
@@ -68,12 +68,12 @@ const LIGHT = [
 const TOOLING = 'test/tooling/**/*.test.ts'
 
 const shared = {
-  // Deadlines are for tests that hang, not for machines that are busy.
+  // These limits only stop tests that hang. They leave room for busy machines.
   testTimeout: 120_000,
   hookTimeout: 120_000,
-  // A worker makes garbage by the gigabyte; with more room for what is new, less of it is copied.
+  // Workers allocate gigabytes of short-lived objects. A larger semi-space means fewer copies during garbage collection.
   execArgv: ['--max-semi-space-size=64'],
-  // They import JSON without import attributes, which plain Node refuses; Vite does not.
+  // These packages import JSON without import attributes, which Vite accepts but Node.js rejects.
   server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
 }
 
@@ -90,15 +90,15 @@ const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '', MOLT_ACTIONS
 const grouped = Object.values(GROUPS).flat()
 const ofNight = [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
 const long = GROUPS[name] ?? (night ? ofNight : undefined)
-/** A table of faults or a model is one file: each worker takes a part of it. */
+/** Fault runs split their files into parts, one for each worker, because there are only three files. */
 const PARTS = name !== 'faults' ? [''] : only ? [only] : ['1/3', '2/3', '3/3']
 
 export default defineConfig({
-  // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
+  // Hides the warnings about missing source files in the workflow parser's package.
   logLevel: 'error',
   test: {
     globalSetup: 'test/global-setup.ts',
-    // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
+    // Tests spend half their time waiting for child processes and servers. With more workers, they miss deadlines.
     maxWorkers: 3,
     projects: long
       ? PARTS.map((part) => ({

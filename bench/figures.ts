@@ -1,21 +1,22 @@
 import { appendFileSync } from 'node:fs'
 
-/** What one bench measured. Each value has its reference from the same round. */
+/** A figure measured by a bench, with one value per round. */
 export interface Figure {
   name: string
   unit: string
   values: readonly number[]
-  /** What the figure is compared with, measured in the same run; one value per round. */
+  /** Baseline measured in the same run, with one value per round. */
   reference?: { name: string; values: readonly number[] }
   /** Limit for the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
-  /** Amount of work, such as rows. Growth is fitted over the figures of the same name. */
+  /** Reason to show on the page if the goal is missed. */
+  missed?: string
+  /** Amount of work, such as a number of rows. Figures of the same name and different amounts show the growth. */
   work?: { of: string; amount: number }
 }
 
 /** File where `npm run bench` collects the figures; undefined when a bench runs alone. */
 const COLLECTED = process.env.MOLT_ACTIONS_BENCH
-export const isCollected = Boolean(COLLECTED)
 
 export function collect(...figures: readonly Figure[]): void {
   if (COLLECTED) appendFileSync(COLLECTED, figures.map((each) => `${JSON.stringify(each)}\n`).join(''))

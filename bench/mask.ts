@@ -1,8 +1,9 @@
 /**
  * Compares the masked copy's speed with the same COPY to COPY without masking: `npx tsx bench/mask.ts [rows] [rounds]
- * [tables at once]`. Both use the same engine, schema, snapshot and number of workers. Rounds alternate, and the median
- * ratio counts. The source has one CPU and the target shares another with this process, as if clone and rehearsal
- * database were on separate servers (Linux with taskset). With `--shared`, all use all CPUs.
+ * [tables at once]`. Both copies use the same engine, schema, snapshot and number of workers. They run in alternating
+ * rounds, and the result is the median ratio. The source gets one CPU, and the target shares another with this process,
+ * as if the clone and the rehearsal database were on separate servers (Linux with taskset). With `--shared`, all
+ * processes share all CPUs.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
@@ -72,7 +73,7 @@ try {
     const [started, cpu] = [performance.now(), cpuSeconds()]
     const copied = await copyTables(jobs(masked), ends)
     const seconds = (performance.now() - started) / 1000
-    // A backend's CPU time counts only once the backend has been reaped.
+    // A backend's CPU time is counted only after the backend has been reaped.
     await sleep(500)
     return { seconds, cpu: cpuSeconds() - cpu, rows: [...copied.values()].reduce((sum, each) => sum + each, 0) }
   }
@@ -100,9 +101,9 @@ try {
   const share = shares.sort((a, b) => a - b)[Math.floor(shares.length / 2)] as number
   const rate = (seconds: number) => `${Math.round(copied / seconds).toLocaleString('en-US')} rows/s`
   console.log(
-    `${copied.toLocaleString('en-US')} rows in ${tables.length} tables, ${apart ? 'source and target on a CPU each' : 'all on all CPUs'}: plain ${rate(best.plain)}, masked ${rate(best.masked)} at best; median over the rounds ${(100 * share).toFixed(0)}% of the plain speed (goal 70%)`,
+    `${copied.toLocaleString('en-US')} rows in ${tables.length} tables, ${apart ? 'source and target on separate CPUs' : 'all processes on all CPUs'}: plain ${rate(best.plain)}, masked ${rate(best.masked)} at best; median over the rounds ${(100 * share).toFixed(0)}% of the plain speed (goal 70%)`,
   )
-  // On a busy machine, elapsed time says little, so this also prints the CPU time of both servers and this process.
+  // Elapsed time says little on a busy machine, so also print the CPU time of both servers and this process.
   console.log(
     `CPU: plain ${cpu.plain.toFixed(1)} s, masked ${cpu.masked.toFixed(1)} s, ${((100 * cpu.plain) / cpu.masked).toFixed(0)}%`,
   )
@@ -112,7 +113,7 @@ try {
   await target.end()
   await source.end()
 
-  /** Seconds of CPU time used so far by this process and the servers' ended backends. Linux only, otherwise 0. */
+  /** Seconds of CPU time used so far by this process and the servers' exited backends. Linux only; 0 elsewhere. */
   function cpuSeconds(): number {
     const { user, system } = process.cpuUsage()
     const ended = [pair.source.pid, pair.target.pid].map((pid) => {
@@ -123,7 +124,7 @@ try {
     return ended.reduce((sum, each) => sum + each, (user + system) / 1e6)
   }
 
-  /** Prints the cost of masking by table, for `--tables`. */
+  /** Prints the cost of masking each table, for `--tables`. */
   async function byTable() {
     for (const planned of plan.tables) {
       const times: number[] = []

@@ -1,7 +1,7 @@
 /**
- * Measures time and memory of the preflight for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`. Fills
- * two embedded servers, then measures a separate process, to exclude this process's memory. That process runs a bundle,
- * like the actions, to exclude a compiler's memory.
+ * Measures the time and memory that the preflight needs for very many tables: `npx tsx bench/prepare.ts [tables]
+ * [columns]`. Fills two embedded servers, then measures a separate process, to exclude this process's memory. That
+ * process runs a bundle, like the actions, to exclude a compiler's memory.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -87,7 +87,7 @@ async function measure(source: string, target: string): Promise<void> {
       sessionLimit: undefined,
       longTransaction: 300_000,
     },
-    // Sampling data has a time limit, and would only measure that limit here.
+    // Sampling always uses up its time limit, which would hide the cost of everything else.
     sampleMs: 0,
   })
   const gathered = performance.now()

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with each database's own hash scan of
- * all rows, and measures the memory of a million changed keys. Both servers, and the CockroachDB-like server, run on
- * this machine. Writes the table in docs/how-it-works.md.
+ * `npm run bench:proof -- [rows] [rounds]`: compares the rolling proof's speed with a hash scan of all rows inside each
+ * database, and measures the memory used by a million changed keys. Both PostgreSQL servers and the CockroachDB-like
+ * server run on this machine.
  */
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -20,9 +20,9 @@ import { ident } from '../src/runtime/database.ts'
 import { number } from '../src/runtime/progress.ts'
 import { type Servers, startServers } from '../test/support/servers.ts'
 import { collect } from './figures.ts'
-import { medianOf, spreadOf, writeTable } from './table.ts'
+import { medianOf, spreadOf } from './table.ts'
 
-/** The concurrency that a leg of the stream uses. */
+/** Same concurrency as in one leg of the stream. */
 const CONCURRENCY = 2
 const KEYS = 100_000
 
@@ -51,7 +51,7 @@ const seconds = async (work: () => Promise<unknown>) => {
   return (performance.now() - began) / 1000
 }
 
-/** Lets each database sum the hashes of all its rows. The slower one counts. */
+/** Sums the hashes of all rows inside each database, in parallel. Takes as long as the slower one. */
 async function scanAll(sessions: Sessions, tables: readonly ProvableTable[]): Promise<void> {
   const scan = async (side: Sessions['source']) => {
     for (const table of tables) await readSums(side, table, { digits: 0 })
@@ -93,7 +93,7 @@ async function changedKeys(sessions: Sessions, table: ProvableTable): Promise<Op
   return rows.map((key: string[]) => ({ table: table.name, key, at: 1n, xid: undefined, present: undefined }))
 }
 
-/** MiB of heap for a million changed keys as long as a bigint's. */
+/** Heap in MiB that a million changed bigint keys take. */
 function memoryOfKeys(): number {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
@@ -137,7 +137,12 @@ try {
   const { tables } = await readProvable(sessions.source.db, sessions.target.db, plan)
   const orders = tables.find(({ name }) => name === 'orders') as ProvableTable
   const keys = await changedKeys(sessions, orders)
-  const [scans, passes, checks]: [number[], number[], number[]] = [[], [], []]
+  const [scans, passes, checks, direct] = [[], [], [], []] as [number[], number[], number[], number[]]
+  const behind = await openSessions({ ...ends, targetUrl: pair.behind.url, signal: new AbortController().signal })
+  const checkWith = async (sides: Sessions) => {
+    const judged = await compareKeys(sides, new Map([['orders', orders]]), keys, new AbortController().signal)
+    if (judged.some(({ verdict }) => verdict !== 'equal')) throw new Error('rows differ')
+  }
   let compared = 0
   for (let round = 0; round < rounds; round++) {
     scans.push(await seconds(() => scanAll(sessions, tables)))
@@ -146,12 +151,8 @@ try {
         compared = await passOver(pair, tables, plan)
       }),
     )
-    checks.push(
-      await seconds(async () => {
-        const judged = await compareKeys(sessions, new Map([['orders', orders]]), keys, new AbortController().signal)
-        if (judged.some(({ verdict }) => verdict !== 'equal')) throw new Error('rows differ')
-      }),
-    )
+    checks.push(await seconds(() => checkWith(sessions)))
+    direct.push(await seconds(() => checkWith(behind)))
     console.log(
       `round ${round + 1}: scan ${scans.at(-1)?.toFixed(2)} s, first pass ${passes.at(-1)?.toFixed(2)} s, re-check ${checks.at(-1)?.toFixed(2)} s`,
     )
@@ -162,15 +163,16 @@ try {
   const table = [
     `| figure, ${number(compared)} rows in ${tables.length} tables | median of ${rounds} (lowest to highest) | goal |`,
     '| --- | ---: | ---: |',
-    `| both databases' own hash scan, rows/s | ${cell(rates(scans, compared))} | |`,
+    `| hash scan inside both databases, rows/s | ${cell(rates(scans, compared))} | |`,
     `| first pass, rows/s | ${cell(rates(passes, compared))} | |`,
     `| first pass, % of the scan's speed | ${cell(share)} | 50 |`,
     `| re-check, keys/s | ${cell(rates(checks, keys.length))} | 20,000 |`,
-    `| memory of ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
+    `| re-check without the CockroachDB-like server, keys/s | ${cell(rates(direct, keys.length))} | 20,000 |`,
+    `| memory used by ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
   ].join('\n')
   console.log(table)
   const work = { of: 'rows', amount: compared }
-  const scanned = { name: "the databases' own hash scan", values: rates(scans, compared) }
+  const scanned = { name: 'hash scan inside the databases', values: rates(scans, compared) }
   collect(
     {
       name: 'first pass',
@@ -180,11 +182,23 @@ try {
       goal: { least: 0.5 },
       work,
     },
-    { name: 're-check', unit: 'keys/s', values: rates(checks, keys.length), goal: { least: 20_000 } },
-    { name: `memory of ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
+    {
+      name: 're-check',
+      unit: 'keys/s',
+      values: rates(checks, keys.length),
+      goal: { least: 20_000 },
+      missed: 'The CockroachDB-like server copies each row within the measuring process, on the same CPUs.',
+    },
+    {
+      name: 're-check without the CockroachDB-like server',
+      unit: 'keys/s',
+      values: rates(direct, keys.length),
+      goal: { least: 20_000 },
+    },
+    { name: `memory used by ${number(BUDGET)} changed keys`, unit: 'MiB', values: [memory], goal: { most: 256 } },
   )
-  writeTable('bench/proof.ts', table)
   await sessions.close()
+  await behind.close()
 } finally {
   await pair.stop()
 }

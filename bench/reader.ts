@@ -1,5 +1,5 @@
-// Measures how much output of a tool can be read: feeds the reader of a child's lines, with scrubbing and log rotation
-// as in a real run, and prints MiB per second and this process's memory. `npx tsx bench/reader.ts [seconds]`
+// `npx tsx bench/reader.ts [seconds]`: measures how fast a tool's output can be read. Reads a child process's lines,
+// with scrubbing and log rotation as in a real run, and prints MiB per second and this process's memory.
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -47,7 +47,13 @@ console.log(
 )
 const rate = bytes / 2 ** 20 / ((performance.now() - began) / 1000)
 collect(
-  { name: "reader of the replicator's log", unit: 'MiB/s', values: [rate] },
-  { name: 'memory of that reader', unit: 'MiB', values: [peak / 2 ** 20], goal: { most: 120 } },
+  { name: "reading the replicator's log", unit: 'MiB/s', values: [rate] },
+  {
+    name: "memory used by reading the replicator's log",
+    unit: 'MiB',
+    values: [peak / 2 ** 20],
+    goal: { most: 120 },
+    missed: 'The measuring process also contains the TypeScript loader.',
+  },
 )
 rmSync(folder, { recursive: true })

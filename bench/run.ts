@@ -1,10 +1,10 @@
 /**
- * `npm run bench -- [--smallest] [bench …]`: runs every bench in turn. Each figure has a reference from the same run.
- * Writes `.bench/figures.json` and docs/performance.md. `--smallest` only tests that the benches work, and writes the
- * page to `.bench/performance.md`.
+ * `npm run bench -- [--smallest] [bench …]`: runs the named benches, or all of them. Each figure has a reference from
+ * the same run. Writes `.bench/figures.json` and docs/performance.md, which keep the last figures of the other benches.
+ * `--smallest` only tests that the benches work, and writes to `.bench/smallest`.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -21,35 +21,43 @@ const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {
       ['1000000', '--rounds', '3'],
       ['10000000', '--rounds', '1'],
       ['10000', '--latency', '20'],
+      ['13700', '--latency', '20', '--ddl', '300', '--defer'],
+      ...['0', '250', '1000'].map((rate) => ['10000', '--rate', rate, '--rounds', '3']),
     ],
     smallest: ['1000', '--rounds', '1'],
   },
   proof: { whole: [[]], smallest: ['1000', '1'] },
   mask: { whole: [[]], smallest: ['1000', '1'] },
   prepare: { whole: [['10'], ['1000'], ['10000']], smallest: ['10'] },
+  convert: { whole: [[]], smallest: ['20', '1'] },
+  overhead: { whole: [['1000'], ['300000']], smallest: ['1000', '1'] },
+  stream: { whole: [[]], smallest: ['1000', '1'] },
   reader: { whole: [[]], smallest: ['2'] },
 }
-
-const FOLDER = '.bench'
-const COLLECTED = join(FOLDER, 'figures.jsonl')
 
 const { values: options, positionals } = parseArgs({
   options: { smallest: { type: 'boolean', default: false } },
   allowPositionals: true,
 })
+const FOLDER = options.smallest ? '.bench/smallest' : '.bench'
+const PAGE = options.smallest ? join(FOLDER, 'performance.md') : 'docs/performance.md'
+
+/** A bench appends its figures to this file. */
+const collectedBy = (name: string) => join(FOLDER, `${name}.jsonl`)
 
 function runBench(name: string, args: readonly string[]): void {
   console.log(`== bench/${name}.ts ${args.join(' ')}`)
   const { status } = spawnSync(process.execPath, ['--import', 'tsx', `bench/${name}.ts`, ...args], {
     stdio: 'inherit',
-    env: { ...process.env, MOLT_ACTIONS_BENCH: COLLECTED },
+    env: { ...process.env, MOLT_ACTIONS_BENCH: collectedBy(name) },
   })
-  // The page shows a missed goal. Some benches also report it with their exit code.
+  // Exit code 1 means a missed goal, which the page shows.
   if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
 }
 
 function collected(): Figure[] {
-  const lines = readFileSync(COLLECTED, 'utf8').split('\n').filter(Boolean)
+  const files = Object.keys(BENCHES).map(collectedBy).filter(existsSync)
+  const lines = files.flatMap((file) => readFileSync(file, 'utf8').split('\n').filter(Boolean))
   return lines.map((line) => JSON.parse(line))
 }
 
@@ -71,12 +79,18 @@ function shown(values: readonly number[]): string {
   return values.length > 1 ? `${text(medianOf(values))} (${text(low)} to ${text(high)})` : text(values[0] as number)
 }
 
+function isMet({ goal, ...figure }: Figure): boolean {
+  const ratios = ratiosOf(figure)
+  const judged = medianOf(ratios.length ? ratios : figure.values)
+  if (!goal) return true
+  return 'most' in goal ? judged <= goal.most : judged >= goal.least
+}
+
 function lineOf(figure: Figure): string {
   const { name, unit, values, reference, goal, work } = figure
   const ratios = ratiosOf(figure)
-  const judged = medianOf(ratios.length ? ratios : values)
   const limit = goal && ('most' in goal ? `≤ ${goal.most}` : `≥ ${goal.least}`)
-  const met = goal && ('most' in goal ? judged <= goal.most : judged >= goal.least)
+  const met = isMet(figure)
   const cells = [
     work ? `${name}, ${number(work.amount)} ${work.of}` : name,
     `${shown(values)} ${unit}`,
@@ -87,25 +101,43 @@ function lineOf(figure: Figure): string {
   return `| ${cells.join(' | ')} |`
 }
 
-/** How a figure grows with its work: the slope of log(figure) over log(work), by least squares. */
+/** Least squares: `y = intercept + slope · x`. */
+function leastSquares(points: readonly (readonly [x: number, y: number])[]): { slope: number; intercept: number } {
+  const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / points.length
+  const [x, y] = [mean(0), mean(1)]
+  const slope =
+    points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+  return { slope, intercept: y - slope * x }
+}
+
+/** Fits a straight line instead of a power law, for work that can be zero. */
+function lineThrough(figures: readonly Figure[]): string {
+  const { slope, intercept } = leastSquares(
+    figures.map(({ work, values }) => [work?.amount ?? 0, medianOf(values)] as const),
+  )
+  const [first] = figures
+  return `${intercept.toFixed(0)} ${first?.unit} + ${(1000 * slope).toFixed(0)} ${first?.unit} for each 1,000 ${first?.work?.of}`
+}
+
+/** Growth of each figure with the amount of work: the slope of log(figure) over log(work), by least squares. */
 function growthOf(figures: readonly Figure[]): string[] {
   const names = new Set(figures.filter(({ work }) => work).map(({ name }) => name))
   return [...names].flatMap((name) => {
     const all = figures.filter((figure) => figure.name === name && figure.work)
     if (new Set(all.map(({ work }) => work?.amount)).size < 2) return []
+    if (all.some(({ work }) => !work?.amount)) return [`- ${name}: ${lineThrough(all)}`]
     const points = all.map(
       ({ work, values }) => [Math.log(work?.amount as number), Math.log(medianOf(values))] as const,
     )
-    const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / points.length
-    const [x, y] = [mean(0), mean(1)]
-    const slope =
-      points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+    const { slope } = leastSquares(points)
     return `- ${name}: grows with ${all[0]?.work?.of} to the power of ${slope.toFixed(2)}`
   })
 }
 
 function pageOf(figures: readonly Figure[]): string {
   const growth = growthOf(figures)
+  const missed = figures.filter((figure) => figure.missed && !isMet(figure))
+  const reasons = [...new Set(missed.map(({ name, missed }) => `- ${name}: ${missed}`))]
   return [
     '# Performance',
     '',
@@ -116,20 +148,19 @@ function pageOf(figures: readonly Figure[]): string {
     '| --- | ---: | ---: | ---: | ---: |',
     ...figures.map(lineOf),
     ...(growth.length ? ['', '## Growth', '', ...growth] : []),
+    ...(reasons.length ? ['', '## Missed goals', '', ...reasons] : []),
     '',
   ].join('\n')
 }
 
 mkdirSync(FOLDER, { recursive: true })
-rmSync(COLLECTED, { force: true })
 for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
   const bench = BENCHES[name]
   if (!bench) throw new Error(`unknown bench ${name}. Use one of: ${Object.keys(BENCHES).join(', ')}`)
+  rmSync(collectedBy(name), { force: true })
   for (const args of options.smallest ? [bench.smallest] : bench.whole) runBench(name, args)
 }
 const figures = [...collected(), sizeOfDist()]
 writeFileSync(join(FOLDER, 'figures.json'), `${JSON.stringify(figures, undefined, 2)}\n`)
-const page = pageOf(figures)
-// Some benches alone do not make a complete page.
-writeFileSync(options.smallest || positionals.length ? join(FOLDER, 'performance.md') : 'docs/performance.md', page)
-console.log(page)
+writeFileSync(PAGE, pageOf(figures))
+console.log(pageOf(figures))

@@ -1,6 +1,6 @@
 /**
- * `npm run bench:startup`: compares each bundle's time to its first line with a whole run of `node -e 0`. Runs
- * alternate, so a busy machine slows both equally. Fails if a median is more than twice as long.
+ * `npm run bench:startup`: compares the time until each bundle prints its first line with the time that `node -e 0`
+ * takes. Runs alternate, so a busy machine slows both equally. Fails if a bundle's median is more than twice as long.
  */
 import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
@@ -31,7 +31,7 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * Median milliseconds of an empty Node.js run, and to each action's first line.
+ * Measures an empty Node.js run, and the time until each action prints its first line. Medians in milliseconds.
  * @param node the Node.js binary to run
  */
 export async function measureStartup(

@@ -11,7 +11,7 @@ export interface BucketAccess {
   endpoint?: string
 }
 
-/** An unsuccessful response of the bucket's server. */
+/** An unsuccessful response from the bucket's server. */
 export class BucketError extends Error {
   override name = 'BucketError'
   /** `NoSuchKey`, `InvalidAccessKeyId`, …; `RequestError` if no server answered. */
@@ -103,7 +103,7 @@ export class Bucket {
 
 const ENTITIES: Record<string, string> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'" }
 
-/** Texts of the XML elements with this name. S3 responses have no attributes and never nest equal names. */
+/** Text of each XML element with this name. S3 responses have no attributes and never nest equal names. */
 function tags(xml: string, name: string): string[] {
   return [...xml.matchAll(new RegExp(`<${name}>([^<]*)</${name}>`, 'g'))].map(([, text]) =>
     (text as string).replace(/&(?:#(\d+)|#x([0-9a-f]+)|(\w+));/gi, (all, decimal, hex, named) =>

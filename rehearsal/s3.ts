@@ -10,7 +10,7 @@ import { Bucket } from './bucket.ts'
 export interface S3Server {
   readonly endpoint: string
   readonly bucket: Bucket
-  /** Credentials for a process, in the variables of the AWS tools. */
+  /** Credentials for a process, as the environment variables that the AWS tools read. */
   readonly env: Record<string, string>
   /** An object's URL with keys and endpoint, as MOLT writes it into IMPORT INTO. */
   importUrl(key: string, access?: { accessKeyId?: string; secretAccessKey?: string }): string

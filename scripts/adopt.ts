@@ -1,4 +1,7 @@
-/** Writes the files to copy, with placeholders filled in, and overwrites none: see `npm run adopt -- --help`. */
+/**
+ * Copies the example files to your repository with their placeholders filled in: see `npm run adopt -- --help`. Never
+ * overwrites a file.
+ */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -61,7 +64,7 @@ function fill(text: string, adoption: Adoption): string {
     .replace(/POSTGRES_IMAGE: .*/, (line) => (postgresImage ? `POSTGRES_IMAGE: ${postgresImage}` : line))
     .replace(/COCKROACH_IMAGE: .*/, (line) => (cockroachImage ? `COCKROACH_IMAGE: ${cockroachImage}` : line))
   const labelled = runner ? filled.replaceAll(/(?<=^ +(?:runs-on|runner): )ubuntu-24\.04/gm, runner) : filled
-  // The cutover's gate is one line in both files. The cleanup's line has a different comment.
+  // Changes the gate of the cutover in either file, but not that of the cleanup.
   return planHash
     ? labelled.replace(/gate: environment(?= # plan-hash|\n +environment: cutover\n)/, 'gate: plan-hash')
     : labelled
@@ -104,7 +107,7 @@ export function adopt(args: string[]): void {
   console.log(next([...files.values()].join('\n')))
 }
 
-/** @throws Error if repository or commit is neither given nor known from this clone */
+/** @throws Error if the repository or the commit is not given and cannot be read from this clone */
 function whereFrom(given = ''): { repository: string; commit: string } {
   const own = ownSource()
   const [name, at] = given.split('@')
@@ -121,7 +124,10 @@ function whereFrom(given = ''): { repository: string; commit: string } {
   return { repository, commit }
 }
 
-/** Origin and commit of this clone. Without git, both are missing; if the origin is a folder, the repository is. */
+/**
+ * Repository and commit of this clone. The repository is undefined unless the origin is a URL. Without git, both are
+ * undefined.
+ */
 export function ownSource(): { repository?: string; commit?: string } {
   const git = (...args: string[]) => {
     try {

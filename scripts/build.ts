@@ -54,7 +54,7 @@ async function generate(): Promise<Map<string, string>> {
   return files
 }
 
-/** Entry point that prints version and action before it reads and compiles a megabyte of code. */
+/** Entry point that prints the version and the action's name before it loads a megabyte of code. */
 function entry(name: string, phase: Phase): string {
   const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
@@ -72,8 +72,8 @@ const shortenDependencies: Plugin = {
 }
 
 /**
- * Keeps only the texts about codes that an action prints: the next step and, for errors from servers, everything. The
- * rest is for the documentation.
+ * Drops explanations of error codes that only the documentation uses. An action prints the next step and, for errors
+ * from servers, the whole explanation.
  */
 const printedExplanations: Plugin = {
   name: 'printed-explanations',
@@ -90,7 +90,7 @@ const printedExplanations: Plugin = {
   },
 }
 
-/** Packs uPlot as text, to inline it in pages: the bundle cannot read it from its package. */
+/** Bundles uPlot as text, to be inlined in pages, because the bundle cannot read it from its package. */
 const inlineChartLibrary: Plugin = {
   name: 'inline-chart-library',
   setup(build) {
@@ -122,7 +122,7 @@ async function bundle(): Promise<string> {
     // Leaves out pg's native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
-    // Defined as in newer Node versions. Otherwise pg's check for Cloudflare makes Node 20 load its fetch.
+    // Node 20 has no `navigator`. Without one, pg's check for Cloudflare makes Node load its fetch.
     define: { navigator: '{ "userAgent": "Node.js" }' },
     logOverride: { 'empty-import-meta': 'silent' },
   })

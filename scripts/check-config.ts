@@ -1,4 +1,7 @@
-/** `npm run check-config -- molt-actions.yml`: checks config files without a database, in the words of the actions. */
+/**
+ * `npm run check-config -- molt-actions.yml`: checks config files without a database, with the same messages as the
+ * actions.
+ */
 import { readFileSync } from 'node:fs'
 import { specs } from '../src/actions/specs.ts'
 import { parseConfig } from '../src/runtime/config.ts'
@@ -8,7 +11,7 @@ import { plural } from '../src/runtime/progress.ts'
 
 const HELP = `npm run check-config -- FILE...
 
-Checks config files offline: sections, names and values of inputs. Environment variables that a file refers to are not read.
+Checks config files offline: sections, names and values of inputs. Does not read the environment variables that a file refers to.
 Exit status: 0 when all are valid, 1 for problems, 2 for wrong usage.`
 
 function check(path: string): boolean {

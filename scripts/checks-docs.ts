@@ -13,7 +13,7 @@ const WEIGHTS = {
 export function checksDocs(): string {
   const count = GROUPS.reduce((sum, group) => sum + group.checks.length, 0)
   const groups = GROUPS.map((group) => `## ${group.title}\n\n${group.checks.map(describe).join('\n\n')}`)
-  return `<!-- Generated from src/checks by \`npm run build\`; edit that. -->
+  return `<!-- Generated from src/checks by \`npm run build\`. Edit the source instead. -->
 # The checks of \`prepare\`
 
 ${count} checks. None changes anything. A check that **blocks** fails the run; a check that *warns* or *informs* does not.

@@ -1,10 +1,10 @@
 import { CODES } from '../src/runtime/codes.ts'
 
-/** Error messages of GitHub itself, which have no code. */
+/** Error messages from GitHub, which have no code. */
 const GITHUB = `| text | why | what to do |
 | --- | --- | --- |
-| \`Expected format {org}/{repo}[/path]@ref. Actual '$/actions/…'\` | The runner is older than 2.336, or this is GitHub Enterprise Server: \`$/\` is unknown. Runner 2.336 also prints this as a red annotation on steps that work, because it reads composite actions a second time ([actions/runner#4706](https://github.com/actions/runner/issues/4706)). | Update the runner, or use [the files without \`$/\`](first-workflow.md#runners-without-). |
-| \`Self-repository reference '$/…' was not resolved before LoadAction\` | The runner knows \`$/\`, but the server has it switched off for this repository. | Use [the files without \`$/\`](first-workflow.md#runners-without-). |
+| \`Expected format {org}/{repo}[/path]@ref. Actual '$/actions/…'\` | The runner is older than 2.336, or this is GitHub Enterprise Server. Neither supports \`$/\`. Runner 2.336 also prints this as an error annotation on steps that succeed, because it reads composite actions twice ([actions/runner#4706](https://github.com/actions/runner/issues/4706)). | Update the runner, or use [the files without \`$/\`](first-workflow.md#runners-without-). |
+| \`Self-repository reference '$/…' was not resolved before LoadAction\` | The runner supports \`$/\`, but GitHub has not enabled it for this repository. | Use [the files without \`$/\`](first-workflow.md#runners-without-). |
 | \`The nested job 'brief' is requesting 'attestations: read', but is only allowed 'attestations: none'\` | The caller grants less than the called workflow needs. | Grant the [permissions](permissions-and-costs.md#what-a-caller-must-grant) to the calling job. |`
 
 /** docs/troubleshooting.md: every code with its meaning, cause and fix. */
@@ -15,13 +15,13 @@ export function troubleshootingDocs(): string {
     const own = codes.filter(([code]) => topicOf(code) === topic)
     return `## ${topic}\n\n${own.map(describe).join('\n\n')}`
   })
-  return `<!-- Generated from src/runtime/codes.ts by \`npm run build\`; edit that. -->
+  return `<!-- Generated from src/runtime/codes.ts by \`npm run build\`. Edit the source instead. -->
 # Troubleshooting
 
 Every error ends with its code in brackets, such as \`[fence.write-passed]\`. A failed step also sets the outputs
 \`error-code\` and \`error-kind\`. Codes are stable; the text around them may change. Look up the code on this page.
 
-## Errors of GitHub itself
+## Errors from GitHub
 
 ${GITHUB}
 

@@ -10,8 +10,9 @@ const OURS = (text: string) =>
     .replace(/uses: \.\/.*/g, `uses: ${PLACEHOLDER.repository}@${PLACEHOLDER.commit}`)
 
 /**
- * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that
- * cannot call migrate.yml. Literals that the caller passes become literals in the jobs, so no form can change them.
+ * `examples/migrate-jobs.yml`: combines the form of migrate-caller.yml with the jobs of migrate.yml, for repositories
+ * that cannot call migrate.yml. Literals that the caller passes become literals in the jobs, so the form cannot change
+ * them.
  */
 export function exampleJobs(migrate: string, caller: string): string {
   const form = caller.slice(caller.indexOf('name: Migrate\n'), caller.indexOf('\njobs:\n'))
@@ -25,7 +26,7 @@ export function exampleJobs(migrate: string, caller: string): string {
     migrate.slice(migrate.indexOf('\njobs:\n')),
   )
   return [
-    '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`; edit those.',
+    '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`. Edit the source instead.',
     '# Copy to .github/workflows/migrate.yml in your repository, and replace OWNER/REPO and the commit. Use this file outside',
     '# the organization of OWNER/REPO, on GitHub Enterprise Server, and on runners before 2.336.',
     form + OURS(text),
@@ -43,7 +44,7 @@ export function exampleRehearsal(rehearse: string): string {
     .replace('default_branch) }}', 'default_branch }}')
     .replaceAll('examples/', '')
   return [
-    '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
+    '# Generated from .github/workflows/rehearse.yml by `npm run build`. Edit the source instead.',
     '# Copy to .github/workflows/rehearse.yml in your repository, copy the folder rehearsal/ to its root, and replace',
     '# OWNER/REPO, the commit and the digests. It rehearses the plan of molt-actions.yml, the config file of your migration.',
     OURS(real),
@@ -53,7 +54,7 @@ export function exampleRehearsal(rehearse: string): string {
 /** `examples/action.yml`: the root action with its parts named by repository and commit, for runners without `$/`. */
 export function exampleComposite(root: string): string {
   return [
-    '# Generated from action.yml by `npm run build`; edit that.',
+    '# Generated from action.yml by `npm run build`. Edit the source instead.',
     '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
     '# .github/actions/molt/action.yml in your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
     '# instead of OWNER/REPO.',

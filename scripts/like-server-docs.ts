@@ -10,15 +10,15 @@ export function likeServerCounts(): { rules: number; seen: number } {
 export function likeServerDocs(): string {
   const facts = [...CATALOG_FACTS, ...RULES].sort((a, b) => (a.id < b.id ? -1 : 1))
   const { seen } = likeServerCounts()
-  return `<!-- Generated from rehearsal/cockroach by \`npm run build\`; edit that. -->
+  return `<!-- Generated from rehearsal/cockroach by \`npm run build\`. Edit the source instead. -->
 
 # The CockroachDB-like server
 
-\`npm run rehearse\` loads into a server that answers like CockroachDB: a proxy of the wire protocol in front of an
+\`npm run rehearse\` loads into a server that behaves like CockroachDB: a wire protocol proxy in front of an
 embedded PostgreSQL. It is not CockroachDB. It applies the rules below, and refuses every statement without a rule.
-Of its ${facts.length} rules, ${seen} were confirmed on a real cluster; ${facts.length - seen} come from documentation and source.
+Of its ${facts.length} rules, ${seen} were confirmed on a real cluster; ${facts.length - seen} come from documentation and source code.
 
-The server names itself in \`version()\`, for example \`CockroachDB CCL v25.2.0 (molt-actions like-server on PostgreSQL 16.14)\`.
+The server identifies itself in \`version()\`, for example \`CockroachDB CCL v25.2.0 (molt-actions like-server on PostgreSQL 16.14)\`.
 
 | rule | CockroachDB | versions | source |
 | --- | --- | --- | --- |
@@ -30,7 +30,7 @@ delays each schema change and grant, and \`--retry-rate\` makes a share of the s
 }
 
 function versions({ since, until }: Fact): string {
-  if (since && until) return `${since.join('.')} to before ${until.join('.')}`
+  if (since && until) return `from ${since.join('.')}, before ${until.join('.')}`
   if (since) return `from ${since.join('.')}`
   return until ? `before ${until.join('.')}` : 'all'
 }

@@ -2,9 +2,12 @@ import { stringify } from 'yaml'
 import { COMMON_OUTPUTS } from '../src/runtime/action.ts'
 import type { ActionSpec, InputSpec } from '../src/runtime/spec.ts'
 
-const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`; edit that.\n'
+const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`. Edit the source instead.\n'
 
-/** Names defaults only in the description: the runner would pass a `default:`, which would override the config file. */
+/**
+ * Mentions defaults only in descriptions. The runner would pass a `default:` as an input, which would override the
+ * config file.
+ */
 export function actionYaml(spec: ActionSpec): string {
   const inputs = mapValues(spec.inputs, (input) => ({ description: describe(input), required: input.required }))
   const outputs = mapValues({ ...spec.outputs, ...COMMON_OUTPUTS }, (description) => ({ description }))

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 interface Rule {
   name: string
   pattern: RegExp
-  /** What to write instead. */
+  /** The replacement. */
   instead: string
 }
 

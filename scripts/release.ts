@@ -1,6 +1,6 @@
 /**
- * The parts of a release that a machine can check. `npm run release -- files` writes the notes and the files to copy;
- * `npm run release -- check-draft` compares a draft with them.
+ * Prepares and checks a release. `npm run release -- files` writes the notes and the assets; `npm run release --
+ * check-draft` compares a draft with them.
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -45,7 +45,7 @@ export function notesOf(changelog: string, version: string): string {
   return notes
 }
 
-/** Name of an asset → the files in it. The second asset is for repositories of the same organization. */
+/** Asset name → its files. The second asset is for repositories of the same organization. */
 function archives(adoption: Adoption): Record<string, Map<string, string>> {
   return {
     'files-to-copy.tar.gz': adoptedFiles(adoption),
@@ -62,10 +62,10 @@ export function writeFiles(version: string, adoption: Adoption, out: string): vo
   const notes = notesOf(readFileSync(join(ROOT, 'CHANGELOG.md'), 'utf8'), version)
   mkdirSync(out)
   const { repository, commit } = adoption
-  // A release's page does not resolve paths of the repository.
+  // Relative links do not work on a release's page.
   const linked = notes.replaceAll(/\]\((?!https?:)/g, `](https://github.com/${repository}/blob/${commit}/`)
   const pin = `${repository}@${commit}`
-  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files have it filled in.\n`)
+  writeFileSync(join(out, NOTES), `${linked}\n\nPin the commit: \`${pin}\`. The attached files already contain it.\n`)
   for (const [name, files] of Object.entries(archives(adoption))) pack(files, join(out, name))
   const bundle = readFileSync(join(ROOT, 'dist/molt-actions.cjs'))
   const sums = assetsIn(out).map(([name, digest]) => `${digest.slice('sha256:'.length)}  ${name}`)
@@ -86,7 +86,7 @@ function pack(files: Map<string, string>, archive: string): void {
 
 const sha256 = (content: Buffer) => createHash('sha256').update(content).digest('hex')
 
-/** Name and digest of each asset in a folder. The notes are no asset: they become the release's text. */
+/** Name and digest of each asset in a folder. Excludes the notes, which become the release's text. */
 function assetsIn(folder: string): [string, string][] {
   const names = readdirSync(folder).filter((name) => name !== NOTES)
   return names.sort().map((name) => [name, `sha256:${sha256(readFileSync(join(folder, name)))}`])

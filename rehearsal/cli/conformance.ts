@@ -1,23 +1,23 @@
-// `npm run conformance`: checks a cluster against what this suite relies on.
+// `npm run conformance`: checks that a cluster behaves as these actions expect.
 import { parseArgs } from 'node:util'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { plural, seconds } from '../../src/runtime/progress.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
 import { exitCodeOf, type ItemResult, runConformance } from '../conformance/run.ts'
 
-const HELP = `Checks a CockroachDB cluster against what this suite relies on. Takes under 3 minutes.
+const HELP = `Checks that a CockroachDB cluster behaves as these actions expect. Takes less than 3 minutes.
 
   npm run conformance -- --target URL [--source URL] [--json]
 
   --target URL  the cluster. The role must be admin, or have CREATEROLE, CREATELOGIN, CREATE on the database,
                 VIEWJOB, VIEWACTIVITY and EXTERNALIOIMPLICITACCESS.
-  --source URL  a PostgreSQL for row hashes and an abort; without it these are skipped. It needs wal_level = logical.
+  --source URL  a PostgreSQL server with wal_level = logical, to check row hashes and an abort; both are skipped without it
   --json        prints one JSON object at the end
 
-It works in a schema, roles and a migration of its own, all named molt_conformance_…, and removes them, also when it
-fails or is interrupted. Each line shows what the documentation promises and what the cluster shows.
+Creates a schema, roles and a migration, all named molt_conformance_…, and removes them at the end, even if the run
+fails or is interrupted. Each line compares the documentation with the cluster's actual behavior.
 
-Exit status: 0 when all is as documented, 1 for a difference, 2 when something could not run, 130 when interrupted.`
+Exit status: 0 if everything is as documented, 1 for a difference, 2 if a check could not run, 130 if interrupted.`
 
 const SIGNS: Record<ItemResult['result'], string> = {
   'as-documented': 'same',

@@ -5,14 +5,14 @@ import pg from 'pg'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { startCockroach } from '../cockroach/server.ts'
 
-/** Rewritten statements omit table aliases, which PostgreSQL requires before 16. */
+/** Older versions require an alias for every derived table, and rewritten statements have none. */
 const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
 
-  --behind URL         a superuser of a PostgreSQL 16 or newer on this machine with track_commit_timestamp = on; the server
-                       adds the schema _crdb to its databases
-  --target-version V   the CockroachDB that it answers like (default 25.2)`
+  --behind URL         PostgreSQL 16 or newer on this machine, with track_commit_timestamp = on and a superuser's login. The
+                       CockroachDB-like server adds the schema _crdb to its databases
+  --target-version V   CockroachDB version to imitate (default 25.2)`
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -56,7 +56,7 @@ async function requireFit(url: string): Promise<void> {
   if (rows[0].times !== 'on')
     throw new InputError(
       'rehearse.invalid-option',
-      '--behind cannot tell when a row was committed, so no migration could be committed. Run `ALTER SYSTEM SET track_commit_timestamp = on;` there, and restart it',
+      '--behind does not record commit timestamps, which a cutover needs. Run `ALTER SYSTEM SET track_commit_timestamp = on;` there, and restart the server',
     )
 }
 

@@ -22,24 +22,24 @@ export const HELP = `Rehearses a migration with the committed actions, under liv
                                          (.rehearsal/schema/report.md lists what changes), then moves all of it.
                                          Discards the target unless you set --keep.
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases. Near the end, the source refuses writes for some seconds
+                                         your own databases. Near the end, the source refuses writes for a few seconds
                                          (--max-pause). Never commits. Removes slot, publication, fence, ledger and
                                          heartbeat. The loaded rows stay on the target: empty its tables before the
                                          next run.
-  npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
-                                         canaries. \`mask\` copies it into the source; at the end, everything written
-                                         anywhere, WAL included, is searched for the canaries
+  npm run rehearse -- --mask             a third server acts as production: a shop of 20 tables with personal data and
+                                         planted canaries. \`mask\` copies it into the source. At the end, everything
+                                         that was written, including WAL, is searched for the canaries
 
 Options
   --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
-  --rate N             transactions a second (default ${DEFAULT_RATE}). On your own databases: none by default; if set,
+  --rate N             transactions per second (default ${DEFAULT_RATE}). On your own databases: none by default. If set,
                        updates that set columns to the values they already have
   --keep               keeps the embedded servers, logs and evidence, and prints how to stop them
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
   --decisions FILE     convert.yml, your decisions about the converted schema
   --allow-source NAME  name of the source's database, to confirm that you mean it
-  --mode MODE          how rows travel: import, use-copy or direct-copy, as the input of \`fetch\` (default: import;
+  --mode MODE          how rows are moved: import, use-copy or direct-copy, as in \`fetch\` (default: import;
                        with --target but without --bucket-path: direct-copy)
   --files WHERE        where import and use-copy keep their files: bucket, an S3-compatible server that the rehearsal
                        starts, or folder, which molt serves itself (default: bucket; with --bin-dir: folder)
@@ -50,7 +50,7 @@ Options
   --latency 20ms       extra time for each statement on the CockroachDB-like target
   --ddl 300ms          extra time for each schema change and grant on it
   --retry-rate 0.02    share of its statements that fail with 40001
-  --printed-grants     runs the chain as roles with exactly the rights that \`grants: print\` writes, on a target with roles
+  --printed-grants     runs the chain as roles with exactly the privileges that \`grants: print\` lists, on a target with roles
                        that can write, unique indexes, checks and foreign keys
   --NAME VALUE         any other input of the chain, such as config, schema, tables, defer, waive, table-handling,
                        allow-truncate, final-verify or max-pause; action.yml lists them
@@ -67,17 +67,17 @@ export interface Options {
   keep: boolean
   json: boolean
   source?: string
-  /** If undefined, the source moves to a target of the rehearsal, whose tables `convert` creates. */
+  /** If undefined, the rehearsal starts its own target, and `convert` creates the tables. */
   target?: string
   binDir?: string
   mask: boolean
-  /** Undefined if the config file decides. */
+  /** Undefined if the config file sets the mode. */
   mode: FetchMode | undefined
   /** The chain's inputs as given. */
   chain: Record<string, string>
   /** The command that repeats this rehearsal, with variables in place of URLs. */
   again: string
-  /** Runs the chain as roles with exactly the printed grants. */
+  /** Whether to run the chain as roles with exactly the printed grants. */
   printedGrants: boolean
   /** Location of the load's files; undefined for a direct copy. */
   files: Files | undefined
@@ -165,13 +165,16 @@ function soundOptions(argv: string[]): Options | undefined {
   }
 }
 
-/** @throws InputError if the source and target options do not fit together, or one looks like a mistake */
+/** @throws InputError if the source and target options contradict each other, or one looks like a mistake */
 function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' | 'allow-source', string>>): void {
   const { source, target, decisions } = values
   if (target !== undefined && source === undefined)
     throw new InputError('rehearse.invalid-option', '--target needs --source')
   if (decisions !== undefined && !source)
-    throw new InputError('rehearse.invalid-option', '--decisions works only with --source. The sample shop has none')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--decisions works only with --source. The sample shop has no decisions',
+    )
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
@@ -194,7 +197,7 @@ function chainInputs(): string[] {
 function chainOf(values: Record<string, unknown>, names: readonly string[]): Record<string, string> {
   const given = names.filter((name) => !['mode', 'bucket-path', 'bin-dir'].includes(name) && values[name] !== undefined)
   const inputs = Object.fromEntries(given.map((name) => [name, String(values[name])]))
-  // The chain runs elsewhere.
+  // The chain runs in a different working directory.
   return inputs.decisions ? { ...inputs, decisions: resolve(inputs.decisions) } : inputs
 }
 
@@ -293,7 +296,7 @@ function requireAllowed(source: string, allowed: string | undefined): void {
   if (allowed === database) return
   throw new InputError(
     'rehearse.source-not-allowed',
-    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. To allow that, add --allow-source ${database}`,
+    `--allow-source must name the source's database: a rehearsal pauses its writes for a few seconds. To allow that, add --allow-source ${database}`,
   )
 }
 

@@ -1,11 +1,11 @@
-// The dossier of a rehearsal: the ledger's final state, and what only the rehearsal measured.
+// The dossier of a rehearsal: the ledger's final state, and the rehearsal's own measurements.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Marked } from 'marked'
 import markedAlert from 'marked-alert'
 import { type DossierFacts, type DossierStep, dossierPage } from '../../src/report/dossier/page.ts'
 import type { Account } from './account.ts'
 
-/** Short enough to show a pause of one second. */
+/** Sampling interval, short enough to show a pause of one second. */
 const SAMPLE_MS = 250
 
 /** Start times of the steps, and the application's transaction counts. Times are milliseconds since 1970. */
@@ -70,7 +70,7 @@ function applicationSteps(account: Account, { samples, steps }: Timeline, at: Da
   ]
 }
 
-/** Step for a failure that came before the ledger existed, so that nothing could record it. */
+/** Adds a step for a failure that happened before the ledger existed and so was not recorded there. */
 function failureSteps({ verdict, code, reason }: Account, { steps }: DossierFacts, at: Date): DossierStep[] {
   if (verdict === 'go' || steps.some(({ action }) => action === 'error')) return []
   const [action = 'rehearse', ...message] = reason.split(': ')

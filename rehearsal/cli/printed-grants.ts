@@ -1,5 +1,6 @@
-// `--printed-grants`: runs the chain as migration roles with exactly the rights that `grants: print` writes. The target
-// resembles a live application's: roles with write rights, unique indexes, checks and foreign keys.
+// `--printed-grants`: runs the chain as migration roles with exactly the privileges that `grants: print` lists. The
+// target resembles that of a live application: it has roles with write privileges, unique indexes, checks and foreign
+// keys.
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -20,7 +21,7 @@ export interface Mover {
   inputs: Record<string, string>
 }
 
-/** The application's role, with 15 write rights. */
+/** The application's role, with 15 write privileges. */
 const APPLICATION = [
   'CREATE ROLE shop_app',
   'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE customers, orders, order_items, payments, reviews TO shop_app',

@@ -56,7 +56,7 @@ const STEPS = 7 + 3
 /** Settings of `observe` for the sample shop: short, and independent of the machine's speed. */
 const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
-/** A rehearsal in progress, with what its dossier needs. */
+/** A rehearsal in progress, with the facts that its dossier will show. */
 interface Rehearsal extends Options {
   timeline: Timeline
   /** The ledger at the end of the chain, read before cleanup removes it. */
@@ -120,7 +120,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen, faults) => {
       const admin = { source: source.url, target: seen.url }
-      // In reality, an administrator does this long before: neither delays nor failures apply to it.
+      // Without delays and faults, because an administrator creates the roles long before the migration.
       const mover = options.printedGrants
         ? await without(faults, () => grantAsPrinted(admin, folder, signal))
         : undefined
@@ -167,7 +167,9 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
   screen.say(`still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`)
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
   const url = servers.find(({ name }) => name === 'target')?.url
-  screen.say(`to make the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
+  screen.say(
+    `to put the CockroachDB-like server in front of the target again: npm run like-server -- --behind '${url}'`,
+  )
   screen.say(
     `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
   )
@@ -189,7 +191,7 @@ async function underLoad(
     // The real tools must not commit on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
-    // The target starts with everything that `convert` writes; `defer` drops what must not exist during the load.
+    // The target starts with its indexes and constraints, and `defer` drops them for the load.
     const defer = options.chain.defer ?? 'indexes,constraints'
     const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
@@ -301,7 +303,7 @@ async function grow(url: string, rows: number, screen: Screen): Promise<void> {
   }
 }
 
-/** Result when a step before the chain failed, so nothing moved. */
+/** Result if a step before the chain failed, so that nothing was moved. */
 function stoppedAt(step: 'Convert' | 'Mask', options: Options, folder: string, job: JobResult): Account {
   const account = accountOf(job, keepSummary(options, folder, job.summary))
   const said = job.steps.flatMap(errorsOf)
@@ -325,7 +327,8 @@ async function searchAll(
   for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
   const needles = [...CANARIES, ...WITNESSES]
   const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
-  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL segment of the source is gone')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT)))
+    throw new Error('the first WAL segment of the source no longer exists')
   const others = [source, target].flatMap(({ dataDir }) =>
     readdirSync(dataDir)
       .filter((name) => name !== 'pg_wal')
@@ -339,8 +342,8 @@ async function searchAll(
   const inFiles = async (place: string, paths: string[], enough = false) =>
     note(await searchFiles(place, paths, needles, { signal, enough }))
   await inFiles(CONTROL, [production.dataDir], true)
-  // Comes before the searches inside the databases, which log these texts. Production's own log may contain them,
-  // because it stays there.
+  // Before the searches inside the databases, because their statements put the texts into the logs. Production's own
+  // log may contain the texts, because it stays in production.
   await inFiles('server logs', [source.logFile, target.logFile])
   const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
   for (const search of await Promise.all(rows)) note(search)
@@ -355,7 +358,7 @@ async function searchAll(
 
 const FIRST_SEGMENT = '000000010000000000000001'
 
-/** Production contains every text. If the search misses one there, it proves nothing elsewhere. */
+/** Control: production contains every text. If the search misses one there, its other results prove nothing. */
 const CONTROL = 'production, as a control'
 
 function searchProblem({ searches, needles }: Masking): string | undefined {
@@ -378,7 +381,7 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
   return true
 }
 
-/** Moves the user's database to a target of the rehearsal, whose tables `convert` creates. */
+/** Moves the user's database to a target that the rehearsal starts, with tables that `convert` creates. */
 async function onOwnSource(
   options: Rehearsal,
   source: string,
@@ -454,7 +457,7 @@ async function onOwnDatabases(
     ...options.chain,
   }
   screen.say(
-    `near the end, the source refuses writes for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
+    `near the end, the source refuses writes for a few seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is committed`,
   )
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
   const load = options.rate
@@ -483,7 +486,7 @@ async function onOwnDatabases(
 const MIGRATION = 'main'
 const REHEARSAL = 'rehearsal'
 
-/** Reads the dossier's facts; undefined if the target cannot be reached. */
+/** Gathers the dossier's facts; undefined if the target cannot be reached. */
 async function readDossier(
   where: { source: string; target: string; migration: string },
   signal: AbortSignal,
@@ -491,7 +494,7 @@ async function readDossier(
   return gatherDossier({ ...where, signal }).catch(() => undefined)
 }
 
-/** Undefined if a side cannot be reached: `prepare` reports that, like every other finding. */
+/** Returns undefined if a side cannot be reached, and leaves it to `prepare` to report that. */
 async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   return work().catch((error) => {
     if (error instanceof ConnectError) return undefined
@@ -499,7 +502,9 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
   })
 }
 
-/** Whether `prepare` failed to connect. Nothing exists then, because no earlier step creates anything. */
+/**
+ * Whether `prepare` failed to connect. If so, there is nothing to clean up, because no earlier step creates anything.
+ */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
   return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
@@ -554,14 +559,14 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   if (status.outputs['would-drop'] === '[]') return
   if (status.outputs['error-code'] === 'cleanup.other-migration')
     return screen.say(`nothing was changed: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
-  screen.say('the chain could not clean up after itself; doing it now')
+  screen.say('the chain could not clean up after itself; cleaning up now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
   if (cleaned.conclusion === 'success') return
   screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
-/** Raises the limit of retries, because `--retry-rate` causes them and not the application. */
+/** Raises the retry limit, because `--retry-rate` causes retries of its own. */
 function retriesOf({ cluster }: Rehearsal): { 'max-retries'?: number } {
   return cluster.retryRate ? { 'max-retries': 50 } : {}
 }
@@ -663,7 +668,7 @@ function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): Abo
   return over
 }
 
-/** Shows the lines of an action's log that interest a waiting user. */
+/** Shows the lines of an action's log that matter to a waiting user. */
 function show(screen: Screen, { group, kind, text }: LogLine): void {
   if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
 }
@@ -686,7 +691,7 @@ function applicationPause(load: LoadHandle | undefined): number | null {
   return Math.round(longest)
 }
 
-/** Opens a loopback address for the switch command to call. The application then continues on the target. */
+/** Starts a loopback server for the switch command to call. On a call, the application switches to the target. */
 async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
   const server = createServer((request, response) => {
     request.resume()

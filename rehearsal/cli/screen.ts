@@ -16,7 +16,7 @@ export class Screen {
   /** @param aside sends everything to standard error, to keep standard output clean */
   constructor(aside: boolean) {
     this.#stream = aside ? process.stderr : process.stdout
-    // `act` provides a terminal, but its saved log is not one.
+    // `act` provides a terminal, but saves the log as plain text.
     this.#live = this.#stream.isTTY === true && !process.env.CI
     if (this.#live) this.#timer = setInterval(() => this.#draw(), SPIN_EVERY)
   }

@@ -1,5 +1,5 @@
-// `npm run workflow -- FILE`: runs the jobs of an adopted workflow on this machine. Plays GitHub's part: environments,
-// secrets and reviewers.
+// `npm run workflow -- FILE`: runs the jobs of an adopted workflow on this machine, and stands in for GitHub's
+// environments, secrets and reviewers.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
@@ -23,8 +23,8 @@ import { holds, type Job, needsOf, readWorkflow, runJob, type Step, upload, type
 
 const HELP = `npm run workflow -- FILE [--field NAME=VALUE]... [options]
 
-Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. Its environments accept the
-branch main. Those with a reviewer ask on the terminal who approves.
+Runs the jobs of a workflow that \`npm run adopt\` wrote, on this machine and without GitHub. All environments
+accept the branch main. For those with reviewers, the terminal asks who approves.
 
   FILE                such as ../shop/.github/workflows/migrate.yml
   --field NAME=VALUE  a field of the workflow's form, such as decision=commit
@@ -38,7 +38,7 @@ Secrets are read from variables of the same names: export MOLT_SOURCE and MOLT_T
 Exit status: 0 when no job failed, 1 otherwise, 2 for wrong usage.`
 
 const OUT = resolve(import.meta.dirname, '../../.rehearsal/workflow')
-/** Environments that docs/environments.md sets up with reviewers. */
+/** Environments that have reviewers, according to docs/environments.md. */
 const REVIEWED = ['cutover', 'cutover-cleanup']
 
 interface Options {
@@ -86,7 +86,7 @@ function readOptions(args: string[]): Options | undefined {
   }
 }
 
-/** The form's values. An unticked box is empty, because every other text counts as true. */
+/** Values of the form's fields. An unchecked box is an empty string, because any other string is truthy. */
 function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, string> {
   const form = on.workflow_dispatch?.inputs ?? {}
   const fields = Object.fromEntries(Object.entries(form).map(([name, each]) => [name, String(each.default ?? '')]))
@@ -104,7 +104,7 @@ function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, st
   return fields
 }
 
-/** Copies what an artifact would contain to the summaries' folder. */
+/** Copies an artifact's files to the folder of the summaries. */
 function keep(step: Step): Pick<Step, 'run' | 'env'> {
   const { run, env } = upload(step)
   return { run: `${run} && mkdir -p "$OUT/$NAME" && cp $FILES "$OUT/$NAME"`, env: { ...env, OUT } }
@@ -180,7 +180,7 @@ class Run {
       const result = await this.#runLeg(id, leg, legs.length)
       this.#outputs[id] = result.outputs
       if (result.conclusion !== 'success') return result.conclusion
-      // GitHub starts every leg; the legs after an approval end at once.
+      // GitHub starts every leg of an approved job, but all after the first end immediately.
       if (this.#approvals.length) break
     }
     return 'success'
@@ -198,7 +198,7 @@ class Run {
       )
     const terminal = createInterface({ input: process.stdin, output: process.stdout })
     try {
-      return await terminal.question('Who approves? (a name; empty rejects) ', { signal: this.#signal })
+      return await terminal.question('Who approves? (enter a name, or nothing to reject) ', { signal: this.#signal })
     } finally {
       terminal.close()
     }

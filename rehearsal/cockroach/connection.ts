@@ -13,11 +13,11 @@ export interface Fault {
   plan: Plan
 }
 
-/** What the server does for its connections. */
+/** What a connection needs from the server. */
 export interface ConnectionHost {
   /** Extra milliseconds for each round trip. */
   latency: number
-  /** Picks the statement of a transaction that must fail now, by the configured rates. */
+  /** Decides, at the configured rates, whether a statement must fail now, and which one. */
   fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined
   plan(statement: Statement): Promise<Plan>
   /** @throws SqlError when the statement uses an offline table */
@@ -35,7 +35,7 @@ export interface ConnectionHost {
 /** A statement in progress. */
 interface Running {
   statement: Statement
-  /** `performance.now()` at its start. */
+  /** `performance.now()` when the statement started. */
   began: number
   inTransaction: boolean
 }
@@ -45,7 +45,7 @@ interface Prepared {
   plan: Plan
 }
 
-/** A client message whose answer is outstanding. */
+/** A client message that PostgreSQL has not answered yet. */
 interface Pending {
   type: 'Q' | 'P' | 'B' | 'D' | 'E' | 'C' | 'S'
   plan?: Plan
@@ -53,7 +53,7 @@ interface Pending {
   running?: Running[]
   /** Sent by the server itself, so the client does not see the answer. */
   silent?: boolean
-  /** Set on a silent message to forward its ReadyForQuery, which was withheld before. */
+  /** Forwards this silent message's ReadyForQuery to the client, in place of one withheld earlier. */
   ready?: boolean
   /** Reports an ambiguous result (40003) in place of the last CommandComplete. */
   ambiguous?: boolean
@@ -69,7 +69,7 @@ interface Pending {
 const CONTROL = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const EMPTY: Plan = { sql: '' }
 const AMBIGUOUS = 'result is ambiguous: error=rpc error: code = Unavailable desc = connection closed [propagate]'
-/** Message of a fault by its code. 40003 is missing: the statement may have been executed. */
+/** Error code → message, for faults that prevent execution. With 40003, the statement may have been executed. */
 const REFUSALS = {
   '40001':
     'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)',
@@ -97,7 +97,9 @@ export class Connection {
   /** Transaction status: `I` idle, `T` in a transaction, `E` failed. */
   #status = 'I'
   #idle: (() => void)[] = []
-  /** Whether the server opened a transaction to read the past. It ends with the client's statement. */
+  /**
+   * Whether the server opened a transaction for AS OF SYSTEM TIME. The transaction ends with the client's statement.
+   */
   #looksBack = false
 
   /** Expects both ends open, and the client's StartupMessage already sent to PostgreSQL. */
@@ -187,7 +189,9 @@ export class Connection {
     }
   }
 
-  /** The statement of the last Bind. Named portals are rare, and executed at once too. */
+  /**
+   * The statement of the last Bind. Portal names are ignored, because clients execute a portal right after binding it.
+   */
   #bound: { plan: Plan; ambiguous: boolean; running?: Running[] } = { plan: EMPTY, ambiguous: false }
 
   #send(raw: Buffer, pending: Pending): void {
@@ -229,7 +233,7 @@ export class Connection {
       if (plan.past && !this.#looksBack && !this.inTransaction)
         throw new SqlError(
           '0A000',
-          'this server can read the past only in statements that are prepared and executed at once',
+          'this server supports AS OF SYSTEM TIME only in statements that are executed right after they are prepared',
         )
     } catch (thrown) {
       error = asSqlError(thrown)
@@ -250,7 +254,7 @@ export class Connection {
     if (problem) return this.#send(wire.query(raising(problem)), { type: 'Q' })
     if (!statements.length) return this.#send(wire.query(''), { type: 'Q' })
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
-    // Runs them as one implicit transaction if PostgreSQL can run all of them unchanged.
+    // If PostgreSQL can run all statements unchanged, send them together, as one implicit transaction.
     if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
       return this.#batch(statements, plans)
     for (const [at, plan] of plans.entries()) {
@@ -259,7 +263,7 @@ export class Connection {
     }
   }
 
-  /** Runs a query text of several statements, all or none. */
+  /** Runs the statements of one query text atomically. */
   async #batch(statements: readonly Statement[], plans: readonly Plan[]): Promise<void> {
     const begins = CONTROL.test(opening(statements[0] as Statement, 1))
     const fault = this.#host.fault(plans, this.inTransaction || begins)
@@ -304,7 +308,7 @@ export class Connection {
     return failed
   }
 
-  /** The SQL to send for a plan. Reading the past first opens a transaction with that snapshot. */
+  /** The SQL to send for a plan. For AS OF SYSTEM TIME, first opens a transaction with the snapshot of that time. */
   async #sqlOf(plan: Plan): Promise<string> {
     if (!plan.past) return plan.sql
     await this.quiet()

@@ -27,7 +27,7 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       at = show.last
     } else if (token.text === ':::') edits.push({ ...token, text: '::' })
     else if (isAsOf(tokens, at)) {
-      // rules/past.ts decides which state it reads.
+      // rules/past.ts selects the snapshot.
       edits.push({ start: token.start, end: (tokens[at + 4] as Token).end, text: '' })
       at += 4
     } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
@@ -44,7 +44,7 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       if (edit) edits.push(edit)
     }
   }
-  // One edit may lie inside another.
+  // Edits can be nested.
   return applyEdits(
     sql,
     edits.sort((a, b) => a.start - b.start),
@@ -85,7 +85,7 @@ function isName(token: Token | undefined): boolean {
   return token?.kind === 'word' || token?.kind === 'quoted'
 }
 
-/** Whether this is `current_user()` or the like, which PostgreSQL accepts only without parentheses. */
+/** Whether a call such as `current_user()` starts here, which PostgreSQL accepts only without parentheses. */
 function isCallOfKeyword(tokens: readonly Token[], at: number): boolean {
   const [word, open, close] = tokens.slice(at, at + 3)
   return (isWord(word, 'current_user') || isWord(word, 'session_user')) && open?.text === '(' && close?.text === ')'
@@ -100,7 +100,7 @@ function bracketedShow(tokens: readonly Token[], at: number, sql: string, versio
   return answer === undefined ? undefined : { last, sql: answer }
 }
 
-/** Whether `AS OF SYSTEM TIME` and a further token start here. */
+/** Whether `AS OF SYSTEM TIME` starts here, followed by another token. */
 export function isAsOf(tokens: readonly Token[], at: number): boolean {
   return (
     ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word)) && at + 4 < tokens.length

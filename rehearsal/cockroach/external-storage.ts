@@ -13,9 +13,9 @@ export interface ExternalFile {
   provider: 's3' | 'http'
   /** Whether reading requires EXTERNALIOIMPLICITACCESS: for HTTP, implicit credentials and custom endpoints. */
   implicit: boolean
-  /** The URL as job descriptions show it, with redacted secrets. */
+  /** The URL with its secrets redacted, for job descriptions. */
   sanitized: string
-  /** @throws SqlError with the job's error */
+  /** @throws SqlError if the file cannot be read; the import job fails with this error */
   open(signal: AbortSignal): Promise<Readable>
 }
 
@@ -129,10 +129,12 @@ async function ask(url: URL, headers: Record<string, string>, signal: AbortSigna
   }
 }
 
-/** Lost connections to tolerate while reading one file. */
+/** Maximum number of lost connections while reading one file. */
 const LOST_CONNECTIONS = 10
 
-/** Reads a file, and resumes where the connection was lost. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`. */
+/**
+ * Reads a file. After a lost connection, resumes at the next byte. Source: `pkg/cloud/cloud_io.go`, `ResumingReader`.
+ */
 async function content(open: (headers: Record<string, string>) => Promise<Response>): Promise<Readable> {
   const first = await open({})
   const size = Number(first.headers.get('content-length') ?? Number.NaN)

@@ -28,7 +28,9 @@ export function skipLines(count: number): Transform {
   })
 }
 
-/** The line with this number, counted from 1. It is the whole row only if no value contains a line break. */
+/**
+ * Reads the line with this number, counted from 1. If a value contains a line break, the line is only part of the row.
+ */
 export async function readRow(file: Readable, compressed: boolean, number: number): Promise<string> {
   const text = compressed ? file.pipe(createGunzip()) : file
   let at = 0

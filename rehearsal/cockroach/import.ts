@@ -1,5 +1,5 @@
-// Runs IMPORT INTO … CSV DATA as CockroachDB does, on the PostgreSQL behind the CockroachDB-like server. Source of
-// behavior and wording: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go, import_processor.go,
+// Runs IMPORT INTO … CSV DATA as CockroachDB does, on the PostgreSQL server behind the CockroachDB-like server. Source
+// of behavior and wording: CockroachDB's `pkg/sql/importer` (import_planning.go, import_job.go, import_processor.go,
 // read_import_base.go, read_import_csv.go), v24.1 to v25.2, and its documentation of IMPORT INTO.
 import { pipeline } from 'node:stream/promises'
 import { createGunzip } from 'node:zlib'
@@ -15,7 +15,7 @@ export interface ImportOptions {
   beforeFile?(job: Job, index: number, signal: AbortSignal): Promise<void>
 }
 
-/** The table, as looked up before the job takes it offline. */
+/** Facts about the table, read before the job takes the table offline. */
 interface ImportTable {
   oid: string
   schema: string
@@ -35,10 +35,10 @@ interface Run {
   signal: AbortSignal
 }
 
-/** Tables that imports of this process are loading, as `database/oid`. */
+/** Tables being imported by this process, as `database/oid`. */
 type Busy = Set<string>
 
-/** Creates a server's engine. A job continues when its client disconnects. */
+/** Creates a server's import engine. A job continues when its client disconnects. */
 export function importEngine(options: ImportOptions = {}): ImportEngine {
   const busy: Busy = new Set()
   return async (statement, context) => {
@@ -158,7 +158,8 @@ async function runJob(run: Run): Promise<ImportResult> {
 
 async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number; indexes: number }> {
   const { job, table, options, signal } = run
-  // A job waiting for its first file holds no lock on PostgreSQL, so the catalogs of an offline table stay readable.
+  // While a job waits for its first file, it holds no lock in PostgreSQL, so the catalogs of an offline table stay
+  // readable.
   signal.throwIfAborted()
   await options.beforeFile?.(job, 0, signal)
   const checks = await suspendChecks(client, table)
@@ -174,7 +175,7 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
   return { ...read, indexes: Math.max(0, counted[0].n - 1) }
 }
 
-/** Copies all files in one transaction. Its lock does not block readers of the catalogs. */
+/** Copies all files in one transaction. The transaction's lock does not block catalog queries. */
 async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number }> {
   const { job, context, files, signal } = run
   let [rows, bytes] = [0, 0]
@@ -188,7 +189,7 @@ async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; b
     const read = await ingestFile(run, client, file, index)
     rows += read.rows
     bytes += read.bytes
-    // It reaches 1 only when the table is online again.
+    // The fraction reaches 1 only when the table is online again.
     context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
   }
   signal.throwIfAborted()
@@ -215,7 +216,7 @@ async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Che
   return checks
 }
 
-/** Recreates the checks: unchanged if nothing was imported, otherwise NOT VALID, like the foreign keys. */
+/** Recreates the checks. After an import they are NOT VALID, like the foreign keys. */
 async function restoreChecks(
   client: pg.Client,
   table: ImportTable,
@@ -291,8 +292,8 @@ function copyOptions(command: ImportCommand, columns: string): string {
 }
 
 /**
- * The error for a row that the table refuses, in CockroachDB's wording. Like CockroachDB's, it contains the whole row,
- * and the file's URL with its secrets.
+ * Builds the error for a row that the table rejects, in CockroachDB's wording. As in CockroachDB, the message contains
+ * the whole row, and the file's URL with its secrets.
  */
 async function rowError(run: Run, file: ExternalFile, index: number, error: pg.DatabaseError): Promise<SqlError> {
   const { command, table } = run

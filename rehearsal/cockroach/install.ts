@@ -1,5 +1,5 @@
-// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, hidden from clients, with
-// catalogs as CockroachDB shows them and the CockroachDB functions that this suite calls.
+// Objects that the server adds to each database of the PostgreSQL server behind it: the schema `_crdb`, hidden from
+// clients, with catalogs as CockroachDB shows them, and the CockroachDB functions that the actions call.
 import { OF_TABLE, shownName } from './rules/names.ts'
 import { lockedByDefault } from './rules/schema-locks.ts'
 import { ownVariables } from './rules/settings.ts'
@@ -54,7 +54,7 @@ const since = (version: Version, [major, minor]: Version) =>
 const SEEN_TABLE = `(pg_catalog.pg_has_role(c.relowner, 'USAGE') OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE'))`
 
 const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
-/** A unique index as CockroachDB's row of pg_constraint. */
+/** A unique index as a row of CockroachDB's pg_constraint. */
 const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
   conname: shownName('c.relname'),
@@ -119,16 +119,19 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
-/** Calls the function only for tables with own ids, which are few: a call per row would dominate a catalog query. */
+/**
+ * Calls the function only for the few tables whose column ids differ, because a call per row would slow catalog
+ * queries.
+ */
 const columnIds = (table: string, keys: string) =>
   `CASE WHEN ${table} IN (SELECT relid FROM _crdb.column_ids) THEN _crdb.column_ids(${table}, ${keys}) ELSE ${keys} END`
 
-/** Idempotent. Run it as a superuser. `name` is what `version()` returns. */
+/** SQL that installs everything. Idempotent; requires a superuser. `name` is what `version()` returns. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
   const numbered = since(version, [26, 3])
-  // Whether indexes that are being built are listed.
+  // Whether the catalogs list indexes that are still being built.
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
@@ -400,14 +403,17 @@ function statisticsView(name: string, table: string): string {
       interval '1 hour' AS aggregation_interval FROM _crdb.${table} WHERE _crdb.require_activity();`
 }
 
-/** Roles that exist on every cluster. Roles are server-wide, so this runs once. */
+/** Creates the roles that exist in every cluster. Needed once per server, not per database. */
 export const ROLES_SQL = `
   DO $$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'admin') THEN CREATE ROLE admin SUPERUSER; END IF;
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
   END $$`
 
-/** A view with all columns of a catalog, some of them replaced. {@link fillColumns} inserts the column list. */
+/**
+ * Builds a view with all columns of a catalog table, some of them replaced. {@link fillColumns} inserts the column
+ * list.
+ */
 function view(name: string, from: string, replaced: Record<string, string>): string {
   const changes = Object.entries(replaced)
   if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`

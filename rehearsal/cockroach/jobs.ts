@@ -3,7 +3,7 @@ import { type Job, type JobRegistry, type NewJob, SqlError } from './types.ts'
 
 const ENDED = new Set(['succeeded', 'failed', 'canceled'])
 
-/** One server's jobs. A statement that reads jobs first brings its database's copy up to date. */
+/** One server's jobs. Each database has a table with a copy, which is updated before a statement reads jobs. */
 export class Jobs implements JobRegistry {
   readonly #jobs = new Map<string, Job>()
   /** Job id → number of the job's last change. */
@@ -12,7 +12,7 @@ export class Jobs implements JobRegistry {
   /** Number of the last change that each database's copy contains. */
   readonly #published = new WeakMap<pg.Pool, Promise<number>>()
   readonly #cancels = new Map<string, () => void>()
-  /** Starts from the time, like CockroachDB's ids, so that ids grow. */
+  /** Starts from the current time, like CockroachDB's ids, so that ids keep increasing after a restart. */
   #next = BigInt(Date.now()) * 1_000_000n
 
   create({ onCancel, ...facts }: NewJob): Job {

@@ -1,4 +1,4 @@
-// The server's history for AS OF SYSTEM TIME. PostgreSQL keeps none, but an open transaction keeps a snapshot that
+// Past states for AS OF SYSTEM TIME. PostgreSQL cannot read the past, but an open transaction holds a snapshot that
 // other transactions can use.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
@@ -14,7 +14,7 @@ interface Snapshot {
   to: Moment
   /** PostgreSQL's id for SET TRANSACTION SNAPSHOT. */
   id: string
-  /** Table name → file. A table rewritten since has a new file, and would look empty in the old snapshot. */
+  /** Table name → file. A table that was rewritten later has a new file, and would look empty in this snapshot. */
   files: Map<string, string>
   holder: pg.Client
 }
@@ -29,7 +29,7 @@ const FILES = `SELECT relname AS name, oid || ':' || relfilenode AS file FROM pg
 
 const CLOCK = 'SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::int8 * 1000 AS time'
 
-/** States of one database that can be read as of their time. */
+/** Past states of one database that AS OF SYSTEM TIME can read. */
 export class Past {
   readonly #connect: () => Promise<pg.Client>
   readonly #snapshots: Snapshot[] = []
@@ -42,8 +42,8 @@ export class Past {
   }
 
   /**
-   * Keeps the current state, and the state half a second later: a commit on a node whose clock runs ahead can have a
-   * time that is later by up to the maximum offset.
+   * Keeps the current state, and the state half a second later. The second one covers commits on a node whose clock is
+   * ahead by up to the maximum offset.
    * @returns the state's time and its snapshot
    */
   async keep(): Promise<{ time: Moment; snapshot: string }> {

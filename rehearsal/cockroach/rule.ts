@@ -16,11 +16,11 @@ export interface Plan {
   past?: (inTransaction: boolean) => Promise<{ sql: string; snapshot: string }>
   /** Command tag to send to the client, if PostgreSQL's differs. */
   tag?: string
-  /** Whether it can fail with 40001, as if it had lost to another transaction. */
+  /** Whether the statement can fail with 40001, as if it had lost to another transaction. */
   retryable?: boolean
-  /** Whether it commits a change, so that its result can be unknown (40003). */
+  /** Whether the statement commits a change, so that its result can be ambiguous (40003). */
   writes?: boolean
-  /** Whether it is the COMMIT of a transaction. */
+  /** Whether the statement is the COMMIT of a transaction. */
   commits?: boolean
 }
 
@@ -38,9 +38,9 @@ export interface RuleContext {
   jobs: JobRegistry
   /** Duration of a schema change, in milliseconds. */
   ddlTime: number
-  /** Queries the PostgreSQL behind, as a superuser in the session's database. */
+  /** Queries the PostgreSQL server behind this one, as a superuser in the session's database. */
   admin<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>
-  /** Opens a superuser connection to the session's database. The caller ends it. */
+  /** Opens a superuser connection to the session's database. The caller closes it. */
   connect(): Promise<pg.Client>
   /** Runs `work` on a superuser connection to the session's database, and resets the connection afterwards. */
   lend<T>(work: (db: pg.ClientBase) => Promise<T>): Promise<T>
@@ -69,7 +69,7 @@ export interface Fact {
   says: string
   /** Source: a page of CockroachDB's documentation, a file of its source, or an issue. */
   source: string
-  /** First version with it, and first version without it. Default: all versions. */
+  /** Versions that the fact applies to, from `since` to before `until`. Default: all versions. */
   since?: Version
   until?: Version
   /** True once confirmed on a real cluster. */

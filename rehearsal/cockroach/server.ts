@@ -35,7 +35,7 @@ export interface CockroachOptions {
    * executed. With `only`, only the statement with this number fails, counted from 1 in the order of first use.
    */
   failEach?: { code: '40001' | '40003'; application: string; only?: number } | undefined
-  /** Share of writes, schema changes and commits that are executed but answered with 40003. Default: 0. */
+  /** Share of writes, schema changes and commits that are executed but return 40003. Default: 0. */
   ambiguousRate?: number
   /** Simulates a full disk: every write and schema change fails with 53100. Default: false. */
   diskFull?: boolean
@@ -43,7 +43,7 @@ export interface CockroachOptions {
   seed?: number
   /** Called before an import reads each file. Can delay its job. */
   beforeFile?: ImportOptions['beforeFile']
-  /** PEM texts. If set, the server accepts only TLS connections, otherwise none. */
+  /** PEM texts. If set, the server accepts only TLS connections; otherwise, only plain ones. */
   tls?: { key: string; cert: string }
 }
 
@@ -52,7 +52,7 @@ export interface CockroachServer {
   readonly port: number
   /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable` */
   urlOf(database: string): string
-  /** Statements without a rule, as received. Each was refused. */
+  /** Statements that no rule covers, as received. The server refused them. */
   readonly unknown: string[]
   /** Application name → its statements. Statements that differ only in literals count once. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
@@ -62,7 +62,7 @@ export interface CockroachServer {
   readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile' | 'failEach'>> &
     Pick<CockroachOptions, 'failEach'>
   readonly jobs: Jobs
-  /** Ends all connections. The PostgreSQL behind keeps running. */
+  /** Closes all connections. The PostgreSQL server behind this one keeps running. */
   stop(): Promise<void>
 }
 
@@ -93,7 +93,7 @@ interface Shared {
   tls: CockroachOptions['tls']
 }
 
-/** The PostgreSQL behind the server, on this machine. Its URLs belong to a superuser. */
+/** The PostgreSQL server behind this one, on this machine. Its URLs log in as a superuser. */
 export type Behind = Pick<EmbeddedServer, 'port' | 'urlOf'>
 
 const DEFAULT_VERSION = '25.2'
@@ -187,7 +187,7 @@ function listen(server: Server): Promise<number> {
   })
 }
 
-/** mulberry32: a small seeded generator, equal on every platform. */
+/** mulberry32: a small seeded generator of random numbers, which are the same on every platform. */
 function seeded(seed: number): () => number {
   let state = seed
   return () => {
@@ -198,7 +198,7 @@ function seeded(seed: number): () => number {
   }
 }
 
-/** A superuser connection to a database. Installs the server's additions there first. */
+/** Returns a superuser connection to a database, after installing the server's additions there. */
 function admin(shared: Shared, database: string): Promise<pg.Pool> {
   let pool = shared.installed.get(database)
   if (!pool) {
@@ -213,7 +213,7 @@ function adminConfig({ behind }: Pick<Shared, 'behind'>, database: string): pg.C
   return {
     connectionString: behind.urlOf(database),
     application_name: '_crdb',
-    // Settings of a role or database are meant for its clients, not for the server.
+    // Defaults set for a role or database are meant for clients, not for the server's own sessions.
     options: '-c default_transaction_read_only=off',
   }
 }
@@ -229,7 +229,7 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
 async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
   const known = shared.lent.get(database)
   const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
-  // An idle session that breaks leaves the pool.
+  // Removes an idle session from the pool if its connection breaks.
   if (!known) pool.on('error', () => {})
   shared.lent.set(database, pool)
   const client = await pool.connect()
@@ -243,7 +243,10 @@ async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBas
   }
 }
 
-/** Plans without sequential scans if there is an index, because CockroachDB does not scan small tables either. */
+/**
+ * Publishes the statistics and, with `plans`, the full scans. Sequential scans are disabled in the plans, because
+ * PostgreSQL prefers them for small tables and CockroachDB does not.
+ */
 async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
   const db = await admin(shared, database)
   if (!plans) return shared.statistics.publish(db, database)
@@ -268,7 +271,7 @@ function pastOf(shared: Shared, database: string): Past {
 async function install(shared: Shared, database: string): Promise<pg.Pool> {
   const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
   pool.on('error', () => {
-    // The database may be dropped and created again.
+    // The database may have been dropped, and a new one of the same name needs its own installation.
     shared.installed.delete(database)
     void pool.end()
   })
@@ -361,7 +364,7 @@ async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: 
   }
 }
 
-/** Reads exactly this many bytes of a stream that has no other reader. */
+/** Reads exactly this many bytes from a stream that has no other reader. */
 async function take(stream: Duplex, length: number): Promise<Buffer> {
   if (!length) return Buffer.alloc(0)
   for (;;) {
@@ -409,7 +412,7 @@ const CHANGES_ROWS = /^\s*(insert|update|delete|with\b.*\b(insert|update|delete)
 /** Application names of molt and the replicator. */
 const OF_TOOLS = /^molt[ _-](fetch|verify)|^molt$|replicator/
 
-/** One client, as its connection and the rules see it. */
+/** One client: its session, and the context for the rules. */
 class Client implements ConnectionHost {
   readonly #shared: Shared
   readonly #user: string
@@ -480,7 +483,7 @@ class Client implements ConnectionHost {
     throw new SqlError('0A000', `${LIKE_SERVER}: there is no rule for this statement: ${statement.sql.slice(0, 200)}`)
   }
 
-  /** Reads the role's defaults of CockroachDB's variables. The client's own settings win. */
+  /** Reads the role's defaults for CockroachDB's variables. The client's own settings take precedence. */
   async #readDefaults(): Promise<void> {
     const db = await admin(this.#shared, this.#database)
     if (this.#defaultsRead) return
@@ -500,7 +503,7 @@ class Client implements ConnectionHost {
     }
   }
 
-  /** Whether this is the first statement of its shape and, with `only`, the shape with that number. */
+  /** Whether this statement is the first of its shape. With `only`, the shape must also have that number. */
   #failsNow(plan: Plan, only: number | undefined): boolean {
     const { counted, failed } = this.#shared
     const shape = this.#shapes.get(plan) ?? ''
@@ -523,13 +526,18 @@ class Client implements ConnectionHost {
     return shape
   }
 
-  /** Notes the search path for schema changes, which run on another connection and must resolve names alike. */
+  /**
+   * Records the search path for schema changes, which run on another connection but must resolve names in the same way.
+   */
   #notePath({ tokens, sql }: Statement): void {
     const at = tokens.findIndex(({ value }) => value === 'search_path')
     if (at > 0 && at < 3 && tokens[0]?.value === 'set') this.#searchPath = sql.slice(tokens[at + 2]?.start)
   }
 
-  /** Notes a variable at once: a rule that depends on it runs before PostgreSQL receives the next statement. */
+  /**
+   * Records a variable immediately, because a rule that depends on it runs before PostgreSQL receives the next
+   * statement.
+   */
   #noteVariable({ tokens }: Statement): void {
     const at = /^(session|local)$/.test(tokens[1]?.value ?? '') ? 2 : 1
     const name = tokens[at]?.value ?? ''
@@ -538,7 +546,7 @@ class Client implements ConnectionHost {
     if (tokens[0]?.value === 'reset') this.#variables.delete(name)
   }
 
-  /** Notes `set_config('name', 'value', …)` anywhere in a statement. */
+  /** Records `set_config('name', 'value', …)` anywhere in a statement. */
   #noteConfig({ tokens }: Statement): void {
     for (const [at, { kind, value }] of tokens.entries()) {
       const [name, setting] = [tokens[at + 2], tokens[at + 4]]
@@ -641,7 +649,7 @@ class Client implements ConnectionHost {
   }
 }
 
-/** Whether SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB or the like appears anywhere in a statement. */
+/** Whether a statement uses jobs anywhere, as in SHOW JOBS, `crdb_internal.jobs` or CANCEL JOB. */
 function readsJobs({ tokens }: Statement): boolean {
   return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }

@@ -12,7 +12,7 @@ export interface Execution {
   rows: number
   /** SQLSTATE of a failure. */
   error?: string
-  /** Whether it ran with other statements in one transaction. */
+  /** Whether the statement ran in a transaction with other statements. */
   inTransaction: boolean
 }
 
@@ -54,7 +54,7 @@ interface Counted {
   rows: Numeric
   seconds: Numeric
   fullScan: boolean
-  /** Whether it was executed since its plan was last examined. */
+  /** Whether the statement was executed since its plan was last examined. */
   changed: boolean
 }
 
@@ -170,7 +170,7 @@ function statementRow(each: Counted) {
     statistics: {
       statistics: {
         cnt: each.calls,
-        // This server retries no statement, so each execution is a first attempt.
+        // This server never retries a statement, so each execution is a first attempt.
         firstAttemptCnt: each.calls,
         maxRetries: 0,
         failureCount: each.failures,
@@ -178,7 +178,7 @@ function statementRow(each: Counted) {
         numRows: numeric(each.rows),
         svcLat: numeric(each.seconds),
       },
-      // This server samples no contention.
+      // This server does not sample contention.
       execution_statistics: { cnt: 0 },
     },
   }
@@ -211,7 +211,10 @@ function readsAll({ 'Node Type': node, 'Index Cond': condition, Plans = [] }: Pl
   return whole || Plans.some(readsAll)
 }
 
-/** The statement with `_` for each constant and placeholder, and lists of them shortened to `(_, __more__)`. */
+/**
+ * The statement with `_` in place of each constant and placeholder, and with lists of them shortened to `(_,
+ * __more__)`.
+ */
 export function withoutConstants({ tokens }: Statement): string {
   const texts = tokens.map(hidden)
   const kept: string[] = []
@@ -220,7 +223,7 @@ export function withoutConstants({ tokens }: Statement): string {
     if (texts[at] !== '_' || texts[at + 1] !== ',' || texts[at + 2] !== '_') continue
     let end = at
     while (texts[end + 1] === ',' && texts[end + 2] === '_') end += 2
-    // Shortens only a list of nothing else: `(_, _, _)`.
+    // Only a list that consists of placeholders alone is shortened: `(_, _, _)`.
     if (kept.at(-2) !== '(' || texts[end + 1] !== ')') continue
     kept.push(',', MORE)
     at = end

@@ -1,4 +1,4 @@
-// Types that the parts of the CockroachDB-like server share: tokens, errors, sessions, jobs, and IMPORT INTO's engine.
+// Types shared by the parts of the CockroachDB-like server: tokens, errors, sessions, jobs, and IMPORT INTO's engine.
 import type pg from 'pg'
 
 /** The CockroachDB version to imitate, as `[major, minor]`: `[25, 2]`. */
@@ -72,10 +72,10 @@ export type JobStatus =
   | 'succeeded'
 
 export interface Job {
-  /** An int8 like CockroachDB's: 18 or 19 digits, growing. */
+  /** An increasing int8 of 18 or 19 digits, like CockroachDB's. */
   readonly id: string
   readonly type: 'IMPORT' | 'SCHEMA CHANGE' | 'NEW SCHEMA CHANGE' | 'CHANGEFEED' | 'CREATE STATS' | 'AUTO CREATE STATS'
-  /** The full text. SHOW JOBS cuts it to 100 characters, SHOW JOB does not. */
+  /** The full text. SHOW JOBS truncates it to 100 characters, SHOW JOB does not. */
   readonly description: string
   readonly user: string
   readonly created: Date
@@ -93,9 +93,9 @@ export interface NewJob extends Pick<Job, 'type' | 'description' | 'user'> {
 }
 
 export interface JobRegistry {
-  /** Creates a job with status `running` and 0 completed. */
+  /** Creates a job with status `running` and no progress. */
   create(job: NewJob): Job
-  /** Changes status, progress or error. SHOW JOBS of every session shows it from then on. */
+  /** Changes status, progress or error. The change is then visible to SHOW JOBS in every session. */
   update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): void
   get(id: string): Job | undefined
   list(): Job[]
@@ -106,16 +106,19 @@ export interface JobRegistry {
   cancel(id: string): void
 }
 
-/** What the server does for IMPORT INTO's engine. */
+/** What the import engine needs from the server. */
 export interface ImportContext {
   session: Session
   jobs: JobRegistry
   version: Version
-  /** Opens a superuser connection to the PostgreSQL behind, in the session's database. The caller ends it. */
+  /** Opens a superuser connection to the session's database on the PostgreSQL server. The caller closes it. */
   connect(): Promise<pg.Client>
-  /** Whether the session's user has `DROP`, `INSERT` or `SELECT`, owns the table, or is a member of admin. */
+  /**
+   * Whether the session's user has this privilege (`DROP`, `INSERT` or `SELECT`), owns the table, or is a member of
+   * admin.
+   */
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
-  /** Whether the user has `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …. A member of admin has all. */
+  /** Whether the user has `EXTERNALIOIMPLICITACCESS`, `VIEWJOB`, …. Members of admin have all privileges. */
   hasSystemPrivilege(privilege: string): Promise<boolean>
   /** Hides the table from the catalogs, and makes statements on it fail with 55000. */
   takeOffline(schema: string, table: string, job: Job): Promise<void>
@@ -133,8 +136,8 @@ export interface ImportResult {
 }
 
 /**
- * Runs `IMPORT INTO …`: parses the statement, checks rights, creates the job, takes the table offline, loads the rows,
- * leaves foreign keys and checks unvalidated, and brings the table online.
+ * Runs `IMPORT INTO …`: parses the statement, checks privileges, creates the job, takes the table offline, loads the
+ * rows, leaves foreign keys and checks unvalidated, and brings the table online.
  * @returns when the job has ended, or with `WITH DETACHED` right after its creation
  * @throws SqlError to send to the client
  */

@@ -12,7 +12,7 @@ export interface Frame {
   raw: Buffer
 }
 
-/** Request codes that take the place of a protocol version. */
+/** Request codes, sent in place of a protocol version. */
 export const CANCEL_REQUEST = 80_877_102
 export const SSL_REQUEST = 80_877_103
 export const GSS_REQUEST = 80_877_104
@@ -58,7 +58,7 @@ export function message(type: string, ...parts: (Buffer | string)[]): Buffer {
   return Buffer.concat([head, body])
 }
 
-/** A text with its terminating zero byte. */
+/** A text followed by a zero byte. */
 function text(value: string): Buffer {
   return Buffer.from(`${value}\0`)
 }

@@ -1,5 +1,5 @@
-// What a conformance run creates: a schema on the target (and on the source), roles, and a migration in the ledger. All
-// of it is removed when the run ends, even on failure.
+// Objects that a conformance run creates: a schema on the target (and on the source), roles, and a migration in the
+// ledger. They are removed when the run ends, even on failure.
 import { randomBytes } from 'node:crypto'
 import { forgetDeferred } from '../../src/destination/deferral.ts'
 import { cancelImports } from '../../src/destination/jobs.ts'

@@ -1,4 +1,4 @@
-// Tests every reader of the target's catalogs on tables defined here.
+// Checks every function that reads the target's catalogs, on test tables created here.
 import { readTargetFacts } from '../../src/checks/facts/target.ts'
 import {
   readClock,
@@ -44,7 +44,7 @@ const columnsOf = (schema: Schema, table: string) =>
 export const CATALOG_ITEMS: Item[] = [
   {
     id: 'catalogs.tables',
-    says: 'Columns, types, keys and enum labels read back as they were defined.',
+    says: 'Columns, types, keys and enum labels are read as they were defined.',
     source: 'docs: pg-catalog.md, data-types.md',
     async look({ db, name }) {
       const schema = await readSchema(db, 'target', name)
@@ -87,7 +87,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.constraints',
-    says: "Foreign keys, checks and indexes read back with every column's name, without the hidden columns of hash-sharded indexes.",
+    says: 'Foreign keys, checks and indexes are read with the names of all their columns, except the hidden columns of hash-sharded indexes.',
     source: 'docs: foreign-key.md, check.md, create-index.md, hash-sharded-indexes.md',
     async look({ db, name }) {
       const { constraints, indexes } = await readSchema(db, 'target', name)
@@ -130,12 +130,12 @@ export const CATALOG_ITEMS: Item[] = [
       const count = async (sql: string) => Number((await db.query(`SELECT count(*) AS n FROM ${sql}`)).rows[0].n)
       return [
         {
-          what: 'relations with relispartition',
+          what: 'relations whose relispartition is set',
           expected: 0,
           seen: await count('pg_catalog.pg_class WHERE relispartition IS NOT NULL'),
         },
         {
-          what: 'relations with a relacl',
+          what: 'relations whose relacl is set',
           expected: 0,
           seen: await count('pg_catalog.pg_class WHERE relacl IS NOT NULL'),
         },
@@ -145,7 +145,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.conkey',
-    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The suite still finds the column's name.",
+    says: "Before 26.3, conkey holds column ids after a rewriting ALTER COLUMN TYPE. The actions still find the column's name.",
     source: 'cockroachdb/cockroach#174715',
     async look(bench) {
       const { db } = bench
@@ -162,7 +162,7 @@ export const CATALOG_ITEMS: Item[] = [
       return [
         { what: 'conkey equals the attribute number', expected: bench.since(26, 3), seen: rows[0]?.same },
         {
-          what: 'columns of the check, as the suite reads them',
+          what: 'columns of the check, as the actions read them',
           expected: ['size'],
           seen: schema.constraints.find((each) => each.name === 'known')?.columns,
         },
@@ -189,7 +189,7 @@ export const CATALOG_ITEMS: Item[] = [
       await db.query(`DROP TRIGGER kept ON ${bench.at(CHILDREN)}`)
       return [
         { what: 'rows of pg_trigger', expected: bench.since(25, 3) ? 1 : 0, seen: rows.length },
-        { what: 'triggers as the suite reads them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
+        { what: 'triggers, as the actions read them', expected: [{ table: CHILDREN, name: 'kept' }], seen: found },
       ]
     },
   },
@@ -208,7 +208,7 @@ export const CATALOG_ITEMS: Item[] = [
       ])
       return [
         { what: 'rolbypassrls of a role with BYPASSRLS', expected: bench.since(25, 3), seen: rows[0]?.yes },
-        { what: 'its options in SHOW ROLES', expected: /BYPASSRLS/, seen: shown.rows[0]?.options },
+        { what: 'options of this role in SHOW ROLES', expected: /BYPASSRLS/, seen: shown.rows[0]?.options },
         {
           what: 'tables whose rows row-level security hides',
           expected: [],
@@ -248,7 +248,7 @@ export const CATALOG_ITEMS: Item[] = [
       const since = await readClock(db)
       const read = async (work: Promise<unknown>) => codeOf(work).then((code) => (code === 'none' ? 'read' : code))
       const what: [string, Promise<unknown>][] = [
-        ['rights', readSight(db)],
+        ['privileges', readSight(db)],
         ['statements', readTargetStatements(db, since, [])],
         ['transactions', readTargetTransactions(db, since, [])],
         ['sessions', readTargetSessions(db, [])],
@@ -283,7 +283,7 @@ export const CATALOG_ITEMS: Item[] = [
   },
   {
     id: 'catalogs.sequences',
-    says: 'A sequence reads back with its increment, and without a last value until it has produced one.',
+    says: 'A sequence is read with its increment, and has no last value until it has produced one.',
     source: 'docs: create-sequence.md',
     async look({ db, name }) {
       const [numbers] = (await readSequences(db, name)).filter((each) => each.name === 'numbers')

@@ -1,4 +1,4 @@
-// Tests what the suite changes on the target: privileges, deferred objects, sequences and jobs.
+// Checks what the actions change on the target: privileges, deferred objects, sequences and jobs.
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -37,17 +37,17 @@ export const CHANGE_ITEMS: Item[] = [
       const as = (sql: string) => codeOf(db.query(sql))
       return [
         {
-          what: 'GRANT of a right held with the option',
+          what: 'GRANT of a privilege held with grant option',
           expected: 'none',
           seen: await as(`GRANT SELECT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'GRANT of a right held without it',
+          what: 'GRANT of a privilege held without it',
           expected: '01007',
           seen: await as(`GRANT INSERT ON ${tables} TO ${ident(app.name)}`),
         },
         {
-          what: 'REVOKE of a right held without it',
+          what: 'REVOKE of a privilege held without it',
           expected: '01006',
           seen: await as(`REVOKE DELETE ON ${tables} FROM ${ident(app.name)}`),
         },
@@ -62,7 +62,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'rights.owners',
-    says: "A table's owner and the members of it are found, because no REVOKE keeps them from writing.",
+    says: "A table's owner and its members are found, because they can write despite every REVOKE.",
     source: 'docs: security-reference/authorization.md, alter-table.md (OWNER TO), pg-catalog.md (pg_auth_members)',
     async look(bench) {
       const { db, name } = bench
@@ -83,7 +83,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`REVOKE CREATE ON SCHEMA ${ident(name)} FROM ${ident(owner.name)}`)
       return [
         {
-          what: 'logins that no REVOKE keeps from writing',
+          what: 'logins that can write despite every REVOKE',
           expected: [owner, member].map((each) => `${each.name} through ${owner.name}`).sort(),
           seen: unrevocable
             .filter(({ administrator }) => !administrator)
@@ -102,7 +102,7 @@ export const CHANGE_ITEMS: Item[] = [
   },
   {
     id: 'deferral.row-values',
-    says: 'A unique index on duplicate values is refused with 23505. The suite reports it without the values.',
+    says: 'A unique index on duplicate values is refused with 23505. The actions report the error without the values.',
     source: 'docs: unique.md, common-errors.md',
     async look(bench) {
       const { db } = bench
@@ -117,7 +117,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DELETE FROM ${bench.at(PARENTS)} WHERE id IN (901, 902)`)
       await rebuildDeferred(db, bench.name, ['unique', 'index', 'foreign-key'])
       return [
-        { what: "the suite's code", expected: 'deferral.rows-break-definition', seen: error.code },
+        { what: "the actions' error code", expected: 'deferral.rows-break-definition', seen: error.code },
         { what: 'row values in the message', expected: false, seen: error.message.includes('conformance-secret') },
       ]
     },
@@ -138,15 +138,15 @@ export const CHANGE_ITEMS: Item[] = [
       const again = await codeOf(db.query(`ALTER TABLE ${locked} DROP CONSTRAINT positive`))
       await db.query(`DROP TABLE ${locked}`)
       return [
-        { what: 'ADD CONSTRAINT while it is locked', expected: '57000', seen: whileLocked },
-        { what: 'ADD CONSTRAINT while it is unlocked', expected: 'none', seen: unlocked },
+        { what: 'ADD CONSTRAINT while the table is locked', expected: '57000', seen: whileLocked },
+        { what: 'ADD CONSTRAINT while the table is unlocked', expected: 'none', seen: unlocked },
         { what: 'DROP CONSTRAINT when it is locked again', expected: '57000', seen: again },
       ]
     },
   },
   {
     id: 'sequences',
-    says: 'A sequence set beyond the used values reads back unchanged. With CACHE, the next value is the same.',
+    says: 'A sequence that is set beyond the used values returns that value, with or without CACHE.',
     source: 'docs: create-sequence.md, functions-and-operators.md (setval)',
     look: lookAtSequences,
   },
@@ -167,7 +167,7 @@ export const CHANGE_ITEMS: Item[] = [
       await db.query(`DROP INDEX ${bench.at(PARENTS)}@${long}`)
       return [
         { what: 'characters in SHOW JOBS', expected: 100, seen: Number(rows[0]?.length) },
-        { what: "the description's end in SHOW JOB", expected: /z{80}/, seen: whole.rows[0]?.description },
+        { what: 'end of the description in SHOW JOB', expected: /z{80}/, seen: whole.rows[0]?.description },
       ]
     },
   },
@@ -199,7 +199,7 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
   const taken = await readWriteGrants(db, name, tables)
   await closeWriteAccess(db, name, taken)
   const closed: Seen[] = [
-    { what: 'write rights after revoking', expected: [], seen: await rights() },
+    { what: 'write privileges after revoking', expected: [], seen: await rights() },
     { what: 'INSERT by the application', expected: '42501', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'TRUNCATE by the application',
@@ -219,10 +219,10 @@ async function lookAtWriteAccess(bench: Bench): Promise<Seen[]> {
     `batch ALL ${CHILDREN}`,
   ].sort()
   return [
-    { what: 'write rights before', expected, seen: before },
+    { what: 'write privileges before', expected, seen: before },
     ...closed,
-    { what: 'rights that could not be restored', expected: [], seen: missing },
-    { what: 'write rights after', expected, seen: await rights() },
+    { what: 'privileges that could not be restored', expected: [], seen: missing },
+    { what: 'write privileges after', expected, seen: await rights() },
     { what: 'INSERT by the application again', expected: 'none', seen: await codeOf(asApp.query(insert)) },
     {
       what: 'DELETE by the role whose ALL was restored',

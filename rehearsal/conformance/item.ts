@@ -12,11 +12,11 @@ export interface Seen {
 export interface Item {
   /** Stable id, dotted: `catalogs.constraints`. */
   id: string
-  /** What CockroachDB or this suite does, in one or two sentences. */
+  /** What CockroachDB or the actions do, in one or two sentences. */
   says: string
   /** Source of the expected values: a page of CockroachDB's documentation, or an issue. */
   source: string
-  /** Whether it needs `--source`. It is skipped with a notice otherwise. */
+  /** Whether the item needs `--source`. Without it, the item is skipped with a notice. */
   needsSource?: true
   look(bench: Bench): Promise<Seen[]>
 }
@@ -35,7 +35,7 @@ export function shown(value: unknown): string {
   return value instanceof RegExp ? String(value) : (JSON.stringify(value) ?? 'undefined')
 }
 
-/** SQLSTATE or the suite's code of the error that `work` throws; `none` if it succeeds. */
+/** SQLSTATE or error code of the error that `work` throws; `none` if it succeeds. */
 export async function codeOf(work: Promise<unknown>): Promise<string> {
   return work.then(
     () => 'none',

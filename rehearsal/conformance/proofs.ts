@@ -1,4 +1,4 @@
-// Tests what the suite's verdicts depend on: the ledger, row hashes, reads of the past, and an abort.
+// Checks what the verdicts of the actions depend on: the ledger, row hashes, AS OF SYSTEM TIME, and an abort.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -55,9 +55,9 @@ async function lookAtLedger(bench: Bench): Promise<Seen[]> {
   )
   const others = RUNS - 1
   return [
-    { what: 'advances that succeed', expected: 1, seen: moved.filter((code) => code === 'none').length },
+    { what: 'runs that advanced the ledger', expected: 1, seen: moved.filter((code) => code === 'none').length },
     {
-      what: 'refused advances',
+      what: 'runs that were refused',
       expected: others,
       seen: moved.filter((code) => code === 'ledger.moved').length,
     },
@@ -184,10 +184,10 @@ async function lookAtAbort(bench: Bench): Promise<Seen[]> {
     const aborted = await run('abort', { slot: bench.name, restore: 'true' })
     return [
       { what: 'prepare', expected: 'success', seen: prepared },
-      { what: 'unique index and rights after prepare', expected: [[], []], seen: gone },
+      { what: 'unique index and privileges after prepare', expected: [[], []], seen: gone },
       { what: 'abort', expected: 'success', seen: aborted },
       {
-        what: 'unique index and rights after abort',
+        what: 'unique index and privileges after abort',
         expected: [['moved_code'], ['INSERT']],
         seen: await objects(bench),
       },

@@ -1,5 +1,4 @@
-// Checks the items in turn. Reports every item that the cluster cannot show or that ran out of time; none is skipped
-// silently.
+// Checks the items in turn. Also reports each item that cannot be checked on this cluster or that timed out.
 import { messageOf } from '../../src/runtime/errors.ts'
 import { redact } from '../../src/runtime/secrets.ts'
 import { Bench } from './bench.ts'
@@ -16,7 +15,7 @@ export interface ItemResult {
   says: string
   source: string
   result: 'as-documented' | 'different' | 'skipped' | 'not-run'
-  /** Why it was skipped or not run. */
+  /** Why the item was skipped or could not run. */
   reason?: string
   looks: { what: string; expected: string; seen: string; same: boolean }[]
 }
@@ -76,7 +75,7 @@ async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<It
     }))
     return { id, says, source, result: told.every(({ same }) => same) ? 'as-documented' : 'different', looks: told }
   } catch (error) {
-    // The item may have failed inside a transaction.
+    // Rolls back in case the item failed inside a transaction.
     await bench.db.query('ROLLBACK').catch(() => {})
     if (error instanceof CannotRun || signal.aborted) return without('not-run', messageOf(error))
     return { id, says, source, result: 'different', looks: [failed(error)] }
@@ -105,7 +104,7 @@ function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> 
   ])
 }
 
-/** 1 for a difference or leftovers, 2 if an item could not run, otherwise 0. */
+/** Exit status: 1 for a difference or if something could not be removed, 2 if an item could not run, otherwise 0. */
 export function exitCodeOf({ items, left }: Conformance): 0 | 1 | 2 {
   if (left.length || items.some(({ result }) => result === 'different')) return 1
   return items.some(({ result }) => result === 'not-run') ? 2 : 0

@@ -22,7 +22,7 @@ export function parseSchemaName(text: string): SchemaName {
   return { database: parts[0] as string, schema: parts[1] ?? 'public' }
 }
 
-/** A row to write or delete. */
+/** A row to upsert or delete. */
 export interface Mutation {
   delete: boolean
   /** Values of the replica identity's columns. Of two mutations with the same key, the later one wins. */
@@ -47,7 +47,7 @@ interface TargetTable {
   primaryKey: string[]
 }
 
-/** The target's tables in the order of their references, parents first. */
+/** The target's tables, ordered by foreign keys, parents first. */
 export interface TargetSchema {
   tables: Map<string, TargetTable>
   order: string[]
@@ -108,7 +108,7 @@ function parentsFirst(names: string[], parents: Map<string, string[]>): string[]
   return order
 }
 
-/** An error while applying to one table. */
+/** An error that occurred while applying changes to one table. */
 export class ApplyError extends Error {
   readonly table: string
 
@@ -119,7 +119,7 @@ export class ApplyError extends Error {
   }
 }
 
-/** What one statement did, for counters and the log. */
+/** Result of one statement, for counters and the log. */
 export interface Applied {
   table: string
   kind: 'upserted' | 'deleted'
@@ -134,14 +134,14 @@ interface Statement {
   sql: string
 }
 
-/** Limits of one statement in rows and characters. More changes of a table take several statements. */
+/** Maximum rows and characters of one statement. A table with more changes takes several statements. */
 const STATEMENT_ROWS = 1000
 const STATEMENT_CHARS = 1_000_000
 
 /**
- * The statements for one source transaction in the real tool's form: table by table, parents first. Per table, they
- * apply the last change of each key, deletes before upserts, by the target's primary key. Throws ApplyError for rows
- * that do not match their table, and any other Error for a missing table.
+ * Builds the statements for one source transaction in the real tool's form: table by table, parents first. For each
+ * table, they apply only the last change of each key, deletes before upserts, and identify rows by the target's primary
+ * key. Throws ApplyError for rows that do not match their table, and any other Error for a missing table.
  */
 export function statementsFor(tx: Transaction, schema: TargetSchema, target: SchemaName): Statement[] {
   const statements: Statement[] = []
@@ -172,7 +172,7 @@ export function merged(round: readonly Transaction[]): Transaction {
   return { ...(others.at(-1) as Transaction), tables }
 }
 
-/** Counts of one source transaction that is applied together with others. */
+/** Counts for one source transaction that is applied together with others. */
 export function proposals(tx: Transaction, schema: TargetSchema): Applied[] {
   return [...tx.tables].flatMap(([id, mutations]) => {
     const last = lastByKey(mutations)

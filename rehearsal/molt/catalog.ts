@@ -15,9 +15,9 @@ interface Column {
   collation: string
 }
 
-/** A table that exists on both sides, and what of it can be compared or moved. */
+/** A table that exists on both sides, with the columns that can be compared or moved. */
 export interface CommonTable extends TableName {
-  /** Columns of both sides with comparable types, key columns first. */
+  /** Columns that exist on both sides with comparable types, key columns first. */
   columns: string[]
   /** Types of these columns by name, for each side. */
   types: Record<Side, Map<string, string>>
@@ -27,7 +27,7 @@ export interface CommonTable extends TableName {
   mismatches: { info: string; tag: string; failable: boolean }[]
 }
 
-/** Tables of both sides that pass the filters. */
+/** Tables on either side that pass the filters. */
 export interface DatabaseTables {
   common: [source: TableName, target: TableName][]
   missing: TableName[]

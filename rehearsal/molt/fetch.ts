@@ -27,7 +27,7 @@ import { clockText, form, Metrics, MOLT_VERSION, type MoltLog, moltLog, moltMetr
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
 import { openStore, type Store } from './store.ts'
 
-/** Flags of `molt fetch`: those of a build that was run, and those in the current documentation. */
+/** Flags of `molt fetch`, from the real build that we ran and from the current documentation. */
 export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['source', 'string', '', 'Connection string of the source database.'],
   ['target', 'string', '', 'Connection string of the target database.'],
@@ -92,7 +92,7 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['pprof-listen-addr', 'string', '127.0.0.1:3031', 'Not used by the stand-in.'],
 ]
 
-/** Publication that fetch creates on request. Its name is fixed in the real tool too. */
+/** Publication that fetch creates on request. The real tool has the same fixed name. */
 const PUBLICATION = 'molt_fetch'
 
 interface Run {
@@ -294,7 +294,10 @@ interface Snapshot {
   cursor: string
 }
 
-/** Creates the slot first, then the snapshot. Commits in between are in both, and are applied twice. */
+/**
+ * Creates the slot before the snapshot. A transaction that commits in between is part of the snapshot and is also
+ * streamed.
+ */
 async function establishSnapshot(run: Run, source: pg.Client, tables: CommonTable[]): Promise<Snapshot> {
   const { flags, log } = run
   log.line('info', 'establishing snapshot')
@@ -363,7 +366,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // A build that was run also names a table without any moved rows.
+      // The real build that we ran also lists tables without moved rows.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }
@@ -457,7 +460,7 @@ async function truncate({ flags, log }: Run, target: pg.Client, table: CommonTab
   log.line('info', 'finished truncating table', tableField(safeName(table)))
 }
 
-/** One table's load: its connections, its start, and the failure that it resumes. */
+/** State of one table's load. If it resumes an earlier load, `failed` is that load's failure. */
 interface Move {
   source: pg.Client
   target: pg.Client

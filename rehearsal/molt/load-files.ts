@@ -11,7 +11,7 @@ import { form, type Metrics, type MoltLog } from './molt-log.ts'
 import { errorText, ident, literal, rows, sqlState } from './pg.ts'
 import type { Part, Store } from './store.ts'
 
-/** What the parts of one load share. */
+/** Context shared by all parts of one load. */
 export interface FileLoad {
   flags: Flags
   log: MoltLog
@@ -68,7 +68,7 @@ export async function exportTable(load: FileLoad, source: pg.Client, table: Comm
 
 const TEXT_TYPES = new Set(['text', 'varchar', 'bpchar', 'name', 'char'])
 
-/** Older builds write an empty string as NULL (seen in a running build). */
+/** Older builds write an empty string as NULL, as observed. */
 function exportQuery(table: CommonTable): string {
   const columns = table.columns.map((column) =>
     form() === 'run' && TEXT_TYPES.has(table.types.source.get(column) ?? '')
@@ -205,7 +205,7 @@ async function copyPart(
   }
 }
 
-/** Records database errors only, except missing objects: nothing else can be resumed. */
+/** Records only database errors other than missing objects, because nothing else can be resumed. */
 async function noteException(
   load: FileLoad,
   target: pg.Client,

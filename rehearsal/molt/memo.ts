@@ -50,7 +50,7 @@ export class Memo {
     return this.stored
   }
 
-  /** Stores the newest position soon, and skips those in between. */
+  /** Stores the position in the background. If newer ones arrive meanwhile, stores only the latest. */
   put(lsn: Lsn): void {
     this.wanted = lsn
     this.writing ??= this.write().finally(() => {

@@ -3,13 +3,13 @@ import { createServer, type Server } from 'node:http'
 import path from 'node:path'
 import { STAND_IN } from '../../src/model/stand-in.ts'
 
-/** The imitated version, always with a note that this is the stand-in. */
+/** The imitated version, with a note that this is the stand-in. */
 export const MOLT_VERSION = `1.4.1 (${STAND_IN})`
 export const REPLICATOR_VERSION = `1.3.4 (${STAND_IN})`
 
 /**
- * What to imitate where the older binaries (seen running) and the current documentation differ. The environment
- * variable `MOLT_STANDIN_FORM` is `run`, `doc` or, by default, `both`: the older behavior with the newer fields.
+ * What to imitate where the older binaries that we ran and the current documentation differ. The environment variable
+ * `MOLT_STANDIN_FORM` is `run`, `doc` or, by default, `both`: the older behavior with the newer fields.
  */
 export function form(): 'run' | 'doc' | 'both' {
   const wanted = process.env.MOLT_STANDIN_FORM
@@ -62,7 +62,7 @@ export class Metrics {
   private readonly series = new Map<string, Map<string, number>>()
   private readonly kinds = new Map<string, string>()
 
-  /** Declares a metric. A metric without labels appears at once, as 0. */
+  /** Declares a metric. A metric without labels is exposed immediately, as 0. */
   declare(name: string, kind: 'counter' | 'gauge', labelled = false): void {
     this.kinds.set(name, kind)
     this.series.set(name, new Map(labelled ? [] : [['', 0]]))
@@ -112,7 +112,7 @@ export async function serveMetrics(address: string, at: string, health: string, 
   return server
 }
 
-/** Words a failed listen as Go does. */
+/** Formats a failed listen as Go does. */
 export function listenError(address: string, error: unknown): string {
   const code = (error as NodeJS.ErrnoException)?.code
   return `listen tcp ${address}: bind: ${code === 'EADDRINUSE' ? 'address already in use' : String(code ?? error)}`

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 
-/** Side of a connection, as error messages name it. */
+/** Side of a connection, as named in error messages. */
 export type Side = 'source' | 'target'
 
 /** A URL's settings in the form that `pg` accepts. */
@@ -49,8 +49,9 @@ const TEXT_SETTINGS = [
 ]
 
 /**
- * Splits a `postgres://` URL. As in libpq and the real tools' driver, missing parts come from a service file, then
- * from `PGHOST`, `PGUSER` and the like, and the password from a password file. Throws an Error without the password.
+ * Splits a `postgres://` URL. As in libpq and the real tools' driver, missing parts come from a service file, then from
+ * variables such as `PGHOST` and `PGUSER`, and the password from a password file. Throws an Error that does not contain
+ * the password.
  */
 export function parseEndpoint(connString: string, applicationName: string): Endpoint {
   const url = parseUrl(connString)
@@ -166,7 +167,7 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
   }
 }
 
-/** Opens one connection, trying TLS and plain according to `sslmode`. The caller ends it. */
+/** Opens one connection, trying TLS and plain according to `sslmode`. The caller closes it. */
 export async function open(endpoint: Endpoint, replication = false): Promise<pg.Client> {
   let failure: unknown
   for (const ssl of endpoint.tls) {
@@ -188,7 +189,7 @@ export async function open(endpoint: Endpoint, replication = false): Promise<pg.
   throw connectError(endpoint, failure)
 }
 
-/** Words a refused connection as the real tools' driver does, without the password. */
+/** Formats a connection error as the real tools' driver does, without the password. */
 function connectError(endpoint: Endpoint, cause: unknown): Error {
   const { host, port, user, database } = endpoint.config
   const first = cause instanceof AggregateError ? cause.errors[0] : cause
@@ -205,7 +206,7 @@ export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** Words an error as pgx does: `ERROR: … (SQLSTATE 23505)`. */
+/** Formats an error as pgx does: `ERROR: … (SQLSTATE 23505)`. */
 export function errorText(error: unknown): string {
   if (error instanceof pg.DatabaseError) return `${error.severity}: ${error.message} (SQLSTATE ${error.code})`
   return error instanceof Error ? error.message : String(error)

@@ -29,7 +29,7 @@ const GLOBAL_FLAGS: readonly FlagSpec[] = [
   ['verbose', 'count', '0', 'increase logging verbosity to debug; repeat for trace'],
 ]
 
-/** Flags of `replicator pglogical`: those of a build that was run, and those in the current documentation. */
+/** Flags of `replicator pglogical`, from the real build that we ran and from the current documentation. */
 export const PGLOGICAL_FLAGS: readonly FlagSpec[] = [
   ['sourceConn', 'string', '', "the source database's connection string"],
   ['targetConn', 'string', '', "the target database's connection string"],
@@ -364,9 +364,9 @@ class Replicator {
   }
 
   /**
-   * Applies the whole round in one target transaction. If that fails, applies its transactions one at a time, so that
-   * those before the bad one succeed. After a conflict with another transaction none is bad: like the real tool, it
-   * streams everything again on a new connection.
+   * Applies the whole round in one target transaction. If that fails, applies the transactions one at a time, so that
+   * those before the faulty one succeed. If the cause was only a conflict (40001), gives up the round, reconnects and
+   * streams everything again, like the real tool.
    */
   private async applyRound(round: Transaction[]): Promise<void> {
     try {
@@ -414,7 +414,7 @@ class Replicator {
     if (database !== this.target.database) throw new Error(`unknown schema: ${ident(database)}.${ident(schema)}`)
   }
 
-  /** Creates a table's counters at its first change, applied or not. */
+  /** Creates a table's counters at its first change, even if that is not applied. */
   private announceTables(tx: Transaction): void {
     for (const id of tx.tables.keys()) {
       const table = this.schema.tables.get(id)

@@ -27,14 +27,14 @@ export interface Part {
  * `fetch/datablobstorage`, a table's files are `<table>/shard_NN_part_NNNNNNNN.{csv,tar.gz}`.
  */
 export interface Store {
-  /** Lines before the rows of each file. A local file starts with its row count. */
+  /** Number of lines before the rows of each file. A local file starts with its row count. */
   readonly skip: number
-  /** Bytes of rows at which a file is full. */
+  /** Bytes of rows after which a new file is started. */
   readonly flushSize: number
   put(table: string, name: string, csv: Buffer, rows: number, compress: boolean): Promise<Part>
   /**
-   * Files from which to resume. The recorded name of a failed file lacks its shard, and so sorts before every file:
-   * resuming an import reads all files of its table again.
+   * Files to read when a load is resumed. The recorded name of a failed file lacks its shard and therefore sorts before
+   * every file, so an import reads all files of the table again.
    */
   listFrom(table: string, name: string): Promise<Part[]>
   close(): void

@@ -14,10 +14,13 @@ import type { Metrics } from './molt-log.ts'
 import { errorText, ident } from './pg.ts'
 import type { ReplicatorLog } from './replicator-log.ts'
 
-/** Changes per round trip to the target: many small transactions while catching up, one transaction afterwards. */
+/**
+ * Maximum changes and transactions per round trip to the target. Only a stream that is catching up combines several
+ * transactions.
+ */
 const ROUND_CHANGES = 2000
 const ROUND_TRANSACTIONS = 500
-/** Number of changes waiting for the target at which reading from the source stops. */
+/** Number of changes waiting for the target at which reading from the source pauses. */
 const QUEUE_CHANGES = 20_000
 
 /** Waits for the next event. */
@@ -36,7 +39,7 @@ class Signal {
   }
 }
 
-/** The members of pg's connection that a replication stream needs and pg's types omit. */
+/** Members of pg's connection that a replication stream uses but that are missing from pg's types. */
 interface ReplicationConnection {
   stream: { pause(): void; resume(): void; destroy(): void }
   on(event: string, listener: (message: { chunk: Buffer }) => void): void
@@ -132,7 +135,7 @@ export class SourceStream {
     return round
   }
 
-  /** Reports the applied position to the source, as written, flushed and applied. */
+  /** Reports a position to the source, for all three of written, flushed and applied. */
   acknowledge(lsn: Lsn): void {
     if (this.closed || this.failure) return
     const message = Buffer.alloc(34)
@@ -201,7 +204,7 @@ function serverTime(microseconds: bigint): string {
   return `${date.toISOString().slice(0, 19).replace('T', ' ')}.${fraction} +0000 UTC`
 }
 
-/** Collects messages into transactions, and holds each in memory. */
+/** Collects messages into transactions, each of which is held in memory. */
 export class Decoder {
   private readonly relations = new Map<number, Relation>()
   private current: Transaction | undefined

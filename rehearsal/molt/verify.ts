@@ -31,10 +31,10 @@ export const VERIFY_FLAGS: readonly FlagSpec[] = [
   ['metrics-listen-addr', 'string', '127.0.0.1:3030', 'Address of the metrics endpoint.'],
 ]
 
-/** Row count from which a table is split, and the number of shards. `--table-splits` overrides both. */
+/** Minimum row count at which a table is split, and the number of shards. `--table-splits` overrides both. */
 const SPLIT_FROM_ROWS = 50_000
 const SPLITS = 2
-/** Rows between two progress lines, as in the real tool. */
+/** Number of rows between two progress lines, as in the real tool. */
 const PROGRESS_ROWS = 10_000
 
 interface Shard {
@@ -226,7 +226,7 @@ function comparable(table: CommonTable, column: string, side: Side): string {
   if (types.some((t) => t.startsWith('timestamp'))) return `${name}::timestamp`
   if (types.some((t) => t.startsWith('json'))) return `${name}::jsonb`
   if (types[1] === 'bool') return side === 'target' ? `${name}::int4` : name
-  // Like the real tool: a real's exact number, and char(n) with its padding.
+  // Like the real tool: the exact value of a `real`, and char(n) with its padding.
   return types.some((t) => /^_?float4$/.test(t)) ? `${name}::float8${types[0].startsWith('_') ? '[]' : ''}` : name
 }
 
@@ -238,7 +238,7 @@ function sameField(type: string | undefined, a: string | null | undefined, b: st
   return plain(a) === plain(b)
 }
 
-/** Reads a COPY stream line by line with limited memory: the stream pauses while nobody reads. */
+/** Reads a COPY stream line by line with limited memory: the stream pauses until the next read. */
 export class LineReader {
   private readonly chunks: AsyncIterator<Buffer>
   private buffer: Buffer = Buffer.alloc(0)
@@ -262,7 +262,8 @@ export class LineReader {
   }
 
   /**
-   * Reads until another line is available. Joins a long line once, not per chunk: a line can have 80 MiB.
+   * Reads until another line is available. Joins a long line once instead of per chunk, because a line can be 80 MiB
+   * long.
    * @returns false at the end of the stream
    */
   async more(): Promise<boolean> {

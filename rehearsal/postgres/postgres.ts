@@ -56,22 +56,19 @@ export interface EmbeddedServer {
   readonly pid: number
   /** The URL of another database on this server. */
   urlOf(database: string): string
-  /** Ends the server immediately and removes its folder. Safe to call repeatedly and at any time. */
+  /** Stops the server immediately and removes its folder. Safe to call repeatedly and at any time. */
   stop(): Promise<void>
   /** Starts the server again after `kill` or `shutdown`, on the same port, with crash recovery if needed. */
   start(): Promise<void>
   /** `shutdown` and `start`. */
   restart(mode?: 'fast' | 'immediate'): Promise<void>
-  /** Ends the server and keeps its data. `fast` becomes `immediate` if a client delays it for 10 s. */
+  /** Stops the server but keeps its data. `fast` becomes `immediate` if a client delays it for 10 s. */
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
-  /**
-   * Shuts down, then starts with a recovery that ends at once: the same data and slots on another timeline, like a
-   * promoted standby.
-   */
+  /** Restarts the server on a new timeline with the same data and slots, like a promoted standby. */
   failOver(): Promise<void>
-  /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data stays for `start`. */
+  /** Sends `kill -9` to the postmaster and every backend, like a power failure. The data is kept for `start`. */
   kill(): Promise<void>
-  /** Freezes all processes of the server: connections stay open, but nothing answers. */
+  /** Freezes all processes of the server: connections stay open but do not respond. */
   pause(): void
   resume(): void
   /** Lets the server and its folder outlive this process. `stop` then has no effect. */
@@ -89,7 +86,7 @@ const DEFAULT_SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   wal_level: 'logical',
-  // The CockroachDB-like server reads it as crdb_internal_mvcc_timestamp.
+  // The CockroachDB-like server returns commit timestamps as crdb_internal_mvcc_timestamp.
   track_commit_timestamp: 'on',
   max_wal_senders: 20,
   max_replication_slots: 20,
@@ -102,7 +99,7 @@ const DEFAULT_SETTINGS = {
   jit: 'off',
   timezone: 'UTC',
   log_timezone: 'UTC',
-  // Memory in the data folder: a killed server would leave segments in /dev/shm.
+  // Keeps shared memory in the data folder, because a killed server would leave segments in /dev/shm.
   dynamic_shared_memory_type: 'mmap',
 }
 
@@ -194,7 +191,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     stdio: ['pipe', 'ignore', 'pipe'],
   })
   const ended = endOf(supervisor)
-  // Writing to a supervisor that has just ended must not end this process; `until` reports it.
+  // A write to a supervisor that has just exited must not end this process; `until` reports the exit.
   supervisor.stdin?.on('error', () => {})
   const command = (line: string) => supervisor.stdin?.write(`${line}\n`)
   command(SUPERVISOR)
@@ -231,8 +228,8 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     command(`start ${port}`)
     const postmasterPid = join(dataDir, 'postmaster.pid')
     let launched = 0
-    // Line 8 of postmaster.pid says whether the server accepts connections. Line 1 has its pid: after a crash, the file
-    // still belongs to the previous server.
+    // Line 8 of postmaster.pid says whether the server accepts connections. Line 1 contains the pid, because after a
+    // crash the file is still that of the previous server.
     const ready = () => {
       const lines = readIfThere(postmasterPid).split('\n')
       launched ||= pid()
@@ -393,7 +390,10 @@ async function serverAccount(): Promise<Account> {
   )
 }
 
-/** Only what a server needs. The tracking id lets GitHub's runner find the server as a last resort. */
+/**
+ * The few variables that a server needs. The tracking id lets GitHub's runner kill a server that this process left
+ * behind.
+ */
 function supervisorEnv() {
   const { PATH, RUNNER_TRACKING_ID } = process.env
   return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }
@@ -446,7 +446,7 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 }
 
 /**
- * Cache for data folders fresh from initdb; tests set it, and empty disables it. Each name has its own template,
+ * Cache for data folders fresh from initdb. Tests set it; an empty value disables it. Each name has its own template,
  * because a copy keeps the template's system identifier and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {

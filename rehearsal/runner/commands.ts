@@ -22,7 +22,7 @@ export interface Annotation {
   endColumn?: number
 }
 
-/** Where the commands of a step take effect. */
+/** Receives the effects of a step's commands. */
 export interface CommandTarget {
   workspace: string
   /** A variable of the step's environment, including the two switches that allow insecure commands. */
@@ -36,7 +36,7 @@ export interface CommandTarget {
   saveState(name: string, value: string): void
   setEnv(name: string, value: string): void
   addPath(path: string): void
-  /** Fails the step even if its process exits with 0. */
+  /** Makes the step fail even if its process exits with 0. */
   fail(): void
 }
 
@@ -55,7 +55,10 @@ const BLOCKED_ENV = ['NODE_OPTIONS']
 
 type Handler = (target: CommandTarget, command: Command) => void
 
-/** Commands never echoed, even with `::echo::on`: their effect already is a log line, or must not become one. */
+/**
+ * Commands that are never echoed, even with `::echo::on`: `add-mask` contains a secret, and the others write a log line
+ * anyway.
+ */
 const SILENT = new Set(['add-mask', 'debug', 'warning', 'error', 'notice'])
 
 const HANDLERS: Record<string, Handler> = {
@@ -204,7 +207,7 @@ function issue(target: CommandTarget, { name, properties, data }: Command): void
   target.annotate(annotation)
 }
 
-/** Drops lines and columns that do not fit together: columns need a single line, and an end must follow its start. */
+/** Drops inconsistent lines and columns: columns require a single line, and an end must not precede its start. */
 function positionOf(properties: Record<string, string>): Partial<Annotation> {
   let line = integer(properties.line)
   let endLine = integer(properties.endline)
@@ -234,7 +237,7 @@ function relativeTo(workspace: string, file: string): string {
  */
 export function* parseEntries(text: string): Generator<[name: string, value: string]> {
   const lines = text.replace(/^\uFEFF/, '').split('\n')
-  // Text after the last newline counts as a line whose newline is missing.
+  // Text after the last newline is also an entry.
   const unterminated = lines.pop() as string
   const count = lines.length
   if (unterminated) lines.push(unterminated)
@@ -262,7 +265,7 @@ export function* parseEntries(text: string): Generator<[name: string, value: str
   }
 }
 
-/** Replaces registered values, and their possible encodings, by `***`. */
+/** Replaces registered values and their common encodings with `***`. */
 export class Masker {
   readonly #secrets = new Set<string>()
 
@@ -325,8 +328,8 @@ function encodings(value: string): string[] {
 const XML: Record<string, string> = { '<': '&lt;', '>': '&gt;', '&': '&amp;', '"': '&quot;', "'": '&apos;' }
 
 /**
- * Splits a secret at ampersands: PowerShell prints a failed command in two parts, split there. GitHub's runner masks
- * each part of 6 characters or more.
+ * Splits a secret at ampersands: PowerShell prints a failed command in two parts, split at an ampersand. GitHub's
+ * runner masks each part of 6 characters or more.
  */
 function ampersandParts(value: string): string[] {
   const plus = value.indexOf('&+')

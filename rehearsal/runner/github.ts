@@ -10,7 +10,7 @@ export interface FakeJob {
   created_at: string
 }
 
-/** One run of migrate.yml, in the state that people and runners have brought it to. */
+/** One run of migrate.yml: its jobs, and the approvals so far. */
 export interface FakeRun {
   jobs: FakeJob[]
   approvals: object[]
@@ -27,14 +27,14 @@ export interface FakeRehearsal {
 
 export interface FakeGithub {
   url: string
-  /** Delay of every response. */
+  /** Delay before every response. */
   status: number
-  /** Responses to the next requests, used before all others. `reset` cuts the connection. */
+  /** Responses to the next requests, instead of the usual ones. `reset` drops the connection. */
   failures: ({ status: number; headers?: Record<string, string>; message?: string } | 'reset')[]
   environment: object | undefined
   /** The environment `cutover-cleanup`. */
   cleanup: object | undefined
-  /** The other environments by name. `migration` has the secrets of the jobs without a gate. */
+  /** The other environments by name. `migration` holds the secrets of jobs that need no approval. */
   others: Map<string, object>
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]
@@ -162,7 +162,7 @@ export function review(login: string, state = 'approved', environment = 'cutover
   }
 }
 
-/** A run of `migrate-caller.yml` whose cutover has just begun to wait for approval. */
+/** A run of `migrate-caller.yml` whose cutover has just started to wait for approval. */
 export function waitingRun(): FakeRun {
   const job = (name: string, status: string): FakeJob => ({
     name: `migrate / ${name}`,

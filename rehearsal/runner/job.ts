@@ -37,19 +37,19 @@ export interface StepResult extends StepInfo {
   durationMs: number
 }
 
-/** Characters of a step's log that are kept. */
+/** Maximum number of characters to keep of a step's log. */
 export const LOG_LIMIT = 4 << 20
 
 export interface JobResult {
   conclusion: Status
   /** In order of their start. A composite step comes before its own steps. */
   steps: StepResult[]
-  /** The action's outputs as another job gets them: without empty ones and those that contain a masked value. */
+  /** The action's outputs as other jobs see them: without empty values, and without values that contain a secret. */
   outputs: Record<string, string>
   /** What GitHub would show for the action: at most 10 of each level. */
   annotations: Annotation[]
   summary: string
-  /** State that the action itself saved, without that of a composite action's steps. */
+  /** State that the action itself saved, but not the state of a composite action's steps. */
   state: Record<string, string>
   /** Entries added by GITHUB_PATH. */
   path: string[]
@@ -60,7 +60,7 @@ export interface JobResult {
 }
 
 export interface LogLine {
-  /** Undefined for lines of the job itself. */
+  /** Undefined for the job's own lines. */
   step?: StepInfo
   kind: 'output' | 'group' | 'endgroup' | 'debug' | Annotation['level']
   /** The line, masked. */
@@ -82,7 +82,9 @@ export interface RunOptions {
   path?: string[]
   /** Values to mask from the first line on, like a workflow's secrets. */
   secrets?: string[]
-  /** The node for JavaScript actions, regardless of `using`. Default: MOLT_ACTIONS_NODE, or the current one. */
+  /**
+   * The Node.js binary for JavaScript actions, regardless of `using`. Default: MOLT_ACTIONS_NODE, or the current one.
+   */
   node?: string
   /** Starts a step's process, instead of the runner's own spawn. */
   start?: (options: ProcessOptions) => Promise<number>
@@ -95,9 +97,9 @@ export interface RunOptions {
   workDir?: string
   /** RUNNER_TOOL_CACHE. Default: a folder in `workDir`. */
   toolCache?: string
-  /** Values of the `github` context, and so of the GITHUB_* variables: `run_id`, `repository`, `sha` … */
+  /** Values of the `github` context and therefore of the GITHUB_* variables: `run_id`, `repository`, `sha` … */
   github?: Record<string, string>
-  /** Default: all. With only `post`, runs the post step as if after the run in `previous`. */
+  /** Default: all phases. With only `post`, runs the post step as if after the run in `previous`. */
   phases?: Phase[]
   previous?: { state: Record<string, string>; conclusion: Status }
   /** Cancels the job. */
@@ -116,7 +118,7 @@ export interface RunOptions {
 
 export type StepContext = Pick<StepResult, 'outputs' | 'outcome' | 'conclusion'>
 
-/** What all steps of one job share. */
+/** State shared by all steps of one job. */
 export interface Job {
   options: RunOptions
   root: Step
@@ -141,11 +143,11 @@ export interface Job {
   trackingId: string
 }
 
-/** What surrounds a step: the job, or a composite step. */
+/** The enclosing scope of a step: the job, or a composite step. */
 export interface Frame {
   depth: number
   inputs: Record<string, string> | null
-  /** The `steps` context for expressions. A post phase sees the one of the main phase. */
+  /** The `steps` context for expressions. A post phase uses the main phase's context. */
   steps: Map<string, StepContext>
   /** Where steps of this phase record their results. Same map as `steps`, except in a post phase. */
   record: Map<string, StepContext>

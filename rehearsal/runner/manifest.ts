@@ -85,7 +85,10 @@ const CONTEXTS = ['github', 'inputs', 'steps', 'env', 'runner', 'job', 'strategy
 const STATUS_FUNCTIONS = ['success', 'failure', 'always', 'cancelled'] as const
 const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs: 0 }))
 
-/** Path → manifest and the text it was read from. Without composite actions, whose steps belong to a single job. */
+/**
+ * Cache: path → manifest, and the text that it was parsed from. Excludes composite actions, whose step objects belong
+ * to a single job.
+ */
 const known = new Map<string, { text: string; manifest: Manifest }>()
 
 /**
@@ -153,8 +156,8 @@ export function hasPost(step: Step): boolean {
 }
 
 /**
- * Reads values. The parser is made for editors, and returns block scalars that contain expressions with their original
- * indentation. Without `source`, it takes the value instead.
+ * Reads scalars without their `source`. The parser is made for editors, and would otherwise return a block scalar with
+ * expressions in its original indentation.
  */
 class ValueReader extends YamlObjectReader {
   override allowLiteral(): LiteralToken | undefined {
@@ -181,7 +184,7 @@ function readRoot(context: TemplateContext, name: string, content: string): Mapp
   return root
 }
 
-/** Reports what the parser accepts but this runner does not support. */
+/** Reports features that the parser accepts but this runner does not support. */
 function check(context: TemplateContext, token: TemplateToken, key: TemplateToken | undefined): void {
   if (key?.isExpression) context.error(key, 'An expression as a key is not supported by the local runner')
   if (!isBasicExpression(token)) return
@@ -298,18 +301,18 @@ export function requireShell(shell: string): void {
 
 export type Status = 'success' | 'failure' | 'cancelled'
 
-/** What expressions can refer to: the contexts by name, and the results of the status functions. */
+/** Values that expressions can refer to: the contexts by name, and the results of the status functions. */
 export interface Scope {
   contexts: Record<string, unknown>
-  /** Decides `success()` and `failure()`. The composite action's status so far, or the job's. */
+  /** The composite action's status so far, or the job's. Determines `success()` and `failure()`. */
   status: Status
-  /** Decides `cancelled()`. */
+  /** Determines `cancelled()`. */
   cancelled: boolean
 }
 
 function compile(expression: string) {
   const { tokens } = new Lexer(expression).lex()
-  // The lexer unescapes only the first '' of a string. GitHub unescapes all.
+  // The lexer unescapes only the first '' in a string. GitHub unescapes all of them.
   for (const token of tokens)
     if (token.type === TokenType.STRING) token.value = token.lexeme.slice(1, -1).replaceAll("''", "'")
   return new Parser(tokens, CONTEXTS, STATUS_INFO).parse()

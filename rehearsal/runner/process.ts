@@ -10,9 +10,9 @@ export interface ProcessOptions {
   cwd: string
   env: Record<string, string>
   onLine(line: string): void
-  /** Asks the process to end: sends SIGINT, then SIGTERM, then SIGKILL. */
+  /** Stops the process: sends SIGINT, then SIGTERM, then SIGKILL. */
   cancel: AbortSignal
-  /** Kills the process at once. */
+  /** Kills the process immediately. */
   kill: AbortSignal
   /** Milliseconds to wait after SIGINT and after SIGTERM. */
   grace: readonly [sigint: number, sigterm: number]
@@ -42,7 +42,7 @@ export async function runProcess(options: ProcessOptions): Promise<number> {
     signalTo(child.pid ?? 0, 'SIGKILL')
     reject(error)
   }
-  // An exception in a line's handler would otherwise be lost in a stream's event.
+  // An exception in `onLine` would otherwise be lost in the stream's event handler.
   const onLine = (line: string) => {
     try {
       options.onLine(line)
@@ -117,7 +117,7 @@ export interface Orphan {
 /** Kills and reports processes that a job left behind, recognized by RUNNER_TRACKING_ID in their environment. */
 export async function killOrphans(trackingId: string): Promise<Orphan[]> {
   const killed = new Map<number, Orphan>()
-  // Repeats, because one of them may be starting another.
+  // Repeats, because a process may have started another one meanwhile.
   for (let round = 0; round < 40; round++) {
     const found = killOrphansNow(trackingId)
     if (found.length === 0) break

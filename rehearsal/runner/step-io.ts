@@ -11,7 +11,7 @@ import { runProcess } from './process.ts'
  * through which all of its output passes.
  */
 
-/** Variables of the machine that every process gets. All others come from the job. */
+/** Variables of this machine that are passed to every process. All others come from the job. */
 const PASS_THROUGH = words(`
   PATH HOME USER LOGNAME SHELL LANG LC_ALL LC_CTYPE TZ TMPDIR NODE_EXTRA_CA_CERTS SSL_CERT_FILE SSL_CERT_DIR
   HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
@@ -80,7 +80,7 @@ function environmentOf(run: Run, variables: Record<string, string>): Record<stri
   return env
 }
 
-/** How to process each file that a step writes, in the order of GitHub's runner. */
+/** Handlers for the files that a step writes, in the order of GitHub's runner. */
 const FILE_COMMANDS: Record<string, (run: Run, file: string, target: CommandTarget) => void> = {
   path: (_run, file, target) => {
     for (const line of readFileSync(file, 'utf8').split(/\r\n|\n|\r/)) if (line) target.addPath(line)

@@ -140,7 +140,7 @@ function scopeOf(run: Run, status: Status = run.frame.status()): Scope {
   }
 }
 
-/** Evaluates `env:`. As on GitHub, a failure makes the step red, but does not prevent it from running. */
+/** Evaluates `env:`. As on GitHub, an error fails the step, but the step still runs. */
 function evaluateEnv(run: Run): void {
   try {
     const own = evaluateMapping(run.step.env, scopeOf(run))
@@ -257,7 +257,8 @@ async function runComposite(run: Run, action: Manifest, all: Step[]): Promise<vo
   }
   run.failed ||= status === 'failure'
   run.cancelled ||= status === 'cancelled'
-  // GitHub also evaluates the outputs in pre and post phases, without the steps. Only an error has an effect there.
+  // GitHub also evaluates the outputs in pre and post phases, without the `steps` context. Only errors have an effect
+  // there.
   const scope = scopeOf(run)
   Object.assign(scope.contexts, { inputs, steps: Object.fromEntries(record) })
   for (const { id, value } of action.outputs) {

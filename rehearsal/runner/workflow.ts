@@ -54,7 +54,7 @@ export function holds(condition: string, contexts: Record<string, unknown>, canc
   return truthy(value(condition.replace(/^\$\{\{|\}\}$/g, ''), contexts, cancelled))
 }
 
-/** Replaces the expressions in a text by their values. */
+/** Replaces the expressions in a text with their values. */
 export function evaluate(text: string, contexts: Record<string, unknown>): string {
   return text.replace(/\$\{\{(.*?)\}\}/g, (_, expression: string) => value(expression, contexts).coerceString())
 }
@@ -138,7 +138,7 @@ export function runJob(workflow: Workflow, id: string, options: JobOptions): Pro
   })
 }
 
-/** Declares an input for a value of an outside context. Unset names are empty, as on GitHub. */
+/** Declares an input for a value from an outside context. Unset names are empty, as on GitHub. */
 function declare(outside: Record<string, string>, name: string): string {
   outside[name] ??= ''
   return `inputs.${name}`

@@ -15,13 +15,13 @@ interface LoadCounters {
   transactions: number
   /** Rows inserted, updated or deleted by committed transactions. */
   rows: number
-  /** Attempts refused with 25006, as the fence does. */
+  /** Attempts refused with 25006, the fence's error code. */
   refused: number
-  /** Attempts that failed because there was no connection or it broke. */
+  /** Attempts that failed because the connection could not be opened or was lost. */
   disconnected: number
   /** Attempts that the database asked to retry: deadlock, serialization failure, lock timeout. */
   retries: number
-  /** Transactions given up after any other error. Each is passed to `onError`. */
+  /** Transactions abandoned after any other error, which is passed to `onError`. */
   errors: number
 }
 
@@ -49,9 +49,9 @@ export interface LoadOptions {
   rate?: number
   /** Number of connections. Default: 6. */
   connections?: number
-  /** Writes no empty string, which molt before 1.0 loads as NULL. Only for the shop. */
+  /** Whether to avoid empty strings, which molt before 1.0 loads as NULL. Only for the shop. */
   plain?: boolean
-  /** Called with the error of each transaction that was given up. */
+  /** Called with the error of each transaction that was abandoned. */
   onError?: (error: Error) => void
 }
 
@@ -63,7 +63,7 @@ export interface GenericLoadOptions extends LoadOptions {
 /** Runs one transaction's work and returns how many rows it changed. A retry calls it again with the same values. */
 type Transaction = (client: pg.Client) => Promise<number>
 
-/** Starts the shop's customers: orders, payments, reviews, carts. Needs the tables of `shop.ts` in any state. */
+/** Simulates the shop's customers: orders, payments, reviews, carts. Requires the tables of `shop.ts`, in any state. */
 export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
   const known = await once(options.url, whatIsThere)
   if (options.plain) known.texts = TEXTS.filter((text) => text !== '')
@@ -89,7 +89,7 @@ export async function startGenericLoad(options: GenericLoadOptions): Promise<Loa
   })
 }
 
-/** Milliseconds for a transaction in flight to finish before its connection is cut. */
+/** Milliseconds for a transaction in flight to finish before its connection is dropped. */
 const DRAIN_MS = 3000
 
 interface Connection {
@@ -165,7 +165,9 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
       return transaction(connection.client)
     }
 
-    /** Tries until the transaction is committed, given up because of its own error, or the load is stopped. */
+    /**
+     * Retries until the transaction is committed or abandoned because of its own error, or until the load is stopped.
+     */
     async function persist(transaction: Transaction) {
       for (let wait = 4; !stopping.signal.aborted; wait = Math.min(wait * 2, 20)) {
         const begun = performance.now()
@@ -189,7 +191,7 @@ function run(options: LoadOptions, next: () => Transaction): LoadHandle {
     await close(connection)
   }
 
-  /** Waits until workers have closed these connections. Cuts those that a hanging query keeps open. */
+  /** Waits until workers have closed these connections. Drops those that a hanging query keeps open. */
   async function drained(which: (connection: Connection) => boolean) {
     const deadline = performance.now() + DRAIN_MS
     for (;;) {
@@ -233,7 +235,7 @@ function newClient(connectionString: string) {
   return new pg.Client({ connectionString, application_name: LOAD_APPLICATION, connectionTimeoutMillis: 5000 })
 }
 
-/** Cuts a connection: `end` would wait for the hanging query. */
+/** Drops a connection: `end` would wait for the hanging query. */
 function cut(client: pg.Client) {
   const { connection } = client as unknown as { connection: { stream: { destroy(): void } } }
   connection.stream.destroy()
@@ -273,7 +275,7 @@ function pick<T>(list: readonly T[]): T {
 // The shop's transactions. They find rows only by primary key, because a target has no other index during the load.
 // They never change a key, because the stream would then leave the old row behind.
 
-/** Existing keys that the load knows. Ids of customers, products and orders have almost no gaps. */
+/** Existing keys: the highest id of tables whose ids have almost no gaps, and lists for the rest. */
 interface Known {
   customers: number
   products: number
@@ -442,7 +444,7 @@ function editNote(known: Known): Transaction {
   return (client) => changed(client, 'UPDATE "OrderNotes" SET body = $2 WHERE "noteId" = $1', [note, body])
 }
 
-/** Share of each transaction, in percent. */
+/** Share of each kind of transaction, in percent. */
 const SHOP_MIX = (
   [
     [22, placeOrder],
@@ -459,7 +461,7 @@ const SHOP_MIX = (
   ] as const
 ).flatMap(([share, transaction]) => Array.from({ length: share }, () => transaction))
 
-// Harmless updates of any table.
+// Harmless updates of the user's tables.
 
 interface HarmlessUpdate {
   text: string

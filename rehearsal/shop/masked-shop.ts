@@ -39,8 +39,8 @@ export const CANARIES = [
 ]
 
 /**
- * Texts found all over the shop, besides the canaries. The action knows the canaries and masks them in its log. It does
- * not know these, so only their absence shows that the log leaks nothing.
+ * Texts that occur in many of the shop's rows. The action masks the canaries in its log, but it does not know these
+ * texts, so their absence proves that the log leaks nothing.
  */
 export const WITNESSES = ['Janssens', 'Kowalski', '@mail.be', '@shop.example.com']
 
@@ -225,7 +225,7 @@ export async function createGrownShop(url: string, rows: number = GROWN_ROWS): P
 }
 
 /**
- * Creates the target's side of a load: the same tables with only their keys, like `targetDdl` for the smaller shop.
+ * Creates the target tables for a load: the same tables with only their keys, like `targetDdl` for the smaller shop.
  * @param whole includes the source's indexes and constraints, for the load to defer
  */
 export async function createGrownTarget(url: string, whole = false): Promise<void> {
@@ -295,7 +295,7 @@ export interface Search {
   found: number[]
 }
 
-/** Searches every row of every table in every schema for texts; in bytes also for their hex digits. */
+/** Searches every row of every table in every schema for texts. In bytea columns, searches for their hex digits too. */
 export async function searchDatabase(place: string, url: string, needles: readonly string[]): Promise<Search> {
   return withDatabase(url, 'source', async (db) => {
     const tables = await db.query(
@@ -325,7 +325,9 @@ export async function searchDatabase(place: string, url: string, needles: readon
   })
 }
 
-/** Searches files, and all files of folders, for texts, byte by byte. `enough` stops once all texts were found. */
+/**
+ * Searches the bytes of files, and of all files in folders, for texts. With `enough`, stops once all texts are found.
+ */
 export async function searchFiles(
   place: string,
   paths: readonly string[],
@@ -364,7 +366,9 @@ function filesOf(path: string): string[] {
 
 const PIECE = 8 << 20
 
-/** Searches in chunks, which overlap because a text can span a boundary. A file that vanished counts as empty. */
+/**
+ * Searches in chunks, which overlap because a text can span a boundary. A file that no longer exists counts as empty.
+ */
 function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
   const wanted = needles.map((needle) => Buffer.from(needle))
   const overlap = Math.max(...wanted.map(({ length }) => length)) - 1

@@ -203,7 +203,7 @@ export function rulesDocs(): string {
       `${did} ${means}${todo ? ` ${todo}` : ''}`,
     ].join('\n\n')
   })
-  return `# Conversion rules\n\n<!-- Generated from src/conversion/rules.ts by \`npm run build\`; edit that. -->\n\nHow \`convert\` handles each part of a PostgreSQL schema. **same**: means the same on CockroachDB. **adapted**: another form with the same effect. **lossy**: converted, with a loss. **manual**: needs manual work; the original is in \`4-manual.sql\`.\n\n${rows.join('\n\n')}\n`
+  return `# Conversion rules\n\n<!-- Generated from src/conversion/rules.ts by \`npm run build\`. Edit the source instead. -->\n\nHow \`convert\` handles each part of a PostgreSQL schema. **same**: means the same on CockroachDB. **adapted**: another form with the same effect. **lossy**: converted, with a loss. **manual**: needs manual work; the original is in \`4-manual.sql\`.\n\n${rows.join('\n\n')}\n`
 }
 
 function sourceLink(source: string): string {

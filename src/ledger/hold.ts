@@ -8,20 +8,20 @@ import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
 /*
- * The hold: a migration's lock, which one run has at a time. A workflow's concurrency group cannot replace it, because
- * a run that waits for an approval would keep its group for days. A hold ends when it is released, or expires by the
- * database's clock if it is not renewed. Another run can request the slot from the holder; until it has been handed
- * over, no third run gets the hold.
+ * The hold: a lock on a migration that only one run can have at a time. A workflow's concurrency group cannot replace
+ * it, because a run that waits for an approval would keep its group for days. A hold ends when its run releases it. If
+ * the run stops renewing it, it expires by the database's clock. Another run can request the slot from the holder. As
+ * long as that request is pending, no third run can take the hold.
  */
 
 const HOLDS = 'molt_actions.holds'
 
-/** A run that holds a migration, or requests it. */
+/** A run that has a migration's hold, or requests its slot. */
 export interface Holder {
   action: string
-  /** A link to the run for people; empty outside GitHub. */
+  /** Link to the run's page on GitHub; empty outside GitHub. */
   url: string
-  /** Random; distinguishes this run from every other, including its own earlier attempt. */
+  /** Random id. Distinguishes this run from all others, including earlier attempts of the same run. */
   nonce: string
 }
 
@@ -30,20 +30,20 @@ export interface SlotRequest extends Holder {
   at: Date
 }
 
-/** The outcome of the approval that a stream waits for. Another run records it. */
+/** How the approval ended, if no cutover follows. The stream that waits for the approval records it. */
 export type ApprovalOutcome = 'declined' | 'expired'
 
-/** What a stream records so that the next one can check the slot. LSNs are text. */
+/** What a stream records about the slot, so that the next stream can check it. LSNs are strings. */
 export interface StreamNote {
   stagingSchema: string
-  /** The run ended its stream in order, so the slot's position is final. */
+  /** The stream stopped cleanly, so the slot's position is final. */
   ended: boolean
   confirmedFlushLsn: string | null
   decoded: number | null
   serverStart: string
-  /** The publication when it was last checked. */
+  /** State of the publication at the last check. */
   publication?: PublicationMark
-  /** The files of the source's tables when they were last read. */
+  /** Storage files of the source's tables at the last check. */
   files?: TableFiles
   /** The role under which the stream writes to the target, until it is revoked. */
   login?: string
@@ -61,7 +61,7 @@ interface HoldRow {
   stream: StreamNote | null
 }
 
-/** Repeatable; `createLedger` creates the schema first. */
+/** Creates the table of holds if it does not exist. The schema must exist. */
 export async function createHolds(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${HOLDS} (
     migration TEXT PRIMARY KEY, nonce TEXT, holder JSONB, expires_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -69,12 +69,12 @@ export async function createHolds(db: Database): Promise<void> {
     approval TEXT, stream JSONB)`)
 }
 
-/** A holder for this run. */
+/** Identifies this run as a holder, with a new nonce. */
 export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Describes a run for people. */
+/** Formats a run for messages: its action, and a link if there is one. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }
@@ -89,7 +89,7 @@ async function readHold(db: Database, id: string): Promise<HoldRow | undefined> 
   return rows[0]
 }
 
-/** Creates the row if it is missing, and the table in a ledger that predates it. */
+/** Creates the migration's row if it is missing. Also creates the table, which older ledgers lack. */
 async function ensureHold(db: Database, id: string): Promise<void> {
   const insert = () => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id])
   await insert().catch(async (error) => {
@@ -99,7 +99,10 @@ async function ensureHold(db: Database, id: string): Promise<void> {
   })
 }
 
-/** Runs a statement; true if it changed a row. False if the outcome is unknown (40003), so the caller reads back. */
+/**
+ * Runs a statement and returns whether it changed a row. If the outcome is unknown (40003), returns false, and the
+ * caller reads the row back.
+ */
 async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
   try {
     return (await db.query(sql, values)).rowCount === 1
@@ -110,16 +113,19 @@ async function changed(db: Database, sql: string, values: unknown[]): Promise<bo
 }
 
 /**
- * Takes the hold of a migration if it is free or has expired. Refuses while another run requests the slot.
+ * Takes a migration's hold if it is free or has expired. Fails while another run requests the slot.
  * @param ttl milliseconds until the hold expires unless renewed
- * @throws VerdictError that names the run that holds or requests it
+ * @throws VerdictError that names the run that has the hold or requests the slot
  */
 export async function takeHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
   const row = await tryHold(db, id, holder, ttl)
   if (row) throw refusal(id, row)
 }
 
-/** Tries to take the hold; undefined on success, otherwise the row that prevents it. */
+/**
+ * Tries to take the hold. Returns undefined on success, otherwise the row with the hold or the request that prevents
+ * it.
+ */
 async function tryHold(db: Database, id: string, holder: Holder, ttl: number): Promise<HoldRow | undefined> {
   await ensureHold(db, id)
   const took = await changed(
@@ -141,7 +147,7 @@ function refusal(id: string, row: HoldRow): VerdictError {
   if (row.live && row.holder)
     return new VerdictError(
       'hold.taken',
-      `migration \`${id}\` is held by ${runText(row.holder)}. Only one run can act at a time. Wait for that run, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
+      `migration \`${id}\` is held by ${runText(row.holder)}. Only one run can act at a time. Wait for that run, or cancel it: its hold expires at ${row.expiresAt.toISOString()} unless the run renews it`,
     )
   if (row.request)
     return new VerdictError(
@@ -163,7 +169,7 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
     'hold.lost',
-    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}, because it was not renewed in time. This run stops, because only one run can act at a time`,
+    `the hold on migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}, because it was not renewed in time. This run stops, because only one run can act at a time`,
   )
 }
 
@@ -176,9 +182,9 @@ export async function releaseHold(db: Database, id: string, holder: Holder): Pro
 }
 
 /**
- * Requests the slot from the holder; repeating it keeps the request alive.
+ * Requests the slot from the holder. Repeat the call to keep the request alive.
  * @param ttl milliseconds until the request expires
- * @throws VerdictError when another run has already requested it
+ * @throws VerdictError when another run has already requested the slot
  */
 export async function requestSlot(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
   await ensureHold(db, id)
@@ -195,11 +201,11 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   if (row?.request?.nonce === holder.nonce) return
   throw new VerdictError(
     'hold.handover-pending',
-    `${row?.request ? runText(row.request) : 'another run'} has already requested the slot of migration \`${id}\`. Only one run can have it`,
+    `${row?.request ? runText(row.request) : 'another run'} has already requested the slot of migration \`${id}\`. Wait for that run, or cancel it`,
   )
 }
 
-/** Withdraws this run's request, if it still stands. */
+/** Withdraws this run's request if it is still pending. */
 export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
   await db.query(
     `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
@@ -207,19 +213,19 @@ export async function withdrawRequest(db: Database, id: string, holder: Holder):
   )
 }
 
-/** The run that currently requests the slot, if any. */
+/** Reads which run is requesting the slot, if any. */
 export async function slotRequest(db: Database, id: string): Promise<SlotRequest | undefined> {
   const row = await readHold(db, id)
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
 }
 
-/** The run that has the hold now, if any, and when the hold expires unless renewed. */
+/** Reads which run has the hold now, if any, and when the hold expires unless it is renewed. */
 export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
   const row = await readHold(db, id)
   return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
 }
 
-/** Records the outcome of the approval; a new stream that waits for one clears it. */
+/** Records how the approval ended. `null` clears the outcome before a new approval is requested. */
 export async function setApproval(db: Database, id: string, approval: ApprovalOutcome | null): Promise<void> {
   await ensureHold(db, id)
   await db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval])
@@ -229,7 +235,7 @@ export async function readApproval(db: Database, id: string): Promise<ApprovalOu
   return (await readHold(db, id))?.approval ?? undefined
 }
 
-/** Describes the holder, the request and the approval for people. */
+/** Describes the holder, the pending request and the last approval, for `status`. */
 export async function holdTexts(db: Database, id: string): Promise<string[]> {
   const row = await readHold(db, id).catch((error) => {
     if (isMissingTable(error)) return undefined
@@ -237,19 +243,19 @@ export async function holdTexts(db: Database, id: string): Promise<string[]> {
   })
   return [
     ...(row?.live && row.holder
-      ? [`${runText(row.holder)} holds it until ${row.expiresAt.toISOString()} unless it renews the hold`]
+      ? [`${runText(row.holder)} holds it until ${row.expiresAt.toISOString()} and longer if it renews the hold`]
       : []),
-    ...(row?.request && row.requestLive ? [`${runText(row.request)} requests it`] : []),
-    ...(row?.approval ? [`its last approval ${row.approval === 'declined' ? 'was declined' : 'has expired'}`] : []),
+    ...(row?.request && row.requestLive ? [`${runText(row.request)} is requesting the slot`] : []),
+    ...(row?.approval ? [`the last approval ${row.approval === 'declined' ? 'was declined' : 'has expired'}`] : []),
   ]
 }
 
 /**
- * Requests the slot, waits for the handover and takes the hold, for a run that must stream itself. Waits for the hold
- * of a dead run to expire, but not for a live run of the same action, which hands nothing over.
+ * Requests the slot, waits for the handover and takes the hold. If the holder has died, waits until its hold expires.
+ * If the holder is a live run of the same action, fails at once, because such a run never hands over the slot.
  * @param deadline milliseconds from now
  * @param ttl milliseconds until the hold expires unless renewed
- * @throws VerdictError when it was not handed over in time; the request is then withdrawn
+ * @throws VerdictError when the slot was not handed over in time; the request is then withdrawn
  */
 export async function obtainSlot(
   db: Database,
@@ -273,7 +279,7 @@ export async function obtainSlot(
       if (performance.now() > end)
         throw new VerdictError(
           'hold.handover-timeout',
-          `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}. Cancel that run and try again`,
+          `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}. Cancel that run, and try again`,
         )
       await sleep(TIMING.holdAsk, undefined, { signal }).catch(() => {})
       await requestSlot(db, id, holder, 5 * TIMING.holdAsk + ttl)
@@ -285,10 +291,11 @@ export async function obtainSlot(
 }
 
 /**
- * Keeps a hold for as long as `work` takes, and always releases it.
- * @param link a separate connection for renewals; a lost one is reopened, and it is closed at the end
- * @param ttl milliseconds. The hold is renewed six times as often, so that it survives a short outage of the target
- * @param lost called once, when another run has taken the hold
+ * Keeps a hold while `work` runs, and always releases it afterwards.
+ * @param link connection for the renewals only. Reopened if it is lost, and closed at the end
+ * @param ttl milliseconds until the hold expires unless renewed. It is renewed six times in that period, so that it
+ * survives a short outage of the target
+ * @param lost called once if another run has taken the hold
  * @returns what `work` returns
  */
 export async function keepingHold<T>(
@@ -334,7 +341,7 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
   return (await readHold(db, id))?.stream ?? undefined
 }
 
-/** Deletes a migration's hold, so that a new migration of the same name starts without a holder. */
+/** Deletes a migration's hold, so that a new migration with the same name starts without a holder. */
 export async function dropHold(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id]).catch((error) => {
     if (!isMissingTable(error)) throw error

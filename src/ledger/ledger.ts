@@ -16,56 +16,64 @@ import { createProofs, dropProof } from './proof.ts'
 
 export * from './phases.ts'
 
-/** Rows that a load has exported: per table if the tool reports it, and in total. */
+/** Number of rows that a load has exported: in total, and per table if the tool reports it. */
 export interface Exported {
   tables: Record<string, number>
   total: number
 }
 
-/** Facts that later phases need; each phase adds its own. */
+/** Facts about a migration that later phases need. Each phase adds its own. */
 export interface Facts {
   /** Identifies the source: system identifier, database oid, and the random id in its heartbeat row. */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   /** LSN from which the stream continues the load. */
   cursor?: string
   /**
-   * What is needed to resume a load that was started, but not proved complete. `cursor` is set once the slot exists,
-   * `exported` once every table was read completely.
+   * What a run needs to resume a load that was interrupted or failed. `cursor` is set once the slot exists, and
+   * `exported` once every table has been read completely.
    */
   load?: { mode: string; folder?: string; cursor?: string; fetchId?: string; exported?: Exported } | null
-  /** Folders below the bucket path or local path, one per load: an import that reads files from one of them is ours. */
+  /**
+   * Folders below the bucket path or the local path, one per load. An import that reads from one of them belongs to
+   * this migration.
+   */
   loadFolders?: string[]
-  /** Load folders that may still hold files. MOLT deletes them only with `delete-files`, and only on success. */
+  /**
+   * Load folders that may still hold files. MOLT deletes the files only with `delete-files`, and only if the load
+   * succeeds.
+   */
   filesLeft?: string[]
   /**
-   * The schema on the target in which the replicator keeps its progress. Every load gets a new one: a position left
-   * from an earlier slot would take precedence over the new slot's, and the changes in between would be silently
-   * skipped.
+   * The schema on the target in which the replicator keeps its progress. Every load gets a new schema. In an old one,
+   * the saved position of an earlier slot would take precedence over the position of the new slot, and the replicator
+   * would silently skip the changes in between.
    */
   stagingSchema?: string
-  /** The publication at the end of the load. */
+  /** State of the publication at the end of the load. */
   publication?: PublicationMark
-  /** The files of the source's tables before the load. */
+  /** Storage files of the source's tables before the load. */
   files?: TableFiles
-  /** Set when a rollback starts: the tables whose writes on the target are discarded. */
+  /** Tables whose writes on the target the rollback discards. Set when the rollback starts. */
   goingBack?: string[]
-  /** Write rights revoked from roles on the target until the commit. */
+  /** Write privileges on the target that are revoked from roles until the commit. */
   writeAccess?: WriteGrant[]
-  /** Write rights that a rollback has revoked, until it is complete or has restored them. */
+  /** Write privileges that a rollback has revoked. Cleared once the rollback is complete or has restored them. */
   revokedAgain?: WriteGrant[] | null
   /** Set by `write-access: waive`: write access to the target was never revoked. */
   writeAccessWaived?: boolean
-  /** The source's count of writes that had passed the fence at the commit. It must not grow afterwards. */
+  /** The source's count of writes that got past the fence, as of the commit. It must not grow afterwards. */
   writesPassed?: string
-  /** Number of the heartbeat that proved the drain before the commit. */
+  /** Number of the heartbeat that proved, before the commit, that the stream was drained. */
   drainBeat?: number
-  /** The target's time of the commit, for the comparison in `finalize`. Only on CockroachDB. */
+  /** Time of the commit by the target's clock, at which `finalize` compares rows. CockroachDB only. */
   commitTime?: { asOf: string; drained: boolean }
-  /** Names of what was dropped on the target for the load. They reveal it if a stored definition is lost. */
+  /**
+   * Names of the objects that were dropped on the target for the load. They show whether a stored definition was lost.
+   */
   deferred?: DeferredName[]
-  /** The schema with the empty copies on which `prepare` tries deferred definitions; null once it is dropped. */
+  /** Schema with empty table copies, on which `prepare` tests the deferred definitions; null once it is dropped. */
   trialSchema?: string | null
-  /** Who approved which plan for the cutover; null if discarded. `by` is empty if no approval was required. */
+  /** Who approved which plan for the cutover; null once discarded. `by` is empty if no approval was required. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides at the end of `prepare`. Later phases require them unchanged. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
@@ -86,7 +94,10 @@ const MIGRATIONS = 'molt_actions.migrations'
 const EVIDENCE = 'molt_actions.evidence'
 const DIGESTS = 'molt_actions.digests'
 
-/** Creates the ledger's tables. Repeatable, because CockroachDB does not run schema changes in one transaction. */
+/**
+ * Creates the ledger's tables that do not exist yet. An interrupted run can leave some of them missing, because
+ * CockroachDB does not run schema changes in one transaction.
+ */
 export async function createLedger(db: Database): Promise<void> {
   await db.query('CREATE SCHEMA IF NOT EXISTS molt_actions')
   await db.query(`CREATE TABLE IF NOT EXISTS ${MIGRATIONS} (
@@ -101,14 +112,14 @@ export async function createLedger(db: Database): Promise<void> {
   await createProofs(db)
 }
 
-/** Stores an archive's digest the first time. Always returns the stored one. */
+/** Stores an archive's digest unless one is stored already. Returns the stored digest. */
 export async function rememberDigest(db: Database, name: string, sha256: string): Promise<string> {
   await db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256])
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0].sha256
 }
 
-/** Reads an entry, and notes the migration's next command for the output. */
+/** Reads an entry. Also remembers the migration's next command, which is printed when the action ends. */
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
   const { rows } = await db.query<Entry>(
     `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
@@ -120,7 +131,7 @@ export async function readEntry(db: Database, id: string): Promise<Entry | undef
   return entry
 }
 
-/** The stored digest of an archive, if any. */
+/** Reads the stored digest of an archive, if any. */
 export async function knownDigest(db: Database, name: string): Promise<string | undefined> {
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0]?.sha256
@@ -137,17 +148,17 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
 
 /**
  * Reads the entry for a phase after `prepare`.
- * @throws UserError if there is none, or its phase is not one of `phases`; VerdictError if its plan was changed
+ * @throws UserError if there is no entry, or its phase is not one of `phases`; VerdictError if its plan was changed
  */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry)
     throw new UserError('ledger.no-migration', `the target's ledger has no migration \`${id}\`. Run \`prepare\` first`)
-  // People saw, rehearsed and approved the plan with this hash.
+  // This hash identifies the plan that was rehearsed and approved.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the plan of migration \`${id}\` in the ledger does not match its hash ${entry.plan.hash ?? '(none)'}, so it was changed. Prepare a new migration`,
+      `the plan of migration \`${id}\` in the ledger does not match its hash ${entry.plan.hash ?? '(none)'}, so someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
   throw new UserError('ledger.wrong-phase', standingText(entry))
@@ -172,8 +183,8 @@ export async function createEntry(db: Database, id: string, plan: Plan, facts: F
 }
 
 /**
- * Moves an entry to a phase by compare-and-set in one statement, so that of two runs that read the same entry only one
- * succeeds. After an unknown outcome (CockroachDB's 40003), reads the nonce back.
+ * Moves an entry to a phase with a single compare-and-set statement. If two runs have read the same entry, only one of
+ * them succeeds. If the outcome is unknown (CockroachDB's 40003), reads the nonce back.
  * @throws UserError if another run has moved the entry since it was read
  */
 export async function advance(
@@ -225,10 +236,10 @@ function origin(): Origin {
   }
 }
 
-/** Evidence of a comparison of definitions without rows. */
+/** Kind of evidence from a verification that compared only definitions, not rows. */
 export const DEFINITIONS = 'definitions'
 
-/** Appends evidence of what a phase checked and saw, with its {@link Origin}. Evidence is never changed. */
+/** Appends evidence of what a phase checked and found, with its {@link Origin}. Evidence is never updated. */
 export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
   await db.query(
     `INSERT INTO ${EVIDENCE} (id, migration, action, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
@@ -245,7 +256,7 @@ export interface Trace {
 
 /**
  * Reads the last step that recorded evidence, and the last failure.
- * @returns `overcome`: whether the action that failed has recorded evidence since
+ * @returns `overcome`: whether the failed action has recorded evidence since then
  */
 export async function readLastSteps(
   db: Database,
@@ -266,11 +277,11 @@ export async function readLastSteps(
   return { last: rows[0], failed: error && { ...error.body, at: error.at, overcome: error.overcome } }
 }
 
-/** Evidence of a phase. */
+/** One piece of evidence, with its content and age. */
 export interface Evidence<T> {
   body: Partial<T> & { origin?: Origin }
   at: Date
-  /** By the database's clock. */
+  /** Age in milliseconds, by the database's clock. */
   ageMs: number
 }
 
@@ -284,14 +295,14 @@ export async function readEvidence<T>(db: Database, id: string, action: string, 
   return rows
 }
 
-/** One piece of evidence of a step, for the dossier. */
+/** One piece of evidence, as the dossier shows it. */
 export interface Step {
   action: string
   at: Date
   body: Record<string, unknown> & { origin?: Origin }
 }
 
-/** Reads all evidence of a migration, oldest first. Works after `cleanup` too, which keeps the evidence. */
+/** Reads all evidence of a migration, oldest first. Also works after `cleanup`, which keeps the evidence. */
 export async function readSteps(db: Database, id: string): Promise<Step[]> {
   const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
   return rowsIfAny<Step>(db, sql, [id])

@@ -17,16 +17,16 @@ export const PHASES = [
 ] as const
 export type Phase = (typeof PHASES)[number]
 
-/** The load is complete, and no cutover has started its commit, so a replicator may read the slot. */
+/** Phases in which a replicator may read the slot: the load is complete, and no cutover has started its commit. */
 export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-/** The phases of {@link STREAMING} from which a cutover can start. */
+/** Phases of {@link STREAMING} in which a cutover can start. */
 export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
-/** The target has taken over, and the source must not change. */
+/** Phases in which the target has taken over, and the source must not change. */
 export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
-/** {@link COMMITTED}, and `committing`: the commit has started, and only the source knows its outcome. */
+/** {@link COMMITTED} and `committing`. In `committing`, only the source knows whether the commit succeeded. */
 export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
 
-/** Describes a phase, to follow "is". */
+/** Describes the state of a migration in each phase. Used after "is", as in "`main` is caught up". */
 export const STANDS: Readonly<Record<Phase, string>> = {
   planned: 'only planned',
   prepared: 'only prepared',
@@ -81,10 +81,10 @@ export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefin
   }
 }
 
-/** Facts of an interrupted load that decide how it continues. */
+/** What decides whether an interrupted load can be resumed. */
 type Load = { mode: string; cursor?: string } | null
 
-/** Inputs that continue an interrupted load. A direct copy, or a load without a slot, cannot be resumed. */
+/** Inputs for `fetch` after an interrupted load. A direct copy, or a load that has no slot yet, cannot be resumed. */
 function interrupted(load: Load | undefined): Record<string, string> | undefined {
   if (!load) return undefined
   const resumable = load.cursor && load.mode !== 'direct-copy'

@@ -1,41 +1,41 @@
 import { type Database, isMissingTable, rowsIfAny } from '../runtime/database.ts'
 
-/** Progress of a pass over a table, from which another run can resume. */
+/** Progress of a pass over a table. Another run can resume from it. */
 export interface Progress {
-  /** When its first rows were compared, by the runner's clock. */
+  /** Time at which the pass compared its first rows, by the runner's clock. */
   began: string
-  /** The key up to which every row is compared and proved, in the order of the key's index. */
+  /** Key up to which every row is proved equal, in index order. */
   after?: string[]
-  /** Rows up to that key. */
+  /** Number of rows up to that key. */
   rows: number
 }
 
-/** What is proved about one table. */
+/** How far one table is proved equal on both sides. */
 export interface TableProof {
-  /** Its files when the log started; a different file voids the proof. */
+  /** The table's storage files when the change log started. If a file changes, the proof is void. */
   files: string
-  /** The last pass that compared every row: its start, and the number of rows. */
+  /** Start time and number of rows of the last pass that compared every row. */
   proved?: { began: string; rows: number }
   /** The current pass. */
   pass?: Progress
 }
 
-/** The rolling proof that source and target are equal, as it is stored. LSNs are text. */
+/** Stored state of the rolling proof that source and target are equal. LSNs are strings. */
 export interface ProofState {
-  /** The load that the proof belongs to. Another load starts a new proof. */
+  /** The load that the proof belongs to. A new load starts a new proof. */
   load: string
   systemIdentifier: string
   timeline: number
-  /** The change log was confirmed at most up to here. Later changes are read again. */
+  /** Upper limit of the change log's confirmed position. Later changes are read again. */
   position: string
   /** The stream's confirmed position, which must not move back. */
   confirmed: string
   tables: Record<string, TableProof>
   /** Tables that must be compared in full, and why. */
   others: Record<string, string>
-  /** Number of changed keys that are not proved again yet. */
+  /** Number of changed keys that have not been proved again yet. */
   open: number
-  /** When this state was saved. */
+  /** Time at which this state was saved. */
   at: string
 }
 
@@ -46,12 +46,12 @@ export async function readProof(db: Database, id: string): Promise<ProofState | 
   return rows[0]?.state
 }
 
-/** Repeatable; `createLedger` makes the schema. */
+/** Creates the table of proofs if it does not exist. The schema must exist. */
 export async function createProofs(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${PROOFS} (migration TEXT PRIMARY KEY, state JSONB NOT NULL)`)
 }
 
-/** Saves the proof. Call it before confirming the change log, so that the next run knows every confirmed change. */
+/** Saves the proof. Call this before you confirm the change log, so that the next run knows every confirmed change. */
 export async function writeProof(db: Database, id: string, state: ProofState): Promise<void> {
   await db.query(
     `INSERT INTO ${PROOFS} (migration, state) VALUES ($1, $2) ON CONFLICT (migration) DO UPDATE SET state = excluded.state`,

@@ -16,16 +16,16 @@ import { withTriggers } from '../sql/triggers.ts'
 import { advance, type Entry } from './ledger.ts'
 
 /**
- * Lists the objects that DDL has changed on either side since `prepare`. Objects that the ledger lists as dropped on
- * the target may exist again; objects that it lists as rebuilt must exist.
- * @throws VerdictError if the ledger has lost its reference schema
+ * Lists the objects that DDL has changed on either side since `prepare`. A deferred object that is not rebuilt yet may
+ * be missing on the target or exist again. A deferred object that the ledger lists as rebuilt must exist.
+ * @throws VerdictError if the ledger no longer has the schemas to compare with
  */
 export async function schemaChanges(source: Database, target: Database, entry: Entry): Promise<SchemaChange[]> {
   const { fingerprints } = entry.facts
   if (!fingerprints)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the ledger lacks the schemas that \`prepare\` recorded for migration \`${entry.id}\`, because its row was changed. Prepare a new migration`,
+      `the ledger no longer has the schemas that \`prepare\` recorded for migration \`${entry.id}\`. Someone has changed its row. Prepare a new migration`,
     )
   const { sourceSchema, targetSchema, tables } = entry.plan
   const [here, there] = await Promise.all([
@@ -53,7 +53,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   ]
 }
 
-/** If a whole schema is moved, lists the tables that were created since `prepare`. */
+/** Lists the tables that were created since `prepare`, if the migration moves a whole schema. */
 export function newTables({ tables, excluded }: Plan, present: readonly string[]): string[] {
   if (!excluded) return []
   const known = new Set([...tables, ...excluded, HEARTBEAT])
@@ -61,7 +61,8 @@ export function newTables({ tables, excluded }: Plan, present: readonly string[]
 }
 
 /**
- * Removes what this suite drops and rebuilds from both fingerprints, except missing objects that must exist.
+ * Removes the deferred constraints and unique indexes from both fingerprints, so that they are not reported as changes.
+ * If an object was rebuilt but is missing now, it stays in the first fingerprint, so that it is reported.
  */
 async function withoutDeferred(
   target: Database,
@@ -71,7 +72,7 @@ async function withoutDeferred(
 ): Promise<[Fingerprint, Fingerprint]> {
   const [was, is] = [{ ...before }, { ...after }]
   for (const { kind, table, name, rebuilt, create } of await listDeferred(target, entry.id)) {
-    // Plain indexes are rebuilt once, and the target's schema is then recorded again.
+    // Plain indexes need no exception: once they are rebuilt, the target's schema is recorded again.
     if (kind === 'index') continue
     const objects = [`constraint ${table}.${name}`, `index ${table}.${name}`]
     const there = objects.some((object) => object in is)
@@ -84,7 +85,7 @@ async function withoutDeferred(
   return [was, is]
 }
 
-/** Records the target's current schema as the reference, after our own changes. */
+/** Records the target's current schema as the new reference. Call this after a change of our own. */
 export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
   const { fingerprints } = entry.facts
   if (!fingerprints) return entry

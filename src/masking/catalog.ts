@@ -1,7 +1,7 @@
 import type { Database } from '../runtime/database.ts'
 import { ident, qualified } from '../runtime/database.ts'
 
-/** The kinds of types that rules distinguish. A domain counts as its base type. */
+/** The type families that rules distinguish. A domain belongs to the family of its base type. */
 export type Family =
   | 'text'
   | 'integer'
@@ -31,7 +31,7 @@ export interface MaskColumn {
   surrogate: boolean
   /** The database compares values without regard to case (citext). */
   ignoresCase?: boolean
-  /** Decides a row's partition, in a table where a row may fit no partition. */
+  /** Part of the partition key of a table in which some rows may fit no partition. */
   placesRow?: boolean
   /** Part of a unique index or constraint, even within an expression. */
   unique: boolean

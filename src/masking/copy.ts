@@ -82,7 +82,7 @@ export async function openPair({
 }: Omit<CopyEnds, 'atOnce'>): Promise<[Database, Database]> {
   const source = await openSession(from, 'source')
   try {
-    // Before BEGIN, because the error of a role that cannot turn logging off would abort the transaction.
+    // Before BEGIN: a role that cannot turn logging off gets an error, which would abort the transaction.
     await suppressLogging(source, 'source')
     await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
     await source.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`)
@@ -115,7 +115,8 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
 }
 
 /**
- * Builds the error for a refused statement, with cause and fix by SQLSTATE and without the database's message.
+ * Builds the error for a refused statement. The SQLSTATE determines cause and fix, and the database's message is left
+ * out.
  * @param code used for refused rows and for mistakes in the rules' SQL
  */
 export function refused(error: unknown, code: 'mask.failed' | 'mask.copy-failed', what: string): UserError {
@@ -133,7 +134,8 @@ export function discreet(error: unknown): string {
   const state = sqlState(error)
   if (!state) return error instanceof Error ? error.message : String(error)
   const { constraint, column, dataType, position, message } = error as Partial<DatabaseError>
-  // `position` is set for errors in our statement. A function's text, which can contain values, has an internal position.
+  // `position` refers to our statement. Errors inside a function, whose text can contain values, have only
+  // `internalPosition`.
   if (state.startsWith('42') && position) return `SQLSTATE ${state}: ${message}`
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
   const named = where.filter(Boolean).join(', ')

@@ -10,16 +10,19 @@ export interface Decision {
   what: 'kept' | 'masked' | 'moved' | 'generated'
   /** The rule's name; empty for kept and generated columns. */
   use: UseRule['use'] | 'jitter' | ''
-  /** The given reason, the safe class, or the followed reference. */
+  /** The reason in the rules file, the safe class, or the reference that the rule was inherited through. */
   why: string
   domain: string
   /** SQL expression of the column in the SELECT. */
   expression: string
   /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
   values: string[]
-  /** The proof fails if an original is found among the masked values. */
+  /** Whether the proof fails if it finds an original among the masked values. */
   strict: boolean
-  /** A surrogate key or a reference to one, which is not personal data whatever its name suggests. */
+  /**
+   * Whether the column is a surrogate key or a reference to one, which is not personal data, whatever its name
+   * suggests.
+   */
   numbersRow?: boolean
 }
 
@@ -29,11 +32,11 @@ export interface Edge {
   columns: string[]
   to: string
   toColumns: string[]
-  /** Set for a polymorphic reference. */
+  /** For a polymorphic reference: applies only to rows in which `column` has the value `is`. */
   when?: { column: string; is: string }
-  /** The two columns have different types, and are compared as text. */
+  /** Whether the two columns have different types and are compared as text. */
   asText: boolean
-  /** One of the columns ignores case. */
+  /** Whether one of the columns ignores case. */
   ignoresCase: boolean
   /** Name of the constraint; empty for an undeclared reference. */
   constraint: string
@@ -60,7 +63,7 @@ export interface Plan {
   schema: string
   tables: PlannedTable[]
   edges: Edge[]
-  /** Every domain that needs a key, with the number in the names of its session parameters. */
+  /** Domain → number in the names of its session parameters, for every domain that needs a key. */
   domains: Map<string, number>
   problems: string[]
   /** Columns without a rule or safe class. */
@@ -74,7 +77,7 @@ export type Resolved = { column: MaskColumn; table: MaskTable } & (
   | { jitter: string; why: string }
 )
 
-/** SQL for a value, as the reference compares it with the value at the other end. */
+/** SQL for a value in the form in which both ends of the reference are compared. */
 export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
   // citext's own operator is in a schema that is not in the search path.
   if (ignoresCase) return `lower(${value}::text)`

@@ -19,7 +19,9 @@ import {
   uuidDigits,
 } from './words.ts'
 
-/** Whether a rule keeps different values different. By the birthday bound, 64 bits suffice for 10⁹ rows. */
+/**
+ * Whether a rule gives different values different masked values. By the birthday bound, 64 bits suffice for 10⁹ rows.
+ */
 function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   if (column.array) return false
   const room = column.maxLength ?? Number.POSITIVE_INFINITY
@@ -53,7 +55,7 @@ function needs(rule: UseRule | LeafRule): number {
   return rule.use === 'phone' ? 8 : 0
 }
 
-/** Matches SQL that can read a setting, including by escaped names and queries passed as text. */
+/** Matches SQL that can read a setting, including through escaped names or queries passed as text. */
 const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
 
 /** The type families that each rule supports. */
@@ -93,11 +95,11 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
     return 'the expression reads settings, and the masking key is one of them. Escapes (`U&`) and functions that take a query as text are refused for the same reason'
   if (rule.use === 'choice' && column.array) return `\`choice\` does not work on ${column.type}`
   if (column.unique && !keepsUnique(rule, column))
-    return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
+    return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} can give different values the same masked value`
   return undefined
 }
 
-/** The column that a rule masks, with what the rule needs to know about its surroundings. */
+/** The column that a rule masks, and its context. */
 export interface Place {
   table: MaskTable
   column: MaskColumn
@@ -105,7 +107,10 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
-  /** Whether a column of the domain ignores case. Then all must, or one person would become two. */
+  /**
+   * Whether any column of the domain ignores case. If so, all of them must, so that a person gets the same masked value
+   * everywhere.
+   */
   caseless(domain: string): boolean
   hashes: Hashes
 }
@@ -147,7 +152,10 @@ function elements(rule: UseRule, value: string, place: Place): string {
   return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(${eachOf(masked, `unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
 }
 
-/** SQL that computes `what` for each element `t.e`, in order. A set-returning function in FROM would materialize all. */
+/**
+ * SQL that computes `what` for each element `t.e`, in order. Avoids a set-returning function in FROM, which would
+ * materialize all elements.
+ */
 function eachOf(what: string, elements: string, hashes: Hashes): string {
   return hashes.select(what, `(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
@@ -159,7 +167,7 @@ function maskText(
   column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
   { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  // A unique column that respects case can contain both spellings, so they must stay different.
+  // A case-sensitive unique column can contain both spellings, so their masked values must differ.
   const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // An empty text is hashed as NULL, so that the masked text is NULL and `unlessEmpty` writes an empty one.
@@ -167,7 +175,7 @@ function maskText(
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // A text that is NULL for another reason also becomes empty. The original is never written.
+  // If the masked text is NULL for any other reason, writes an empty text instead, and never the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
@@ -190,7 +198,7 @@ function maskText(
         return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
       return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      // As long as the original, which fits, but at least 8 characters.
+      // As long as the original, which fits, but at least 8 characters long.
       return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
@@ -208,7 +216,7 @@ type NumberRule = Extract<UseRule, { use: 'number' }>
 /** Shifts a number by a percentage of itself or by an amount. Equal numbers are shifted equally. */
 function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
-  // Whole millionths, because multiplying by them is exact and faster than a division.
+  // Counted in millionths, because multiplying whole numbers is exact and faster than a division.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
   const millionths = `(${hash} % ${span + 1}`
   const moved = rule.absolute
@@ -247,7 +255,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   // From -days to -1, or from 1 to days.
   const amountOf = (from: string) => `(${from} % ${days} + CASE WHEN ${from} < 0 THEN -1 ELSE 1 END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
-  // A row without an entity moves by its own value.
+  // Without an entity, the date's own value decides how far it moves.
   const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
   const moved = nullable
     ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
@@ -267,7 +275,7 @@ export function jitter(text: string, { table, column, hashes }: Pick<Place, 'tab
 
 export const MIN_COUNT = 10
 
-/** Picks one of the column's values by their weights, which are counted in the same snapshot. */
+/** Picks one of the column's values, weighted by how often each one occurs in the snapshot. */
 function choose(minCount: number, { table, column, domain, hashes }: Place): string {
   const value = columnOf(column.name)
   if (!table.key.length)

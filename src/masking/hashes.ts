@@ -37,12 +37,12 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
-  /** A bigint of either sign. Computing it twice costs less than another subquery. */
+  /** Light hash of a text: a bigint of either sign. Computing it twice costs less than another subquery. */
   light(domain: string, value: string): string {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a column, without converting to text if its type has its own hash function. */
+  /** Light hash of a column. Does not convert the value to text if its type has its own hash function. */
   lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }
@@ -51,7 +51,7 @@ export class Hashes {
     return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a row's key. Each column's hash is the seed of the next column. */
+  /** Light hash of a row's key. Each column's hash seeds that of the next column. */
   lightRow(domain: string, { key, columns }: MaskTable): string {
     return key.reduce(
       (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),
@@ -134,7 +134,7 @@ function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): st
 
 type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
 
-/** Hash functions by type. A bigint and the integer that it refers to have equal hashes, and so do floats. */
+/** Hash functions by type. Equal values have equal hashes in all integer types, and in both float types. */
 const KEY_HASHES = new Map(
   Object.entries({
     smallint: 'hashint2extended',

@@ -38,7 +38,7 @@ export class Inheritance {
     for (const each of inherited) {
       if (result && !sameRule(result, each))
         this.#problem(
-          `${id} ${each.why}, so it must have the same rule, but it has another. Remove its own rule, or give both the same`,
+          `${id} ${each.why}, so it must have the same rule, but it has a different one. Remove its own rule, or give both the same rule`,
         )
       else if (!result || !('keep' in result)) result = each
     }
@@ -96,7 +96,7 @@ export class Inheritance {
     return this.domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
   }
 
-  /** Requires one rule and one maximum length for each domain. Otherwise, one person would become two. */
+  /** Requires one rule and one maximum length for each domain. Otherwise, a person's masked values would differ. */
   requireOneRulePerDomain(): void {
     const first = new Map<string, Shared>()
     for (const each of this.#shared()) {

@@ -41,7 +41,7 @@ function requireClear(node: JsonNode, path: string): void {
   if (node.each) requireClear(node.each, `${path}[]`)
 }
 
-/** SQL that is true for a document with a value that no path lists. */
+/** SQL condition that holds if a document contains a value that no path lists. */
 export function jsonUnlisted(value: string, node: JsonNode): string {
   if (node.rule) return 'false'
   if (node.each) {
@@ -88,7 +88,7 @@ export function jsonLeaves(value: string, type: string, from = 0): string[] {
   return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
 }
 
-/** SQL for a `json` as jsonb; NULL if it has escapes that jsonb may refuse: the character 0 and surrogates. */
+/** SQL that converts a `json` to jsonb, or to NULL if it has escapes that jsonb may reject: U+0000 and surrogates. */
 export function readable(value: string): string {
   return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
 }

@@ -1,4 +1,7 @@
-/** Matches the parts of SQL that can contain text. Matches words too, because no dollar in `a$b$c` begins a quote. */
+/**
+ * Matches the parts of SQL that can contain text. Also matches words, so that a dollar sign in `a$b$c` does not start a
+ * quote.
+ */
 const TOKEN = new RegExp(
   [
     String.raw`--(?<line>[^\n]*)`,
@@ -37,7 +40,7 @@ function textOf(groups: Record<string, string | undefined>): string | undefined 
   if (escaped !== undefined) return unescaped(escaped.replaceAll("''", "'"))
   if (coded !== undefined) return coded.replaceAll("''", "'").replaceAll(/\\([0-9a-f]{4}|\+[0-9a-f]{6})/gi, character)
   if (plain !== undefined) return plain.replaceAll("''", "'")
-  // Table and column names are no data, but a name with spaces or punctuation may have been made from a value.
+  // Names of tables and columns are not data, but a name with spaces or punctuation may have been made from a value.
   if (name !== undefined) return /^\w*$/.test(name) ? undefined : name.replaceAll('""', '"')
   return line?.trim() ?? block?.trim() ?? body ?? number
 }
@@ -62,12 +65,12 @@ function unescaped(text: string): string {
 /** Maximum number of adjacent words that are searched together, as in a name or an address. */
 const WORDS = 6
 
-/** Characters. Of a longer text, only this much is split into parts. */
+/** Maximum number of characters of a text to split into parts. The rest of a longer text is not split. */
 const LONGEST = 20_000
 
 /**
- * Each text and its parts: elements of an array or a list, values of a document, adjacent words, and single words with a
- * digit or a sign. A single plain word is too common to identify a person.
+ * Each text and its parts: elements of an array or a list, values of a document, adjacent words, and single words that
+ * contain a digit or a symbol. A single plain word is too common to identify a person.
  */
 export function partsOf(texts: readonly string[]): string[] {
   const found = new Set(texts)

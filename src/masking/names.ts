@@ -1,7 +1,7 @@
 import type { MaskColumn } from './catalog.ts'
 import { cutTo } from './expressions.ts'
 
-/** A suggested rule as YAML, and the reason. Contains `TODO` where a person must decide. */
+/** A suggested rule as YAML, and the reason. Contains `TODO` for each decision that is left to you. */
 export interface Suggestion {
   rule: string
   why: string
@@ -54,7 +54,7 @@ export function looksPersonal(name: string, table?: string): string | undefined 
   return personal(name)?.[2]
 }
 
-/** For a suggestion, `name` counts as a person's name, although it may be a product's. */
+/** When suggesting rules, takes a column `name` for a person's name, although it may be a product's. */
 function personal(name: string): [RegExp, string, string] | undefined {
   if (plain(name) === 'name') return [/^name$/, '{ use: name }', 'a name']
   return PERSONAL.find(([regex]) => regex.test(plain(name)))

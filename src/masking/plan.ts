@@ -14,7 +14,7 @@ import { suggest } from './names.ts'
 import type { Rules, UseRule } from './rules.ts'
 import { SourceChecks } from './source-checks.ts'
 
-/** Decides what happens to every column of every table. Collects all problems, so that a person sees them at once. */
+/** Decides what happens to every column of every table. Collects all problems, so that you see them all in one run. */
 export function makePlan(all: readonly MaskTable[], rules: Rules, schema: string): Plan {
   return new Planner(all, rules, schema).plan
 }
@@ -160,7 +160,7 @@ class Planner {
     // `choice` takes an existing value, which has a partition. For `sql`, the author of the expression is responsible.
     if (column.placesRow && use !== 'choice' && use !== 'sql')
       this.#problem(
-        `${table.name}.${column.name} decides the partition of a row, and a value from \`${use}\` may fit none. Keep it with a reason, or give ${table.name} a DEFAULT partition`,
+        `${table.name}.${column.name} determines the partition of a row, and a value from \`${use}\` may fit no partition. Keep the column with a reason, or give ${table.name} a DEFAULT partition`,
       )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })
@@ -267,7 +267,7 @@ function hint(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean ${closest(name, [...known])}?` : ''
 }
 
-/** The rules to paste for columns without one, as YAML. */
+/** YAML to paste into the rules file: suggested rules for the columns without one. */
 export function pasteRules(unlisted: Plan['unlisted']): string {
   const tables = new Map<string, string[]>()
   for (const { table, column } of unlisted) {

@@ -13,14 +13,14 @@ import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
 
-/** Connections for the proof. The source is in the snapshot that was copied. */
+/** Connections for the proof. The source connection uses the snapshot that was copied. */
 export interface Sides {
   source: Database
   target: Database
   /** Predicates over `t` for the rows to copy, by table. */
   where: ReadonlyMap<string, string>
   signal: AbortSignal
-  /** For more connections to both sides, to prove several tables in parallel. */
+  /** Where to open more connections, to prove several tables in parallel. */
   ends?: CopyEnds
 }
 
@@ -29,7 +29,7 @@ interface ColumnShape {
   nullShare: number
   averageLength?: number
   distinct?: number
-  /** Rows with the most frequent value. */
+  /** Number of rows with the most frequent value. */
   top?: number
 }
 
@@ -49,7 +49,7 @@ interface TableProof {
   table: string
   rowsBefore: number
   rowsAfter: number
-  /** Missing keys between the lowest and the highest. */
+  /** Number of missing keys between the lowest and the highest. */
   keyGapsBefore?: number
   keyGapsAfter?: number
 }
@@ -58,7 +58,7 @@ export interface Proof {
   problems: string[]
   tables: TableProof[]
   columns: ColumnProof[]
-  /** Hits of each pattern by column, without columns that have none. */
+  /** Column → pattern → number of hits. Columns without hits are left out. */
   hits: { table: string; column: string; pattern: string; hits: number }[]
   scannedColumns: number
   canaries: { planted: number; rowsBefore: number; rowsAfter: number }
@@ -68,7 +68,7 @@ export interface Proof {
   constraints: number
 }
 
-/** Inputs and results that the proofs of all tables share. */
+/** Inputs and results shared by the proofs of all tables. */
 interface Run {
   plan: Plan
   rules: Rules
@@ -180,13 +180,19 @@ async function setProofKey({ source, target }: Sides, { plan, literals }: Run): 
   await hashKept(target, plan)
 }
 
-/** Bytes. Shorter texts of kept columns can equal an original by chance. */
+/** Minimum length in bytes. Shorter texts in kept columns can equal an original by chance. */
 const LEAST_KEPT = 6
 
-/** Rules for values that identify a person. Words of free text and documents also occur in other columns. */
+/**
+ * Rules for values that identify a person. Excludes free text and documents, because their words also occur in other
+ * columns.
+ */
 const PERSONAL = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
-/** Hashes the kept values on the rehearsal source. Through an unlisted reference, they can contain an original. */
+/**
+ * Hashes the kept values on the rehearsal source, because a kept column with an unlisted reference can contain
+ * originals.
+ */
 async function hashKept(target: Database, { tables }: Plan): Promise<void> {
   await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
   for (const [place, { table, decisions }] of tables.entries()) {
@@ -203,7 +209,7 @@ async function hashKept(target: Database, { tables }: Plan): Promise<void> {
   }
 }
 
-/** 64 bits of a text's hash under the proof's key. */
+/** SQL for 64 bits of a text's hash, keyed with the proof's key. */
 function digest(text: string): string {
   return `substring(sha256((SELECT decode(current_setting('molt_actions.proof'), 'hex')) || textsend(${text})) FROM 1 FOR 8)`
 }
@@ -264,7 +270,7 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
   })
 }
 
-/** Columns per query. PostgreSQL allows 1,664. */
+/** Maximum number of columns per query. PostgreSQL allows 1,664. */
 const MEASURES = 1_500
 
 /** Measures rows, non-NULL values, lengths and key gaps of a table, in one pass unless it is very wide. */
@@ -303,16 +309,16 @@ interface Counts {
   before: { distinct: number; top: number }
   after: { distinct: number; top: number }
   survivors: number
-  /** Rows with a value too short to identify a person. */
+  /** Number of rows whose value is too short to identify a person. */
   short: number
-  /** Those of them whose value is as frequent as before. */
+  /** Number of these rows whose value is as frequent as before. */
   unmoved: number
 }
 
-/** A value in this many rows of a masked column, such as a state, is rather a label or a default than a secret. */
+/** A value in this many rows of a masked column, such as a state, is probably a label or a default, not a secret. */
 const SELDOM = 10
 
-/** Minimum number of rows to sample. A share of a small table could select none. */
+/** Minimum number of rows to sample, because a share of a small table can be zero rows. */
 const LEAST_SAMPLE = 10_000
 
 /**
@@ -390,7 +396,7 @@ async function survivors(
     )
     for (const { c, n } of strangers.rows) {
       const id = `${other.table.name}.${other.decisions[c]?.column.name}`
-      // Originals in unchanged spelling are already reported.
+      // Originals with the same spelling have already been reported.
       const known = other.table === table && rows.find((row) => row.c === c)?.survivors
       if (!allowed[id] && !known)
         proof.problems.push(`${id}: found ${plural(n, 'original value')} of ${table.name} among the masked values`)
@@ -421,7 +427,10 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
 
 const isSql = ({ use }: Decision) => use === 'sql'
 
-/** The same for texts reduced to at least six letters and digits. Column numbers count down from -1. */
+/**
+ * Like {@link valuesOf}, for texts reduced to their letters and digits, if at least six. Column numbers count down from
+ * -1.
+ */
 function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
   return decisions
     .flatMap((decision, at) => {
@@ -440,7 +449,7 @@ const HOST = String.raw`[^\s@.,;:<>()"'\[\]{}/\\]`
 /** Matches one of the alternatives, with no letter or digit on either side. */
 const token = (...alternatives: string[]) => `(^|[^0-9A-Za-z.+-])(${alternatives.join('|')})($|[^0-9A-Za-z-])`
 
-/** Excludes dates: a day or a month before a year, and parts after a year. */
+/** Excludes dates: a year preceded by a day or month, or followed by date parts. */
 const NO_DATE = '(?<![0-9]/)(?!(0[1-9][./-])?[0-3]?[0-9][./-](19|20)[0-9]{2}($|[^0-9]))'
 
 /** Patterns of personal data in free text. They exclude the unassigned hosts, numbers and issuers that rules produce. */
@@ -465,8 +474,8 @@ export const PATTERNS: Record<string, string> = {
 }
 
 /**
- * Card numbers, in groups of four, in the groups of American Express, or in any other groups. Issuers begin with 2 to 6;
- * those that `card` produces begin with 9.
+ * Card numbers: grouped by four, like American Express, or in any other way. Issuers begin with 2 to 6; those that
+ * `card` produces begin with 9.
  */
 const CARDS = [
   '[2-6][0-9]{3}(?:SEP?[0-9]{4}){3}',
@@ -474,7 +483,7 @@ const CARDS = [
   '[2-6][0-9]{3}(?:SEP?[0-9]){9,15}',
 ].map((card) => `(?:^|[^0-9A-Za-z])(${card.replaceAll('SEP', '[ .\u00a0-]')})(?![0-9A-Za-z])`)
 
-/** Cheap conditions that a text must meet before a costly pattern is tried. Most texts meet none. */
+/** Cheap conditions that are checked before a costly pattern. Most texts meet none of them. */
 const NEEDS: Record<string, string> = { 'e-mail': "strpos(s.text, '@') > 0" }
 const TWO_DIGITS = '[0-9][ ().-]*[0-9]'
 
@@ -551,7 +560,7 @@ async function scanSchema(target: Database, { literals, rules, proof }: Run): Pr
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
 /**
- * Whether a column can contain free text: not if a rule generated its values, or if the database assigns them.
+ * Whether a column can contain free text. It cannot if a rule generated its values or if the database assigns them.
  * @param ruled the column has its own rule
  */
 function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
@@ -564,7 +573,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   )
 }
 
-/** Kept columns whose names suggest personal data, without surrogate keys. */
+/** Kept columns whose names suggest personal data. Excludes surrogate keys. */
 export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
     decisions.flatMap(({ column, what, why, numbersRow }) => {
@@ -595,7 +604,7 @@ async function proveReferences({ source, target }: Sides, plan: Plan, subset: bo
   }
 }
 
-/** Proves that each valid constraint and index of the source exists and is valid. */
+/** Proves that each valid constraint and index of the source exists on the rehearsal source and is valid there. */
 async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Proof): Promise<void> {
   const names = plan.tables.map(({ table }) => table.name)
   const sql = `
@@ -617,7 +626,7 @@ async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Pr
 
 const NO_TEXT = new Set(['boolean', 'float', 'date', 'timestamp'])
 
-/** Arguments per function call. PostgreSQL allows 100. */
+/** Maximum number of arguments per function call. PostgreSQL allows 100. */
 const ARGUMENTS = 90
 
 /** Counts rows with a canary in any of its forms, on both sides. */
@@ -647,7 +656,7 @@ async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, r
   if (left) proof.problems.push(`${table.name}: planted canaries in ${plural(left, 'row')} of the rehearsal source`)
 }
 
-/** Lower-cases ASCII letters only, as `lower` does under the collation C. */
+/** Lower-cases only ASCII letters, like `lower` with the collation C. */
 const lower = (text: string) => text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
 
 /** The forms that a text can have in a row or a statement: plain, a quoted literal, JSON, an array or a row, hex, base64. */

@@ -81,7 +81,7 @@ function isSafe(table: MaskTable, column: MaskColumn): boolean {
 /** Fills in `by` of a date rule: the foreign key to a person's table, or the table's own key. */
 function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]): string {
   if (!rule.includes('by: TODO')) return rule
-  // Not a self-reference, or the dates of everyone whom a person referred would move together.
+  // Ignores self-references, such as `referred_by`: the dates of unrelated people would move together.
   const person = table.foreignKeys.find(
     ({ toTable }) =>
       toTable !== table.name && /customer|user|person|people|employee|account|member|patient|client/i.test(toTable),
@@ -118,7 +118,7 @@ interface Sampled {
   members: Member[]
 }
 
-/** Patterns for columns that contain only such values. */
+/** Patterns that match a whole value, for columns that contain nothing else. */
 const WHOLE: [string, string][] = [
   ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
   ['only phone', String.raw`^(?![0-9]{2}[./-][0-9]{2}[./-][0-9]{4}$)(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
@@ -150,7 +150,7 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
 
 /** Number of documents to sample. */
 const DOCUMENTS = 500
-/** Levels of a document to read. */
+/** Number of levels of a document to read. */
 const DEPTH = 8
 
 /** The common members at every level. Skips documents that jsonb cannot represent. */
@@ -182,7 +182,7 @@ function leaves(found: readonly Member[]): Member[] {
     .filter((each) => mixed.includes(each) || !found.some(({ path }) => isBelow(path, each.path)))
 }
 
-/** The suggestion by name and type, corrected by what the sample shows. */
+/** The suggestion by name and type, adjusted to the sample. */
 function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   const byName = suggest(column)
   if (!sampled?.filled) return byName
@@ -233,7 +233,7 @@ function leafRule({ path, kinds }: Member): string {
 interface Reference {
   from: string
   line: string
-  /** For a polymorphic reference: the column that decides which table `from` refers to. */
+  /** For a polymorphic reference: the column that determines which table `from` refers to. */
   label?: string
 }
 
@@ -312,7 +312,10 @@ async function agrees(
   return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9
 }
 
-/** Finds pairs such as `subject_id` and `subject_type`. Tries labels made from table names, and reads none. */
+/**
+ * Finds pairs such as `subject_id` and `subject_type`. Tries labels made from table names, and never reads the existing
+ * ones.
+ */
 async function polymorphic(db: Database, table: MaskTable, column: MaskColumn, tables: readonly MaskTable[]) {
   const stem = /^(.+?)_?id$/i.exec(column.name)?.[1]
   const type = table.columns.find(({ name }) => stem && new RegExp(`^${stem}_?(type|kind)$`, 'i').test(name))

@@ -50,7 +50,7 @@ export function maskSummary(
   return parts.join('\n\n')
 }
 
-/** Lines per list in the summary. `mask.json` has the complete lists. */
+/** Maximum number of lines per list in the summary. `mask.json` has the complete lists. */
 const MOST = 400
 
 function reasons(columns: readonly ColumnProof[]): string {

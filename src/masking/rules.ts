@@ -4,7 +4,7 @@ import * as z from 'zod'
 import { InputError, messageOf } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 
-const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
+const domain = z.string().min(1).describe('Columns in one domain get the same masked value for the same original.')
 const fold = z
   .boolean()
   .describe('Ignores case and surrounding spaces, as in `A@x.org ` and `a@x.org`. Masked values are then not unique.')
@@ -93,7 +93,7 @@ const rule = z.union([
       use: z.literal('sql'),
       expression: z.string().min(1).describe('An SQL expression over the columns of the row, written as `t."column"`.'),
       'reviewed-by': z.string().min(2),
-      unique: z.boolean().optional().describe('Your promise that different values stay different.'),
+      unique: z.boolean().optional().describe('Your promise that different values get different masked values.'),
     }),
   ]),
 ])
@@ -111,7 +111,7 @@ const schema = z.strictObject({
         .strictObject({
           jitter: z
             .string()
-            .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d, and more than 0')
+            .regex(/^[1-9]\d*(m|h|d)$/, 'write a positive duration such as 90m, 36h or 3d')
             .describe('Maximum shift of a timestamp: `90m`, `36h`, `3d`.'),
         })
         .optional()
@@ -160,12 +160,14 @@ const schema = z.strictObject({
         .min(1)
         .max(32)
         .optional()
-        .describe('Bytes. Shorter values cannot identify a person. Default 4.'),
+        .describe(
+          'Minimum length in bytes of the values to search for. Shorter ones cannot identify a person. Default 4.',
+        ),
       'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason
         .optional()
-        .describe('Why texts in the schema (defaults, checks, labels) may look like personal data or be originals.'),
+        .describe('Why texts in the schema (defaults, checks, labels) may look like personal data or match originals.'),
       'allow-survivors': z
         .record(column, reason)
         .optional()
@@ -184,9 +186,9 @@ export type UseName = UseRule['use']
 export const KEEPS: Record<UseName, { unique: string; order: string; distribution: string }> = {
   null: { unique: 'no', order: 'no', distribution: 'no' },
   constant: { unique: 'no', order: 'no', distribution: 'NULL share' },
-  hash: { unique: 'yes, from 16 hex digits or 64 bits on', order: 'no', distribution: 'NULLs, duplicates' },
+  hash: { unique: 'yes, with 16 or more hex digits or 64 bits', order: 'no', distribution: 'NULLs, duplicates' },
   partial: { unique: 'no', order: 'no', distribution: 'NULLs, lengths' },
-  email: { unique: 'yes, from 29 characters on', order: 'no', distribution: 'NULLs, duplicates' },
+  email: { unique: 'yes, with 29 or more characters', order: 'no', distribution: 'NULLs, duplicates' },
   name: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
   phone: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates, lengths' },
   address: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
@@ -276,7 +278,7 @@ function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
 
 const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdefg/i
 
-/** Sequences of the keyboard, the alphabet and the digits. */
+/** Sequences from the keyboard, the alphabet and the digits. */
 const RUNS = ['qwertyuiop', 'asdfghjkl', 'zxcvbnm', 'abcdefghijklmnopqrstuvwxyz', '01234567890']
 
 /** The most common letter pairs in English. Many of them are common in other languages too. */
@@ -287,8 +289,9 @@ const PAIRS = new Set(
 )
 
 /**
- * Describes why a masking key is too weak, without quoting it; undefined when it is strong enough. With a guessed key,
- * anyone can try every name and e-mail address. Keys printed by `openssl rand`, in hex or base64, pass.
+ * Describes why a masking key is too weak, without quoting it; undefined when it is strong enough. Anyone who guesses
+ * the key can find originals by masking every likely name and e-mail address. Keys printed by `openssl rand`, in hex or
+ * base64, pass.
  */
 export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
@@ -308,7 +311,10 @@ function isRun(pair: string): boolean {
   return first === second || RUNS.some((run) => run.includes(`${first}${second}`) || run.includes(`${second}${first}`))
 }
 
-/** Requires the same case, which rarely changes within a word, but in half of all random pairs. */
+/**
+ * Whether two letters are a common pair in the same case. Case rarely changes within a word, but it does in half of all
+ * random pairs.
+ */
 function isWord(pair: string): boolean {
   const lower = pair.toLowerCase()
   return PAIRS.has(lower) && (pair === lower || pair === pair.toUpperCase())
@@ -319,7 +325,7 @@ export function fromEnv(reference: string): string | undefined {
   return process.env[reference.slice('env:'.length)] || undefined
 }
 
-/** Milliseconds of `90m`, `36h`, `3d`. */
+/** Converts `90m`, `36h` or `3d` to milliseconds. */
 export function jitterMs(text: string): number {
   const units: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 }
   return Number(text.slice(0, -1)) * (units[text.slice(-1)] as number)

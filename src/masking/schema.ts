@@ -18,7 +18,7 @@ import {
 } from '../sql/ddl.ts'
 import { noteMade } from './target.ts'
 
-/** SQL that creates a schema, by the time at which each part runs. */
+/** SQL that creates a schema, grouped by when it runs. */
 export interface SchemaSql {
   /** Types, sequences, tables: before the rows. */
   before: string[]
@@ -194,7 +194,7 @@ async function otherTypes(db: Database, schema: string, tables: readonly number[
   return rows.map(({ oid }) => oid)
 }
 
-/** Requires that no default, check or index expression calls out of the database. */
+/** Requires that no default, check or index expression calls a function that reaches outside the database. */
 function requireInside(statements: readonly string[]): void {
   for (const sql of statements) {
     const call = CALLS_OUT.exec(sql)?.[1]
@@ -297,7 +297,7 @@ function byDepth(parts: readonly Part[], tree: readonly Relation[], sql: (part: 
   return tree.flatMap(({ oid }) => found.get(oid)?.() ?? [])
 }
 
-/** Sequences to create, without those of identity columns and of tables that are not copied. */
+/** Sequences to create. Excludes those of identity columns and of tables that are not copied. */
 function ownSequences({ sequences, names }: Part) {
   return sequences.filter(({ identity, table }) => !identity && (table === null || names.has(table)))
 }
@@ -366,7 +366,9 @@ function isUnproved({ constraints, schema }: Part, table: string, column: string
   )
 }
 
-/** Constraints of tables, and those that only a partition has. A table that inherits also gets its parents' checks. */
+/**
+ * Constraints of tables, and those that only a partition has. For a table that inherits, includes its parents' checks.
+ */
 function constraintsSql({ constraints, schema, tables }: Part, kinds: Constraint['kind'][]): string[] {
   const isPartition = new Map(tables.map((each) => [each.name, each.isPartition]))
   return kinds.flatMap((kind) =>

@@ -11,7 +11,10 @@ const SETTINGS = `
   SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET statement_timeout = 0;
   SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET jit = off; SET client_min_messages = warning`
 
-/** Opens a connection for masking: without a statement timeout, and with the same text for a value on both sides. */
+/**
+ * Opens a connection for masking: without a statement timeout, and with settings that give a value the same text on
+ * both sides.
+ */
 export async function openSession(url: string, side: Side): Promise<Database> {
   const db = await connect(url, side, 0)
   await db.query(SETTINGS)
@@ -70,7 +73,7 @@ const QUIET: [setting: string, value: string][] = [
   ['log_duration', 'off'],
   ['pgaudit.log_parameter', 'off'],
   ['auto_explain.log_min_duration', '-1'],
-  // A logged plan contains the bound values, byte by byte.
+  // A logged plan contains the bound values as lists of bytes.
   ['debug_print_plan', 'off'],
 ]
 

@@ -23,7 +23,7 @@ const TRIED = 1000
 
 /** The fix when masked rows violate a check of a table or a domain. */
 export const MEETS_CHECKS =
-  'Use `choice` (which takes values of the source), `constant` or `sql`, or keep it with a reason'
+  'Use `choice` (which takes values from the source), `constant` or `sql`, or keep the column with a reason'
 
 /** Collects queries for the source whose counts must all be zero before anything is copied. */
 export class SourceChecks {
@@ -103,7 +103,7 @@ export class SourceChecks {
     })
   }
 
-  /** Checks what the proof cannot see afterwards: originals within longer values, and numbers that hardly move. */
+  /** Checks what the proof cannot see afterwards: originals within longer values, and numbers that barely change. */
   change(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     const rule = this.#inheritance.ruleOf(table.name, column.name)
@@ -124,12 +124,14 @@ export class SourceChecks {
         column: id,
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
         problem: (count) =>
-          `${id}: ${count} numbers, more than half of them, stay unchanged. Add noise, or keep it with a reason`,
+          `${id}: ${count} numbers, more than half of them, stay unchanged. Add noise, or keep the column with a reason`,
       })
     }
   }
 
-  /** Checks that a kept column does not contain what another column of its row hides, such as a name in a remark. */
+  /**
+   * Checks that a kept column does not contain what is masked in another column of the row, such as a name in a remark.
+   */
   kept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     if (own(this.#survivors, id)) return
@@ -143,12 +145,12 @@ export class SourceChecks {
     const rule = this.#inheritance.ruleOf(table.name, column.name)
     const { family, array } = column
     if (what === 'kept' && TEXTS.has(family)) {
-      // A person's name can be a member's key, and only the document as text includes keys.
+      // A person's name can be the key of a member, and only the document's text includes keys.
       const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
       return [...textsOf('s.made', column), ...members]
     }
     if (what === 'kept' && family === 'bytea' && !array) return [`SELECT encode(s.made, 'escape')`]
-    // A number with its own rule can be a telephone number. Surrogate keys and references have none.
+    // A number with its own rule can be a telephone number, but one without is a surrogate key or a reference.
     if (what === 'kept' && NUMBERS.has(family) && rule) return textsOf('s.made', column)
     if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
     return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)

@@ -31,7 +31,8 @@ export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string
     takenRows(tables.get(name) as MaskTable, columns, ownOf.get(name) as string[], edges, queryName)
   const predicate = (name: string): string => {
     if (!edgesOf(name).length) return (ownOf.get(name) as string[]).join(' AND ')
-    // One query per parent table, however many paths lead to it, after the tables that it refers to.
+    // One query per parent table, even if several paths lead to it. It follows the queries of the tables that it refers
+    // to.
     const queries = new Map<string, string>()
     const open = new Set([name])
     const add = (above: string) => {
@@ -157,7 +158,10 @@ export async function close(target: Database, plan: Plan): Promise<Map<string, n
   return gone
 }
 
-/** Whether every row has at most one parent. With an undeclared reference it can have several, and any one keeps it. */
+/**
+ * Whether every row has at most one parent. With an undeclared reference, a row can have several parents, and any of
+ * them keeps the row.
+ */
 async function meetsOne(target: Database, edge: Edge, table: MaskTable): Promise<boolean> {
   if (edge.constraint) return true
   const keys = parentKeys(edge).join(', ')

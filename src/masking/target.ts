@@ -6,7 +6,7 @@ import { TIMING } from '../runtime/timing.ts'
 import { openSession } from './session.ts'
 import { MEETS_CHECKS } from './source-checks.ts'
 
-/** Schema on the rehearsal source. Records what this suite created, so that the next run replaces nothing else. */
+/** Schema on the rehearsal source. Records what `mask` created, so that the next run replaces nothing else. */
 export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
@@ -148,7 +148,7 @@ export async function noteMade(
 /** Drops the tables of an earlier run with their sequences, and the types and functions that it created. */
 async function dropOurs(target: Database): Promise<void> {
   if (!(await relationExists(target, RUN))) return
-  // An earlier version did not have this column.
+  // A table created by an earlier version lacks this column.
   await target.query(`ALTER TABLE ${RUN} ADD COLUMN IF NOT EXISTS made text[] NOT NULL DEFAULT '{}'`)
   const run = await target.query(`SELECT schema_name AS schema, made FROM ${RUN}`)
   const schema = run.rows[0]?.schema as string | undefined
@@ -165,7 +165,9 @@ async function dropOurs(target: Database): Promise<void> {
   )
 }
 
-/** Drops objects in rounds, because they depend on each other. CASCADE could drop objects that are not ours. */
+/**
+ * Drops objects in rounds, because they depend on each other. CASCADE could drop objects that `mask` did not create.
+ */
 async function dropAll(target: Database, objects: readonly string[]): Promise<void> {
   const stuck: string[] = []
   for (const object of objects)

@@ -38,7 +38,9 @@ export function email(hash: string, limit: number | null): string {
 const syllables = (...lists: string[]) =>
   lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
 
-/** Words made of syllables, so that none is a real name. The lists are long, because a second look-up is slow. */
+/**
+ * Words made of syllables, so that none of them is a real name. The lists are long, so that one slow look-up is enough.
+ */
 const FIRST = syllables(
   'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
   'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
@@ -70,7 +72,10 @@ export function streetLine(hash: string): string {
   return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
 }
 
-/** A city or a postal code. Takes the cheap hash, because a place's frequency reveals more than its masked name. */
+/**
+ * A city or a postal code. The light hash is enough, because how often a place occurs reveals more than its masked
+ * name.
+ */
 export function locality(hash: string, part: 'city' | 'postcode', value: string): string {
   if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
   return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
@@ -87,7 +92,7 @@ export function card(hash: string, value: string, limit: number | null): string 
   const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
   const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
   const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
-  // The share of four digits in the checksum, so that one look-up serves all four. Every second digit is doubled.
+  // Checksum of each group of four digits, so that one look-up covers the group. Every second digit is doubled.
   const table = Array.from({ length: 10_000 }, (_, four) =>
     [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
   )
@@ -96,7 +101,10 @@ export function card(hash: string, value: string, limit: number | null): string 
   return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
 }
 
-/** The hex digits of a random (version 4) uuid with 112 bits of the hash. Sets whole bytes, to use the hash only once. */
+/**
+ * The hex digits of a random (version 4) uuid with 112 bits of the hash. Sets whole bytes, so that the hash expression
+ * occurs only once.
+ */
 export function uuidDigits(hash: string): string {
   return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
 }
@@ -111,6 +119,6 @@ const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString(
 export function filler(hash: string, value: string): string {
   const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
   const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
-  // octet_length is faster than length, and never less.
+  // octet_length is faster than length, and never returns less.
   return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
 }

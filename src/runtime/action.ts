@@ -11,16 +11,16 @@ import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import { type ActionSpec, camel, type InputsOf, type OutputsOf } from './spec.ts'
 
-/** What an action's code receives. Outputs and the summary go through it. */
+/** What an action's code receives: its inputs, and the functions to write outputs, summary and state. */
 export interface Context<S extends ActionSpec> {
   inputs: InputsOf<S>
   /** Aborts when the runner cancels the job. The process then has 7.5 s, and 2.5 s after a second signal. */
   signal: AbortSignal
   /** Sets an output. Throws if the value contains a secret, because GitHub would silently drop it. */
   output(name: OutputsOf<S>, value: string | number | boolean): void
-  /** Adds Markdown to the job's summary. */
+  /** Appends Markdown to the job's summary. */
   summary(markdown: string): void
-  /** Keeps an identifier for the post step. Never a secret. */
+  /** Saves a value for the post step. Must not be a secret. */
   save(name: string, value: string): void
 }
 
@@ -32,27 +32,29 @@ export interface Action<S extends ActionSpec = ActionSpec> {
 
 export type Phase = 'run' | 'post'
 
-/** Outputs of every action. Empty unless the action fails. */
+/** Outputs that every action has. They are empty unless the action fails. */
 export const COMMON_OUTPUTS = {
   'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check failed), `cancelled`, or `bug`.',
   'error-code':
     'When the action fails: a stable code such as `fence.write-passed`. docs/troubleshooting.md explains all codes.',
 } as const
 
-/** Bytes. GitHub drops a step summary over 1 MiB entirely; this is well below, because several steps share a page. */
+/**
+ * Bytes. GitHub drops a step summary over 1 MiB entirely. This limit is much lower, because all steps share one page.
+ */
 const SUMMARY_LIMIT = 256 * 1024
 
-/** A failure to record in the ledger. */
+/** A failed action, as the ledger records it. */
 export interface Failure {
   action: string
   code: ErrorCode
-  /** First line of the error, as logged. */
+  /** First line of the error message. */
   message: string
 }
 
 /**
  * Runs an action's main or post step. Never throws; the exit code reports the outcome.
- * @param keep writes a failure into the ledger of `target`; never throws
+ * @param keep records a failure in the ledger on `target`; never throws
  */
 export async function runAction<S extends ActionSpec>(
   action: Action<S>,
@@ -66,7 +68,7 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(new CancelledError('cancelled.run', `the run was cancelled (${signal})`))
   }
   const abandoned = () =>
-    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone: nothing reads the output'))
+    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner has died: nothing is reading the output'))
   const summary = summaryOf()
   const unguard = guardOutput()
   process.stdout.on('error', abandoned)
@@ -88,7 +90,7 @@ export async function runAction<S extends ActionSpec>(
     const cause = controller.signal.aborted && !ours ? controller.signal.reason : error
     const failure = fail(action.spec.name, cause, phase, summary)
     const { target, migration } = known
-    // A cancelled job lacks the time for this.
+    // A cancelled job does not have enough time left for this.
     if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
@@ -99,7 +101,7 @@ export async function runAction<S extends ActionSpec>(
   }
 }
 
-/** Adds the password from `password-command` to URLs without one, if that password lasts for the job. */
+/** Adds the password from `password-command` to URLs without a password, if it lasts as long as the job. */
 async function withPasswords<S extends ActionSpec>(
   { inputs: known }: S,
   given: InputsOf<S>,
@@ -136,12 +138,12 @@ function contextOf<S extends ActionSpec>(
   }
 }
 
-/** Writes to the job's summary until it is full. */
+/** Returns a function that appends to the job's summary until the summary is full. */
 function summaryOf(): (markdown: string) => void {
   let written = 0
   return (markdown) => {
     const path = process.env.GITHUB_STEP_SUMMARY
-    // Without a blank line, the next part would become text of the HTML block that ends with `</details>`.
+    // Without the blank line, GitHub would treat the next part as text in the HTML block that ends with `</details>`.
     const text = `${shown(redact(markdown))}\n\n`
     written += Buffer.byteLength(text)
     if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
@@ -149,13 +151,13 @@ function summaryOf(): (markdown: string) => void {
   }
 }
 
-/** Message and stack frames. Leaves out the start of `stack`, which repeats the raw message and can quote a row. */
+/** The message and the stack frames. Leaves out the raw message at the start of `stack`, which can quote a row. */
 function traceOf(error: Error): string {
   const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line))
   return [messageOf(error), ...frames].join('\n')
 }
 
-/** Logs the next command, if the action has read the ledger. */
+/** Prints the next command to the log and the summary, if the action has read the ledger. */
 function tellNext(summary: (markdown: string) => void): void {
   const next = nextToTell()
   if (!next) return
@@ -163,7 +165,7 @@ function tellNext(summary: (markdown: string) => void): void {
   summary(nextMarkdown(next))
 }
 
-/** Characters. GitHub cuts an annotation at 4,096, and ours ends with the code and the next command. */
+/** Characters. GitHub truncates an annotation at 4,096, and ours must keep the code and the next command at its end. */
 const ANNOTATION = 3000
 
 function annotation(error: unknown, told: string, code: ErrorCode, next: NextStep | undefined): string {
@@ -173,7 +175,7 @@ function annotation(error: unknown, told: string, code: ErrorCode, next: NextSte
   return `${redact(error.short(ANNOTATION))} [${code}]${end}`
 }
 
-/** The error for the summary. Leaves out a list that the summary already has. */
+/** Formats the error for the summary. Leaves out the list of problems if the summary already contains it. */
 function inSummary(error: unknown, told: string, code: ErrorCode): string {
   return error instanceof ListedError && error.summarized ? redact(`${error.what}. ${error.next} [${code}]`) : told
 }
@@ -189,7 +191,7 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
-    // Each line becomes a separate paragraph. Otherwise Markdown adds the text after a list to its last item.
+    // Makes each line a paragraph. Otherwise, Markdown appends the text after a list to the last item.
     summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }

@@ -1,14 +1,14 @@
-/** What a person runs next. */
+/** The action that the user runs next. */
 export interface NextStep {
-  /** Folder in `actions/`. */
+  /** Name of the action, which is its folder in `actions/`. */
   action: string
-  /** Inputs in addition to the connections and the migration's name. */
+  /** Inputs other than the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
-  /** What to do first, as an imperative with its full stop. */
+  /** What to do before that, as an imperative sentence with a full stop. */
   before?: string
 }
 
-/** What the documentation says about one code. */
+/** Explains one error code, for messages and the documentation. */
 export interface Explanation {
   /** What happened, in one sentence. */
   meaning: string
@@ -57,7 +57,7 @@ export const CODES = {
   'approval.environment-missing': {
     meaning: 'The environment named by `environment` does not exist.',
     cause:
-      'The name is misspelled, or the environment was never created. GitHub creates a missing one without any rule.',
+      'The name is misspelled, or the environment was never created. GitHub creates a missing environment without any protection rules.',
     fix: 'Create the environment with required reviewers: [environments](environments.md).',
   },
   'approval.follower-failed': {
@@ -102,7 +102,7 @@ export const CODES = {
   },
   'approval.plan-not-shown': {
     meaning: 'No earlier run showed this plan, or it is older than `max-approval-wait`.',
-    cause: 'With `gate: plan-hash` the first run shows the plan, and the second one carries its hash.',
+    cause: 'With `gate: plan-hash`, the first run shows the plan, and a second run passes its hash in `approved-hash`.',
     fix: 'Start a run with an empty `approved-hash`, read its brief, and start another run with the hash from it.',
   },
   'approval.required': {
@@ -118,7 +118,7 @@ export const CODES = {
   'approval.weaker-verify': {
     meaning: '`final-verify` is weaker than in the approved plan.',
     cause: 'The input was lowered after the approval.',
-    fix: 'Leave `final-verify` out, or run `prepare` with the weaker level and have that plan approved.',
+    fix: 'Remove `final-verify`, or run `prepare` with the weaker level and have that plan approved.',
   },
   'approval.wrong-hash': {
     meaning: '`approved-hash` does not match the plan.',
@@ -134,7 +134,7 @@ export const CODES = {
   },
 
   'cancelled.after-commit': {
-    meaning: 'The run ended after the commit.',
+    meaning: 'The run stopped after the commit.',
     cause: 'The job was cancelled, or the run lost its hold, between the commit and the end of the switch.',
     fix: 'Run `cutover` again. It continues with the switch; nothing is undone.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
@@ -169,17 +169,17 @@ export const CODES = {
   },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
-    cause: 'A cutover is in progress, or the fence was raised by hand.',
-    fix: 'Wait for the cutover, or lift the fence with `fence`.',
+    cause: 'A cutover is in progress, or someone armed the fence by hand.',
+    fix: 'Wait until the cutover is over, or lift the fence with `fence`.',
   },
   'cleanup.foreign-objects': {
-    meaning: "An object cannot be dropped because other users' objects depend on it.",
+    meaning: "An object cannot be dropped, because other users' objects depend on it.",
     cause: "Someone created objects in this suite's schemas, or objects that depend on them.",
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'cleanup.incomplete': {
     meaning: 'Some objects still exist after the cleanup.',
-    cause: 'A lock or another run prevented dropping them.',
+    cause: 'A lock or another run prevented the drop.',
     fix: 'Run `cleanup` again.',
   },
   'cleanup.not-compared': {
@@ -202,7 +202,7 @@ export const CODES = {
   },
   'cleanup.other-migration': {
     meaning: 'The objects on the source belong to another migration.',
-    cause: '`prepare` registered another migration on this source than `migration` names.',
+    cause: '`prepare` registered a different migration on this source than the one in `migration`.',
     fix: 'Set `migration` to the name that the message shows.',
   },
   'cleanup.rollback-window': {
@@ -235,10 +235,10 @@ export const CODES = {
   'command.failed': {
     meaning: 'Your command failed.',
     cause: '`switch-command` or `smoke-test` ended with an exit code other than 0.',
-    fix: 'Read its output in the log, fix the command, and run the step again.',
+    fix: 'Check its output in the log, fix the command, and run the step again.',
   },
   'command.timeout': {
-    meaning: 'Your command did not end in time and was stopped.',
+    meaning: 'Your command did not finish in time and was killed.',
     cause: 'It ran longer than `switch-timeout` or `smoke-test-timeout`.',
     fix: 'Make it faster, or raise that timeout.',
   },
@@ -289,8 +289,8 @@ export const CODES = {
   },
   'connect.certificate-host': {
     meaning: "The server's certificate is for another host.",
-    cause: 'The URL names the server differently than its certificate does.',
-    fix: 'In the URL, use the host name in the certificate.',
+    cause: 'The host name in the URL is not one of the names in the certificate.',
+    fix: 'In the URL, use a host name from the certificate.',
   },
   'connect.certificate-untrusted': {
     meaning: "The server's certificate is not signed by an authority that this runner trusts.",
@@ -303,7 +303,7 @@ export const CODES = {
     fix: 'Check the host and the port, and allow the runner in the firewall.',
   },
   'connect.login-refused': {
-    meaning: 'A database refused the login.',
+    meaning: 'A database rejected the login.',
     cause: 'The user or the password is wrong, or `pg_hba.conf` does not allow this client.',
     fix: 'Check the user, the password and `pg_hba.conf`.',
   },
@@ -313,7 +313,7 @@ export const CODES = {
     fix: 'Correct the database name in the URL.',
   },
   'connect.no-free-slot': {
-    meaning: 'The server has no free connection.',
+    meaning: 'The server has no free connection slot.',
     cause:
       'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. The server names it.',
     fix: 'Close idle connections, or raise that limit.',
@@ -324,7 +324,7 @@ export const CODES = {
     fix: 'Turn on TLS on the server.',
   },
   'connect.not-allowed': {
-    meaning: 'The user may not connect to a database.',
+    meaning: 'The user is not allowed to connect to a database.',
     cause: 'The user can log in to the server, but lacks CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
@@ -334,7 +334,7 @@ export const CODES = {
     fix: 'Wait until it has started, then run the step again.',
   },
   'connect.option-refused': {
-    meaning: 'A database refused a start-up parameter.',
+    meaning: 'A database rejected a start-up parameter.',
     cause: '`options` in the URL sets a parameter that this server does not know, or a value that it rejects.',
     fix: 'Remove that parameter from `options` in the URL.',
   },
@@ -361,14 +361,14 @@ export const CODES = {
     fix: 'Alter the object by hand, or drop it and run `convert` again. `convert` never drops objects.',
   },
   'convert.schema-missing': {
-    meaning: 'The source has no schema of this name.',
+    meaning: 'The source has no schema with this name.',
     cause: 'The input `schema` is misspelled, or the URL names another database.',
     fix: 'Correct `schema`, or the database in the URL.',
   },
   'convert.target-not-empty': {
     meaning: 'The schema on the target has tables that `convert` did not create. Nothing was created.',
     cause: '`target` names a database that is in use, or the tables were created by hand.',
-    fix: 'Point `target` at an empty database, or create the missing objects of `1-tables.sql` by hand.',
+    fix: 'Point `target` at an empty database, or create the missing objects from `1-tables.sql` by hand.',
   },
   'convert.too-late': {
     meaning: 'The migration is past `prepare`, so `convert` creates no tables.',
@@ -378,12 +378,12 @@ export const CODES = {
 
   'cutover.end-sessions': {
     meaning: 'The sessions that `end-sessions` names cannot be ended. Nothing was paused.',
-    cause: 'A role does not exist, or the migration user may not end its sessions.',
+    cause: 'A role does not exist, or the migration user is not allowed to end its sessions.',
     fix: 'Correct the role names, or run the GRANT statement that the message shows on the source.',
   },
   'cutover.like-server': {
     meaning: 'The target is a like-server, not CockroachDB, so a commit is refused. Nothing was paused.',
-    cause: 'The migration was prepared for a rehearsal, but the cutover was started with a commit.',
+    cause: 'The migration was prepared for a rehearsal, but the cutover was started with `decision: commit`.',
     fix: 'Set `target` to the cluster, or `decision: rehearse`.',
   },
 
@@ -393,13 +393,13 @@ export const CODES = {
     fix: 'Run the step again. It resumes from the ledger.',
   },
   'database.contention': {
-    meaning: 'The target kept refusing a statement because of other transactions.',
+    meaning: 'The target kept rejecting a statement because of other transactions.',
     cause:
       'Long or frequent transactions use the same rows or definitions (40001), or the result of a statement is unknown (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
   'database.dependent-objects': {
-    meaning: 'A database object cannot be dropped because other objects depend on it.',
+    meaning: 'A database object cannot be dropped, because other objects depend on it.',
     cause: 'A view, a foreign key or a function uses an object that this suite created or deferred.',
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
@@ -416,7 +416,7 @@ export const CODES = {
   'database.object-busy': {
     meaning: 'A database object is in use.',
     cause: 'A schema change, an import or another session is using it.',
-    fix: 'Wait until that has ended, or end it, and run the step again.',
+    fix: 'Wait until the other operation has finished, or end it, and run the step again.',
   },
   'database.object-exists': {
     meaning: 'A name that this step needs is already in use in the database.',
@@ -431,7 +431,7 @@ export const CODES = {
   'database.out-of-resources': {
     meaning: 'A database has run out of a resource.',
     cause: 'Disk, memory or connections are used up.',
-    fix: 'Free the resource that the message names, and run the step again.',
+    fix: 'Free up the resource that the message names, and run the step again.',
   },
   'database.read-only': {
     meaning: 'A database is read-only.',
@@ -439,18 +439,18 @@ export const CODES = {
     fix: 'Use the primary in the URL, or make the database writable, and run the step again.',
   },
   'database.refused-by-code': {
-    meaning: 'Code in the database refused a statement.',
+    meaning: 'Code in the database rejected a statement.',
     cause:
       'A trigger, an event trigger, a rule or an extension raised an exception. Some event triggers forbid schema changes.',
-    fix: 'Exempt the migration user in that code, or disable the event trigger for the migration, and run the step again.',
+    fix: 'Exempt the migration user in that code, or disable the event trigger until the migration is over, and run the step again.',
   },
   'database.row-refused': {
-    meaning: 'A database refused a value or a row.',
+    meaning: 'A database rejected a value or a row.',
     cause: 'A constraint, a domain or a column type does not allow it. The message leaves out the values.',
     fix: "Correct the row or the definition that the message names. The server's log shows the row.",
   },
   'database.schema-locked': {
-    meaning: 'A table of the target is locked against schema changes.',
+    meaning: 'A table on the target is locked against schema changes.',
     cause:
       'From 26.1 on, CockroachDB creates tables with `schema_locked = true`. `prepare` unlocks the tables whose indexes or constraints it defers. This table was locked later, or is not part of the migration.',
     fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
@@ -458,7 +458,7 @@ export const CODES = {
   'database.server-fault': {
     meaning: 'A database server reported an internal error.',
     cause: 'A disk is failing, a file is damaged, or the server has a bug.',
-    fix: "Read the server's log, repair the server, and run the step again.",
+    fix: "Check the server's log, fix the server, and run the step again.",
   },
   'database.session-timeout': {
     meaning: 'The server ended a session because of a timeout.',
@@ -473,26 +473,26 @@ export const CODES = {
     fix: 'If `statement_timeout` is set, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` as the migration user. Then run the step again.',
   },
   'database.uncategorized': {
-    meaning: 'CockroachDB refused a statement with an uncategorized error.',
+    meaning: 'CockroachDB rejected a statement with an uncategorized error.',
     cause:
-      'It uses SQLSTATE XXUUU for errors without a specific code: an unreadable file or bucket, a row that an import refuses, a failed schema change.',
+      'It uses SQLSTATE XXUUU for errors without a specific code: an unreadable file or bucket, a row that an import rejects, a failed schema change.',
     fix: 'Read the message, fix what failed, and run the step again.',
   },
   'database.unsupported': {
     meaning: 'A database does not support a statement that this step needs.',
-    cause: 'Its version is too old, or a provider has turned the feature off.',
+    cause: "The server's version is too old, or its provider has disabled the feature.",
     fix: 'Upgrade the server, or ask its provider to allow the statement in the message.',
   },
 
   'deferral.not-captured': {
     meaning: 'The definitions of some indexes or constraints on the target cannot be captured, so none was dropped.',
     cause: 'A schema change is in progress on the target, or the catalog does not show a definition.',
-    fix: 'Wait until all schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
+    fix: 'Wait until all schema changes have finished (`SHOW JOBS`), and run `prepare` again.',
     next: { action: 'prepare' },
   },
   'deferral.not-restored': {
     meaning: 'Deferred unique indexes or constraints could not be built on the target.',
-    cause: 'Rows violate their definition, or the target refuses the statement. The message lists each object.',
+    cause: 'Rows violate a definition, or the target rejects the statement. The message lists each object.',
     fix: 'Fix what the message lists, and run the step again.',
   },
   'deferral.rows-break-definition': {
@@ -503,36 +503,36 @@ export const CODES = {
   'deferral.trial-failed': {
     meaning: 'A trial rebuild of indexes or constraints failed on the target, so none was dropped.',
     cause:
-      'The server does not accept its own definition, or the migration user lacks a privilege. The message lists each object.',
+      'The server rejects a definition that it printed itself, or the migration user lacks a privilege. The message lists each object.',
     fix: 'Change the definition on the target, or set `defer: none`. `trial: none` skips the trial.',
   },
 
   'drain.not-proved': {
-    meaning: 'It is not proved that the target has every change that was committed on the source.',
+    meaning: 'The target may lack changes that were committed on the source.',
     cause: 'The replicator retried or was still applying changes, or changes are in the dead-letter table.',
     fix: 'Fix what the message names, wait until the stream has caught up, and run the step again.',
   },
   'drain.replicator-ended': {
-    meaning: 'The replicator ended during the drain and was restarted. No change is lost.',
+    meaning: 'The replicator exited during the drain and was restarted. No change is lost.',
     cause:
-      'SIGKILL means that the machine ran out of memory or someone killed the process. Otherwise, the message has its last error.',
+      "SIGKILL means that the machine ran out of memory or someone killed the process. In all other cases, the message contains the replicator's last error.",
     fix: "Check the runner's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
     meaning: 'The fence is armed by a run that does not hold this migration.',
-    cause: 'An earlier run died, or the fence was raised by hand.',
-    fix: 'Wait until its lease ends, or lift it with `fence`.',
+    cause: 'An earlier run died, or someone armed the fence by hand.',
+    fix: 'Wait until the lease of the fence expires, or lift the fence with `fence`.',
   },
   'fence.cannot-probe': {
     meaning: 'The fence of a table cannot be tested.',
     cause:
-      'A privilege is missing, or triggers or rules of the table refuse or replace every write before the fence does.',
+      "The migration user lacks a privilege, or the table's own triggers or rules reject or replace every write before the fence can refuse it.",
     fix: 'Grant DELETE to the migration user, or let it run a DELETE, UPDATE or INSERT that affects no rows.',
   },
   'fence.changed-by-other': {
     meaning: 'Another session lifted or re-armed the fence while this run held it.',
-    cause: 'Someone ran `fence`, `abort` or their own SQL. A write may have passed.',
+    cause: 'Someone ran `fence`, `abort` or their own SQL. A write may have slipped past the fence.',
     fix: 'Find out who it was, and run the cutover again.',
   },
   'fence.damaged': {
@@ -553,7 +553,7 @@ export const CODES = {
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
   'fence.not-holding': {
-    meaning: 'The fence does not hold. Writes may have passed.',
+    meaning: 'The fence is not reliable. Writes may have slipped past it.',
     cause: 'Triggers are missing or disabled, or the fence was changed while it was armed.',
     fix: 'Run `prepare` again, and repeat every verification that relied on this fence.',
     next: { action: 'prepare' },
@@ -571,7 +571,7 @@ export const CODES = {
     next: { action: 'rollback' },
   },
   'fence.permanent-without-commit': {
-    meaning: 'The source is fenced permanently, but the ledger has no commit of this migration.',
+    meaning: 'The source is fenced permanently, but the ledger does not record a commit of this migration.',
     cause: 'The ledger was restored from an older state, or someone fenced the source by hand.',
     fix: 'Find out which database the application uses. `rollback` makes the source writable again.',
     next: { action: 'rollback' },
@@ -602,15 +602,15 @@ export const CODES = {
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
     cause: 'DDL, VACUUM FULL or CLUSTER ran during the write pause. Triggers do not stop them.',
-    fix: 'Stop such jobs, and run the cutover again.',
+    fix: 'Stop these jobs, and run the cutover again.',
   },
   'fence.write-passed': {
-    meaning: 'A write passed the fence after it was armed.',
+    meaning: 'A write got past the fence after it was armed.',
     cause: 'The lease ran out, or someone lifted the fence.',
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
   'fence.writers-remain': {
-    meaning: 'Transactions with a write lock did not end in time.',
+    meaning: 'Transactions that hold a write lock did not finish in time.',
     cause: 'A long or prepared transaction started before the fence.',
     fix: 'End the sessions that the message names (`pg_terminate_backend`, `ROLLBACK PREPARED`), or set `end-sessions`.',
   },
@@ -624,11 +624,11 @@ export const CODES = {
   'finalize.definitions-differ': {
     meaning: "The target's definitions differ from the source's.",
     cause: 'An index, constraint or sequence is missing or different.',
-    fix: 'Correct each one. To accept the differences, set `structure: report` in the section `verify` of the config file.',
+    fix: 'Correct each one. To accept the differences, set `structure: report` in the `verify` section of the config file.',
   },
   'finalize.not-switched': {
     meaning: 'No one has confirmed that the application uses the target.',
-    cause: 'The switch is manual, and its confirmation is missing.',
+    cause: 'The switch is manual and has not been confirmed.',
     fix: 'Switch the application, then start Migrate with `phase: finalize` and tick `switched-by-hand`.',
   },
 
@@ -643,12 +643,12 @@ export const CODES = {
     fix: 'Rerun the job at the time that the message names.',
   },
   'github.refused': {
-    meaning: 'GitHub refused a request.',
+    meaning: 'GitHub denied a request.',
     cause: 'The job lacks a permission, or `token` is not set.',
     fix: 'Grant the calling job `actions: read` (and `attestations: read` for rehearsals), and set `token` to `github.token`.',
   },
   'github.unavailable': {
-    meaning: 'GitHub keeps failing, even after several minutes of retries.',
+    meaning: 'GitHub kept failing during several minutes of retries.',
     cause: 'GitHub has an outage.',
     fix: 'Check githubstatus.com, and rerun the job after the outage.',
   },
@@ -681,7 +681,7 @@ export const CODES = {
   },
   'hold.handover-timeout': {
     meaning: 'The slot was not handed over in time.',
-    cause: 'The streaming run hangs.',
+    cause: 'The streaming run is stuck.',
     fix: 'Cancel that run, and start a new one with `phase: cutover`.',
     next: { action: 'cutover' },
   },
@@ -699,7 +699,7 @@ export const CODES = {
   'input.conflict': {
     meaning: 'Two inputs contradict each other.',
     cause: 'The message names both.',
-    fix: 'Leave one of them out.',
+    fix: 'Remove one of them.',
   },
   'input.insecure-url': {
     meaning: 'A connection may be unencrypted.',
@@ -709,7 +709,7 @@ export const CODES = {
   'input.invalid': {
     meaning: 'An input has a value that is not allowed.',
     cause: 'The value does not have the required form.',
-    fix: 'Set the input to a value of the form that the message shows.',
+    fix: 'Set the input to a value in the form that the message shows.',
   },
   'input.missing': {
     meaning: 'A required input is missing.',
@@ -769,7 +769,7 @@ export const CODES = {
   'load.bucket-refused': {
     meaning: "The bucket refuses MOLT's credentials, or does not exist.",
     cause: "The credentials, the region or the endpoint in the step's environment are missing, wrong or expired.",
-    fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that may read, write and list the bucket.',
+    fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that can read, write and list the bucket.',
   },
   'load.cancel-refused': {
     meaning: 'The migration role cannot cancel the imports of its own load.',
@@ -778,19 +778,19 @@ export const CODES = {
   },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
-    cause: 'A direct copy cannot be resumed. Other loads can, once every table was exported.',
+    cause: 'A direct copy cannot be resumed. Other loads can be resumed once every table has been exported.',
     fix: 'Set `on-interrupted: restart`.',
     next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'load.cannot-stream': {
-    meaning: 'Every row was loaded, but no stream can continue from this load.',
+    meaning: 'All rows were loaded, but a stream cannot continue from this load.',
     cause: 'The slot, the publication or a table changed during the load.',
     fix: 'Fix what the message lists, empty the target tables, and load again.',
   },
   'load.disk-full': {
     meaning: 'The disk for intermediate files is full.',
     cause: '`local-path` is too small for the exported files.',
-    fix: 'Free space, or set `bucket-path`.',
+    fix: 'Free up space, or set `bucket-path`.',
   },
   'load.duplicate-key': {
     meaning: 'A row with the same key already exists on the target.',
@@ -799,14 +799,14 @@ export const CODES = {
   },
   'load.files-unreadable': {
     meaning: 'The target cannot read the files that MOLT wrote.',
-    cause: "The cluster cannot reach the bucket or the runner's file server, or may not read the files.",
-    fix: 'Give every node access to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
+    cause: "The cluster cannot reach the bucket or the runner's file server, or is not allowed to read the files.",
+    fix: 'Give every node access to the bucket, or set `local-path-crdb-access-addr` to an address that the nodes can reach.',
   },
   'load.foreign-import': {
-    meaning: 'An import that does not belong to this migration keeps expected tables offline.',
+    meaning: 'An import that is not part of this migration keeps expected tables offline.',
     cause:
       "Another person or tool is importing into these tables. `fetch` cancels only imports of this migration's own files.",
-    fix: 'Wait until the job that the message names has ended, or ask its owner to cancel it.',
+    fix: 'Wait until the job that the message names has finished, or ask its owner to cancel it.',
   },
   'load.generated-column': {
     meaning: 'A generated column cannot be loaded.',
@@ -825,8 +825,8 @@ export const CODES = {
     fix: 'Set `on-interrupted: resume` to continue it, or `on-interrupted: restart` to load everything again.',
   },
   'load.jobs-running': {
-    meaning: 'Import jobs on the target do not end.',
-    cause: 'Jobs of an earlier load keep their tables offline.',
+    meaning: 'Import jobs on the target do not finish.',
+    cause: 'Jobs from an earlier load keep their tables offline.',
     fix: 'Find them with `SHOW JOBS`, and cancel them.',
   },
   'load.no-address': {
@@ -835,13 +835,14 @@ export const CODES = {
     fix: 'Set `local-path-crdb-access-addr`, or use a bucket.',
   },
   'load.null-refused': {
-    meaning: 'The target refuses NULL in a column.',
+    meaning: 'A column on the target does not accept NULL.',
     cause: 'Early MOLT builds write NULL for an empty string.',
     fix: 'Use a newer build, or correct the empty strings in that column on the source.',
   },
   'load.partly-imported': {
     meaning: 'Tables already contain some of the rows that MOLT would import again.',
-    cause: 'When a batch of files fails, MOLT splits it in half and retries. The rows of the good half remain.',
+    cause:
+      'When a batch of files fails, MOLT splits it in half and retries. The rows from the half that succeeded stay in the table.',
     fix: 'Empty the tables that the message names, then resume the load again.',
   },
   'load.recreate-loses-rights': {
@@ -851,17 +852,17 @@ export const CODES = {
   },
   'load.still-running': {
     meaning: 'A run is still loading an aborted migration.',
-    cause: 'The run did not notice the abort, or hangs.',
+    cause: 'The run did not notice the abort, or is stuck.',
     fix: 'Cancel the run that the message names, then run `abort` again.',
   },
   'load.tables-not-exact': {
-    meaning: 'The load would move other tables than the expected ones. No row was moved.',
+    meaning: 'The load would not move exactly the expected tables. No row was moved.',
     cause: "MOLT's table filter matches additional tables, or not all of the expected ones.",
     fix: 'Rename or exclude the tables that the message lists.',
   },
   'load.target-not-empty': {
-    meaning: 'Target tables already contain rows before the load.',
-    cause: 'An earlier load or another writer left them.',
+    meaning: 'Target tables contained rows before the load.',
+    cause: 'They are left over from an earlier load, or another session inserted them.',
     fix: 'Empty the tables, or list them in `allow-truncate`: [start over](runbook.md#abort-before-the-commit).',
   },
 
@@ -872,12 +873,12 @@ export const CODES = {
   },
   'mask.copy-failed': {
     meaning: 'Copying a table into the rehearsal source failed.',
-    cause: 'A rule produces a value that the column refuses, or a connection broke.',
+    cause: 'A rule produces a value that the column rejects, or a connection was lost.',
     fix: 'Correct the rule of the table that the message names, and run the step again.',
   },
   'mask.failed': {
     meaning: 'Masking failed.',
-    cause: 'A database refused a statement. Values are left out of the message.',
+    cause: 'A database rejected a statement. The message leaves out the values.',
     fix: 'Look up the SQLSTATE in the message, fix the cause, and run the step again.',
   },
   'mask.file-exists': {
@@ -906,29 +907,29 @@ export const CODES = {
     fix: 'Correct `schema`, or grant these privileges.',
   },
   'mask.not-proved': {
-    meaning: 'It is not proved that the masked copy is free of personal data, so the copy was discarded.',
+    meaning: 'The masked copy may contain personal data, so it was discarded.',
     cause:
-      'A value survived, a text looks like personal data, or the copy violates a constraint. The message lists each column.',
+      'An original value is still in the copy, a text looks like personal data, or the copy violates a constraint. The message lists each column.',
     fix: 'Give these columns another rule, or accept them with a reason under `proof` in the rules file: [masking](masking.md).',
   },
   'mask.reaches-out': {
-    meaning: 'An object of the schema reaches outside the database.',
+    meaning: 'An object in the schema reaches outside the database.',
     cause: 'An extension or a function calls other systems. A rehearsal must not do that.',
-    fix: 'Exclude its table, or replace the object on the clone.',
+    fix: 'Exclude its table, or replace the object in the clone.',
   },
   'mask.rule-failed': {
-    meaning: 'The rule of a column fails.',
+    meaning: 'The rule for a column failed.',
     cause: 'Its SQL is invalid, or its result does not fit the column.',
     fix: 'Correct the rule.',
   },
   'mask.rules-invalid': {
-    meaning: 'The rules file has mistakes.',
+    meaning: 'The rules file has errors.',
     cause: 'It is not valid YAML, or contains an unknown rule or option.',
     fix: 'Correct the lines that the message lists: [masking](masking.md).',
   },
   'mask.rules-misfit': {
-    meaning: 'The rules do not fit the source. Nothing was copied.',
-    cause: 'A rule names a column that does not exist, or does not suit its type, key or rows.',
+    meaning: 'The rules do not match the source. Nothing was copied.',
+    cause: "A rule names a column that does not exist, or does not suit the column's type, key or rows.",
     fix: 'Correct the rules file.',
   },
   'mask.rules-unreadable': {
@@ -944,7 +945,7 @@ export const CODES = {
   'mask.schema-failed': {
     meaning: 'Part of the schema cannot be created on the rehearsal source.',
     cause: 'It needs an object in another schema, or masked rows violate a constraint.',
-    fix: 'Correct the rules of its columns, exclude its table, or remove the dependency on the clone.',
+    fix: 'Correct the rules for its columns, exclude its table, or remove the dependency in the clone.',
   },
   'mask.target-fed': {
     meaning: 'A subscription or another feed writes to the rehearsal source.',
@@ -958,7 +959,7 @@ export const CODES = {
   },
   'mask.target-not-empty': {
     meaning: 'The rehearsal source contains objects that `mask` did not create.',
-    cause: 'The database has another purpose.',
+    cause: 'The database is already used for something else.',
     fix: 'Set `to` to an empty database.',
   },
   'mask.target-replica': {
@@ -967,7 +968,7 @@ export const CODES = {
     fix: 'Set `to` to a database on a separate primary.',
   },
   'mask.unlisted-columns': {
-    meaning: 'Columns have no rule and no safe class. Nothing was copied.',
+    meaning: 'Some columns have neither a rule nor a safe class. Nothing was copied.',
     cause: 'They are new, or the rules file is incomplete.',
     fix: 'Paste the lines from the message into the rules file, and choose a rule for each column.',
   },
@@ -978,7 +979,7 @@ export const CODES = {
     fix: 'Set `target` to a CockroachDB cluster.',
   },
   'molt.type-unsupported': {
-    meaning: 'This build of molt cannot move a column.',
+    meaning: 'This build of molt cannot load a column.',
     cause: "It does not support the column's type.",
     fix: 'Exclude the table, or use a newer build.',
   },
@@ -994,7 +995,7 @@ export const CODES = {
     fix: 'Fix the causes and run `observe` again, or roll back while the rollback window is open.',
   },
   'observe.inconclusive': {
-    meaning: 'It is not proved that the application is healthy on the target.',
+    meaning: 'It is unclear whether the application is healthy on the target.',
     cause: 'Too few calls were seen, or the data of one side could not be read. The message lists each gap.',
     fix: 'Fix what the message lists, and run `observe` again.',
   },
@@ -1002,7 +1003,7 @@ export const CODES = {
   'output.secret': {
     meaning: 'An output would contain a secret.',
     cause:
-      'The secret is part of a name, such as that of the database or the migration. GitHub silently drops such an output.',
+      'The secret is part of a name, such as the name of the database or of the migration. GitHub silently drops such an output.',
     fix: 'Rename the object, or change the secret.',
   },
 
@@ -1013,13 +1014,13 @@ export const CODES = {
   },
   'password.not-for-tools': {
     meaning: 'The password from `password-command` is short-lived, and this step starts MOLT.',
-    cause: 'MOLT opens new connections until the step ends. By then, a short-lived password has expired.',
+    cause: 'MOLT opens new connections until the step ends. A short-lived password expires before then.',
     fix: 'Use a login with a password in the URL for this step. If the password lasts as long as the job, set `password-lasts: job`: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
   },
 
   'pause.estimate-too-long': {
     meaning: 'The write pause would take longer than `max-pause`. Nothing was paused.',
-    cause: 'The measured parts of the pause add up to more.',
+    cause: 'The measured parts of the pause add up to more than `max-pause`.',
     fix: 'Raise `max-pause`, lower `final-verify`, or rehearse again on a quieter machine.',
   },
   'pause.too-long': {
@@ -1040,14 +1041,14 @@ export const CODES = {
     fix: 'Correct `schema`, `tables` or `exclude-tables`.',
   },
   'prepare.other-plan': {
-    meaning: 'This migration was prepared with another plan.',
+    meaning: 'This migration was prepared with a different plan.',
     cause: 'The tables, the schemas or the slot differ from that plan.',
-    fix: 'To start over, run `abort` first. For another source, set another `migration`.',
+    fix: 'To start over, run `abort` first. For a different source, set a different `migration`.',
     next: { action: 'abort' },
   },
   'prepare.plan-fixed': {
-    meaning: 'The plan can no longer change.',
-    cause: 'Rows are already loaded under it.',
+    meaning: 'The plan can no longer be changed.',
+    cause: 'Rows have already been loaded with this plan.',
     fix: 'Restore the settings that the message lists, or run `abort` and `prepare` again.',
     next: { action: 'abort' },
   },
@@ -1120,7 +1121,7 @@ export const CODES = {
   },
   'runner.outside-repository': {
     meaning: 'A step uses an action outside the repository.',
-    cause: 'The path leads out of the checkout.',
+    cause: 'The path points outside the checkout.',
     fix: 'Move the action into the repository.',
   },
   'runner.unsupported': {
@@ -1164,7 +1165,7 @@ export const CODES = {
   },
   'setup.platform': {
     meaning: 'MOLT is not built for this platform.',
-    cause: 'The runner has another operating system or processor.',
+    cause: 'The runner has a different operating system or processor architecture.',
     fix: 'Use a Linux, macOS or Windows runner on amd64 or arm64.',
   },
   'setup.programs-missing': {
@@ -1179,20 +1180,20 @@ export const CODES = {
   },
 
   'slot.earlier-replicator': {
-    meaning: 'A replicator of an earlier run keeps taking the slot.',
-    cause: 'Its job or its machine is still running.',
+    meaning: 'A replicator from an earlier run keeps taking the slot.',
+    cause: "The replicator's job or machine is still running.",
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
     meaning: 'A slot with this name already exists on the source and does not belong to this migration.',
     cause:
-      'Another database of the server, a standby or another tool uses the name in `slot`, or that name with `_verify` appended.',
-    fix: 'Run `abort`, then `prepare` with another `slot`.',
+      'Another database on the server, a standby or another tool uses the name in `slot`, or that name with `_verify` appended.',
+    fix: 'Run `abort`, then `prepare` with a different `slot`.',
   },
   'slot.in-use': {
     meaning: 'Another process is reading the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
-    fix: 'End that process. The stream has lost the changes that it consumed, so run `status`, and verify.',
+    fix: 'End that process. The changes that it has read from the slot are lost to the stream, so run `status`, and verify.',
   },
   'slot.missing': {
     meaning: 'The slot does not exist.',
@@ -1237,8 +1238,9 @@ export const CODES = {
   },
   'source.row-level-security': {
     meaning: 'Row-level security hides rows from the migration user.',
-    cause: 'A policy applies to this user, which lacks BYPASSRLS. Hidden rows would be neither moved nor compared.',
-    fix: 'Run the ALTER ROLE statement from the message as a superuser. Load again if it was missing during the load.',
+    cause:
+      'A policy applies to this user, and the user lacks BYPASSRLS. Hidden rows would be neither moved nor compared.',
+    fix: 'Run the ALTER ROLE statement from the message as a superuser. If rows were hidden during the load, load again.',
   },
   'source.taken': {
     meaning: 'The source belongs to another migration.',
@@ -1252,7 +1254,7 @@ export const CODES = {
   },
   'source.version-unsupported': {
     meaning: 'MOLT does not support this PostgreSQL version.',
-    cause: 'It verifies PostgreSQL 12 to 16.',
+    cause: '`molt verify` supports PostgreSQL 12 to 16.',
     fix: 'Upgrade the source, or migrate from a logical replica of it.',
   },
 
@@ -1263,17 +1265,17 @@ export const CODES = {
   },
 
   'stream.login-alive': {
-    meaning: 'The login of an earlier leg of the stream could not be revoked.',
-    cause: 'A role `molt_leg_…` on the target can still log in, or one of its sessions does not end.',
+    meaning: 'The login of an earlier streaming job could not be revoked.',
+    cause: 'A role `molt_leg_…` on the target can still log in, or one of its sessions is still open.',
     fix: 'Run the ALTER ROLE statement from the message on the target, end the sessions of that role, and run the step again.',
   },
   'stream.not-continuous': {
-    meaning: 'The stream cannot continue where the last one ended.',
+    meaning: 'The stream cannot continue where the last stream ended.',
     cause: 'The slot, its position or the publication has changed since then. Changes would be lost silently.',
     fix: 'Load again.',
   },
   'stream.stuck.check': {
-    meaning: 'The stream is stuck: a constraint of the target refuses a row.',
+    meaning: 'The stream is stuck: a constraint on the target rejects a row.',
     cause: 'The target has a CHECK or another constraint that the source does not have.',
     fix: 'Drop that constraint on the target until after the drain.',
   },
@@ -1284,22 +1286,22 @@ export const CODES = {
   },
   'stream.stuck.connection': {
     meaning: 'The stream is stuck: the replicator cannot reach a database.',
-    cause: 'The network, the login or the server fails.',
+    cause: 'The network or the server is down, or the login fails.',
     fix: 'Restore the connection that the message names.',
   },
   'stream.stuck.connection-limit': {
-    meaning: 'The stream is stuck: a server has no free connection for the replicator.',
+    meaning: 'The stream is stuck: a server has no free connection slot for the replicator.',
     cause:
       'A limit is reached: `max_connections`, or the CONNECTION LIMIT of the role or the database. It may have been set since `prepare`.',
     fix: 'Close idle connections, or raise that limit. The stream then continues automatically.',
   },
   'stream.stuck.contention': {
-    meaning: 'The stream is stuck: a transaction on the target is retried again and again.',
+    meaning: 'The stream is stuck: a transaction on the target keeps being retried.',
     cause: 'Other sessions write to the same rows.',
     fix: 'Stop other writers on the target.',
   },
   'stream.stuck.foreign-key': {
-    meaning: 'The stream is stuck: a foreign key of the target refuses a change.',
+    meaning: 'The stream is stuck: a foreign key on the target rejects a change.',
     cause: 'The replicator does not apply changes in the order that foreign keys require.',
     fix: 'Drop the foreign key on the target until after the drain.',
   },
@@ -1310,7 +1312,7 @@ export const CODES = {
   },
   'stream.stuck.identity-always': {
     meaning: 'The stream is stuck: a target column is GENERATED ALWAYS AS IDENTITY.',
-    cause: 'Such a column refuses the values of the source.',
+    cause: 'Such a column rejects the values from the source.',
     fix: 'Run `prepare` or `verify` with `level: tables`, which print the statement for each such column, and run it on the target.',
   },
   'stream.stuck.lock': {
@@ -1334,7 +1336,7 @@ export const CODES = {
     fix: "Give the target table the source's primary key.",
   },
   'stream.stuck.not-null': {
-    meaning: 'The stream is stuck: a target column refuses NULL.',
+    meaning: 'The stream is stuck: a target column does not accept NULL.',
     cause: 'The source allows NULL there.',
     fix: 'Drop NOT NULL on the target.',
   },
@@ -1349,13 +1351,13 @@ export const CODES = {
     fix: 'Grant the privilege that the message names.',
   },
   'stream.stuck.publication': {
-    meaning: 'The stream is stuck: its publication is gone.',
+    meaning: 'The stream is stuck: its publication no longer exists.',
     cause: 'Someone dropped it. Creating it again does not repair the stream.',
     fix: 'Abort, then prepare and load again.',
   },
   'stream.stuck.read-only': {
     meaning: 'The stream is stuck: the target is read-only.',
-    cause: 'A setting of the database or the role forbids writes.',
+    cause: 'A setting of the database or of the role forbids writes.',
     fix: 'Make the target writable for the migration user.',
   },
   'stream.stuck.schema-name': {
@@ -1365,7 +1367,7 @@ export const CODES = {
   },
   'stream.stuck.slot-busy': {
     meaning: 'The stream is stuck: another process is reading the slot.',
-    cause: 'A replicator of another run, or another program, is connected.',
+    cause: 'A replicator from another run, or another program, is connected.',
     fix: 'End that process.',
   },
   'stream.stuck.slot-gone': {
@@ -1381,7 +1383,7 @@ export const CODES = {
   'stream.stuck.timeout': {
     meaning: 'The stream is stuck: a server timeout ends its session or its statements.',
     cause: 'A timeout is set for the role, the database or the server. It may have been set since `prepare`.',
-    fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET statement_timeout = 0;`. The stream continues with its next connection.',
+    fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET statement_timeout = 0;`. The stream continues when it reconnects.',
   },
   'stream.stuck.toast': {
     meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',
@@ -1389,8 +1391,9 @@ export const CODES = {
     fix: 'Use a newer replicator, or let the application write that column in every UPDATE.',
   },
   'stream.stuck.trigger': {
-    meaning: 'The stream is stuck: code on the target refuses a change.',
-    cause: 'A trigger or function of an expected table raised an exception. A deferred trigger does so at the commit.',
+    meaning: 'The stream is stuck: code on the target rejects a change.',
+    cause:
+      'A trigger on an expected table, or its function, raised an exception. A deferred trigger raises it at the commit.',
     fix: "Disable the table's triggers on the target until after the drain. `SHOW TRIGGERS FROM` lists the triggers of a table.",
   },
   'stream.stuck.truncate': {
@@ -1404,25 +1407,25 @@ export const CODES = {
     fix: 'Give both sides the same type, exclude the table, or use another version of the replicator.',
   },
   'stream.stuck.unique': {
-    meaning: 'The stream is stuck: a unique index of the target refuses a change.',
+    meaning: 'The stream is stuck: a unique index on the target rejects a change.',
     cause: 'A unique value moved from one row to another.',
     fix: 'Drop that index on the target until after the drain.',
   },
 
   'target.table-offline': {
-    meaning: 'An expected table of the target is offline.',
+    meaning: 'An expected table is offline on the target.',
     cause: 'An import is using it. The catalogs do not list such a table, and every statement on it fails.',
-    fix: 'Wait until the job that the message names has ended, or cancel it with `CANCEL JOB`. Then run the step again.',
+    fix: 'Wait until the job that the message names has finished, or cancel it with `CANCEL JOB`. Then run the step again.',
   },
 
   'tool.failed': {
     meaning: 'A MOLT program failed.',
-    cause: "The message has the program's last line.",
+    cause: 'The message contains the last line that the program printed.',
     fix: "Read the program's log in the evidence folder.",
   },
   'tool.killed': {
     meaning: 'A MOLT program was killed by a signal.',
-    cause: 'The machine ran out of memory, or someone ended the process.',
+    cause: 'The machine ran out of memory, or someone killed the process.',
     fix: "Check the runner's memory and kernel log, and run the step again.",
   },
   'tool.not-installed': {
@@ -1436,7 +1439,7 @@ export const CODES = {
     fix: 'Check the file, or run `setup`.',
   },
   'tool.stalled': {
-    meaning: 'A MOLT program printed nothing for `stall-after` and was ended.',
+    meaning: 'A MOLT program printed nothing for `stall-after` and was killed.',
     cause:
       'It is waiting for a lock, or the runner is out of memory or disk. A large IMPORT INTO also prints nothing for a long time.',
     fix: 'Look for locks on the source and the target. For very large tables, raise `stall-after`.',
@@ -1450,7 +1453,7 @@ export const CODES = {
   'tools.not-planned': {
     meaning: 'A MOLT program differs from the one in the plan.',
     cause: 'This runner has a different build than the one that was rehearsed and approved.',
-    fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
+    fix: 'Set the same `version` and `checksum` for all jobs. If you want this build and nothing has been loaded yet, run `prepare` with `waive: tool.version=molt`.',
   },
 
   'verify.after-commit': {
@@ -1463,17 +1466,17 @@ export const CODES = {
   'verify.after-commit-inconclusive': {
     meaning: 'Not every row was compared as of the commit.',
     cause:
-      'The target no longer has that state (`gc.ttlseconds`), a table or a privilege is missing, or the ledger lacks the time of the commit.',
-    fix: 'Fix what the message lists and run `finalize` again. Set `waive: compare` in `cleanup` to accept this.',
+      'The target has discarded the rows as of the commit (`gc.ttlseconds`), a table or a privilege is missing, or the ledger lacks the time of the commit.',
+    fix: 'Fix what the message lists and run `finalize` again. To accept the gap, set `waive: compare` in `cleanup`.',
   },
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'During streaming, a difference can be lag, unless `while: streaming` ruled that out. After the drain, it is loss. One known cause: molt creates its slot before its snapshot. A transaction whose commit waits for a synchronous standby in between is in neither.',
+      'During streaming, a difference can be lag, unless `while: streaming` ruled that out. After the drain, it is a loss. One known cause: molt creates its slot before it takes its snapshot. If a transaction is waiting for a synchronous standby at that time, neither the stream nor the snapshot contains it.',
     fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. If rows are lost, load again.',
   },
   'verify.inconclusive': {
-    meaning: 'No loss was found, but it is not proved that source and target are equal.',
+    meaning: 'No loss was found, but source and target are not proved equal.',
     cause:
       'Rows kept changing, a privilege is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Fix what the message lists. Verify again under less load, or after the drain.',
@@ -1487,7 +1490,7 @@ export const CODES = {
   'verify.rows-lost': {
     meaning: 'Rows differ after the drain. Nothing was committed.',
     cause: 'After the drain no changes are in flight, so rows were lost.',
-    fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
+    fix: 'Do not cut over. Find the cause and abort. Then prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
     next: { action: 'abort' },
   },
 
@@ -1515,7 +1518,7 @@ export const CODES = {
   'write-access.missing': {
     meaning: 'The migration is committed, but write access to the target could not be restored.',
     cause:
-      'The target refused or ended a GRANT, or could not be reached. For example, the migration user lost its grant option after the last check, or a role was dropped.',
+      'The target rejected or interrupted a GRANT, or could not be reached. For example, the migration user lost its grant option after the last check, or a role was dropped.',
     fix: 'As an administrator, run the statements from the message on the target. Then run `cutover` again, or `rollback` to return to the source.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
@@ -1528,12 +1531,12 @@ export const CODES = {
   'write-access.not-grantable': {
     meaning: 'The migration user could not restore write access to the target after the commit.',
     cause:
-      'For a privilege of the application, the migration user lacks the grant option, ownership or the role admin. ALL needs ALL WITH GRANT OPTION.',
+      'To restore a privilege, the migration user needs the grant option, ownership of the object, or the role admin. To restore ALL, it needs ALL WITH GRANT OPTION.',
     fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
   },
   'write-access.not-restored': {
     meaning: 'Write access to the target could not be restored when the migration ended.',
-    cause: 'The target refused a GRANT, or could not be reached. The ledger keeps the list of missing privileges.',
+    cause: 'The target rejected a GRANT, or could not be reached. The ledger keeps the list of missing privileges.',
     fix: 'As an administrator, run the statements from the message on the target. Then run the step again.',
   },
   'write-access.not-revocable': {
@@ -1550,7 +1553,7 @@ export const CODES = {
     meaning: 'A role that had write access to the target no longer exists.',
     cause:
       'Someone dropped the role after `prepare` had revoked its write access. The application could not use it after the commit.',
-    fix: 'Create the role again. Before the load, you can run `prepare` again instead, which no longer expects the role.',
+    fix: 'Create the role again. If nothing has been loaded yet, you can run `prepare` again instead: it then no longer expects the role.',
   },
 } as const satisfies Record<string, Explanation>
 

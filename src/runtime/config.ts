@@ -3,18 +3,18 @@ import { type Document, isAlias, isMap, isScalar, LineCounter, type Node, type P
 import type { ErrorCode } from './codes.ts'
 import type { ActionSpec, InputSpec } from './spec.ts'
 
-/** A mistake in a config file. */
+/** An error in a config file, with its position. */
 export interface ConfigProblem {
   code: ErrorCode
   /** From 1. */
   line: number
   /** From 1. */
   column: number
-  /** The mistake and its fix, without any secret. */
+  /** What is wrong and how to fix it, without any secret. */
   what: string
 }
 
-/** Section → input → value, as in the YAML. */
+/** Section → input → value, as in the YAML file. */
 type Sections = Record<string, Record<string, unknown> | null>
 
 export interface Config {
@@ -27,17 +27,17 @@ export interface Config {
 export const COMMON = 'common'
 const SECRET = /^env:([A-Za-z_]\w*)$/
 
-/** The environment variable that a secret refers to; undefined for any other value. */
+/** The variable name in a value such as `env:NAME`; undefined for any other value. */
 export function variableOf(value: unknown): string | undefined {
   return SECRET.exec(String(value))?.[1]
 }
 
-/** A value of the config file as the text of a workflow input. */
+/** Converts a value from the config file to the text of a workflow input. */
 export function textOf(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value)
 }
 
-/** Parses a config file and finds every mistake. Reads no environment variables, and connects to nothing. */
+/** Parses a config file and finds every error. Reads no environment variables and opens no connections. */
 export function parseConfig(text: string, specs: readonly ActionSpec[]): Config {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
@@ -86,7 +86,7 @@ class Check {
       return
     }
     const node = isAlias(value) ? value.resolve(this.#document) : value
-    // All of its settings may be commented out.
+    // A section is empty if all of its settings are commented out.
     if (node?.toJS(this.#document) == null) return
     if (!isMap(node)) {
       this.#add('config.invalid', value as Node, `The section \`${name}\` must be a map of input names to values.`)
@@ -106,7 +106,7 @@ class Check {
     }
     const given = value?.toJS(this.#document)
     if (given === null || given === undefined) return
-    // The action's own section overrides the common one.
+    // The action's own section overrides the common section.
     const reading = having.filter((spec) => section !== COMMON || !this.#document.hasIn([spec.name, name]))
     for (const spec of reading) {
       const found = problemOf(`${section}.${name}`, spec.inputs[name] as InputSpec<unknown>, given)
@@ -119,7 +119,7 @@ class Check {
 
   #unknown(key: Node, what: string, name: string, known: readonly string[]): void {
     const near = closest(name, [...known])
-    // Up to a third of the letters may differ; beyond that the suggestion would mislead.
+    // Suggests a name only if at most a third of the letters differ. Any other suggestion would mislead.
     const meant = distance(name, near) <= Math.max(1, name.length / 3)
     const fix = meant ? `Did you mean \`${near}\`?` : 'docs/config.schema.json lists all sections and their inputs.'
     this.#add('config.unknown-name', key, `${what} is unknown. ${fix}`)
@@ -134,7 +134,7 @@ function nameOf(key: Node): string {
   return isScalar(key) ? String(key.value) : String(key)
 }
 
-/** Never quotes a secret, which may have been written into the file by mistake. */
+/** Checks one value. Never quotes a secret, which someone may have written into the file by mistake. */
 function problemOf(
   name: string,
   { type }: InputSpec<unknown>,

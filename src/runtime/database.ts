@@ -14,7 +14,7 @@ export type Side = 'source' | 'target'
 
 export type Database = pg.Client
 
-/** Thrown when a connection cannot be opened. The cause may be temporary. */
+/** A connection could not be opened. The cause may be temporary. */
 export class ConnectError extends UserError {
   override name = 'ConnectError'
 }
@@ -22,7 +22,7 @@ export class ConnectError extends UserError {
 /** Quotes an identifier. */
 export const ident = pg.escapeIdentifier
 
-/** Quotes a text as an SQL string constant. */
+/** Quotes a string as an SQL literal. */
 export const literal = pg.escapeLiteral
 
 /** `"schema"."name"` */
@@ -30,12 +30,12 @@ export function qualified(schema: string, name: string): string {
   return `${ident(schema)}.${ident(name)}`
 }
 
-/** Whether a relation exists. `name` is quoted and qualified as in a statement. */
+/** Whether a relation exists. `name` must be quoted and qualified as in a statement. */
 export async function relationExists(db: Database, name: string): Promise<boolean> {
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }
 
-/** The rows of a query; empty when its table does not exist. */
+/** Runs a query and returns its rows; none if the table does not exist. */
 export async function rowsIfAny<Row extends pg.QueryResultRow>(
   db: Database,
   sql: string,
@@ -63,19 +63,19 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
 export const READ_ONLY = { default_transaction_read_only: 'on' } as const
 
 export interface ConnectOptions {
-  /** For the driver; overrides the URL. */
+  /** Driver options, which override the URL. */
   config?: pg.ClientConfig
-  /** For the session; overrides our defaults. */
+  /** Session settings, which override our defaults. */
   settings?: Readonly<Record<string, string>>
-  /** Opens the session as the MOLT tools do, with only the settings of the role, the database and the URL. */
+  /** Opens the session as the MOLT tools do: only with the settings of the role, the database and the URL. */
   asTools?: boolean
 }
 
 /**
  * Opens one connection. Keeps libpq's meaning of `sslmode`, and passes on the user's own `options`.
- * @param statementTimeout milliseconds, 0 for none
+ * @param statementTimeout milliseconds; 0 for no timeout
  * @param signal cancels the attempt, but does not close an open connection
- * @throws UserError that names the side and the likely cause; the signal's reason when it aborts
+ * @throws UserError that names the side and the likely cause; the signal's reason if the signal aborts
  */
 export async function connect(
   url: string,
@@ -89,7 +89,7 @@ export async function connect(
   const password = given.password ? undefined : await passwordFor(loginOf(given), signal)
   const timeout = { statement_timeout: String(statementTimeout) }
   const session = asTools ? undefined : sessionSettings(side, { ...timeout, ...settings }, given.options)
-  // The driver cannot cancel an attempt that hangs. Destroying the socket does.
+  // The driver cannot cancel a connection attempt that hangs, so cancelling destroys the socket.
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
@@ -99,13 +99,13 @@ export async function connect(
     ...(password !== undefined && { password }),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
-    // The server's own limit does not help when its response is lost.
+    // A second timeout in the driver, because the server's response to its own timeout can be lost.
     query_timeout: statementTimeout ? statementTimeout + TIMING.statementGrace : undefined,
     keepAlive: true,
     ...(session && { options: session.options }),
     ...config,
   })
-  // Without a listener, a connection that breaks while idle ends the process. The next query reports it anyway.
+  // Without a listener, losing an idle connection would crash the process. The next query reports the loss anyway.
   client.on('error', () => {})
   const end = client.end.bind(client) as () => Promise<void>
   client.end = (() => within(TIMING.hangUp, end(), () => socket.destroy())) as typeof client.end
@@ -123,8 +123,8 @@ export async function connect(
 }
 
 /**
- * Waits for `ended`, and calls `destroy` after `ms`. The server's reply can be lost on the network, and does not arrive
- * in the middle of a COPY.
+ * Waits until the connection is closed, and calls `destroy` after `ms`. The server's reply can get lost, and in the
+ * middle of a COPY the server does not reply at all.
  */
 async function within(ms: number, ended: Promise<void>, destroy: () => void): Promise<void> {
   const timer = setTimeout(destroy, ms)
@@ -135,7 +135,7 @@ async function within(ms: number, ended: Promise<void>, destroy: () => void): Pr
   }
 }
 
-/** SQLSTATEs with which poolers and gateways reject `options`. */
+/** SQLSTATEs that poolers and gateways return when they reject `options`. */
 const OPTIONS_REFUSED = /^(08P01|0A000)$/
 
 function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {
@@ -146,14 +146,14 @@ function connectError(error: unknown, side: Side, session: SessionSettings | und
 }
 
 /**
- * Runs `work` without statement timeouts, on the server and in the driver. Counts and index builds on large tables
- * exceed any limit.
+ * Runs `work` without statement timeouts, on the server and in the driver. Counting rows or building an index on a
+ * large table can exceed any limit.
  */
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
     .connectionParameters
   const before = own.query_timeout
-  // An outer call has already removed the limit.
+  // An outer call has already removed the timeouts.
   if (!before) return work()
   await db.query('SET statement_timeout = 0')
   own.query_timeout = false
@@ -165,7 +165,7 @@ export async function unhurried<T>(db: Database, work: () => Promise<T>): Promis
   }
 }
 
-/** Runs `work` with a connection, and closes the connection afterwards. */
+/** Opens a connection, runs `work` with it, and closes it. */
 export async function withDatabase<T>(
   url: string,
   side: Side,
@@ -180,7 +180,7 @@ export async function withDatabase<T>(
   }
 }
 
-/** A connection that opens on demand, and reopens when it is lost. */
+/** A connection that opens on demand, and reopens after it is lost. */
 export class Link {
   readonly url: string
   readonly side: Side
@@ -195,7 +195,10 @@ export class Link {
     this.#signal = signal
   }
 
-  /** Not for concurrent calls. If the connection is lost, this call throws and the next one reconnects. */
+  /**
+   * Runs `work` with the connection. If the connection is lost, this call throws and the next call reconnects. Calls
+   * must not overlap.
+   */
   async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
     try {
       this.#db ??= await connect(this.url, this.side, TIMING.statementTimeout, this.#signal)
@@ -221,15 +224,15 @@ export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** True when the requested table or its schema does not exist. */
+/** Whether a query failed because its table or schema does not exist. */
 export function isMissingTable(error: unknown): boolean {
   return /^(42P01|3F000)$/.test(sqlState(error) ?? '')
 }
 
-/** True when the database or the network is temporarily unavailable, so that a retry may help. */
+/** Whether the database or the network is temporarily unavailable, so that a retry may help. */
 export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
-  // Their messages may describe a connection of another program.
+  // The message of such an error may be about another program's connection.
   if (error instanceof UserError || error instanceof ToolError) return false
   const code = sqlState(error)
   if (code) return code.startsWith('08') || code.startsWith('57P')
@@ -238,14 +241,14 @@ export function isConnectionLost(error: unknown): boolean {
   )
 }
 
-/** Opens a connection to the source that can also read a logical slot. */
+/** Opens a connection to the source in replication mode, which can also read a logical slot. */
 export function connectForReplication(url: string, application: string): Promise<Database> {
   return connect(url, 'source', 0, undefined, {
     config: { application_name: application, ...{ replication: 'database' } },
   })
 }
 
-/** Parses the URL for the driver. Fails when a certificate file was removed after the inputs were checked. */
+/** Parses the URL for the driver. Throws if a certificate file was removed after the inputs were checked. */
 function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
@@ -273,7 +276,7 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
     return {
       code: 'connect.certificate-host',
-      advice: "The server's certificate is for another host. In the URL, use the host name in the certificate.",
+      advice: "The server's certificate is for another host. In the URL, use a host name from the certificate.",
     }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
     return {

@@ -11,7 +11,9 @@ const INHERITED = [
 ] as const
 const CLOUD = /^(AWS_|GOOGLE_|AZURE_|CLOUDSDK_)/
 
-/** The environment of a child process: what it needs to run and to reach a cloud, without our inputs and tokens. */
+/**
+ * Builds the environment of a child process: what it needs to run and to access a cloud, without our inputs and tokens.
+ */
 export function childEnvironment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = {}
   for (const [name, value] of Object.entries(process.env))

@@ -1,6 +1,6 @@
 import type { ErrorCode } from './codes.ts'
 
-/** Values of an action's `error-kind` output. */
+/** Possible values of an action's `error-kind` output. */
 export type ErrorKind = 'input' | 'user' | 'tool' | 'verdict' | 'cancelled' | 'bug'
 
 /** An error that the user can fix. The message says what is wrong and what to do. */
@@ -15,13 +15,13 @@ export class UserError extends Error {
   }
 }
 
-/** An invalid setting. Thrown before anything was changed. */
+/** An invalid input. Thrown before the action changes anything. */
 export class InputError extends UserError {
   override name = 'InputError'
   override readonly kind = 'input'
 }
 
-/** A check completed, and found that it is not safe to continue. */
+/** A check ran to its end, and found that it is not safe to continue. */
 export class VerdictError extends UserError {
   override name = 'VerdictError'
   override readonly kind = 'verdict'
@@ -78,12 +78,15 @@ function isOurs(error: unknown): error is UserError | ToolError | CancelledError
   return error instanceof UserError || error instanceof ToolError || error instanceof CancelledError
 }
 
-/** Throws {@link CancelledError} once the run has been asked to stop. */
+/** Throws {@link CancelledError} if the run has been asked to stop. */
 export function throwIfCancelled(signal: AbortSignal): void {
   if (signal.aborted) throw new CancelledError()
 }
 
-/** The message of any thrown value. Node's AggregateError, such as for two refused addresses, has an empty one. */
+/**
+ * The message of any thrown value. Node's AggregateError has no message of its own; it occurs, for example, when two
+ * addresses of a host refuse the connection.
+ */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
   const violation = violationText(error)
@@ -91,7 +94,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** Fields of a database error, besides its message. */
+/** Fields of a database error other than its message. */
 interface DatabaseFields {
   code?: unknown
   severity?: unknown
@@ -101,18 +104,21 @@ interface DatabaseFields {
   constraint?: string
 }
 
-/** SQLSTATEs whose messages can quote a row: data errors (not 22023, a bad setting), constraints, user functions. */
+/**
+ * SQLSTATEs whose messages can quote a row: data errors (except 22023, an invalid setting), constraint violations, and
+ * errors raised by user functions.
+ */
 const QUOTES_ROWS = /^(22(?!023)|23|P0001)/
 
 /**
- * Describes a database error that can quote a row, without the values. CockroachDB writes them into the message itself
- * (`failed on row: id=7, …`). Undefined for any other error.
+ * Describes a database error that can quote a row, but leaves out the values. CockroachDB puts values into the message
+ * itself (`failed on row: id=7, …`). Returns undefined for any other error.
  */
 function violationText(error: unknown): string | undefined {
   const { code, severity, schema, table, column, constraint } = (error ?? {}) as DatabaseFields
   if (typeof code !== 'string' || severity === undefined || !QUOTES_ROWS.test(code)) return undefined
   const at = table && `${schema ? `${schema}.` : ''}${table}${column ? `.${column}` : ''}`
-  const what = code.startsWith('23') ? 'a row violates' : 'a value is refused by'
+  const what = code.startsWith('23') ? 'a row violates' : 'a value was rejected by'
   return `${what} ${[constraint && `the constraint ${constraint}`, at].filter(Boolean).join(' of ') || 'the database'} (SQLSTATE ${code})`
 }
 
@@ -121,7 +127,7 @@ export class ListedError extends VerdictError {
   readonly what: string
   readonly problems: readonly string[]
   readonly next: string
-  /** True when the step has already written the problems to the summary. */
+  /** Whether the step has already written the problems to the summary. */
   readonly summarized: boolean
 
   constructor(code: ErrorCode, what: string, problems: readonly string[], next: string, summarized = false) {
@@ -132,7 +138,7 @@ export class ListedError extends VerdictError {
     this.summarized = summarized
   }
 
-  /** The message with as many problems as fit into `limit` characters. Always includes the advice. */
+  /** Shortens the message to as many problems as fit into `limit` characters. Always keeps the advice. */
   short(limit: number): string {
     const shown: string[] = []
     let length = this.what.length + this.next.length
@@ -147,7 +153,7 @@ export class ListedError extends VerdictError {
   }
 }
 
-/** Throws several problems as one error, one per line. */
+/** Throws one error that lists all problems, one per line. */
 export function refuse(
   code: ErrorCode,
   what: string,

@@ -14,7 +14,7 @@ import { TIMING } from './timing.ts'
 
 const MINUTE = 60_000
 
-/** A link to this run, from the runner's environment; empty outside GitHub. */
+/** Link to this run, built from the runner's environment; empty outside GitHub. */
 export function runUrl(): string {
   const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
   if (!onGithub()) return ''
@@ -22,17 +22,20 @@ export function runUrl(): string {
   return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
-/** How long to keep trying. An outage of a minute must not lose an approval. */
+/** How long to keep retrying. A short outage must not cost an approval. */
 export interface Patience {
-  /** Retries when GitHub fails or is unreachable, with delays of 1, 4, 9, 16 … s. */
+  /** Number of retries if GitHub fails or is unreachable, with delays of 1, 4, 9, 16 … s. */
   retries: number
   /** Longest wait for a rate limit, in milliseconds. */
   rateLimit: number
 }
 const PATIENT: Patience = { retries: 8, rateLimit: 15 * MINUTE }
-/** For callers that retry themselves. */
+/** Makes a single attempt, for callers with their own retries. */
 export const ONE_TRY: Patience = { retries: 0, rateLimit: 0 }
-/** For the approved job: it blocks no other run, and its approval is valid only once. */
+/**
+ * Retries for longer, in the approved job. That job can wait, because it blocks no other run, and its approval can be
+ * used only once.
+ */
 export const APPROVED: Patience = { retries: 8, rateLimit: 60 * MINUTE }
 
 /** GitHub returned no usable response. */
@@ -40,14 +43,14 @@ export class GithubError extends UserError {
   override name = 'GithubError'
 }
 
-/** A response, with its time by GitHub's clock. */
+/** A response, and its time by GitHub's clock. */
 export interface Answer<T> {
   body: T
   /** Milliseconds since 1970. */
   at: number
 }
 
-/** Read access to the repository of this run. */
+/** Read access to this run's repository. */
 export interface Github {
   /**
    * @param path below the repository, such as `environments/cutover`
@@ -55,7 +58,7 @@ export interface Github {
    * @throws GithubError
    */
   read<T>(path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined>
-  /** Downloads a file. Follows GitHub's redirect without the token. @throws GithubError */
+  /** Downloads a file. Does not send the token when it follows GitHub's redirect. @throws GithubError */
   download(path: string): Promise<Buffer>
 }
 
@@ -78,7 +81,7 @@ async function openClient(token: string, patience: Patience): Promise<Octokit> {
     baseUrl: GITHUB_API_URL,
     userAgent: 'molt-actions',
     request: {
-      // A deadline for each attempt. Octokit's own `signal` covers all attempts together.
+      // Limits each attempt. Octokit's own `signal` would limit all attempts together.
       fetch: (url: string, options: RequestInit) =>
         fetch(url, { ...options, signal: AbortSignal.timeout(TIMING.githubTimeout) }),
     },
@@ -92,7 +95,7 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
   let opened: Promise<Octokit> | undefined
   const ask = async (path: string) => {
     try {
-      // Octokit would replace `:name` by a parameter.
+      // Octokit would replace `:name` with a parameter.
       const escaped = `${process.env.GITHUB_REPOSITORY}${path && `/${path}`}`.replaceAll(':', '%3A')
       opened ??= openClient(token, patience)
       const client = await opened
@@ -124,7 +127,7 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
   }
 }
 
-/** Leaves rate limits to the throttling plugin, which waits for the reset. The retry plugin would retry at once. */
+/** Leaves rate limits to the throttling plugin, which waits for the reset. The retry plugin would retry immediately. */
 function neverRepeatLimited(octokit: Octokit): void {
   octokit.hook.before('request', ({ request }) => {
     delete request?.retries
@@ -169,7 +172,7 @@ function failure(error: unknown, path: string): GithubError {
   )
 }
 
-/** The documented permission, for GitHub servers that do not return it in a header. */
+/** The permission that GitHub documents for a path. Used if GitHub does not name it in a response header. */
 function rightFor(path: string): string {
   return path === '' || path.startsWith('branches') ? 'contents=read' : 'actions=read'
 }
@@ -193,13 +196,13 @@ export interface Environment {
   /** Number of required reviewers. */
   reviewers: number
   preventSelfReview: boolean
-  /** Branches that may deploy: `any`, only `protected` ones, or a list of patterns. */
+  /** Branches that can deploy: `any`, only `protected` branches, or a list of patterns. */
   branches: 'any' | 'protected' | string[]
-  /** Whether administrators can bypass the rules. Undefined when GitHub does not report it. */
+  /** Whether administrators can bypass the rules; undefined if GitHub does not report it. */
   bypass: boolean | undefined
 }
 
-/** The protection rules of an environment; undefined when it does not exist. */
+/** Reads the protection rules of an environment; undefined if it does not exist. */
 export async function readEnvironment(github: Github, name: string): Promise<Environment | undefined> {
   const path = `environments/${encodeURIComponent(name)}`
   const answer = await github.read(path, environment)
@@ -226,7 +229,7 @@ const reviews = z.array(
   }),
 )
 
-/** The reviews of this run for an environment, oldest first. */
+/** Reads this run's reviews for an environment, oldest first. */
 export async function readReviews(github: Github, name: string) {
   const answer = await github.read(`actions/runs/${process.env.GITHUB_RUN_ID}/approvals`, reviews)
   const same = (other: string) => other.toLowerCase() === name.toLowerCase()
@@ -247,7 +250,7 @@ const jobs = z.object({
 })
 export type Job = z.infer<typeof jobs>['jobs'][number]
 
-/** The jobs of this attempt. A job of a called workflow is named `caller / job`, and a matrix leg `job (1)`. */
+/** Reads the jobs of this attempt. A job of a called workflow is named `caller / job`, and a matrix job `job (1)`. */
 export async function readJobs(github: Github): Promise<Answer<Job[]>> {
   const { GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT = '1' } = process.env
   const all: Job[] = []

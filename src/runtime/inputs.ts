@@ -7,8 +7,9 @@ import { addSecret, addSecretUrl } from './secrets.ts'
 import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
 
 /**
- * Reads and checks every input of an action, from the step's `with`, otherwise the config file, otherwise the default.
- * @param all specs of all actions, because one config file has sections for all of them
+ * Reads and checks every input of an action. The step's `with` has precedence over the config file, and the config file
+ * over the default.
+ * @param all specs of all actions, because a config file can have a section for each of them
  * @throws InputError for the first missing or invalid input, before the action does anything
  */
 export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSpec[]): InputsOf<S> {
@@ -45,7 +46,10 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
   throw new InputError('input.invalid', `${where}: ${shown}. Set it to ${input.type.hint}`)
 }
 
-/** Reads a value of the config file, which refers to secrets by environment variable, as `env:NAME`. */
+/**
+ * Reads a value from the config file. For a secret, the file contains only `env:NAME`, and the value comes from that
+ * variable.
+ */
 function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
   if (value === undefined || value === null) return undefined
   if (!input.type.secret) return textOf(value)
@@ -61,8 +65,8 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
 }
 
 /**
- * The config file's values for `spec`: its section `common`, overridden by the section named after the action.
- * @throws InputError that lists every mistake in the file, including those in sections of other actions
+ * Reads the config file's values for an action: the section `common`, overridden by the action's own section.
+ * @throws InputError that lists every error in the file, including errors in the sections of other actions
  */
 function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Record<string, unknown> {
   if (!path) return {}
@@ -72,7 +76,10 @@ function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]):
   return { ...sections[COMMON], ...sections[spec.name] }
 }
 
-/** `molt-actions.yml:3:5: what is wrong`, the format of compilers, which editors turn into links. */
+/**
+ * Formats an error as `molt-actions.yml:3:5: what is wrong`, like compilers do, so that editors can link to the
+ * position.
+ */
 export function problemText(path: string, { line, column, what }: ConfigProblem): string {
   return `${path}:${line}:${column}: ${what}`
 }
@@ -89,7 +96,7 @@ function readText(path: string): string {
   }
 }
 
-/** A suggestion to append to an error about an unknown name. */
+/** Text to append to an error about an unknown name: the most similar known name. */
 export function didYouMean(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
 }

@@ -7,11 +7,11 @@ import type { ActionSpec } from './spec.ts'
 import { argumentList } from './types.ts'
 
 /*
- * Prints the next command, ready to paste: on GitHub it starts a workflow, elsewhere an action. The ledger decides which
- * step is next.
+ * Builds the next command, ready to paste. On GitHub, the command starts a workflow; elsewhere, an action. The ledger
+ * decides which step is next.
  */
 
-/** A workflow that `npm run adopt` writes, and the values for its form. */
+/** A workflow that `npm run adopt` creates, and the values for its form. */
 interface Form {
   file: string
   fields: Record<string, string>
@@ -20,7 +20,7 @@ interface Form {
 const migrate = (phase: string): Form => ({ file: 'migrate.yml', fields: { phase } })
 const operation = (name: string): Form => ({ file: 'molt-operations.yml', fields: { operation: name } })
 
-/** Action → the form that runs it. All other actions run in the current workflow. */
+/** Action → the form that runs it. For all other actions, the next command repeats the current workflow. */
 const FORMS: Readonly<Record<string, Form>> = {
   prepare: migrate('prepare'),
   fetch: migrate('load'),
@@ -40,18 +40,18 @@ const FORMS: Readonly<Record<string, Form>> = {
 let standing: NextStep | undefined
 let told = false
 
-/** Remembers the next action according to the ledger, for the end of the log and the summary. */
+/** Remembers the next action according to the ledger. It is printed at the end of the log and the summary. */
 export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
-/** Inputs with a command line, which may contain a password. */
+/** Inputs that are command lines, which may contain a password. */
 const PROGRAM = /-command$|^smoke-test$/
 
-/** The running action, and the inputs of it that may be printed. */
+/** The running action, and those of its inputs that are safe to print. */
 let current: { action: string; inputs: readonly string[] } = { action: '', inputs: [] }
 
-/** Clears the state of an earlier action in this process. */
+/** Clears the state that an earlier action in this process has left. */
 export function resetNext({ name, inputs }: ActionSpec): void {
   standing = undefined
   told = false
@@ -66,7 +66,9 @@ export function nextTold(): void {
   told = true
 }
 
-/** The next action according to the ledger, unless it was already shown or one command runs the whole chain. */
+/**
+ * The next action according to the ledger. Undefined if it was already shown, or if a single command runs all actions.
+ */
 export function nextToTell(): NextStep | undefined {
   return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
 }
@@ -77,33 +79,32 @@ export function nextByLedger(): NextStep | undefined {
 }
 
 /**
- * What to run after `action` failed: the step that the code's explanation names; the ledger's next step if this one was
- * wrong; otherwise the same action again.
+ * What to run after `action` failed: the step that the explanation of the code names; the next step according to the
+ * ledger, if `action` was the wrong step; otherwise the same action again.
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
   const explained = EXPLAINED[code]?.next
   const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
-  // Add the inputs that the ledger requires.
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
 
-/** A partial table, because the build bundles only codes with something to print. */
+/** Partial, because the bundles contain only the explanations that are printed. */
 const EXPLAINED: Partial<Record<ErrorCode, Explanation>> = CODES
 
 /** Codes after which only the ledger knows the next step. */
 const WRONG_STEP: ReadonlySet<ErrorCode> = new Set(['ledger.wrong-phase', 'ledger.no-migration'])
 
-/** Plain text: what to do first, if anything, and the command. */
+/** Formats a step as plain text: what to do first, if anything, and the command. */
 export function nextText(step: NextStep): string {
   return [step.before, nextCommand(step)].filter(Boolean).join(' ')
 }
 
-/** Markdown, with the command in a code block that GitHub lets people copy. */
+/** Formats a step as Markdown, with the command in a code block, which has a copy button on GitHub. */
 export function nextMarkdown(step: NextStep): string {
   return `**Next:** ${step.before ?? ''}\n\n\`\`\`sh\n${nextCommand(step)}\n\`\`\``
 }
 
-/** The command that runs `step`. Refers to connections by variables, so that no URL is printed. */
+/** The command that runs `step`. Uses variables for the connections, so that no URL is printed. */
 export function nextCommand(step: NextStep): string {
   const { MOLT_ACTIONS_AGAIN: command } = process.env
   if (command) return command
@@ -111,12 +112,12 @@ export function nextCommand(step: NextStep): string {
   return onGithub() ? workflowCommand(complete) : localCommand(complete)
 }
 
-/** The decision of this run. A commit is never suggested unless this run was started with one. */
+/** The decision to suggest. It is a commit only if this run was started with `decision: commit`. */
 function decision(): string {
   return getInput('decision') || 'rehearse'
 }
 
-/** Whether GitHub runs this process. The local runner sets GitHub's variables too. */
+/** Whether this process runs on GitHub. The local runner sets GitHub's variables too. */
 export function onGithub(): boolean {
   return Boolean(process.env.GITHUB_RUN_ID) && process.env.MOLT_ACTIONS_RUNNER !== 'local'
 }
@@ -152,13 +153,16 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** Inputs that apply to one run only, and are not repeated. */
+/** Inputs that apply to a single run, and are not repeated in the next command. */
 const ONCE = new Set(['grants', 'dry-run', 'fetch-id', 'continuation-token', 'continuation-file-name', 'approved-hash'])
 
 /** Inputs of every action. */
 const COMMON = ['migration', 'config', 'allow-insecure']
 
-/** The command for the local runner. Repeats this run's inputs: all of them for the same action, otherwise the common ones. */
+/**
+ * The command for the local runner. For the same action, repeats all inputs of this run; for another action, only the
+ * common inputs.
+ */
 function localCommand({ action, inputs = {} }: NextStep): string {
   const repeated = new Set([
     ...COMMON,
@@ -184,7 +188,7 @@ const CONNECTIONS: Readonly<Record<string, string>> = {
   mask: '--from "$MOLT_CLONE" --to "$MOLT_SOURCE"',
 }
 
-/** Quotes a text as one word for the shell. */
+/** Quotes a string as one word for the shell. */
 export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }

@@ -3,13 +3,13 @@ import { runUrl } from './github.ts'
 import { redact } from './secrets.ts'
 import { TIMING } from './timing.ts'
 
-/** Events that people are notified of, by their value of `event`, each with its text. */
+/** Events that are sent to `notify-url`: the value of `event`, and the text of the message. */
 const EVENTS = {
   'approval-wanted': 'the cutover is waiting for approval',
   declined: 'the approval was declined or has expired',
   'stream-stuck': 'the stream is stuck',
   'wal-half': 'the WAL that the slot retains exceeds half of `wal-budget`',
-  'fence-up': 'the fence is up: writes to the source are refused',
+  'fence-up': 'the fence is armed: writes to the source are refused',
   committed: 'committed: the target takes over',
   'rows-differ': 'rows differ between the source and the target as of the commit',
   'rolled-back': 'rolled back: the source accepts writes again',
@@ -17,7 +17,7 @@ const EVENTS = {
 } as const
 export type NotifyEvent = keyof typeof EVENTS
 
-/** A message. It is flat and has only text values, so that chat programs can use its fields as variables. */
+/** A message. All fields are top-level strings, so that chat programs can use them as variables. */
 interface Message extends Record<string, string> {
   version: '1'
   event: NotifyEvent
@@ -34,16 +34,17 @@ let target: { url: string; migration: string; timeout: number } | undefined
 const told = new Set<NotifyEvent>()
 const pending = new Set<Promise<void>>()
 
-/** Makes {@link notify} send to `url`, or send nothing if it is undefined. */
+/** Sets the URL to which {@link notify} sends; if it is undefined, nothing is sent. */
 export function notifyTo(url: string | undefined, migration: string, timeout = TIMING.notifyTimeout): void {
   target = url ? { url, migration, timeout } : undefined
   told.clear()
 }
 
 /**
- * Notifies people of an event, once per process. Returns at once and never throws, because a write pause must not wait
- * for a chat program. {@link notified} waits for pending messages.
- * @param more `what` is added to the text, the rest to the message's fields; no row values and no secrets
+ * Sends an event, once per process. Returns immediately and never throws, because a write pause must not wait for a
+ * chat program. {@link notified} waits for pending messages.
+ * @param more `what` is appended to the text; all other entries become fields of the message. Must not contain row
+ * values or secrets
  */
 export function notify(event: NotifyEvent, more: { what?: string } & Record<string, string> = {}): void {
   if (!target || told.has(event)) return
@@ -60,7 +61,7 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
     ...fields,
   }
   const sent = send(url, message, timeout).catch((error) => {
-    // Not the URL or the response, because both can contain the webhook's token.
+    // Leaves out the URL and the response, because both can contain the webhook's token.
     warning(
       `sending \`${event}\` to \`notify-url\` failed: ${error instanceof Refusal ? error.message : reason(error)}`,
     )
@@ -69,7 +70,7 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
   void sent.then(() => pending.delete(sent))
 }
 
-/** Waits until every message was sent or has failed; at most 5 s. */
+/** Waits until every message has been sent or has failed, for at most 5 s. */
 export async function notified(): Promise<void> {
   await Promise.all(pending)
 }

@@ -6,16 +6,16 @@ import { isSecret } from './secrets.ts'
  */
 const ACTED_ON = /(?!\r?\n|\t)\p{Cc}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 
-/** Makes external text safe to print. Replaces every interpreted character with U+FFFD. */
+/** Makes external text safe to print by replacing each of these characters with U+FFFD. */
 export function shown(text: string): string {
   return text.replace(ACTED_ON, '\ufffd')
 }
 
-/** The runner commands that we print, each with its own write. */
+/** The runner commands that we print ourselves. Each is at the start of a write. */
 const OURS = /^::(?:(?:debug|notice|warning|error|group)(?: [^:\n]*)?::|endgroup::\n|add-mask::(.*)\n)/
 
 /**
- * Stops external names and texts from acting as runner commands. The runner interprets `::name::` at the start of a
+ * Prevents external names and texts from acting as runner commands. The runner interprets `::name::` at the start of a
  * line, after any white space, and `##[name]` anywhere.
  */
 function withoutCommands(text: string): string {

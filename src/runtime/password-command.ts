@@ -7,10 +7,10 @@ import { TIMING } from './timing.ts'
 import { withLibpqTls, withLogin } from './url.ts'
 
 /*
- * Passwords from a program, such as cloud IAM tokens, for URLs without a password.
+ * Gets passwords, such as cloud IAM tokens, from a program, for URLs that have no password.
  */
 
-/** How long the server accepts a password: for a connection within minutes, or until the job ends. */
+/** How long a password is valid: only for a connection that is opened within minutes, or until the job ends. */
 export type PasswordLasts = 'connection' | 'job'
 
 /** The login that a password is for. */
@@ -30,7 +30,7 @@ let command: readonly string[] | undefined
 let lasts: PasswordLasts = 'connection'
 let kept = new Map<string, Kept>()
 
-/** Sets the program for this action; undefined for none. */
+/** Sets the program for this action; undefined means no program. */
 export function setPasswordCommand(words: readonly string[] | undefined, how: PasswordLasts = 'connection'): void {
   command = words?.length ? words : undefined
   lasts = how
@@ -38,7 +38,7 @@ export function setPasswordCommand(words: readonly string[] | undefined, how: Pa
 }
 
 /**
- * Adds the program's password to a URL without one, if that password lasts for the job; otherwise returns the URL
+ * Adds the program's password to a URL that has none, if it lasts as long as the job. Otherwise returns the URL
  * unchanged.
  * @throws UserError when the program fails
  */
@@ -49,19 +49,19 @@ export async function withJobPassword(url: string, signal: AbortSignal): Promise
 }
 
 /**
- * Requires passwords that outlast molt and replicator, because both open new connections until they end.
+ * Requires passwords that stay valid until molt or replicator exits, because both keep opening new connections.
  * @throws UserError when the password for a URL may expire earlier
  */
 export function requireToolPasswords(urls: readonly string[]): void {
   if (!command || lasts === 'job' || urls.every(hasPassword)) return
   throw new UserError(
     'password.not-for-tools',
-    'molt and replicator open new connections until they end, and the password from `password-command` may expire earlier. Use a login with a password in the URL. If the password lasts as long as the job, set `password-lasts: job`',
+    'molt and replicator open new connections until they exit, and the password from `password-command` may expire before then. Use a login with a password in the URL. If the password lasts as long as the job, set `password-lasts: job`',
   )
 }
 
 /**
- * The password that the program prints; undefined without a program. A password is reused for a minute.
+ * Returns the password that the program prints; undefined without a program. Reuses a password for a minute.
  * @throws UserError when the program fails
  */
 export function passwordFor(login: Login, signal?: AbortSignal): Promise<string> | undefined {
@@ -82,7 +82,7 @@ function run([program, ...args]: readonly string[], login: Login, signal?: Abort
   return new Promise((resolve, reject) => {
     execFile(program as string, args, options, (error, output, said) => {
       const password = output.replace(/\r?\n$/, '')
-      // Even if the program failed, its output may be a password.
+      // The output may be a password even if the program failed.
       addSecret(password)
       addSecret(encodeURIComponent(password))
       if (signal?.aborted) reject(signal.reason)
@@ -95,11 +95,11 @@ function run([program, ...args]: readonly string[], login: Login, signal?: Abort
 }
 
 function ending(error: Error & { code?: unknown; killed?: boolean }): string {
-  if (error.killed) return `did not end within ${TIMING.passwordCommand / 1000} s`
+  if (error.killed) return `did not finish within ${TIMING.passwordCommand / 1000} s`
   return typeof error.code === 'number' ? `ended with exit code ${error.code}` : `cannot be run: ${String(error.code)}`
 }
 
-/** @param said text on standard error. Cloud CLIs print the reason last */
+/** @param said output on standard error. Cloud CLIs print the reason in the last line */
 function failed(how: string, said: string): UserError {
   const last = said.trim().split('\n').at(-1)?.slice(0, 300)
   return new UserError('password.command-failed', `\`password-command\` ${how}${last ? `: ${redact(last)}` : ''}`)

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
 
-/** Creates the folder for logs and evidence of this job, private to its user. */
+/** Creates the folder for this job's logs and evidence, readable only by its user. */
 export function workFolder(migrationId: string): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', migrationId)
   mkdirSync(folder, { recursive: true, mode: 0o700 })
@@ -38,7 +38,7 @@ export function someOf(names: readonly string[], shown: number): string {
   return `${names.slice(0, shown).join(', ')}${more}`
 }
 
-/** Milliseconds as `12 s`, from two minutes on as `5 min`, and from two hours on as `24 h` or `2 h 29 min`. */
+/** Formats milliseconds as `12 s`; above 2 minutes as `5 min`; above 2 hours as `24 h` or `2 h 29 min`. */
 export function minutes(ms: number): string {
   if (ms < 120_000) return seconds(ms)
   const whole = Math.round(ms / 60_000)
@@ -46,7 +46,7 @@ export function minutes(ms: number): string {
   return `${number(Math.floor(whole / 60))} h${whole % 60 ? ` ${whole % 60} min` : ''}`
 }
 
-/** Milliseconds as `1.2 s`. */
+/** Formats milliseconds as `1.2 s`. */
 export function seconds(ms: number): string {
   return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'
 }

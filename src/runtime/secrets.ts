@@ -1,14 +1,12 @@
 import { setSecret } from '@actions/core'
 
-/**
- * Passwords of rehearsals and of the documentation. Masking them would remove ordinary words from logs.
- */
+/** Passwords from rehearsals and from the documentation. Masking them would remove ordinary words from logs. */
 const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
 const MIN_LENGTH = 4
 
 const secrets = new Set<string>()
 
-/** Makes the runner, and {@link redact}, hide `value` from now on. */
+/** Makes the runner and {@link redact} hide `value` from now on. */
 export function addSecret(value: string): void {
   for (const line of [value, ...value.split(/\r?\n/)]) {
     if (line.length < MIN_LENGTH || KNOWN_DEFAULTS.has(line) || secrets.has(line)) continue
@@ -25,7 +23,7 @@ export function addSecretUrl(url: string): void {
   if (raw) addPassword(raw)
 }
 
-/** Registers a password as written in the URL, and in every form in which a program may print it. */
+/** Registers a password as it is written in the URL, and in every form that a program may print. */
 function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)
@@ -44,7 +42,7 @@ export function redact(text: string): string {
   return out
 }
 
-/** Whether this exact text is a registered secret. */
+/** Whether the text is exactly a registered secret. */
 export function isSecret(text: string): boolean {
   return secrets.has(text)
 }

@@ -3,11 +3,11 @@ import type pg from 'pg'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * Settings of all our sessions, which override those of the role, the database and the server. Sent as start-up
- * parameters, because a SET would also change a session that a pooler lends to other clients.
+ * Settings of all our sessions. They override the settings of the role, the database and the server. They are sent as
+ * start-up parameters, because a SET would stay in effect when a pooler gives the session to other clients.
  */
 
-/** Settings that make values, names and errors look the same on both sides. */
+/** Settings that give values, names and errors the same format on both sides. */
 const PINNED: Readonly<Record<string, string>> = {
   search_path: 'public',
   TimeZone: 'UTC',
@@ -18,11 +18,11 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // Makes a policy that would hide rows an error, because no comparison would see those rows.
+  // Makes a query fail if a policy would hide rows. Otherwise, the comparison would miss those rows.
   row_security: 'off',
 }
 
-/** Settings that CockroachDB does not have. */
+/** Settings that CockroachDB does not support. */
 const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
   quote_all_identifiers: 'off',
   transform_null_equals: 'off',
@@ -32,21 +32,26 @@ const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
   default_transaction_deferrable: 'off',
 }
 
-/** Timeouts that only newer versions have. As start-up parameters, they would make others refuse the connection. */
+/**
+ * Timeouts that only newer versions have. An older version would reject a connection with them as start-up parameters.
+ */
 const NEWER_TIMEOUTS = ['idle_session_timeout', 'transaction_timeout']
 
-/** Range of `lock_timeout`, in milliseconds. Over 10 days means no limit, and the random value identifies our session. */
+/**
+ * Range of `lock_timeout`, in milliseconds. More than 10 days is as good as no limit, and the random value identifies
+ * our session.
+ */
 const TOKENS = [900_000_000, 1_800_000_000] as const
 
 export interface SessionSettings {
-  /** For the start-up parameter `options`. */
+  /** Value of the start-up parameter `options`. */
   options: string
   token: string
 }
 
 /**
  * Builds the start-up parameters of a session.
- * @param settings added to the pinned ones
+ * @param settings added to the pinned settings
  * @param own the user's `options`, which cannot override any of ours
  */
 export function sessionSettings(
@@ -60,13 +65,13 @@ export function sessionSettings(
   return { options: [own, ...options].filter(Boolean).join(' '), token }
 }
 
-/** CockroachDB only. A role may have it on, but comparisons need full table scans. */
+/** CockroachDB only. Can be on for a role, but comparisons need full table scans. */
 const FULL_SCANS = 'disallow_full_table_scans'
 
 /**
- * Requires that the start-up parameters reached the session, and removes the limits that only some servers know. Uses
- * a single statement, which changes nothing in a session that is not ours.
- * @throws UserError `connect.pooler` when the parameters did not reach the session
+ * Checks that the server received the start-up parameters, and turns off limits that only some servers have. Uses a
+ * single statement, so that it cannot lift the timeouts of another client's session.
+ * @throws UserError `connect.pooler` if the server did not receive the parameters
  */
 export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
   const timeouts = NEWER_TIMEOUTS.map((name) => `'${name}'`).join(', ')

@@ -1,6 +1,8 @@
 import type { InputType } from './types.ts'
 
-/** An input of an action. `fallback` is applied in code: in action.yml, it would override the config file. */
+/**
+ * An input of an action. The code applies `fallback`, because a default in action.yml would override the config file.
+ */
 export interface InputSpec<T> {
   type: InputType<NonNullable<T>>
   description: string
@@ -13,7 +15,7 @@ export interface ActionSpec {
   title: string
   description: string
   icon: string
-  /** True when the action has a post step. */
+  /** Whether the action has a post step. */
   post?: boolean
   inputs: Record<string, InputSpec<unknown>>
   outputs: Record<string, string>
@@ -21,7 +23,7 @@ export interface ActionSpec {
 
 type Camel<S extends string> = S extends `${infer Head}-${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : S
 
-/** The values of an action's inputs, by their camel-case names. */
+/** The values of an action's inputs, by camel-case name. */
 export type InputsOf<S extends ActionSpec> = {
   [K in keyof S['inputs'] & string as Camel<K>]: S['inputs'][K] extends InputSpec<infer T> ? T : never
 }

@@ -3,20 +3,20 @@ import pg from 'pg'
 import { TIMING } from './timing.ts'
 
 /*
- * All statements to the target go through this client. CockroachDB can end any statement, including a schema change and
- * a COMMIT, with 40001: nothing was done, and the client must retry. 40003 means that the result is unknown. A statement
- * that can run twice is then retried; for any other, the caller checks.
+ * All statements to the target go through this client. CockroachDB can fail any statement with 40001, even a schema
+ * change or a COMMIT. Nothing has been done then, and the client must retry. 40003 means that the result is unknown.
+ * The client then retries the statement if it is safe to run twice. Otherwise, the caller must check the result.
  */
 
 const SERIALIZATION_FAILURE = '40001'
 const COMPLETION_UNKNOWN = '40003'
 
-/** Attempts per statement: about 8 s of waiting in total. */
+/** Attempts per statement. The delays between them add up to about 8 s. */
 const ATTEMPTS = 12
 
-/** A connection to the target that retries a statement when CockroachDB requires it, but not in a transaction. */
+/** A connection to the target. Outside transactions, it retries a statement when CockroachDB requires a retry. */
 export class TargetClient extends pg.Client {
-  // biome-ignore lint/suspicious/noExplicitAny: matches the last of the driver's overloads and keeps the others
+  // biome-ignore lint/suspicious/noExplicitAny: compatible with all overloads of the driver's method
   override query(...given: any[]): any {
     const [first] = given
     const query = (...args: unknown[]) => (super.query as (...all: unknown[]) => unknown)(...args)
@@ -39,12 +39,15 @@ async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
       const { code } = error as { code?: string }
       const again = code === SERIALIZATION_FAILURE || (code === COMPLETION_UNKNOWN && isRepeatable(text))
       if (!again || attempt >= ATTEMPTS) throw error
-      // Random, so that two colliding runs do not collide again.
+      // Adds a random factor, so that two runs that have collided do not collide again.
       await sleep(Math.min(TIMING.repeatMost, TIMING.repeatFirst * 2 ** (attempt - 1)) * (0.5 + Math.random()))
     }
 }
 
-/** Statements that can run twice. An UPDATE by nonce matches no row the second time, so its caller reads the row. */
+/**
+ * Statements that are safe to run twice. If an UPDATE selects its row by nonce, the second run matches no row, so its
+ * caller reads the row back.
+ */
 const REPEATABLE = [
   /^\s*(SELECT|SHOW|SET|RESET|VALUES|WITH|GRANT|REVOKE|UPDATE|DELETE|TRUNCATE|ANALYZE|VALIDATE)\b/i,
   /^\s*INSERT\b[\s\S]*\bON CONFLICT\b/i,
@@ -56,7 +59,7 @@ const REPEATABLE = [
   /^\s*COMMENT\s+ON\b/i,
 ]
 
-/** Whether a statement can run again when its result is unknown. */
+/** Whether a statement is safe to run again if its result is unknown. */
 export function isRepeatable(text: string): boolean {
   return !/\bnextval\s*\(/i.test(text) && REPEATABLE.some((form) => form.test(text))
 }

@@ -2,12 +2,12 @@ import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
 import { urlProblem } from './url.ts'
 
-/** A type of input value: how to parse its text, and how to describe what is allowed. */
+/** A type of input value: how to parse it, and how to describe the allowed values. */
 export interface InputType<T> {
   schema: z.ZodType<T, string>
   /** Completes "Set it to …" in an error, and describes the allowed values in the documentation. */
   hint: string
-  /** Set for secrets, which are registered before anything else and never printed. */
+  /** Set for secrets. They are registered before anything else happens, and are never printed. */
   secret?: 'text' | 'url'
   /** JSON Schema of the value in the config file. */
   json: Record<string, unknown>
@@ -111,7 +111,10 @@ function yamlOf(value: string): unknown {
   }
 }
 
-/** A PostgreSQL or CockroachDB connection URL, kept as written, because the MOLT tools get the user's parameters. */
+/**
+ * A PostgreSQL or CockroachDB connection URL. Kept as written, because the MOLT tools must get the user's parameters
+ * unchanged.
+ */
 export const connectionUrl: InputType<string> = {
   schema: z.string().superRefine((value, context) => {
     const problem = urlProblem(value)
@@ -122,7 +125,9 @@ export const connectionUrl: InputType<string> = {
   json: { type: 'string' },
 }
 
-/** A webhook URL. All of it is secret, because its path contains a token. Plain HTTP only to this machine. */
+/**
+ * A webhook URL. All of it is secret, because its path contains a token. Plain HTTP is allowed only for this machine.
+ */
 export const webhookUrl: InputType<string> = {
   schema: z.string().regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])[^\s]+$/),
   hint: 'a URL that begins with https://',

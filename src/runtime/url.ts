@@ -3,8 +3,8 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * Describes what is wrong with a connection URL, without quoting it; undefined when it is valid. Uses a strict pattern,
- * because `new URL` silently repairs a password with a bare `@` or `%`, which the MOLT tools then misread.
+ * Describes what is wrong with a connection URL, without quoting the URL; undefined if it is valid. Uses a strict
+ * pattern, because `new URL` silently repairs a password with a bare `@` or `%`, which the MOLT tools then misread.
  */
 export function urlProblem(url: string): string | undefined {
   if (!/^postgres(ql)?:\/\//.test(url)) return 'it does not begin with postgresql://'
@@ -35,13 +35,13 @@ function addressProblem(address: string): string | undefined {
 const PORT_PROBLEM = 'its port must be a number from 1 to 65535'
 const isPort = (text: string) => /^\d{1,5}$/.test(text) && Number(text) >= 1 && Number(text) <= 65_535
 
-/** Files that libpq, and pgx in MOLT, use when the URL names none. */
+/** Default certificate files of libpq, and of pgx, the driver in the MOLT tools. */
 const CERTIFICATES = {
   sslrootcert: join(homedir(), '.postgresql/root.crt'),
   sslcert: join(homedir(), '.postgresql/postgresql.crt'),
   sslkey: join(homedir(), '.postgresql/postgresql.key'),
 }
-/** Value of `sslrootcert` for the authorities that this machine trusts. */
+/** Value of `sslrootcert` that selects the certificate authorities that this machine trusts. */
 const SYSTEM_ROOTS = 'system'
 
 /** Rewrites the URL for our driver, so that its TLS settings mean the same as in libpq and MOLT. */
@@ -59,7 +59,9 @@ export function withLibpqTls(url: string): string {
 
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
 
-/** Checks the part after the `?`. The driver would ignore unknown modes and throw on missing files. */
+/**
+ * Checks the parameters after the `?`. The driver would ignore an unknown `sslmode`, and throw if a file is missing.
+ */
 function parameterProblem(url: string): string | undefined {
   const parameters = new URLSearchParams(url.split(/\?(.*)/s)[1] ?? '')
   const modes = parameters.getAll('sslmode')
@@ -86,7 +88,7 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** Parses the URL as the driver would. The driver's own error would look like a bug. */
+/** Parses the URL as the driver does. An error from the driver itself would look like a bug in this suite. */
 function parseProblem(url: string): string | undefined {
   try {
     new URL(url)
@@ -97,7 +99,7 @@ function parseProblem(url: string): string | undefined {
   }
 }
 
-/** Replaces the login in a URL, and removes the parameters that belong to the old one. */
+/** Replaces the login in a URL, and removes the parameters that belong to the old login. */
 export function withLogin(url: string, user: string, password: string): string {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const kept = query
@@ -107,13 +109,15 @@ export function withLogin(url: string, user: string, password: string): string {
   return `${base.replace(/^([a-z]+:\/\/)(?:[^@/]*@)?/, `$1${login}@`)}${kept.length ? `?${kept.join('&')}` : ''}`
 }
 
-/** Host and port without the login, so that people can identify a server. */
+/** Host and port of a URL without the login, to identify a server in messages. */
 export function hostOf(url: string): string {
   const { host, searchParams } = new URL(url)
   return searchParams.get('host') ?? host
 }
 
-/** Why a connection with this URL may be unencrypted; undefined when it is encrypted or uses no network. */
+/**
+ * Explains why a connection with this URL can be unencrypted; undefined if it is encrypted or does not use the network.
+ */
 export function tlsProblem(url: string): string | undefined {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const params = query.split('&').map((pair) => pair.split('='))

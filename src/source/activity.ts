@@ -1,13 +1,16 @@
 import { type Database, ident, sqlState } from '../runtime/database.ts'
 
 /*
- * Reads PostgreSQL's statistics of an application: pg_stat_statements if installed, pg_stat_database and
- * pg_stat_activity. Resets nothing; callers subtract two readings.
+ * Reads PostgreSQL's statistics about an application: pg_stat_database, pg_stat_activity, and pg_stat_statements if it
+ * is installed. Resets no counters; callers subtract two readings.
  */
 
-/** Counters per statement, user and plan since the server's last reset. Times in milliseconds. */
+/** Counters of one statement and user since the server's last reset. Times are in milliseconds. */
 export interface StatementRow {
-  /** Constants are `$1`, except in utility statements and texts that the server had to parse again. */
+  /**
+   * Constants are replaced by `$1`, `$2` …, except in utility statements and in texts that the server had to parse
+   * again.
+   */
   query: string
   calls: number
   rows: number
@@ -16,11 +19,14 @@ export interface StatementRow {
   deviationMs: number
 }
 
-/** `right`: the texts of other users are hidden without pg_read_all_stats. */
+/** `right` means that the user lacks pg_read_all_stats, without which other users' statements are hidden. */
 export type NoStatements = { missing: 'not-installed' | 'right' }
 
 export interface DatabaseCounters {
-  /** Includes this suite's own. Rollbacks are left out, because decoding a slot counts one for each transaction. */
+  /**
+   * Includes this suite's own commits. There is no count of rollbacks, because reading a slot adds one rollback for
+   * each decoded transaction.
+   */
   commits: number
   deadlocks: number
 }
@@ -32,19 +38,19 @@ export interface SourceSession {
   /** Empty for a local socket. */
   address: string
   sessions: number
-  /** Whether the last statement of one of them was a write. */
+  /** Whether the last statement of any of these sessions was a write. */
   writes: boolean
-  /** The role can write to one of the requested tables, and is not a superuser. */
+  /** Whether the role can write to one of the requested tables and is not a superuser. */
   mayWrite: boolean
 }
 
-/** At most this many statements, the most expensive first, because the ledger stores them. */
+/** Maximum number of statements to read, most expensive first. Limited because the ledger stores them. */
 const STATEMENTS = 500
 
 /**
- * Reads the statements of this database, without catalog queries, statements on our schema, and statements that create
- * or read a slot. Includes those of the migration user only if no other user has any, because the application then
- * shares its role.
+ * Reads the statistics of this database's statements. Leaves out catalog queries, statements on our schema, and
+ * statements that create or read a slot. Leaves out the migration user's statements too, unless there are no others:
+ * then the application uses the same role.
  */
 export async function readStatements(db: Database): Promise<StatementRow[] | NoStatements> {
   const { rows } = await db.query(
@@ -90,10 +96,10 @@ export async function readDatabaseCounters(db: Database): Promise<DatabaseCounte
 }
 
 /**
- * Lists the clients of this database, without those of this suite and its tools.
+ * Lists the clients of this database, except this suite and its tools.
  * @param tables tables in `schema`, to find out which roles can write to them
  * @param own application names of this suite and its tools
- * @returns undefined when other users' sessions are hidden
+ * @returns undefined if other users' sessions are hidden
  */
 export async function readSourceSessions(
   db: Database,

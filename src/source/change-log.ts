@@ -3,22 +3,24 @@ import { VerdictError } from '../runtime/errors.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { decodeMessage, type Lsn, POSTGRES_EPOCH_MS, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
 
-/** The key of an inserted, updated or deleted row. An update that changes the key counts as two. */
+/** The key of an inserted, updated or deleted row. An update that changes the key produces two of these. */
 export interface ChangedKey {
   schema: string
   table: string
   /** The key's values as text, in the order of the table's columns. */
   key: string[]
   /**
-   * The columns that the log treats as the key: the replica identity at that time. Shared by all changes of a
-   * relation.
+   * Columns of the replica identity at that time, which the log sends as the key. All changes of a relation share the
+   * array.
    */
   columns: readonly string[]
   /** Whether a row with this key must exist once the transaction is visible. */
   present: boolean
-  /** The transaction's id without its epoch. */
+  /** The transaction id without the epoch. */
   xid: number
-  /** Start of its commit record: a slot confirmed up to here sends the whole transaction again. */
+  /**
+   * Start of the transaction's commit record. A slot that is confirmed up to here sends the whole transaction again.
+   */
   at: Lsn
 }
 
@@ -26,16 +28,16 @@ export interface ChangeLogOptions {
   sourceUrl: string
   slot: string
   publication: string
-  /** Called for each change, in commit order; never for one that was rolled back. */
+  /** Called for each committed change, in commit order. */
   onChange(change: ChangedKey): void
   /** Called once when the log ends, with the reason, unless {@link ChangeLog.close} was called first. */
   onEnd(error: Error): void
 }
 
-/** Application name, which identifies a reader of an earlier run as ours. */
+/** Application name. It shows that a leftover reader belongs to an earlier run of this suite. */
 export const LOG_APPLICATION = 'molt-actions change log'
 
-/** pg's connection with the members that its types omit and a replication stream needs. */
+/** pg's connection, with the members that a replication stream needs but the type definitions lack. */
 interface ReplicationConnection {
   stream: { destroy(): void }
   on(event: 'copyData', listener: (message: { chunk: Buffer }) => void): void
@@ -44,9 +46,9 @@ interface ReplicationConnection {
 }
 
 /**
- * Reads which keys change on the source, through its own logical slot. Buffers nothing: each change is passed on as
- * it arrives, and the server waits while this process is busy. Only {@link confirm} moves the slot; keepalives are
- * answered with the last confirmed position.
+ * Reads the keys of all rows that change on the source, through a logical slot of its own. Does not buffer: each change
+ * is passed on as it arrives, and the server waits while this process is busy. Only {@link confirm} advances the slot;
+ * the answer to a keepalive repeats the last confirmed position.
  */
 export class ChangeLog {
   readonly #client: Database
@@ -61,7 +63,7 @@ export class ChangeLog {
 
   /**
    * Starts reading at the slot's position.
-   * @throws the database's error when another client reads the slot, or it is gone
+   * @throws the database's error if another client is reading the slot, or the slot does not exist
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
     const client = await connectForReplication(options.sourceUrl, LOG_APPLICATION)
@@ -83,12 +85,12 @@ export class ChangeLog {
     this.#read = 0n
   }
 
-  /** Everything committed before this position has been passed on. */
+  /** All transactions that were committed before this position have been passed on. */
   get position(): Lsn {
     return this.#read
   }
 
-  /** Lets the slot move to `lsn`, so that the source can drop older WAL. Sent to the server at once. */
+  /** Confirms `lsn` to the server immediately, so that the source can remove older WAL. */
   confirm(lsn: Lsn): void {
     if (lsn > this.#confirmed) this.#confirmed = lsn
     this.#answer()
@@ -120,7 +122,7 @@ export class ChangeLog {
     try {
       if (chunk[0] === 0x77) this.#data(chunk.subarray(25))
       else if (chunk[0] === 0x6b) {
-        // The server has decoded up to this position, and has sent everything committed before it.
+        // The server has decoded the WAL up to this position, and has sent all transactions committed before it.
         if (!this.#transaction) this.#advance(chunk.readBigUInt64BE(1))
         if (chunk[17] === 1) this.#answer()
       }
@@ -201,7 +203,7 @@ export class ChangeLog {
   }
 }
 
-/** @param old the old row, which has a TOASTed key value that the new one lacks */
+/** @param old the old row. It contains a TOASTed key value if the new row does not */
 function keyOf({ name, columns }: Relation, values: readonly Value[], old?: readonly Value[]): string[] {
   return columns.flatMap((column, i) => {
     if (!column.key) return []

@@ -3,22 +3,22 @@ import type { ErrorCode } from '../runtime/codes.ts'
 import type { Database } from '../runtime/database.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from './publication.ts'
 
-/** A table of the plan, or a partition below it, in the source's catalog at one moment. */
+/** Catalog data of a table in the plan, or of one of its partitions, on the source at one moment. */
 interface TableState {
   /** As `schema.table`. */
   name: string
   oid: number
-  /** The file that holds its rows; TRUNCATE, VACUUM FULL and rewriting DDL replace it. */
+  /** The table's storage file, which is replaced by TRUNCATE, by VACUUM FULL, and by DDL that rewrites the table. */
   file: number
-  /** -1 (0 before PostgreSQL 14) after a TRUNCATE, until the table is analyzed. */
+  /** Estimated number of rows. After a TRUNCATE it is -1 (0 before PostgreSQL 14) until the table is analyzed. */
   tuples: number
-  /** `d` default, `f` full, `n` nothing, `i` index. */
+  /** Replica identity: `d` default, `f` full, `n` nothing, `i` index. */
   identity: string
-  /** Digest of its columns and key. */
+  /** Digest of the table's columns and primary key. */
   digest: string
 }
 
-/** The source's tables and publication at one moment, read in one small query. */
+/** State of the source's tables and publication at one moment, read with one small query. */
 export interface SourceState {
   /** The plan's tables, with their partitions. */
   tables: TableState[]
@@ -26,7 +26,7 @@ export interface SourceState {
   published: string[]
   /** null if the publication does not exist. */
   publication: PublicationMark | null
-  /** Bare names of all tables of the schema, without partitions. */
+  /** Bare names of all tables in the schema, without partitions. */
   present: string[]
 }
 
@@ -54,7 +54,7 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
   return rows[0]
 }
 
-/** A change of a table's definition, on either side. */
+/** Kinds of changes to a table's definition, on either side. */
 export type SchemaChange =
   | 'table-gone'
   | 'table-offline'
@@ -78,10 +78,10 @@ export type ObservationKind =
   | 'long-transaction'
   | 'foreign-writer'
 
-/** An event seen by a watch. */
+/** Something that a watch has noticed on the source or the target. */
 export interface Observation {
   kind: ObservationKind
-  /** `on-ddl` decides about `ddl`; `fatal` invalidates the stream regardless. */
+  /** For `ddl`, the input `on-ddl` decides what happens. `fatal` always makes the stream invalid. */
   severity: 'ddl' | 'fatal' | 'warning'
   what: string
 }
@@ -142,7 +142,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
       found.push({
         kind: 'table-created',
         severity: 'ddl',
-        what: `${table.name} was created on the source with the name of an expected table, or as a partition of one`,
+        what: `${table.name} was created on the source with the name of an expected table, or as a partition of an expected table`,
       })
   for (const name of after.present)
     if (!before.present.includes(name) && !plan.tables.includes(name)) found.push(createdTable(plan, name))
@@ -161,13 +161,16 @@ export function createdTable(plan: Plan, name: string): Observation {
   return { kind: 'table-created', severity: 'ddl', what }
 }
 
-/** Any change of the publication, even one undone within a second, may have permanently dropped row changes. */
+/**
+ * Finds changes to the publication. Even a change that was undone within a second may have caused row changes to be
+ * skipped for good.
+ */
 export function publicationObservations(
   before: PublicationMark | null | undefined,
   after: PublicationMark | null,
   plan: Plan,
 ): Observation[] {
-  // A dropped or recreated publication is noticed when the slot is read.
+  // The check of the slot reports a dropped or recreated publication.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
   return [{ kind: 'publication-changed', severity: 'fatal', what: alteredPublication(plan, changes) }]
@@ -177,19 +180,21 @@ export function alteredPublication(plan: Plan, changes: readonly string[]): stri
   return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent. Repeat the load`
 }
 
-/** Oid of a table or partition → the file that holds its rows (relfilenode), which TRUNCATE replaces. */
+/** Oid of a table or partition → its storage file (relfilenode), which TRUNCATE replaces. */
 export type TableFiles = Record<string, number>
 
-/** Replaces the file of a table that was seen truncated, so that the next stream reports it again. */
+/**
+ * Stored instead of the file of a table that has been truncated, so that the next stream reports the TRUNCATE again.
+ */
 const EMPTIED = -1
 
-/** Only TRUNCATE and DDL reset a table's row estimate, until it is analyzed. */
+/** Whether the row estimate of a table is reset. Only TRUNCATE and DDL reset it, and ANALYZE sets it again. */
 const isReset = ({ tuples }: TableState) => tuples <= 0
 
 /**
- * The files to compare a later reading with.
+ * Returns the files with which a later reading is to be compared.
  * @param known the files before this reading
- * @param before the previous reading, which shows DDL
+ * @param before the previous reading, which shows whether DDL has run since then
  */
 export function filesAfter({ tables }: SourceState, known: TableFiles = {}, before?: SourceState): TableFiles {
   const digests = new Map(before?.tables.map(({ oid, digest }) => [oid, digest]))
@@ -203,13 +208,13 @@ export function filesAfter({ tables }: SourceState, known: TableFiles = {}, befo
   return Object.fromEntries(stored.map((table) => [table.oid, emptied(table) ? EMPTIED : table.file]))
 }
 
-/** Finds tables that were truncated or rewritten since these files were read, while no stream was watching. */
+/** Finds tables that were truncated or rewritten since the files in `known` were read, while no stream was watching. */
 export function compareFiles(known: TableFiles, { tables }: SourceState): Observation[] {
   return tables.flatMap((table): Observation[] => {
     const file = known[table.oid]
     if (file === undefined || file === table.file) return []
     if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
-    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began. The stream does not move that, so the target may still have the old rows. Repeat the load`
+    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began. The stream does not replicate a TRUNCATE, so the target may still have the old rows. Repeat the load`
     return [{ kind: 'table-truncated', severity: 'fatal', what }]
   })
 }
@@ -231,7 +236,7 @@ function compareState(before: TableState, after: TableState): Observation[] {
     found.push({
       kind: 'identity-changed',
       severity: 'ddl',
-      what: `REPLICA IDENTITY of ${after.name} was changed from ${identityName(before.identity)} to ${identityName(after.identity)} on the source`,
+      what: `on the source, REPLICA IDENTITY of ${after.name} was changed from ${identityName(before.identity)} to ${identityName(after.identity)}`,
     })
   if (before.digest !== after.digest)
     found.push({
@@ -243,7 +248,7 @@ function compareState(before: TableState, after: TableState): Observation[] {
     found.push({
       kind: 'table-truncated',
       severity: 'fatal',
-      what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not move: the target still has its rows. Repeat the load`,
+      what: `${after.name} was emptied by TRUNCATE on the source. The stream does not replicate that, so the target still has the rows. Repeat the load`,
     })
   else if (before.file !== after.file) found.push(rewritten(after))
   return found

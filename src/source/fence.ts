@@ -6,33 +6,33 @@ import { TIMING } from '../runtime/timing.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 /*
- * The fence is a statement trigger on every expected table, installed disarmed ahead of time. One number arms it: the
- * time, by the source's clock, until which writes are refused. It is a sequence's value, because sequences are read
- * outside any snapshot: even an old REPEATABLE READ transaction sees the current value, which it would not in a row. A
- * second sequence counts the writes that passed, and a third the writes that the permanent fence refused. A rollback
- * does not undo these counts.
+ * The fence is a statement trigger on every expected table, which is installed disarmed. One number arms it: the lease,
+ * which is the time, by the source's clock, until which the triggers refuse writes. The lease is the value of a
+ * sequence, because sequences are read outside any snapshot. Even an old REPEATABLE READ transaction sees the current
+ * value; if the lease were in a row, it would not. A second sequence counts the writes that the fence let through, and
+ * a third sequence counts the writes that the permanent fence refused. A rollback does not undo these counts.
  */
 
 export const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
-/** Counts writes that the permanent fence refused, from clients that the switch missed. */
+/** Counts the writes that the permanent fence refused. They come from clients that were not switched to the target. */
 const REFUSALS = `${OUR_SCHEMA}.fence_refusals`
 const SEQUENCES = [LEASE, PASSED, REFUSALS]
-/** Set by a session that only tests the fence, so that its writes are not counted. */
+/** Setting of a session that only tests the fence, so that its writes are not counted. */
 const PROBE = 'molt_actions.probe'
 /**
- * With a cache, a session takes its next values from memory, so a write that passes might not be counted. With CYCLE,
- * the count could return to an earlier value.
+ * With a cache, a session takes its next values from memory, so a write that got past the fence might not be counted.
+ * With CYCLE, the count could return to an earlier value.
  */
 const PLAIN = 'INCREMENT BY 1 MINVALUE 1 NO MAXVALUE CACHE 1 NO CYCLE'
 const TRIGGER = 'molt_actions_fence'
-/** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
+/** Value of pg_trigger.tgtype for a trigger BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
 const EVERY_WRITE = 2 + 4 + 8 + 16 + 32
-/** Condition on a row of pg_trigger: it fires on every write and calls our function. */
+/** Condition on a row of pg_trigger: the trigger fires on every write and calls our function. */
 const WHOLE = `tgtype = ${EVERY_WRITE} AND tgqual IS NULL AND tgattr::text = ''
   AND tgfoid = pg_catalog.to_regprocedure('${OUR_SCHEMA}.fence()')`
 
-/** read_only_sql_transaction, which applications already understand as "no writes for now". */
+/** SQLSTATE read_only_sql_transaction, which applications already treat as "no writes for now". */
 const REFUSED = '25006'
 
 /** The lease after a commit, which never expires. */
@@ -43,9 +43,9 @@ const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint'
 export type FenceState = 'absent' | 'lifted' | 'lapsed' | 'armed' | 'permanent'
 
 export interface Fence {
-  /** Part of the error that refuses a write, so that a probe can distinguish our refusal from any other. */
+  /** Part of the fence's error message, so that a probe can distinguish the fence from any other error. */
   id: string
-  /** Expected tables and every partition below them, as bare names with their own schema. */
+  /** Expected tables and all of their partitions, each with its own schema and bare name. */
   tables: { schema: string; name: string; oid: number }[]
 }
 
@@ -58,13 +58,14 @@ export interface WriteHolder {
 const LOCK_ATTEMPTS = 30
 
 /**
- * Installs the fence, disarmed. Each table gets its own short transaction with a lock timeout, retried: in one
- * transaction the waits behind other locks would add up, and a deadlock could hit the application.
+ * Installs the fence, disarmed. Uses a short transaction per table, with a lock timeout and retries. In a single
+ * transaction, the waits for other locks would add up, and a deadlock could abort a transaction of the application.
  */
 export async function installFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
   for (const sequence of SEQUENCES) await db.query(`CREATE SEQUENCE IF NOT EXISTS ${sequence} ${PLAIN}`)
-  // Only where needed: a transaction that has written holds a lock on the counter until it ends.
+  // Alters a sequence only if needed, because every transaction that has written holds a lock on the counter until it
+  // ends.
   for (const { name, unlogged } of await oddSequences(db))
     await withShortLock(db, async () => {
       await db.query(`ALTER SEQUENCE ${name} AS bigint ${PLAIN}`)
@@ -80,8 +81,8 @@ export async function installFence(db: Database, tables: readonly Table[]): Prom
 const SEARCH_PATH = 'pg_catalog, pg_temp'
 
 /**
- * The trigger function. SECURITY DEFINER, because otherwise every write by a role without rights on our schema would
- * fail, even while the fence is lifted.
+ * The trigger function. It is SECURITY DEFINER, because otherwise every write by a role without privileges on our
+ * schema would fail, even while the fence is lifted.
  */
 function fenceFunction(id: string): string {
   return `
@@ -110,7 +111,7 @@ function fenceFunction(id: string): string {
     END $fence$`
 }
 
-/** Lists the fence's sequences that are missing or were changed since the installation. */
+/** Lists the fence's sequences that are missing, or have been changed since the installation. */
 async function oddSequences(db: Database): Promise<{ name: string; unlogged: boolean }[]> {
   const { rows } = await db.query(
     `SELECT name, (SELECT relpersistence = 'u' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(name)) AS unlogged
@@ -123,15 +124,15 @@ async function oddSequences(db: Database): Promise<{ name: string; unlogged: boo
   return rows
 }
 
-/** The installed fence with every table that has its trigger; undefined when there is none. */
+/** Reads the installed fence: its id, and every table that has its trigger. Undefined if no fence is installed. */
 export async function installedFence(db: Database): Promise<Fence | undefined> {
   const id = await readFenceId(db)
   return id ? { id, tables: await fencedTables(db) } : undefined
 }
 
 /**
- * The fence with every table that needs it, as far as the source alone can tell: tables that have the trigger, and
- * tables of the heartbeat's publication with their partitions.
+ * Reads which tables should have the fence, from the source alone: the tables that have its trigger, and all tables in
+ * the heartbeat's publication, with their partitions.
  */
 export async function expectedFence(db: Database): Promise<Fence | undefined> {
   const installed = await installedFence(db)
@@ -146,7 +147,7 @@ export async function expectedFence(db: Database): Promise<Fence | undefined> {
   return { id: installed.id, tables: [...all.values()] }
 }
 
-/** The fence that `tables` need now, including partitions; {@link fenceProblems} compares it. */
+/** Describes the fence that `tables` and their partitions should have now, for {@link fenceProblems}. */
 export async function plannedFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   return { id: (await readFenceId(db)) ?? 'none', tables: await withPartitions(db, tables) }
 }
@@ -160,7 +161,7 @@ async function readFenceId(db: Database): Promise<string | undefined> {
   return /molt-actions fence ([0-9a-f-]{36})/.exec(rows[0]?.prosrc ?? '')?.[1]
 }
 
-/** Installs the trigger on a table, and replaces one of the same name that differs from ours. */
+/** Installs the trigger on a table. Replaces a trigger of the same name that differs from ours. */
 async function installTrigger(db: Database, table: { schema: string; name: string; oid: number }): Promise<void> {
   const { rows } = await db.query(
     `SELECT tgenabled = 'A' AS always, ${WHOLE} AS whole FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2`,
@@ -182,8 +183,8 @@ async function installTrigger(db: Database, table: { schema: string; name: strin
 
 /**
  * Drops the triggers and the function.
- * @param decided whether a permanent fence may be dropped: only for the cleanup long after a cutover
- * @throws VerdictError when it is permanent and must stay
+ * @param decided true if even a permanent fence may be dropped: only in the cleanup long after a cutover
+ * @throws VerdictError if the fence is permanent and must stay
  */
 export async function removeFence(
   db: Database,
@@ -194,7 +195,7 @@ export async function removeFence(
     if (!decided && (await readFence(db)).state === 'permanent')
       throw new VerdictError(
         'fence.permanent',
-        'a cutover was committed meanwhile, so the fence on the source is permanent and was not removed',
+        'a cutover has been committed in the meantime, so the fence on the source is permanent and was not removed',
       )
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
@@ -203,7 +204,7 @@ export async function removeFence(
   await db.query(`DROP SEQUENCE IF EXISTS ${SEQUENCES.join(', ')}`)
 }
 
-/** Lists every table that has the fence's trigger now, regardless of the plan. */
+/** Lists all tables that have the fence's trigger now, whether or not the plan contains them. */
 async function fencedTables(db: Database): Promise<{ schema: string; name: string; oid: number }[]> {
   const { rows } = await db.query(
     `SELECT n.nspname AS schema, c.relname AS name, c.oid FROM pg_catalog.pg_trigger t
@@ -242,8 +243,8 @@ async function withPartitions(db: Database, tables: readonly Pick<Table, 'oid'>[
 }
 
 /**
- * The fence's current state, by the source's clock.
- * @param there whether its lease exists, if the caller knows
+ * Reads the fence's current state, by the source's clock.
+ * @param there whether the sequence of the lease exists, if the caller knows
  */
 export async function readFence(db: Database, there?: boolean): Promise<{ state: FenceState; remainingMs: number }> {
   if (!(there ?? (await relationExists(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
@@ -259,17 +260,17 @@ export async function readFence(db: Database, there?: boolean): Promise<{ state:
 }
 
 /**
- * The lease that ends `leaseMs` from now, by the source's clock. Computed before it is set, so that a lost answer
- * does not matter.
+ * Computes the lease that expires `leaseMs` from now, by the source's clock. It is computed before it is set, so that
+ * the caller knows it even if the server's answer to setting it is lost.
  */
 export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
   return (await db.query(`SELECT (${NOW_MS} + $1::bigint)::text AS lease`, [leaseMs])).rows[0].lease
 }
 
 /**
- * Arms or renews the fence: refuses writes from now until `lease`. Locks no table.
- * @param own the lease to renew: a fence lifted since then is not rearmed
- * @returns false when nothing was changed: the fence is permanent, or has another lease than `own`
+ * Arms the fence or renews its lease: writes are refused from now until `lease`. Does not lock any table.
+ * @param own the lease to renew. A fence that was lifted since then is not armed again
+ * @returns false if nothing was changed, because the fence is permanent or its lease is not `own`
  */
 export async function setLease(db: Database, lease: string, own?: string): Promise<boolean> {
   return (
@@ -278,8 +279,8 @@ export async function setLease(db: Database, lease: string, own?: string): Promi
 }
 
 /**
- * Allows writes again at once; never lifts a permanent fence.
- * @param lease lifts only this lease, because another run's fence is not ours
+ * Lifts the fence, so that writes are possible again immediately. Never lifts a permanent fence.
+ * @param lease the only lease to lift, so that another run's fence stays armed
  * @returns false when nothing was changed
  */
 export async function liftFence(db: Database, lease?: string): Promise<boolean> {
@@ -288,10 +289,10 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
 }
 
 /**
- * Makes the fence permanent. This is the decision for the target, and is durable on the source before the function
- * returns. Requires that `lease`, the value that was checked for gaps, is still set and has not lapsed. Uses one
- * statement, so that no write can pass between check and decision.
- * @returns false, with nothing changed, when the lease was lost
+ * Makes the fence permanent. This commits the cutover. The change is durable on the source before the function returns.
+ * Requires that `lease`, for which the fence was checked for gaps, is still set and has not expired. Checks that and
+ * changes the lease in a single statement, so that no write can get through in between.
+ * @returns false, with nothing changed, if the lease was lost
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
@@ -299,8 +300,8 @@ export async function makePermanent(db: Database, lease: string): Promise<boolea
 }
 
 /**
- * Reverses the decision: writes to the source are possible again. Only for a rollback, once nothing writes to the
- * target.
+ * Lifts the permanent fence, so that writes to the source are possible again. Only for a rollback, once nothing writes
+ * to the target.
  */
 export async function revokePermanent(db: Database): Promise<void> {
   await db.query(`SELECT setval('${LEASE}', ${LIFTED}) FROM ${LEASE} WHERE last_value = ${PERMANENT}`)
@@ -309,18 +310,18 @@ export async function revokePermanent(db: Database): Promise<void> {
 const bigint = (text: string) => BigInt(text).toString()
 
 /**
- * Writes the exact count to the WAL. Sequences are logged ahead of their use, so after a crash or on a standby the
- * count would include writes that never happened.
+ * Writes the exact count to the WAL. PostgreSQL logs sequence values before it uses them, so after a crash or on a
+ * standby the count would include writes that never happened.
  */
 const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
 
-/** Resets the count of refusals, which starts at the commit. */
+/** Resets the count of refused writes, because it starts at the commit. */
 const FROM_ZERO = `, (SELECT setval('${REFUSALS}', 1, false))`
 
 /**
- * Changes the lease, one session at a time: without the advisory lock, a lift that read "not permanent" could undo a
- * commit. Sends all statements in one message. Otherwise, if the connection broke in between, the open transaction
- * would keep the lock, and no run could lift the fence.
+ * Changes the lease while holding an advisory lock. Without the lock, a session that is about to lift the fence could
+ * undo a commit that happens between its check and its change. Sends all statements in one message. Otherwise, if the
+ * connection broke in between, the open transaction would keep the lock, and no run could lift the fence.
  */
 async function changeLease(db: Database, value: string, condition: string, also = ''): Promise<string | undefined> {
   try {
@@ -335,15 +336,16 @@ async function changeLease(db: Database, value: string, condition: string, also 
   }
 }
 
-/** Counts the writes that have passed the fence. A change between two readings means a gap. */
+/** Reads the count of writes that the fence let through. If it changes between two readings, the fence had a gap. */
 export async function writesPassed(db: Database): Promise<string> {
   const { rows } = await db.query(`SELECT last_value::text || is_called::text AS passed FROM ${PASSED}`)
   return rows[0].passed
 }
 
 /**
- * Writes that the permanent fence refused since the commit; undefined where the fence does not count them. A client's
- * rollback does not undo the count. Like any sequence, it can be up to 32 too high after a crash of the source.
+ * Reads how many writes the permanent fence has refused since the commit; undefined if the fence does not count them. A
+ * rollback of the client does not undo the count. As with any sequence, the count can be up to 32 too high after a
+ * crash of the source.
  */
 export async function writesRefused(db: Database): Promise<number | undefined> {
   if (!(await relationExists(db, REFUSALS))) return undefined
@@ -352,7 +354,8 @@ export async function writesRefused(db: Database): Promise<number | undefined> {
 }
 
 /**
- * The statement that sets the count back to one from {@link writesPassed}, for a person who accepts the writes since.
+ * Returns the statement that resets the count to an earlier result of {@link writesPassed}. The user runs it to accept
+ * the writes since then.
  */
 export function resetCount(passed: string): string {
   const [, value, called] = /^(\d+)(true|false)$/.exec(passed) ?? []
@@ -360,9 +363,11 @@ export function resetCount(passed: string): string {
 }
 
 export interface FenceVersion {
-  /** Changes whenever a trigger of the fence, its function or a sequence is touched, even if it is restored. */
+  /**
+   * Changes whenever someone alters a trigger, the function or a sequence of the fence, even if it is then restored.
+   */
   objects: string
-  /** `schema.table` → the file with its rows. DDL that rewrites every row bypasses all triggers and replaces it. */
+  /** `schema.table` → storage file. DDL that rewrites every row does not fire triggers, but replaces the file. */
   files: Record<string, number>
 }
 
@@ -381,7 +386,7 @@ export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVer
   return rows[0]
 }
 
-/** Lists the tables that were rewritten or dropped between two versions. */
+/** Lists the tables that were rewritten or dropped between two readings. */
 export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
   return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }
@@ -400,11 +405,11 @@ export async function writeHolders(db: Database, fence: Fence): Promise<WriteHol
 }
 
 /**
- * Tests a write to every fenced table that hits no row. Only an error with this fence's id counts as refused: a missing
- * grant or a read-only session fails too.
- * @returns the tables that refused, and those that let the write through
- * @throws UserError for a table that cannot be tested, because something else refuses or replaces every write;
- * VerdictError for one that was dropped
+ * Tests the fence of every table with a write that affects no row. Only an error with this fence's id counts as
+ * refused, because a missing privilege or a read-only session causes an error too.
+ * @returns the tables that refused the write, and the tables that let it through
+ * @throws UserError if a table cannot be tested, because something else rejects or replaces every write; VerdictError
+ * if a table was dropped
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []
@@ -416,10 +421,7 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
       const name = qualified(table.schema, table.name)
       const statements = probes.get(table.oid)
       if (!statements)
-        throw new VerdictError(
-          'fence.table-dropped',
-          `${name} was dropped on the source meanwhile, together with its fence`,
-        )
+        throw new VerdictError('fence.table-dropped', `${name} has been dropped on the source, together with its fence`)
       if (await isRefused(db, fence, name, statements)) refused.push(name)
       else passed.push(name)
     }
@@ -429,7 +431,10 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
   return { refused, passed }
 }
 
-/** Statements by table oid that hit no row, one of each kind that no rule of the table replaces. */
+/**
+ * Builds the test statements of each table, by oid: a DELETE, an UPDATE and an INSERT that affect no row. Leaves out
+ * statements that a rule on the table replaces.
+ */
 async function readProbes(db: Database, fence: Fence): Promise<Map<number, string[]>> {
   const { rows } = await db.query(
     `SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
@@ -459,7 +464,10 @@ async function readProbes(db: Database, fence: Fence): Promise<Map<number, strin
   )
 }
 
-/** The first statement that the fence refuses or lets through decides: a table may, for example, forbid deletes. */
+/**
+ * Runs the statements until the fence refuses one or lets one through. The first may fail for another reason, for
+ * example if a trigger forbids deletes.
+ */
 async function isRefused(db: Database, fence: Fence, name: string, statements: readonly string[]): Promise<boolean> {
   let why = 'rules'
   for (const statement of statements)
@@ -474,7 +482,7 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
     }
   throw new UserError(
     'fence.cannot-probe',
-    `the fence on ${name} cannot be tested (${why}): a right is missing, or the table's triggers or rules refuse or replace a DELETE, UPDATE and INSERT that affect no rows before the fence refuses them. Grant DELETE to the migration user, or let it run one of these statements`,
+    `the fence on ${name} cannot be tested (${why}): a privilege is missing, or the table's own triggers or rules reject or replace every DELETE, UPDATE and INSERT that affects no rows before the fence can refuse it. Grant DELETE to the migration user, or let it run one of these statements`,
   )
 }
 
@@ -497,7 +505,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
   )
   const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
   const sequences = (await oddSequences(db)).map(
-    ({ name }) => `the fence's sequence ${name} was dropped or changed, so its value cannot be trusted`,
+    ({ name }) => `the fence's sequence ${name} was dropped or changed, so its value is not reliable`,
   )
   const tables = fence.tables.flatMap((table) => {
     const trigger = triggers.get(table.oid)
@@ -507,8 +515,9 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
         `the subscription ${fed.get(table.oid)} writes to ${name}, and statement triggers do not stop it. Disable it`,
       ]
     if (!trigger) return [`${name} has no fence trigger`]
-    if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
-    if (!trigger.whole) return [`the fence trigger of ${name} was recreated differently, and may let writes through`]
+    if (trigger.enabled !== 'A') return [`the fence trigger on ${name} is not ENABLE ALWAYS`]
+    if (!trigger.whole)
+      return [`the fence trigger on ${name} was replaced by a different trigger, and may let writes through`]
     if (trigger.body !== body || !trigger.ours) return ['the fence function was changed']
     return []
   })

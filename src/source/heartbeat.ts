@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto'
 import { type Database, isMissingTable, qualified, relationExists, type Side } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
-/** The schema of all our objects on the source. */
+/** Schema of all our objects on the source. */
 export const OUR_SCHEMA = 'molt_actions'
 
 /**
- * On the target, this table is in the schema of the migrated tables, because the stream ignores the source's schema.
+ * Name of the heartbeat's table. On the target, it is in the schema of the migrated tables, because the stream ignores
+ * the source's schema.
  */
 export const HEARTBEAT = 'molt_actions_heartbeat'
 
@@ -14,8 +15,8 @@ const COLUMNS =
   'id INT PRIMARY KEY, migration TEXT NOT NULL, source_id TEXT NOT NULL, beat INT8 NOT NULL, marker TEXT NOT NULL'
 
 /**
- * Creates the one-row heartbeat on the source, once.
- * @returns the migration that owns it, and the random id that distinguishes this database from a clone
+ * Creates the heartbeat on the source, a table with one row, unless it exists.
+ * @returns the migration that owns the heartbeat, and the random id that distinguishes this database from a clone
  */
 export async function createHeartbeat(
   db: Database,
@@ -52,8 +53,8 @@ export async function readHeartbeatOwner(
 }
 
 /**
- * Creates the heartbeat's table on the target; the stream fills it. Deletes the row of another source, which could be
- * ahead.
+ * Creates the heartbeat's table on the target, which the stream fills. Deletes a row from another source, because its
+ * beat could be ahead of ours.
  */
 export async function createTargetHeartbeat(db: Database, schema: string, sourceId: string): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${qualified(schema, HEARTBEAT)} (${COLUMNS})`)
@@ -62,7 +63,7 @@ export async function createTargetHeartbeat(db: Database, schema: string, source
 
 /**
  * Writes the next beat and a marker on the source.
- * @returns the beat's number, which only grows
+ * @returns the beat's number, which never decreases
  */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
   return beatOf(
@@ -72,7 +73,7 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
   )
 }
 
-/** The last beat written on the source. */
+/** Reads the number of the last beat on the source. */
 export async function readBeat(db: Database): Promise<number> {
   return beatOf(db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`))
 }
@@ -98,6 +99,6 @@ function throwGone(error: unknown, side: Side): never {
 function gone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
-    `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, nothing proves what has reached the target. Prepare and load again`,
+    `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, there is no proof of what has reached the target. Prepare and load again`,
   )
 }

@@ -14,7 +14,7 @@ export function parseLsn(text: string): Lsn {
 
 interface RelationColumn {
   name: string
-  /** Whether the column is part of the replica identity. With FULL, every column is. */
+  /** Whether the column is part of the replica identity. With REPLICA IDENTITY FULL, every column is. */
   key: boolean
 }
 
@@ -31,9 +31,9 @@ export type Value = string | null | typeof UNCHANGED
 export const UNCHANGED = Symbol('unchanged TOASTed value')
 
 /**
- * A message of the `pgoutput` plugin, protocol version 1, with values in the source's text form. The commit record
- * begins at `commitLsn` and ends at `endLsn`. An update has the key of the `old` row if the key changed or is TOASTed.
- * A delete has the key in `values`.
+ * A message of the `pgoutput` plugin, protocol version 1. Values are in PostgreSQL's text format. The commit record
+ * begins at `commitLsn` and ends at `endLsn`. For an update, `old` contains the old key if the key has changed or is
+ * TOASTed. For a delete, `values` contains the key.
  */
 export type Message =
   | { kind: 'begin'; commitLsn: Lsn; commitTime: number; xid: number }
@@ -43,7 +43,7 @@ export type Message =
   | { kind: 'truncate'; relations: number }
   | { kind: 'other'; type: string }
 
-/** PostgreSQL counts microseconds from the year 2000. */
+/** Start of the year 2000, from which PostgreSQL counts time. */
 export const POSTGRES_EPOCH_MS = 946_684_800_000
 
 /** Decodes one message. Keeps no reference to the buffer, so the caller can reuse it. */
@@ -92,7 +92,7 @@ function readRelation(reader: Reader): Relation {
   return { id, schema, name, columns }
 }
 
-/** Reads a tuple and the letter before it. */
+/** Reads a tuple and the type letter before it. */
 function readTuple(reader: Reader): Value[] {
   reader.char()
   const count = reader.uint16()

@@ -2,15 +2,17 @@ import { own } from '../model/records.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
-/** What a publication sends. A TRUNCATE would block the stream. */
+/** What a publication sends. */
 export interface Publication {
   allTables: boolean
   truncate: boolean
-  /** The operations among INSERT, UPDATE and DELETE that it does not send. */
+  /** INSERT, UPDATE or DELETE, if the publication does not send it. */
   withheld: string[]
   /** As `schema.table`. */
   tables: string[]
-  /** Tables that it sends only in part, and why: a row filter or a column list (PostgreSQL 15 and later). */
+  /**
+   * Tables that the publication sends only in part, because of a row filter or a column list (PostgreSQL 15 and later).
+   */
   partial: { table: string; by: string }[]
 }
 
@@ -23,7 +25,8 @@ export async function readPublication(db: Database, name: string): Promise<Publi
     [name],
   )
   if (!rows[0]) return undefined
-  // Before PostgreSQL 15 there are no column lists or filters. A server may list no columns when it sends all of them.
+  // Before PostgreSQL 15, publications have no column lists or row filters. A server may list no columns for a
+  // publication that sends all of them.
   const tables = await db.query(
     `SELECT schemaname || '.' || tablename AS table, to_jsonb(t) ->> 'rowfilter' IS NOT NULL AS filtered,
             ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
@@ -46,12 +49,12 @@ export async function readPublication(db: Database, name: string): Promise<Publi
 }
 
 /**
- * Identifies a publication's state. Every change of the publication changes the mark, even if it is undone at once,
+ * Identifies a publication's state. Every change to the publication changes the mark, even if it is undone immediately,
  * because it replaces a catalog row.
  */
 export interface PublicationMark {
   oid: string
-  /** The mark of the published operations. */
+  /** Mark of the publication itself, such as its operations. */
   itself: string
   /** `schema.table` → mark. */
   tables: Record<string, string>
@@ -103,7 +106,8 @@ export async function completePublication(db: Database, name: string): Promise<v
   const found = await readPublication(db, name)
   if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
     await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
-  // If it withholds changes, it has done so since the slot was created. Correcting it would only hide the loss.
+  // If the publication does not send some operations, such changes have been lost since the slot was created.
+  // Correcting the publication now would only hide the loss.
   if (found?.truncate && !found.withheld.length)
     await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
 }

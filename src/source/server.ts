@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { type Database, qualified } from '../runtime/database.ts'
 
-/** Facts that decide whether this server can be a source, from one query. */
+/** Facts about a server that decide whether it can be a source. Read with one query. */
 export interface ServerFacts {
   version: number
   inRecovery: boolean
@@ -37,7 +37,8 @@ export async function readServer(db: Database): Promise<ServerFacts> {
 }
 
 /**
- * Tries each kind of definition that `prepare` and `molt fetch` create, which an event trigger may forbid. Rolls back.
+ * Tests whether the user can create each kind of object that `prepare` and `molt fetch` create, because an event
+ * trigger can forbid it. Rolls back.
  * @throws the server's error
  */
 export async function tryDefinitions(db: Database): Promise<void> {

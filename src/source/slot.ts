@@ -2,7 +2,9 @@ import { type Database, sqlState } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { publicationProblems } from './publication.ts'
 
-/** A replication slot on the source. LSNs are text such as `0/2E02140`; `walBytes` is the WAL that the slot retains. */
+/**
+ * A replication slot on the source. LSNs are strings such as `0/2E02140`; `walBytes` is the WAL that the slot retains.
+ */
 export interface Slot {
   plugin: string
   database: string
@@ -10,12 +12,12 @@ export interface Slot {
   activePid: number | null
   restartLsn: string | null
   confirmedFlushLsn: string | null
-  /** null before PostgreSQL 13, which has no limit on retained WAL. */
+  /** null before PostgreSQL 13, because older versions do not limit the retained WAL. */
   walStatus: string | null
   walBytes: number
 }
 
-/** Reads a slot of this database. Slots of other databases or of a standby never belong to this migration. */
+/** Reads a slot of this database. A slot of another database or of a standby never belongs to this migration. */
 export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
   const { rows } = await db.query(
     `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
@@ -37,7 +39,7 @@ export async function requireNoForeignSlot(db: Database, name: string): Promise<
   if (rows[0])
     throw new UserError(
       'slot.foreign',
-      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}. Slot names are unique on a server. Run \`abort\`, then \`prepare\` with another \`slot\``,
+      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}. Slot names are unique on a server. Run \`abort\`, then \`prepare\` with a different \`slot\``,
     )
 }
 
@@ -49,12 +51,12 @@ export function slotOwner(database: string | null): string {
   return database === null ? 'a standby or a backup' : `the database ${database}`
 }
 
-/** Name of a migration's second slot, for the change log. Shortened, because PostgreSQL refuses more than 63 bytes. */
+/** Name of a migration's second slot, for the change log. Shortened, because PostgreSQL limits names to 63 bytes. */
 export function logSlotOf(slot: string): string {
   return `${slot.slice(0, 56)}_verify`
 }
 
-/** Creates the slot of the change log. Waits until every running transaction has ended. */
+/** Creates the slot for the change log. Waits until all running transactions have ended. */
 export async function createLogSlot(db: Database, slot: string): Promise<void> {
   await db.query("SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
 }
@@ -67,9 +69,9 @@ export async function dropSlot(db: Database, name: string): Promise<void> {
 }
 
 /**
- * Drops a slot that may have a reader. A replicator reconnects within 0.1 s after its session is ended, so each attempt
- * ends the reader and drops the slot at once.
- * @throws the database's error when the reader was faster every time
+ * Drops a slot, even if another process is reading it. A replicator reconnects within 0.1 s after its session is ended,
+ * so each attempt ends the reader and immediately drops the slot.
+ * @throws the database's error if the reader reconnected in time in every attempt
  */
 export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   for (let attempt = 0; ; attempt++) {
@@ -78,7 +80,7 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
         'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = current_database() AND active',
         [name],
       )
-      // The server takes a moment to notice that its reader is gone; reconnecting takes the reader longer.
+      // The server needs a moment to notice that the reader is gone, but the reader needs longer to reconnect.
       for (let look = 0; look < 50 && (await readSlot(db, name))?.active; look++)
         await db.query('SELECT pg_catalog.pg_sleep(0.002)')
       return await dropSlot(db, name)
@@ -89,19 +91,19 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
 }
 
 /**
- * Facts for supervising a stream: its slot, reader and publication, and the server. From one query. LSNs are text such
- * as `0/2E02140`.
+ * Facts for supervising a stream: its slot, reader and publication, and the server. Read with one query. LSNs are
+ * strings such as `0/2E02140`.
  */
 export interface SlotFacts {
   active: boolean
   restartLsn: string | null
   confirmedFlushLsn: string | null
-  /** The source's position now. */
+  /** The source's current WAL position. */
   lsn: string
   walStatus: string | null
-  /** Bytes that the slot may still keep before it is invalidated; null without a limit. */
+  /** Bytes of WAL that the slot can still retain before it is invalidated; null without a limit. */
   safeWalSize: number | null
-  /** WAL that the slot keeps on the source's disk, and WAL that the stream has not acknowledged, in bytes. */
+  /** WAL in bytes: how much the slot retains on the source's disk, and how much the stream has not acknowledged yet. */
   walBytes: number
   behindBytes: number
   /** The current reader. */
@@ -114,7 +116,7 @@ export interface SlotFacts {
   decoded: number | null
   /** The publication's oid, which changes if it is recreated; null if it does not exist. */
   publication: number | null
-  /** The oldest transaction that holds the slot back, because it has written or is prepared. */
+  /** The oldest transaction that keeps the slot from advancing: it has written, or it is prepared. */
   oldest: { pid: number | null; ageMs: number; application: string | null } | null
 }
 
@@ -123,17 +125,17 @@ interface Reader {
   application: string
   user: string
   address: string | null
-  /** In the source's time format. */
+  /** Time at which the reader connected, as the source formats it. */
   since: string
 }
 
-/** Describes a slot's reader for people. */
+/** Describes a slot's reader in a message. */
 export function readerText({ pid, application, user, address, since }: Reader): string {
   const who = `${application ? `${application}, ` : ''}user ${user}`
   return `PID ${pid} (${who}${address ? `, from ${address}` : ''}), connected since ${since}`
 }
 
-/** Reads the facts; undefined if the slot does not exist. Needs only the migration user's rights. */
+/** Reads the facts; undefined if the slot does not exist. The migration user's privileges are enough. */
 export async function readSlotFacts(
   db: Database,
   slot: string,
@@ -170,13 +172,13 @@ export async function readSlotFacts(
   return rows[0]
 }
 
-/** Why the slot can no longer stream, so that the load must be repeated; undefined if it can. */
+/** The code that explains why the slot is unusable and the load must be repeated; undefined if the slot is usable. */
 export function slotLoss(slot: Pick<Slot, 'walStatus'> | undefined): 'slot.missing' | 'slot.wal-lost' | undefined {
   if (!slot) return 'slot.missing'
   return slot.walStatus === 'lost' ? 'slot.wal-lost' : undefined
 }
 
-/** An LSN as a number, for comparisons: `0/A` is before `1/0`. */
+/** Converts an LSN to a number, for comparisons: `0/A` is before `1/0`. */
 export function lsnNumber(lsn: string): bigint {
   const [high, low] = lsn.split('/') as [string, string]
   return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)

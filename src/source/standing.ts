@@ -1,6 +1,9 @@
 import { type Database, qualified, unhurried } from '../runtime/database.ts'
 
-/** The oldest transaction that may still be running. Every later snapshot includes the commits of all older ones. */
+/**
+ * Reads the id of the oldest transaction that may still be running. Every later snapshot includes the commits of all
+ * older transactions.
+ */
 export async function oldestRunning(source: Database): Promise<string> {
   const { rows } = await source.query(
     `SELECT (pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) % 4294967296)::text AS xid`,
@@ -8,7 +11,9 @@ export async function oldestRunning(source: Database): Promise<string> {
   return rows[0].xid
 }
 
-/** Whether a table has a row that was last written before transaction `since`. Every later snapshot contains it. */
+/**
+ * Whether a table has a row that was last written before transaction `since`. Every later snapshot contains that row.
+ */
 export async function holdsStandingRow(source: Database, schema: string, table: string, since: string) {
   const { rows } = await unhurried(source, () =>
     source.query(

@@ -27,14 +27,14 @@ type DiagnosisKind =
   | 'contention'
   | 'other'
 
-/** The cause of a stuck stream, for the person who must act on it. */
+/** Why a stream is stuck, and how to fix it. */
 export interface Diagnosis {
   kind: DiagnosisKind
-  /** The cause and, after a semicolon, the fix. Follows "because". */
+  /** The cause and, after a semicolon, the fix. Used after "because". */
   why: string
 }
 
-/** The parts of the last `"database"."schema"."table"` (or `….column`) in a message. */
+/** Splits the last `"database"."schema"."table"` (or `….column`) in a message into its names. */
 function namesIn(said: string): string[] {
   const dotted = [...said.matchAll(/"(?:[^"]|"")*"(?:\."(?:[^"]|"")*"){2,3}/g)].at(-1)?.[0] ?? ''
   return [...dotted.matchAll(/"((?:[^"]|"")*)"/g)].map(([, name]) => (name as string).replaceAll('""', '"'))
@@ -49,7 +49,7 @@ function tableIn(said: string): string {
 
 const named = (regex: RegExp, said: string, otherwise: string) => regex.exec(said)?.[1] ?? otherwise
 
-/** Ordered from specific to general. */
+/** Diagnoses by message, from specific to general. The first match wins. */
 const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /TRUNCATE/i,
@@ -87,7 +87,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /missing PK columns/i,
     'identity',
     (said) =>
-      `the source does not send the target's key column ${named(/missing PK columns: ([^;]+)$/, said, '')} of ${tableIn(said)}; give both sides the same primary key`,
+      `the source does not send the key column ${named(/missing PK columns: ([^;]+)$/, said, '')} that ${tableIn(said)} has on the target; give both sides the same primary key`,
   ],
   [
     /unexpected columns/i,
@@ -115,7 +115,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /publication .* does not exist/i,
     'publication',
     (said) =>
-      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; recreating it does not repair the stream, so abort and start over with a new slot`,
+      `the publication ${named(/publication "([^"]+)"/, said, '')} no longer exists; recreating it does not repair the stream, so abort and start over with a new slot`,
   ],
   [
     /replication slot .* is active for PID/i,
@@ -127,7 +127,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /replication slot .* does not exist/i,
     'slot-gone',
     (said) =>
-      `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it all later changes; abort, then prepare and load again`,
+      `the slot ${named(/slot "([^"]+)"/, said, '')} no longer exists, so all later changes are lost; abort, then prepare and load again`,
   ],
   [
     /can no longer (get changes|access)|invalidated|requested WAL segment .* removed/i,
@@ -138,7 +138,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /23505|duplicate key value/i,
     'unique',
     (said) =>
-      `a unique value moved from one row of ${tableIn(said)} to another, which the target's ${named(/constraint "([^"]+)"/, said, 'unique index')} refuses; drop that index on the target until after the drain`,
+      `a unique value moved from one row of ${tableIn(said)} to another, which the target's ${named(/constraint "([^"]+)"/, said, 'unique index')} rejects; drop that index on the target until after the drain`,
   ],
   [
     /428C9|GENERATED ALWAYS|non-DEFAULT value into column/i,
@@ -150,7 +150,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /23503|foreign key constraint/i,
     'foreign-key',
     (said) =>
-      `the target's foreign key ${named(/constraint "([^"]+)"/, said, '')} refuses a change of ${tableIn(said)}; drop it on the target until after the drain`,
+      `the target's foreign key ${named(/constraint "([^"]+)"/, said, '')} rejects a change to ${tableIn(said)}; drop it on the target until after the drain`,
   ],
   [
     /23502|not-null constraint/i,
@@ -162,19 +162,19 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /23514|check constraint/i,
     'check',
     (said) =>
-      `the target's CHECK ${named(/constraint "([^"]+)"/, said, '')} refuses a row of ${tableIn(said)} that the source has; drop that constraint on the target`,
+      `the target's CHECK ${named(/constraint "([^"]+)"/, said, '')} rejects a row of ${tableIn(said)} that the source has; drop that constraint on the target`,
   ],
   [
     /SQLSTATE 23\d{3}|violates/i,
     'check',
     (said) =>
-      `a constraint of the target refuses a row of ${tableIn(said)}; drop it on the target until after the drain`,
+      `a constraint on the target rejects a row of ${tableIn(said)}; drop it on the target until after the drain`,
   ],
   [
     /SQLSTATE 22\d{3}|invalid input (syntax|value)|out of range|too long for type|cannot (convert|encode|parse)|could not parse|unable to encode/i,
     'type',
     (said) =>
-      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both sides the same type. If they already have it, this replicator does not support the type: exclude the table, or use another replicator`,
+      `a value in ${tableIn(said)} does not fit the type of its column on the target; give both sides the same type. If the types are already the same, this replicator does not support the type: exclude the table, or use a different replicator`,
   ],
   [
     /SQLSTATE 42501|permission denied|does not have .* privilege/i,
@@ -185,19 +185,19 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /SQLSTATE P0\d{3}/i,
     'trigger',
     (said) =>
-      `a trigger on the target, perhaps a deferred one, refuses a change of ${tableIn(said)}; disable the triggers of the expected tables there until after the drain`,
+      `a trigger on the target, perhaps a deferred one, rejects a change to ${tableIn(said)}; disable the triggers of the expected tables there until after the drain`,
   ],
   [
     /SQLSTATE (25P0[34]|57P05|57014)/i,
     'timeout',
     () =>
-      "a server timeout ends the replicator's sessions; set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout of its role to 0",
+      "a server timeout ends the replicator's sessions; for its role, set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout to 0",
   ],
   [
     /SQLSTATE 53300/i,
     'connection-limit',
     () =>
-      'a server has no free connection for the replicator; raise the connection limit of its role or database, or max_connections',
+      'a server has no free connection slot for the replicator; raise the connection limit of its role or database, or max_connections',
   ],
   [
     /SQLSTATE 25006|read-only transaction/i,
@@ -207,7 +207,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /40001|40P01|restart transaction|deadlock detected|TransactionRetry/i,
     'contention',
-    () => 'other transactions on the target keep conflicting with the change (40001); stop other writers',
+    () => 'other transactions on the target keep conflicting with the change (40001); stop all other writers',
   ],
   [
     /unknown tables?: |unknown destination|could not find table|no such table|SQLSTATE 42P01/i,
@@ -230,7 +230,10 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   ],
 ]
 
-/** The diagnosis of an error; undefined without one. `said` must not contain values, because errors repeat it. */
+/**
+ * Diagnoses an error message; undefined without a message. `said` must not contain values, because the diagnosis can
+ * repeat its words.
+ */
 export function translate(said: string | undefined): Diagnosis | undefined {
   if (!said) return undefined
   const found = DIAGNOSES.find(([regex]) => regex.test(said))
@@ -238,7 +241,7 @@ export function translate(said: string | undefined): Diagnosis | undefined {
   return { kind: 'other', why: 'the replicator keeps retrying the same change' }
 }
 
-/** The cause and fix for the replicator's last error; undefined without one. */
+/** Cause and fix for the replicator's last error; undefined without an error. */
 export function explainDiagnosis(said: string | undefined): string | undefined {
   return translate(said)?.why
 }

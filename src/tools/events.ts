@@ -1,6 +1,6 @@
 import { byName } from '../model/records.ts'
 
-/** One JSON line of `molt`. Keeps unknown fields, because the tools change every month. */
+/** A JSON line that `molt` printed. Keeps unknown fields, because the tools change every month. */
 export interface MoltEvent {
   level?: string
   message?: string
@@ -8,14 +8,14 @@ export interface MoltEvent {
   [field: string]: unknown
 }
 
-/** Parses a line of output. Undefined for anything but an event, such as a prompt or a usage text. */
+/** Parses a line of output. Returns undefined if the line is not an event but, for example, a prompt or help text. */
 export function parseEvent(line: string): MoltEvent | undefined {
   if (!line.startsWith('{')) return undefined
   try {
     const value: unknown = JSON.parse(line)
     if (!value || typeof value !== 'object' || Array.isArray(value)) return undefined
     const event = value as MoltEvent
-    // Callers expect text here, and anything else would fail the whole step.
+    // Callers expect these fields to be strings. Any other type would make the whole step fail.
     for (const field of ['level', 'message', 'type'] as const)
       if (field in event && typeof event[field] !== 'string') event[field] = JSON.stringify(event[field])
     return event
@@ -24,7 +24,7 @@ export function parseEvent(line: string): MoltEvent | undefined {
   }
 }
 
-/** Levels below an error. Any other level counts as an error. */
+/** Levels that are not errors. Any other level counts as an error. */
 const CALM = /^(|trace|debug|info|notice|warn|warning)$/i
 
 export function isError({ level }: MoltEvent): boolean {
@@ -53,11 +53,11 @@ export function numberField(event: MoltEvent, field: string): number {
   return Number.isFinite(value) ? value : 0
 }
 
-/** Counts of a tool's unknown output, so that changes in a new version are noticed. */
+/** Counts a tool's unknown output, so that we notice what a new version changes. */
 export interface Unknowns {
   /** Message → number of occurrences, for at most {@link UNKNOWN_LIMIT} messages. */
   messages: Record<string, number>
-  /** Lines that are not JSON, such as prompts and usage texts. */
+  /** Lines that are not JSON, such as prompts and help texts. */
   chatter: number
   /** Lines that begin like an event but are truncated, invalid or too long. */
   broken: number

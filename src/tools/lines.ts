@@ -6,7 +6,7 @@ const LINE_LIMIT = 256 * 1024
 /**
  * Calls `onLine` for every line, including an unterminated last one. Lines end with LF, CR or CR LF. Lines over {@link
  * LINE_LIMIT} are truncated.
- * @returns when the stream closes. A destroyed stream closes, but never ends
+ * @returns when the stream has closed. A destroyed stream emits `close`, but not `end`
  */
 export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): Promise<void> {
   const decoder = new StringDecoder('utf8')

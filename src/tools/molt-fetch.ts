@@ -4,10 +4,10 @@ import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
-/** How rows are moved: with or without files, and with the target tables online or offline. See {@link MODES}. */
+/** How rows are loaded: with or without files, and with the target tables online or offline. See {@link MODES}. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
 
-/** What each mode means for users of the target and for an interrupted load. */
+/** Describes each mode: how rows are loaded, and whether the target tables stay online. */
 export const MODES: Record<FetchMode, string> = {
   import: 'IMPORT INTO through files: each target table is offline while its rows arrive',
   'use-copy': 'COPY through files: the target tables stay online',
@@ -38,22 +38,25 @@ export interface FetchRequest {
   pprofAddr: string
   /** Allows connections without TLS. */
   insecure: boolean
-  /** Resumes an interrupted load, whose slot and publication are kept. */
+  /** Resumes an interrupted load and keeps its slot and publication. */
   resume?: { fetchId: string; continuationToken?: string; continuationFileName?: string }
   extraArgs: readonly string[]
 }
 
-/** Flags that differ between builds of molt. Read from `--help`, because not every build prints a version. */
+/** What a build of molt supports. Read from `--help`, because not every build prints a version. */
 export interface FetchFeatures {
   /** This build creates the publication `molt_fetch` together with the slot. */
   ownsPublication: boolean
-  /** This build refuses `sslmode=disable` without `--allow-tls-mode-disable`. */
+  /** This build rejects `sslmode=disable` without `--allow-tls-mode-disable`. */
   guardsTls: boolean
   /** Every flag in the help, as `--name`. */
   flags: ReadonlySet<string>
 }
 
-/** The name is fixed in molt. A second migration of the same source database would drop the first one's publication. */
+/**
+ * Name of the publication, which is fixed in molt. A second migration from the same source database would drop the
+ * publication of the first migration.
+ */
 export const PUBLICATION = 'molt_fetch'
 
 export function fetchFeatures(help: string): FetchFeatures {
@@ -65,7 +68,7 @@ export function fetchFeatures(help: string): FetchFeatures {
   }
 }
 
-/** The command line of `molt fetch` for exactly these tables. */
+/** Builds the command line of `molt fetch` for exactly these tables. */
 export function fetchArgs(request: FetchRequest, features: FetchFeatures): string[] {
   const args = ['fetch', '--source', request.source, '--target', request.target]
   const add = (flag: string, value: string | number | undefined) => {
@@ -86,7 +89,7 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
-  // A direct copy uses no files, but the config file can name a bucket for other loads.
+  // A direct copy does not use files, even if the config file names a bucket for other loads.
   if (request.mode !== 'direct-copy') {
     add('--bucket-path', request.bucketPath)
     say('--use-implicit-auth', request.useImplicitAuth)
@@ -103,12 +106,16 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   add('--row-batch-size', request.rowBatchSize)
   add('--metrics-listen-addr', request.metricsAddr)
   if (features.flags.has('--pprof-listen-addr')) add('--pprof-listen-addr', request.pprofAddr)
-  // Without it, molt asks "Confirm (y/n)?" on standard output and fails. Some builds do not list this flag in the help.
+  // Without this flag, molt asks "Confirm (y/n)?" on standard output and fails. Some builds do not list the flag in
+  // their help.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
 }
 
-/** Flags that this build's help does not list. It would fail on them after it has created the slot. */
+/**
+ * Lists the flags that this build's help does not contain. The build would reject them only after it has created the
+ * slot.
+ */
 export function unknownFlags(args: readonly string[], features: FetchFeatures): string[] {
   return args
     .filter((argument) => argument.startsWith('--'))
@@ -116,7 +123,7 @@ export function unknownFlags(args: readonly string[], features: FetchFeatures): 
     .filter((flag) => flag !== '--non-interactive' && !features.flags.has(flag))
 }
 
-/** Flags of `molt fetch` that `extra-args` refuses, each with the input to use instead or the reason. */
+/** Flags of `molt fetch` that are not allowed in `extra-args`, each with the reason or the input to use instead. */
 const OWNED: Record<string, string> = {
   source: 'use the input `source`',
   'source-cdb': 'it is for Oracle',
@@ -125,7 +132,7 @@ const OWNED: Record<string, string> = {
   'table-filter': 'the plan decides what is moved; use `tables` of `prepare`',
   'table-exclusion-filter': 'the plan decides what is moved; use `exclude-tables` of `prepare`',
   'table-handling': 'use the input `table-handling`',
-  'filter-path': '`verify` would count the rows that it leaves out as missing',
+  'filter-path': '`verify` would report the filtered rows as missing',
   'pglogical-replication-slot-name': 'use `slot` of `prepare`',
   'pglogical-replication-slot-plugin': 'the replicator reads pgoutput only',
   'pglogical-replication-slot-drop-if-exists': 'use `on-interrupted: restart`',
@@ -156,10 +163,10 @@ const OWNED: Record<string, string> = {
   'use-console-writer': 'this action parses the log as JSON',
   'metrics-listen-addr': 'this action chooses a free port',
   'pprof-listen-addr': 'this action chooses a free port',
-  help: 'it would move nothing',
+  help: 'it would only print the help',
 }
 
-/** All documented flags of `molt fetch` (1.4.1) that `extra-args` accepts. */
+/** All documented flags of `molt fetch` (1.4.1) that are allowed in `extra-args`. */
 export const EXTRA_FLAGS = [
   'case-sensitive',
   'crdb-pts-duration',
@@ -182,7 +189,7 @@ const SWITCHES: ReadonlySet<string> = new Set([
   'use-stats-based-sharding',
 ])
 
-/** Describes a mistake in extra arguments for `molt fetch`; undefined when they are valid. */
+/** Describes what is wrong with extra arguments for `molt fetch`; undefined if they are valid. */
 export function extraArgsProblem(args: readonly string[]): string | undefined {
   let value = false
   for (const argument of args) {
@@ -203,7 +210,7 @@ export function extraArgsProblem(args: readonly string[]): string | undefined {
   return undefined
 }
 
-/** Row counts that the tool reported for one table; undefined where it reported none. */
+/** Row counts that molt reported for one table. A count is undefined if molt did not report it. */
 interface TableAccount {
   exported?: number
   imported?: number
@@ -226,7 +233,7 @@ interface Skipped {
   reason: string
 }
 
-/** What molt reports. Tables are bare names, or `schema.table` in another schema. */
+/** Sums up what `molt fetch` has reported. Tables are bare names, or `schema.table` if they are in another schema. */
 export interface FetchAccount {
   /** The source schema to move. */
   schema: string
@@ -250,7 +257,7 @@ export interface FetchAccount {
   importedRows: number
   exportsFinished: number
   importsFinished: number
-  /** Table → continuation token of an import that failed. */
+  /** Table → continuation token of its failed import. */
   tokens: Record<string, string>
   errors: string[]
   unknown: Unknowns
@@ -280,10 +287,10 @@ export function emptyAccount(schema = 'public'): FetchAccount {
 
 type Account = (account: FetchAccount, event: MoltEvent) => void
 
-/** Two hexadecimal numbers of 32 bits. 0/0 is not a position. */
+/** Two hexadecimal 32-bit numbers. 0/0 is not a valid position. */
 const LSN = /^(?!0+\/0+$)[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/i
 
-/** Handlers by the start of the message, because molt appends details. */
+/** Handlers, selected by the start of the message, because molt appends details. */
 const EVENTS: [string, Account][] = [
   ['found matching table', (account, event) => account.matched.push(nameWithin(account.schema, event.source_table))],
   [
@@ -314,7 +321,7 @@ const EVENTS: [string, Account][] = [
 const QUIET =
   /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping (fetch|export|cleanup)|cleaning up resources|imported \d+ rows for batch|row import status|progress$|updated continuation token|user set compression|truncate is skipped|removing exception|molt version|the embedded stand-in)/
 
-/** Adds one event to the account. */
+/** Records what an event reports about the load. */
 export function accountFor(account: FetchAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const known = EVENTS.find(([beginning]) => message.startsWith(beginning))
@@ -345,7 +352,7 @@ function complete(account: FetchAccount, event: MoltEvent): void {
       kind: 'unmigratable',
       table: nameWithin(account.schema, table),
       reason:
-        'molt reports it as unmigratable and moved none of its rows. The log lines for this table have the reason',
+        'molt reports the table as unmigratable and moved none of its rows. The log lines for this table contain the reason',
     })
 }
 
@@ -365,7 +372,7 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
     /missing a definition on the source/,
     'missing-on-source',
     () =>
-      'molt does not find it on the source: it is partitioned, which early builds do not support, or it was dropped or renamed. Use a newer molt, or prepare again without it',
+      'molt does not find the table on the source: it was dropped or renamed, or it is partitioned and this build does not support that. Use a newer molt, or prepare again without the table',
   ],
   [
     /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
@@ -386,7 +393,7 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
       `the column ${column} has a different type on the target (${types}) and was skipped. Give both sides the same type and load again`,
   ],
 ]
-/** Harmless differences: all rows and columns are still moved. */
+/** Harmless differences: all rows and columns are moved anyway. */
 const HARMLESS = /extraneous column \S+ found|NOT NULL mismatch/
 
 function countMismatch(account: FetchAccount, event: MoltEvent): void {
@@ -406,7 +413,7 @@ function countMismatch(account: FetchAccount, event: MoltEvent): void {
   account.skipped.push({ kind: 'other', table, reason: said })
 }
 
-/** The text of an error without values, because it can quote a row. */
+/** Text of an error. Values are removed, because the error can quote a row. */
 function errorText(event: MoltEvent): string {
   return scrubText([event.message, event.error].filter(Boolean).join(': '))
 }
@@ -415,13 +422,13 @@ function asList(value: unknown): unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-/** Unexpected tables that molt is about to move. It reports them before it reads the first row. */
+/** Lists unexpected tables that molt is about to load. molt reports its tables before it reads the first row. */
 export function strayTables(account: FetchAccount, expected: readonly string[]): string[] {
   return account.matched.filter((table) => !expected.includes(table))
 }
 
 /**
- * Why the load is not proved complete; empty when it is.
+ * Lists the reasons why the load may be incomplete; empty if it is proved complete.
  * @param resumed this run resumed a load, so its row counts are partial
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
@@ -442,7 +449,7 @@ export function fetchProblems(account: FetchAccount, expected: readonly string[]
   return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
 }
 
-/** Describes a mistake in the location of intermediate files; undefined when it is valid. */
+/** Describes what is wrong with the location of intermediate files; undefined if it is valid. */
 export function filesProblem(request: {
   mode: FetchMode
   bucketPath?: string
@@ -455,7 +462,7 @@ export function filesProblem(request: {
 }
 
 /**
- * Why IMPORT INTO requires EXTERNALIOIMPLICITACCESS; undefined when it does not. Source: cockroachdb/docs,
+ * Explains why IMPORT INTO requires EXTERNALIOIMPLICITACCESS; undefined if it does not. Source: cockroachdb/docs,
  * `import-into.md`.
  * @param env molt's environment, which can name the endpoint of an S3-compatible server
  */
@@ -487,7 +494,9 @@ function rowProblems(account: FetchAccount, expected: readonly string[]): string
   return problems
 }
 
-/** Rows read and written so far, from molt's Prometheus metrics; undefined when molt exposes none. */
+/**
+ * Reads the number of rows exported and imported so far from molt's Prometheus metrics; undefined if they are missing.
+ */
 export function fetchedRows(metrics: string): { exported: number; imported: number } | undefined {
   const sum = (name: string) => {
     const values = [...metrics.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].map((match) =>

@@ -29,7 +29,7 @@ export function verifyArgs(request: VerifyRequest, help: string): string[] {
 
 export type RowKind = 'missing' | 'mismatch' | 'extraneous'
 
-/** A differing row without its values. Its key is kept in memory for the recheck, and never written. */
+/** A differing row, without its values. Its key stays in memory for the recheck, and is never written anywhere. */
 export interface RowDifference {
   kind: RowKind
   key: string[]
@@ -38,15 +38,17 @@ export interface RowDifference {
 
 /** The outcome of the recheck of differing rows. All counts are rows. */
 export interface Recheck {
-  /** Equal once a later marker had arrived. */
+  /** Equal after a later marker had arrived. */
   lag: number
-  /** Still different, although the row has not changed on the source. No later change will correct it. */
+  /** Still different, although the row has not changed on the source. No change is on its way that could correct it. */
   loss: number
-  /** Changed on the source between all checks. */
+  /** Changed on the source between any two checks. */
   changing: number
-  /** Equal by value, and unchanged since before molt read it. Molt compares these types differently. */
+  /**
+   * Equal by value, and unchanged since before molt read the row. molt compares values of such types in its own way.
+   */
   unlike: number
-  /** Not rechecked, because there were too many rows or the row could not be read. */
+  /** Not rechecked, because there were too many differing rows or the row could not be read. */
   unchecked: number
 }
 
@@ -60,26 +62,28 @@ export interface TableVerdict {
   columnMismatch: number
   shardsFinished: number
   shardsTotal: number
-  /** Differing rows that molt missed, but the row hashes of both databases showed. */
+  /** Differing rows that molt missed, and that the row hashes of the two databases revealed. */
   unseen?: number
-  /** Rows that molt reports as equal; undefined when it does not. */
+  /** Number of rows that molt reports as equal; undefined if it does not report them. */
   equal?: number
-  /** Differing columns of the listed rows, most frequent first. */
+  /** Columns in which the listed rows differ, most frequent first. */
   columns?: string[]
   /** The likely cause, as text. */
   diagnosis?: string
   /** Keyed hashes of the keys of the first differing rows. */
   samples?: { kind: RowKind; columns: string[]; keyHash: string }[]
-  /** Only with `while: streaming`. */
+  /** Set only with `while: streaming`. */
   recheck?: Recheck
-  /** The row hashes of both databases are equal. Molt compares these types differently. */
+  /** The row hashes of the two databases are equal: molt only compares values of such types in its own way. */
   unlike?: boolean
 }
 
-/** The kind of difference between two values, determined while they are in memory. */
+/** How two values differ. Determined while the values are in memory, because they are not kept. */
 export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
 
-/** One table's differing rows. `rows` has the first {@link KEPT_ROWS}, `told` counts all that molt listed. */
+/**
+ * Differing rows of one table. `rows` contains the first {@link KEPT_ROWS}; `told` counts all rows that molt listed.
+ */
 export interface TableRows {
   rows: RowDifference[]
   told: number
@@ -91,18 +95,18 @@ export interface VerifyAccount {
   schema: string
   complete: boolean
   tables: Map<string, TableVerdict>
-  /** Tables that molt could not compare completely: the bare name and the reason. */
+  /** Tables that molt could not compare completely: bare name and reason. */
   unverifiable: { table: string; reason: string }[]
   /** Differences in definitions that lose no data. */
   notes: { table: string; reason: string }[]
   rows: Map<string, TableRows>
   errors: string[]
   unknown: Unknowns
-  /** Table → shard → counts, so that a shard reported twice counts once. */
+  /** Table → shard → counts, so that a shard that is reported twice counts only once. */
   finished: Map<string, Map<string, string>>
 }
 
-/** Differing rows of a table that are kept in memory for the recheck. */
+/** Maximum number of differing rows per table that are kept in memory for the recheck. */
 export const KEPT_ROWS = 10_000
 const SAMPLES = 10
 
@@ -128,7 +132,10 @@ const FAILED = /\b(fail|failed|could not|cannot|unable|giving up|abort)/i
 const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
-/** Adds one event to the account. A `progress` event has the same fields as `finished`, but is not a result. */
+/**
+ * Records what an event reports about the verification. A `progress` event has the same fields as a `finished` event,
+ * but is not a result.
+ */
 export function accountForVerify(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const shard = SHARD.exec(message)
@@ -142,7 +149,7 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
 }
 
-/** The bare table name of an event. Some events quote unusual names. */
+/** The bare table name in an event. Some events quote unusual names. */
 function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): string {
   const plain = (value: unknown) => String(value ?? '').replaceAll('"', '')
   const table = plain(event.table_name ?? event.table)
@@ -151,13 +158,16 @@ function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): stri
   return full.startsWith(`${account.schema}.`) ? full.slice(account.schema.length + 1) : full
 }
 
-/** The text of an error without values, because it can quote the row that could not be read. */
+/** Text of an error. Values are removed, because the error can quote the row that could not be read. */
 function errorText(account: VerifyAccount, event: MoltEvent): string {
   const table = event.table || event.table_name ? `${tableOf(account, event)}: ` : ''
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
-/** Why a shard's result is invalid, such as missing counts, which must not count as zero; undefined when it is valid. */
+/**
+ * Explains why a shard's result is invalid; undefined if it is valid. A missing count, for example, must not be taken
+ * as zero.
+ */
 function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
   const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
   if (unread.length) return `a shard's result lacks ${unread.join(', ')}`
@@ -221,9 +231,9 @@ function countDefinition(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const table = tableOf(account, event, /table (\S+\.\S+)$/.exec(message)?.[1])
   const detail = scrubText(String(event.mismatch_info ?? event.reason ?? ''))
-  // A target that allows NULL loses no data. A target that does not can stop the stream later.
+  // Harmless: the target allows NULL and the source does not. The opposite can stop the stream later.
   if (/NOT NULL mismatch: true vs false/.test(detail)) return void account.notes.push({ table, reason: detail })
-  // CockroachDB adds it to a hash-sharded index, among others; it holds nothing of the source.
+  // CockroachDB adds columns of its own, for example for a hash-sharded index. They contain no data from the source.
   const [, extra] = /extraneous column (\S+) found/.exec(detail) ?? []
   if (extra && OWN_COLUMN.test(extra)) return void account.notes.push({ table, reason: detail })
   const known = DEFINITIONS.find(([regex]) => regex.test(detail || message))
@@ -254,7 +264,7 @@ function valuesOf(value: unknown): Record<string, unknown> {
 
 const TIME = /^(.*\d{2}:\d{2}:\d{2})(?:\.(\d+))?(.*)$/
 
-/** The kind of difference between two values in molt's notation. */
+/** Determines how two values in molt's notation differ. */
 export function classify(source: unknown, target: unknown): ValueClass {
   const [a, b] = [String(source), String(target)]
   if ((a === '' && b === 'NULL') || (a === 'NULL' && b === '')) return 'empty-null'
@@ -262,7 +272,7 @@ export function classify(source: unknown, target: unknown): ValueClass {
   if (t && u && t[3] === u[3]) {
     const apart = Math.abs(Number(`0.${t[2] ?? 0}`) - Number(`0.${u[2] ?? 0}`))
     const fewer = Math.min((t[2] ?? '').length, (u[2] ?? '').length)
-    // One side has fewer digits, or both have six and only the last three differ.
+    // One side has fewer digits, or both sides have six digits and only the last three differ.
     if (t[1] === u[1] && (fewer < 6 || apart < 0.001)) return 'time-digits'
   }
   if (a !== '' && b !== '' && Number.isFinite(Number(a)) && Number.isFinite(Number(b))) {
@@ -279,7 +289,7 @@ function decimals(number: string): number {
   return number.split('.')[1]?.length ?? 0
 }
 
-/** Whether molt finished a table. An unfinished table shows no differences either. */
+/** Whether molt finished a table. An unfinished table does not show differences either. */
 export function isFinished({ shardsFinished, shardsTotal }: TableVerdict): boolean {
   return shardsTotal > 0 && shardsFinished === shardsTotal
 }
@@ -289,7 +299,7 @@ export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch
 }
 
-/** Adds samples of the differing rows to a table's verdict, with hashed keys. */
+/** Adds samples of the differing rows, with hashed keys, to a table's verdict. */
 export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, hash: KeyHash = keyHash()): void {
   if (!rows) return
   const columns = Object.entries(rows.columns).sort(([, a], [, b]) => b - a)
@@ -301,15 +311,15 @@ export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, h
   if (diagnosis) verdict.diagnosis = diagnosis
 }
 
-/** The likely cause of a table's differences; undefined when none fits. */
+/** Guesses the cause of a table's differences; undefined if no known cause fits. */
 export function diagnose(verdict: TableVerdict, rows: TableRows): string | undefined {
   const { missing, mismatch, extraneous } = verdict
   if (extraneous && !missing && !mismatch) {
     if (extraneous > verdict.rows)
-      return 'the target has more extra rows than the source has rows: the source was probably truncated, which the stream does not apply'
-    return 'all differing rows exist only on the target: probably primary keys were updated, which leaves the old rows on the target, or rows were deleted while no stream was running'
+      return 'the target has more extra rows than the source has rows: the source table was probably truncated, and the stream does not replicate a TRUNCATE'
+    return 'all differing rows exist only on the target: primary keys were probably updated and the old rows stayed on the target, or rows were deleted while no stream was running'
   }
-  if (missing && missing === verdict.rows && !extraneous) return 'the target has none of its rows'
+  if (missing && missing === verdict.rows && !extraneous) return 'the target has none of the rows'
   if (!mismatch || missing || extraneous) return undefined
   const [column, ...others] = Object.keys(rows.columns)
   const [difference, ...mixed] = Object.keys(rows.classes) as ValueClass[]
@@ -317,7 +327,7 @@ export function diagnose(verdict: TableVerdict, rows: TableRows): string | undef
   const where = column && !others.length ? ` in the column ${column}` : ''
   if (words) return `${words}${where}`
   if (column && !others.length && mismatch >= verdict.rows * 0.9 && verdict.rows > 1)
-    return `almost every row differs, and only${where}: its type, collation or default differs between source and target`
+    return `almost every row differs, and only${where}: its type, collation or default is different on the target`
   return undefined
 }
 
@@ -329,7 +339,7 @@ const CLASSES: Partial<Record<ValueClass, string>> = {
   case: 'only letter case differs',
 }
 
-/** Reasons why molt's report does not prove equality. */
+/** Kinds of reasons why molt's report does not prove that both sides are equal. */
 type VerifyProblemKind =
   | 'unverifiable'
   | 'incomplete'
@@ -348,7 +358,10 @@ export interface VerifyProblem {
   what: string
 }
 
-/** Why molt's report does not prove that every expected table is equal on both sides; empty when it does. */
+/**
+ * Lists the reasons why molt's report does not prove that all expected tables are equal on both sides; empty if it
+ * does.
+ */
 export function verifyProblems(account: VerifyAccount, expected: readonly string[]): VerifyProblem[] {
   const problems: VerifyProblem[] = account.unverifiable.map(({ table, reason }) => ({
     kind: 'unverifiable',
@@ -378,7 +391,7 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
   return problems.filter(({ what }, at) => problems.findIndex((each) => each.what === what) === at)
 }
 
-/** Finds rows that molt listed but did not count, which makes its sums wrong. */
+/** Finds rows that molt listed but did not count, so that its totals are wrong. */
 function uncounted(verdict: TableVerdict, rows: TableRows | undefined): VerifyProblem[] {
   const counted = differences(verdict)
   if (!rows || rows.told <= counted) return []
@@ -394,7 +407,7 @@ function tableProblems(verdict: TableVerdict): VerifyProblem[] {
   }
   if (differences(verdict) > 0) return [{ kind: 'difference', table, what: differenceText(verdict) }]
   if (equal !== undefined && equal + missing + mismatch < rows) {
-    const what = `${table}: molt verify read ${rows} rows, but reports only ${equal} as equal and ${columnMismatch + extraneous} as extraneous or with other columns`
+    const what = `${table}: molt verify read ${rows} rows, but reports only ${equal} as equal and ${columnMismatch + extraneous} as extraneous or with different columns`
     return [{ kind: 'too-few-equal', table, what }]
   }
   return []
@@ -406,7 +419,7 @@ function differenceText(verdict: TableVerdict): string {
     [verdict.missing, 'missing'],
     [verdict.mismatch, `different${verdict.columns?.length ? ` in ${someOf(verdict.columns, 5)}` : ''}`],
     [verdict.extraneous, 'extraneous'],
-    [verdict.columnMismatch, 'with other columns'],
+    [verdict.columnMismatch, 'with different columns'],
   ].filter(([count]) => count)
   const counts = parts.map(([count, what], index) => `${count}${index ? '' : count === 1 ? ' row' : ' rows'} ${what}`)
   const again = verdict.recheck ? `; rechecked after a later marker: ${recheckText(verdict.recheck)}` : ''
@@ -416,7 +429,7 @@ function differenceText(verdict: TableVerdict): string {
 
 function recheckText({ lag, loss, changing, unlike, unchecked }: Recheck): string {
   const parts = [loss && `${loss} lost`, changing && `${changing} still changing`, lag && `${lag} arrived late`]
-  if (unlike) parts.push(`${unlike} equal by value and never late`)
+  if (unlike) parts.push(`${unlike} equal by value from the start`)
   if (unchecked) parts.push(`${unchecked} unchecked`)
   return parts.filter(Boolean).join(', ')
 }

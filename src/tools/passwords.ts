@@ -2,18 +2,18 @@ import { randomBytes } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** A command line without passwords, and the environment that refers to them instead. */
+/** A command line without passwords, and the environment variables that point to the password file. */
 export interface Hidden {
   args: string[]
   env: Record<string, string>
-  /** Removes the password file. Call it after the program has ended. */
+  /** Removes the password file. Call this after the program has exited. */
   remove(): void
 }
 
 /**
- * Moves the passwords of connection URLs from a command line, which every process on the machine can read, to a libpq
- * password file in `folder`, mode 600. Otherwise leaves the URLs unchanged. Skips a password that such a file cannot
- * contain, and a URL with its own password file or service.
+ * Moves passwords from the connection URLs on a command line, which every process on the machine can read, to a libpq
+ * password file in `folder`, mode 600. The rest of each URL stays as it is. Skips a password that such a file cannot
+ * contain, and a URL that has its own password file or service.
  */
 export function hidePasswords(args: readonly string[], folder: string): Hidden {
   const lines = new Set<string>()
@@ -31,7 +31,8 @@ export function hidePasswords(args: readonly string[], folder: string): Hidden {
     }
     return (url[1] ?? '') + found.url
   })
-  // A wrapper may connect through a tunnel at another address. Add lines for any host where the login is unambiguous.
+  // A wrapper may connect through a tunnel, at a different address. If a login has only one password, also add a line
+  // for any host.
   for (const [login, passwords] of anywhere) if (passwords.size === 1) lines.add(`*:*:${login}:${[...passwords][0]}`)
   if (!lines.size) return { args: [...args], env: {}, remove() {} }
   const file = join(folder, `.pgpass-${randomBytes(8).toString('hex')}`)
@@ -39,7 +40,7 @@ export function hidePasswords(args: readonly string[], folder: string): Hidden {
   return { args: hidden, env: { PGPASSFILE: file }, remove: () => rmSync(file, { force: true }) }
 }
 
-/** The URL without its password, and the matching lines of a password file, one for each host. */
+/** Splits a URL into the URL without the password, and the lines of a password file, one for each host. */
 export function splitPassword(url: string): { url: string; lines: string[] } | undefined {
   const parts = /^(postgres(?:ql)?:\/\/)(?:([^:@/?]*)(?::([^@/?]*))?@)?([^/?]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(url)
   if (!parts) return undefined
@@ -49,7 +50,7 @@ export function splitPassword(url: string): { url: string; lines: string[] } | u
   try {
     const param = (name: string) => (params.has(name) ? decodeURIComponent(params.get(name) ?? '') : undefined)
     const password = param('password') ?? decodeURIComponent(inline)
-    // libpq reads a password file by line, and trims white space.
+    // libpq reads a password file line by line, and trims white space.
     if (!password || password !== password.trim() || /[\r\n\0]/.test(password)) return undefined
     const name = param('user') ?? decodeURIComponent(user)
     const database = param('dbname') ?? param('database') ?? (decodeURIComponent(path) || name)

@@ -1,10 +1,10 @@
 import { randomInt } from 'node:crypto'
 import { createServer } from 'node:net'
 
-/** Below the ephemeral ports, so that no outgoing connection takes the port first. */
+/** Range below the ephemeral ports, so that an outgoing connection cannot take the port. */
 const RANGE = [20_000, 32_000] as const
 
-/** A loopback port that was free a moment ago. */
+/** Finds a loopback port that is free at the moment. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = randomInt(...RANGE)
@@ -12,7 +12,7 @@ export async function freePort(): Promise<number> {
   }
 }
 
-/** The same as `127.0.0.1:port`. */
+/** Like {@link freePort}, but returns `127.0.0.1:port`. */
 export async function freeAddress(): Promise<string> {
   return `127.0.0.1:${await freePort()}`
 }

@@ -11,7 +11,7 @@ import { TIMING } from '../runtime/timing.ts'
 import { readLines } from './lines.ts'
 import { hidePasswords } from './passwords.ts'
 
-/** How a child process ended: with an exit code, or by a signal. */
+/** How a child process ended: with an exit code, or killed by a signal. */
 export interface Exit {
   code: number | null
   signal: NodeJS.Signals | null
@@ -20,18 +20,18 @@ export interface Exit {
 export interface Launch {
   program: string
   args: readonly string[]
-  /** Added to the few variables that every child process inherits. */
+  /** Variables in addition to the few that every child process inherits. */
   env?: Record<string, string>
-  /** File for the output, redacted and scrubbed, mode 600. At most twice `LOG_LIMIT`, including the rotated file. */
+  /** File for the redacted and scrubbed output, mode 600. At most twice `LOG_LIMIT`, including the rotated file. */
   logFile: string
   /**
-   * Removes row values from a line before it is written or remembered. Returns undefined to drop the line. `onLine` gets
-   * the original.
+   * Removes row values from a line before the line is logged or remembered. Returns undefined to drop the line.
+   * `onLine` receives the original line.
    */
   scrub?(line: string): string | undefined
   /**
-   * Passes the passwords of URLs in `args` in a file, so that the process list does not show them. For programs that
-   * support PGPASSFILE.
+   * Passes the passwords from URLs in `args` in a file, so that the process list does not show them. Only for programs
+   * that support PGPASSFILE.
    */
   hidePasswords?: boolean
   onLine(line: string, stream: 'stdout' | 'stderr'): void
@@ -41,8 +41,8 @@ const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 
 /**
- * Ends a tool and its descendants when this process dies, because a surviving replicator would keep reading the slot. The
- * pipe closes when this process dies. A line in the pipe means that the tool has ended normally.
+ * Kills a tool and its descendants if this process dies, because a surviving replicator would keep reading the slot.
+ * The pipe on standard input closes when this process dies. A line on it means that the tool has already exited.
  */
 const WATCHDOG = `trap '' INT TERM HUP
 read -r over && exit 0
@@ -53,13 +53,14 @@ kill -s KILL -- "-$1" 2>/dev/null`
 
 function watchdog(pid: number, passwords = ''): ChildProcess {
   const child = spawn('/bin/sh', ['-c', WATCHDOG, 'molt-actions-watchdog', String(pid), passwords], {
-    // Without RUNNER_TRACKING_ID, because it can end a moment after us, and the runner would report an orphan.
+    // Does not inherit RUNNER_TRACKING_ID: the watchdog can exit a moment after us, and the runner would report it as
+    // an orphan.
     env: { PATH: process.env.PATH },
     stdio: ['pipe', 'ignore', 'ignore'],
-    // Its own process group, to survive a signal to ours.
+    // Starts its own process group, so that a signal to our group does not kill it.
     detached: true,
   })
-  // Without a shell there is no watchdog, but the runner still finds the tool by RUNNER_TRACKING_ID.
+  // Without a shell, there is no watchdog. The runner still finds the tool by RUNNER_TRACKING_ID.
   child.on('error', () => {})
   child.stdin?.on('error', () => {})
   child.unref()
@@ -67,14 +68,14 @@ function watchdog(pid: number, passwords = ''): ChildProcess {
 }
 
 /**
- * A long-running tool, with its output line by line and a stop that always ends it. It has its own process group, so that
- * a signal also reaches the children of a wrapper script. Ctrl-C in a terminal does not reach it: the caller stops it
- * when the run is cancelled, and the watchdog when this process dies.
+ * Runs a tool, reads its output line by line, and can reliably stop it. The tool has its own process group, so that a
+ * signal also reaches the children of a wrapper script. Ctrl-C in a terminal does not reach the tool: the caller stops
+ * it if the run is cancelled, and the watchdog kills it if this process dies.
  */
 export class Child {
   /**
-   * Resolves when the tool has ended and its output is read. Does not wait for a descendant that keeps the pipes open.
-   * The descendants have then ended too, unless the exit code is 0. Never rejects.
+   * Resolves when the tool has exited and its output has been read. Does not wait for a descendant that keeps the pipes
+   * open. Unless the exit code is 0, all descendants have been killed by then. Never rejects.
    */
   readonly exited: Promise<Exit>
   readonly pid: number | undefined
@@ -84,9 +85,9 @@ export class Child {
   #exit: Exit | undefined
   #absent = false
   #over = false
-  /** Resolves when the process group has ended; undefined until that is requested. */
+  /** Resolves when no process of the group is left. Undefined until stop is requested. */
   #groupEnd: Promise<void> | undefined
-  /** When to send SIGKILL, in milliseconds of the monotonic clock. */
+  /** Time to send SIGKILL, in milliseconds of the monotonic clock. */
   #killAt = Number.POSITIVE_INFINITY
 
   constructor(launch: Launch) {
@@ -111,7 +112,7 @@ export class Child {
       })
     this.exited = new Promise((resolve) => {
       const end = (exit: Exit) => {
-        // If a program cannot be started, both `error` and `close` are emitted.
+        // Node emits both `error` and `close` if a program cannot be started.
         if (this.#exit) return
         this.#exit = exit
         watch?.stdin?.end('over\n')
@@ -122,12 +123,12 @@ export class Child {
       this.#process.on('error', (error: NodeJS.ErrnoException) => {
         this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
-        // A signal that cannot be sent is an `error` too, but the tool has not ended.
+        // Node also emits `error` if a signal cannot be sent, but then the tool is still running.
         if (this.pid === undefined) end({ code: null, signal: null })
       })
       this.#process.on('exit', (code) => {
         this.#over = true
-        // A successful command may leave processes on purpose, such as the application.
+        // A successful command may leave processes running on purpose, such as the application.
         if (code !== 0) this.#endGroup(TIMING.toolGrace)
         this.#letGoOfPipes()
       })
@@ -148,24 +149,27 @@ export class Child {
     return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
-  /** The last line that begins with `Error:` or `panic:`; undefined without one. Both tools end with it. Redacted. */
+  /**
+   * The last line that begins with `Error:` or `panic:`; undefined without one. Both tools print it at the end.
+   * Redacted.
+   */
   get errorLine(): string | undefined {
     const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
     return error?.replace(/^Error:\s*/i, '').slice(0, 600)
   }
 
-  /** The error line, otherwise the last line. Redacted. */
+  /** The error line, or the last line if there is no error line. Redacted. */
   get lastError(): string {
     return this.errorLine ?? this.lastWords
   }
 
-  /** Whether the program itself has ended, apart from its descendants. */
+  /** Whether the program itself has exited. Its descendants may still be running. */
   get over(): boolean {
     return this.#over
   }
 
   /**
-   * Sends SIGTERM to the tool and its descendants, and SIGKILL after `graceMs`. Does nothing if the tool has ended.
+   * Sends SIGTERM to the tool and its descendants, and SIGKILL after `graceMs`. Does nothing if the tool has exited.
    */
   async stop(graceMs = TIMING.toolGrace): Promise<Exit> {
     if (!this.#over) this.#endGroup(graceMs)
@@ -196,7 +200,7 @@ export class Child {
     this.#signalGroup('SIGKILL')
   }
 
-  /** @returns whether any process of the group is left */
+  /** @returns whether any process in the group is left */
   #signalGroup(signal: NodeJS.Signals | 0): boolean {
     if (this.pid === undefined) return false
     try {
@@ -209,13 +213,13 @@ export class Child {
   /** Closes the pipes after a while, in case a descendant keeps them open. */
   #letGoOfPipes(): void {
     const { stdout, stderr } = this.#process
-    // Output that has already arrived is read first.
+    // Waits one turn of the event loop, so that output that has already arrived is read first.
     const giveUp = () => setImmediate(() => [stdout, stderr].map((pipe) => pipe?.destroy()))
     const timer = setTimeout(giveUp, TIMING.pipeGrace)
     this.#process.once('close', () => clearTimeout(timer))
   }
 
-  /** The error for the way the tool ended. */
+  /** Builds the error that says how the tool ended. */
   failure(facts: { code?: ErrorCode; said?: string; advice?: string } = {}): ToolError {
     if (this.#absent && isTool(this.launch.program)) return notOnPath(this.launch.program)
     return new ToolError({
@@ -236,7 +240,7 @@ export class Child {
   }
 }
 
-/** Whether a program is one of MOLT's, by its bare name, as after `setup`. */
+/** Whether a program is one of the MOLT tools, called by its bare name, as after `setup`. */
 export function isTool(program: string): boolean {
   return program === 'molt' || program === 'replicator'
 }
@@ -246,7 +250,7 @@ export function notOnPath(tool: string): ToolError {
   return new ToolError({ code: 'tool.not-installed', program: `\`${tool}\``, args: [], ending })
 }
 
-/** The code of a failure when only the exit is known. */
+/** The error code, if only the exit is known. */
 function exitCode(exit: Exit | undefined): ErrorCode {
   if (exit?.signal) return 'tool.killed'
   return exit?.code === null ? 'tool.not-started' : 'tool.failed'
@@ -254,11 +258,14 @@ function exitCode(exit: Exit | undefined): ErrorCode {
 
 export function describeExit(exit: Exit | undefined): string {
   if (!exit) return 'is still running'
-  if (exit.signal) return `was ended by ${exit.signal}`
+  if (exit.signal) return `was killed by ${exit.signal}`
   return exit.code === null ? 'could not be started' : `ended with exit code ${exit.code}`
 }
 
-/** Keeps two files of limited size, because a verbose replicator writes megabytes per minute for days. */
+/**
+ * A log file with a size limit and one rotated file, because a verbose replicator can write megabytes per minute for
+ * days.
+ */
 class RotatingLog {
   #path: string
   #file: number
@@ -288,8 +295,8 @@ class RotatingLog {
 const METRICS_LIMIT = 32 << 20
 
 /**
- * Reads the complete text at a loopback URL. Avoids `fetch`, which would load a whole HTTP client for a plain request.
- * @throws when the request fails, times out, or returns too much
+ * Reads a loopback URL and returns the response as text. Avoids `fetch`, which would load a whole HTTP client.
+ * @throws if the request fails or times out, or the response is too long
  */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {

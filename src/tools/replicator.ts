@@ -6,7 +6,7 @@ export interface ReplicatorRequest {
   program: string
   source: string
   target: string
-  /** URL for the staging schema, if it needs another login. */
+  /** URL for the staging schema, if it needs a different login. */
   staging?: string
   slot: string
   publication: string
@@ -43,7 +43,7 @@ export interface LogLine {
   message: string
   /** The text of the `error` field, if any. */
   error?: string
-  /** The source database's message. The next line refers to it without repeating it. */
+  /** The message from the source database. The next log line reports the error without repeating this message. */
   cause?: string
 }
 
@@ -64,7 +64,7 @@ export function parseLogLine(line: string): LogLine | undefined {
   return { level: level.toLowerCase(), message, ...fieldsOf(rest) }
 }
 
-/** Reads `error="…"`; in the padded format, the value can be unquoted up to the next field. */
+/** Reads `error="…"`. In the padded format, the value may have no quotes and then ends before the next field. */
 function fieldsOf(rest: string): { error?: string; cause?: string } {
   const field = (name: string) => {
     const found = new RegExp(`(?:^|\\s)${name}=("(?:[^"\\\\]|\\\\.)*"?|.*?(?=\\s+\\w+=|$))`).exec(rest)?.[1]
@@ -74,7 +74,10 @@ function fieldsOf(rest: string): { error?: string; cause?: string } {
   return { ...(error !== undefined && { error: withoutStatement(error) }), ...(cause !== undefined && { cause }) }
 }
 
-/** Removes the failed statement before the error. With a parameter per value of a batch, it has tens of KiB [run]. */
+/**
+ * Removes the failed statement before the error. A statement has a parameter for each value of a batch, so it can have
+ * tens of KiB [run].
+ */
 function withoutStatement(error: string): string {
   return error.replace(/^((?:"(?:[^"]|"")*"\.?)+: )[A-Z]{4}[\s\S]*?: (?=ERROR: )/, '$1')
 }
@@ -113,7 +116,7 @@ export interface StreamMetrics {
   dialFailures: number
 }
 
-/** Names of each counter before and after replicator 1.2.0. A build can have both, with the same count. */
+/** Names of each counter before and since replicator 1.2.0. A build can expose both, with the same count. */
 const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   upserts: ['apply_upserts_total', 'target_apply_upserts_total'],
   deletes: ['apply_deletes_total', 'target_apply_deletes_total'],
@@ -122,7 +125,7 @@ const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
   dialFailures: ['pglogical_dial_failure_total'],
 }
 
-/** Parses Prometheus text. A missing counter is zero, because a table's counters appear with its first change. */
+/** Parses Prometheus text. A missing counter is zero, because a table's counters appear only with its first change. */
 export function parseMetrics(text: string): StreamMetrics {
   const sums = new Map<string, number>()
   for (const line of text.split('\n')) {
@@ -142,10 +145,10 @@ export function noMetrics(): StreamMetrics {
 }
 
 const CHATTER = /^(?:time="[^"]*" level=(?:debug|trace) |(?:DEBUG|TRACE) )/
-/** Scrubbing takes a hundred times as long as reading, and a tool blocks while its output is not read. */
+/** Scrubbing a line takes a hundred times as long as reading it, and a tool blocks if its output is not read. */
 const CHATTER_A_SECOND = 500
 
-/** Keeps every important line, and limits debug lines to {@link CHATTER_A_SECOND} per second. */
+/** Keeps all lines except debug lines, which are limited to {@link CHATTER_A_SECOND} per second. */
 export function boundedScrubber(now: () => number = () => performance.now()): (line: string) => string | undefined {
   let second = now()
   let kept = 0
@@ -163,11 +166,11 @@ export function boundedScrubber(now: () => number = () => performance.now()): (l
 export class Replicator {
   readonly child: Child
   readonly request: ReplicatorRequest
-  /** Number of retries in its log since it started. */
+  /** Number of retries that the replicator has logged since it started. */
   retries = 0
   /** Time of the last retry, in milliseconds of this runner's monotonic clock. */
   lastRetryAt = Number.NEGATIVE_INFINITY
-  /** The reason of the last retry or error, scrubbed. */
+  /** The reason for the last retry or error, scrubbed. */
   lastDiagnosis: string | undefined
   #cause: string | undefined
 
@@ -176,7 +179,7 @@ export class Replicator {
     this.child = new Child({
       program: request.program,
       args: replicatorArgs(request),
-      // Both databases show it as `application_name`, unless the URL sets another.
+      // Both databases show this as `application_name`, unless the URL sets a different name.
       env: { PGAPPNAME: STREAM_APPLICATION },
       logFile: request.logFile,
       scrub: boundedScrubber(),
@@ -185,7 +188,7 @@ export class Replicator {
     })
   }
 
-  /** The counters; undefined while they cannot be read, such as right after the start. */
+  /** Reads the counters; undefined if they cannot be read, for example right after the start. */
   async metrics(): Promise<StreamMetrics | undefined> {
     return httpText(`http://${this.request.metricsAddr}/_/varz`).then(parseMetrics, () => undefined)
   }
@@ -200,7 +203,7 @@ export class Replicator {
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
     if (parsed.cause) this.#cause = scrubText(parsed.cause)
     const said = parsed.error ?? parsed.message
-    // For an error of the source, the reason is in the line before.
+    // For an error from the source, the reason is in the previous line.
     this.lastDiagnosis = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
     if (!RETRY.test(parsed.message)) return
     this.retries++
@@ -208,8 +211,11 @@ export class Replicator {
   }
 }
 
-/** A cheap first test, because it runs on every line. */
+/** Cheap pre-filter, because it runs on every line. */
 const ALARM = /warn|error|fatal|panic|retry/i
 const FROM_SOURCE = /^error received from source database$/
-/** Retry messages of both generations: one retries the connection, the other a batch and then its apply loop. */
+/**
+ * Retry messages of both generations of the replicator: one generation retries the connection; the other retries a
+ * batch, and then the apply loop.
+ */
 const RETRY = /will retry|tryCommit|maximum number of retries|restart\w* .*apply loop/i

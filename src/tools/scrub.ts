@@ -3,21 +3,21 @@ import { redact } from '../runtime/secrets.ts'
 import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /**
- * Removes row values from the tools' output. Keeps names of tables, columns and constraints, because messages are useless
- * without them. Hides everything that is not known to be a name, so that unknown messages are safe too.
+ * Removes row values from the tools' output. Keeps the names of tables, columns and constraints, because messages are
+ * useless without them. Hides everything that is not known to be a name, so that unknown messages are safe too.
  */
 
-/** Words before a quoted name. Other quoted text can be a value. */
+/** Words that precede a quoted name. Any other quoted text may be a value. */
 const NAMES =
   /(?:\b(?:relation|table|column|constraint|index|type|schema|database|collation|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
 
-/** Parts of messages that can contain values in any form, each with its replacement. */
+/** Parts of messages that can contain values in any form, with their replacements. */
 const CUTS: [RegExp, string][] = [
-  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. First, because a value can look
-  // like the other patterns.
+  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. Must be first, because a value in
+  // it can match the other patterns.
   [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/(\bforeign key violation: "[^"]*" row )[\s\S]*?( has no match in "[^"]*")?$/i, '$1…$2'],
-  // An import error of CockroachDB contains the file's URL, including keys, and the whole row.
+  // An import error from CockroachDB contains the file's URL, including keys, and the whole row.
   [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
   [/ \(row: [\s\S]*$/, ' (row: …)'],
   [/(error parsing row \d+: parse )("[^"]*" as [\w()]+: )[\s\S]*$/, '$1column $2… (row: …)'],
@@ -43,19 +43,20 @@ const CUTS: [RegExp, string][] = [
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 
-/** Characters. The tools' own messages are shorter, so a longer one contains rows. */
+/** Characters. The tools' own messages are shorter, so a longer message contains rows. */
 const LONGEST = 16 * 1024
 
 /**
- * E-mail addresses and card numbers, which no tool prints otherwise. Matches only from word boundaries, because trying
- * every character would take seconds on a long value.
+ * E-mail addresses and card numbers, which occur only in row values. Matches start only at word boundaries, because
+ * trying every character of a long value would take seconds.
  */
 const PERSONAL =
   /(?<![^\s@<>()[\]"'=:,;])[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
 /**
- * Removes values from a message: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Also removes
- * our passwords, because the message goes into files and the ledger, which no runner masks.
+ * Removes values from a message: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Also
+ * removes our passwords, because the message is written to files and to the ledger, where the runner does not mask
+ * secrets.
  */
 export function scrubText(said: string): string {
   if (said.length > LONGEST) return `(a text of ${said.length} characters)`
@@ -70,7 +71,7 @@ export function scrubText(said: string): string {
     NAMES.test(out.slice(0, at)) ? quoted : "'…'",
   )
   // An exception raised by a user's trigger can quote anything.
-  if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function of the database)')
+  if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function in the database)')
   return out.replace(PERSONAL, '…') + state
 }
 
@@ -105,13 +106,15 @@ const PLAIN = new Set([
   'num_tables',
 ])
 const PROSE = new Set(['message', 'error', 'reason', 'mismatch_info', 'hint', 'detail'])
-/** Events about a single row. Their `type` is `data`, but so is that of other events. */
+/**
+ * Messages of events about a single row. The `type` of such an event is `data`, but other events have this type too.
+ */
 const ROW = /^(mismatching row|missing row|extraneous row)/
 
-/** Hashes a row's key: the same hash for the same key in a migration, without revealing the key. */
+/** Hashes a row's key. Within a migration, the same key has the same hash, which does not reveal the key. */
 export type KeyHash = (table: string, key: readonly unknown[]) => string
 
-/** @param secret key of the HMAC; random by default, so that hashes of two runs cannot be compared */
+/** @param secret key of the HMAC. Random by default, so that the hashes of two runs cannot be compared */
 export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
   return (table, key) =>
     createHmac('sha256', secret)
@@ -120,7 +123,9 @@ export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
       .slice(0, 16)
 }
 
-/** Makes an event safe to write. For a row, keeps only the hashed key and the differing columns. */
+/**
+ * Makes an event safe to write to a file. Of a row, keeps only the hashed key and the names of the differing columns.
+ */
 function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   const row = ROW.test(event.message ?? '') || 'primary_key' in event
   const out: MoltEvent = {}
@@ -142,7 +147,7 @@ export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => strin
   return (line) => {
     const event = parseEvent(line)
     if (event) return JSON.stringify(scrubEvent(event, hash))
-    // A fragment of a broken event can start anywhere, so all of it may be a value.
+    // A fragment of a broken event can start anywhere, so the whole fragment may be a value.
     const error = /^(Error|ERROR|panic|fatal error): /.test(line)
     if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
       return `(a broken line of ${line.length} characters)`
@@ -151,7 +156,7 @@ export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => strin
 }
 
 const FIELD = /\b([\w.]+)=("(?:[^"\\]|\\.)*(?:"|$)|[^\s"]+)/g
-/** The only fields of a database error in JSON that are names. */
+/** The only fields of a JSON database error that are safe to print. */
 const ERROR_FIELDS = ['severity', 'code', 'schemaName', 'tableName', 'columnName', 'dataTypeName', 'constraintName']
 
 /** Scrubs a line that `replicator` printed, in any of its formats. */

@@ -7,7 +7,7 @@ import { childEnvironment } from '../runtime/environment.ts'
 import { ToolError, UserError } from '../runtime/errors.ts'
 import { describeExit, isTool, notOnPath } from './process.ts'
 
-/** Unsafe versions of molt, each with the reason. */
+/** Unsafe versions of molt, with the reasons. */
 export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
   ['1.3.3', '1.3.4', '1.3.5', '1.3.6'].map((version) => [
     version,
@@ -17,7 +17,7 @@ export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
 
 export type ToolName = 'molt' | 'replicator'
 
-/** The path of a tool on the PATH; undefined if it is not there. */
+/** Finds a tool on the PATH; undefined if it is not there. */
 export function findTool(tool: ToolName): string | undefined {
   return (process.env.PATH ?? '')
     .split(delimiter)
@@ -44,7 +44,7 @@ export function refuseDenied(version: string, allowed: string | undefined): void
     )
 }
 
-/** The tool's own version line. A build from source prints `(devel)`. */
+/** Reads the version that the tool prints. A build from source prints `(devel)`. */
 export async function toolVersion(program: string, tool: ToolName): Promise<string> {
   const said = await ask(program, tool === 'molt' ? ['--version'] : ['version'])
   const line = said.split('\n').find(Boolean) ?? ''
@@ -55,7 +55,7 @@ export async function toolVersion(program: string, tool: ToolName): Promise<stri
   )
 }
 
-/** The tool's help, which differs between builds. */
+/** Reads the tool's help, which differs between builds. */
 export async function toolHelp(program: string, ...command: string[]): Promise<string> {
   return ask(program, [...command, '--help'])
 }
@@ -82,7 +82,7 @@ async function ask(program: string, args: string[]): Promise<string> {
     code: killed ? 'tool.killed' : 'tool.unusable',
     program: program.split('/').at(-1) as string,
     args,
-    // `exec` reports neither the signal nor an exit code.
+    // After a kill, `exec` does not report which signal it was.
     ending: killed
       ? 'was killed by a signal before it responded'
       : describeExit({ code: result.exitCode ?? null, signal: null }),

@@ -1,4 +1,4 @@
-// `npm run adopt`: the files that it writes for each kind of team.
+// `npm run adopt`: checks the files generated for each kind of team.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -19,7 +19,7 @@ const given: Adoption = {
 const folder = mkdtempSync(join(tmpdir(), 'adopt-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-/** Every `uses` in a workflow's jobs and steps. */
+/** Returns every `uses` in a workflow's jobs and steps. */
 function uses(text: string): string[] {
   const jobs = Object.values(parse(text).jobs) as { uses?: string; steps?: { uses?: string }[] }[]
   return jobs.flatMap((job) => [job.uses, ...(job.steps ?? []).map((step) => step.uses)]).filter((each) => each != null)
@@ -37,7 +37,7 @@ test.each([
     const ours = uses(text).filter((each) => each.startsWith('acme/'))
     expect(ours.length, path).toBeGreaterThan(0)
     for (const each of ours) expect(each).toMatch(new RegExp(`^acme/molt-actions(/[\\w./-]+)?@${COMMIT}$`))
-    // Teams do not have the paths of this checkout.
+    // Local paths would not exist in the team's repository.
     expect(uses(text).filter((each) => /^[.$]\//.test(each))).toEqual([])
   }
   expect(files.get('molt-actions.yml')).toContain('s3://acme-molt/shop')
@@ -49,7 +49,7 @@ test.each([
 })
 
 test.each([false, true])(
-  'a second person types the hash if required reviewers are not available (caller: %s)',
+  'a second person must enter the hash if required reviewers are not available (caller: %s)',
   (caller) => {
     const path = '.github/workflows/migrate.yml'
     const plain = adoptedFiles({ ...given, caller }).get(path) as string
@@ -86,7 +86,7 @@ test.each([
   ['a tag instead of a commit', ['acme/molt-actions@v1', '--out', 'x']],
   ['no folder', [`acme/molt-actions@${COMMIT}`]],
   ['an image without its digest', [`acme/molt-actions@${COMMIT}`, '--out', 'x', '--postgres-image', 'postgres:16']],
-])('refuses %s and writes nothing', (_, args) => {
+])('rejects %s and writes nothing', (_, args) => {
   const at = args.map((each) => (each === 'x' ? join(folder, 'refused') : each))
   expect(() => adopt(at)).toThrow()
   expect(() => readFileSync(join(folder, 'refused/molt-actions.yml'))).toThrow()

@@ -1,4 +1,4 @@
-/** The comparison after the commit: reads the target as of a time, with skewed clocks. */
+/** The comparison after the commit, which reads the target as of the commit time, with skewed clocks. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { retentionNeeded } from '../../src/actions/cutover/retention.ts'
@@ -13,7 +13,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 let servers: Servers
 let source: pg.Client
 let target: pg.Client
-/** Connection to the PostgreSQL behind, which bypasses the server's rules. */
+/** Connection to the PostgreSQL server behind the like-server, which bypasses the like-server's rules. */
 let behind: pg.Client
 
 beforeAll(async () => {
@@ -44,7 +44,7 @@ async function digestAsOf(asOf: string): Promise<TableDigest> {
   return digest as TableDigest
 }
 
-test('finds rows lost before that time, and ignores later writes', async () => {
+test('finds rows that were lost before the commit, and ignores later writes', async () => {
   for (const each of [source, behind])
     await each.query('TRUNCATE orders; INSERT INTO orders SELECT id, id * 1.5 FROM generate_series(1, 5000) id')
   await behind.query('DELETE FROM orders WHERE id = 17; UPDATE orders SET total = 0 WHERE id = 18')
@@ -65,7 +65,7 @@ test('finds rows lost before that time, and ignores later writes', async () => {
   })
 })
 
-test('proves from the heartbeat that the drain was applied and that the time is not too early', async () => {
+test('proves from the heartbeat that the drain was applied before the commit time', async () => {
   expect(await readCommitTime(target, 'public', 7)).toMatchObject({ drained: true })
   expect(await readCommitTime(target, 'public', 8)).toMatchObject({ drained: false })
   await target.query(`UPDATE ${HEARTBEAT} SET beat = 8`)
@@ -75,7 +75,7 @@ test('proves from the heartbeat that the drain was applied and that the time is 
   expect(await readCommitTime(behind, 'public', 8)).toBeUndefined()
 })
 
-test('ignores a row last written slightly after that time', () => {
+test('reports only rows that differ both at the commit time and slightly later', () => {
   const digest = (rows: [TableDigest['rows'][number]['kind'], string][]): TableDigest => ({
     name: 'orders',
     sourceRows: 10,
@@ -95,7 +95,7 @@ test('ignores a row last written slightly after that time', () => {
   ])
   expect(inBoth(first, digest([]))).toBeUndefined()
   expect(inBoth(first, digest([['mismatch', '4']]))).toBeUndefined()
-  // The application wrote the lost row again, but the row still counts as lost.
+  // The application has rewritten the lost row, which still counts as lost.
   expect(
     inBoth(
       first,
@@ -111,7 +111,7 @@ test('ignores a row last written slightly after that time', () => {
   expect(plusMaxOffset('1700000000900000000.0000000012')).toBe('1700000001400000000.0000000000')
 })
 
-test('reads how long each table keeps its history', async () => {
+test("reads each table's history retention", async () => {
   expect(retentionNeeded(0)).toBe(900)
   expect(retentionNeeded(3_600_000)).toBe(900 + 3 * 3600)
   expect(await readRetention(target, 'shop')).toBe(14_400)

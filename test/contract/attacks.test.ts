@@ -1,5 +1,5 @@
-// Attacks and accidents by a person with write access to a branch, against the workflows that people copy. Each must
-// fail. The last tests compare docs/threat-model.md with the files.
+// Attacks and accidents by anyone with write access to a branch, against the workflows that teams copy. Each must fail.
+// The last tests compare docs/threat-model.md with the files.
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -51,8 +51,8 @@ function expectRefused(ended: JobResult, code: string, named = ''): void {
   expect(ended.conclusion).toBe('failure')
 }
 
-describe('1. the person who starts a run turns the gate off', () => {
-  /** Fields that a form can have. None of them weakens an approval. */
+describe('1. whoever starts a run turns the gate off', () => {
+  /** All fields of each workflow's form. None of them can weaken an approval. */
   const FORM: Record<string, string[]> = {
     'examples/migrate-caller.yml': [
       'migration',
@@ -119,7 +119,7 @@ describe('1. the person who starts a run turns the gate off', () => {
     expectRefused(await gate(inputs), code)
   })
 
-  test('skipping the first check does not help: the approved job refuses too', async () => {
+  test('skipping the first check does not help, because the approved job checks again', async () => {
     expectRefused(await gate({ do: 'approve', gate: 'none', decision: 'commit' }), 'approval.required')
   })
 })
@@ -152,12 +152,12 @@ describe('3. a branch reads the production URLs', () => {
     ['any branch', anyBranch],
     ['the pattern *', limited(['main', '*'])],
     ['the pattern **/*', limited(['**/*'])],
-  ])('refuses an environment that allows %s', async (_, environment) => {
+  ])('rejects an environment that allows %s', async (_, environment) => {
     github.others.set('migration', environment)
     expectRefused(await gate({}), 'approval.any-branch', '`migration`')
   })
 
-  test('refuses such an environment for the reviewers too', async () => {
+  test('rejects an approval environment that other branches can use too', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
     expectRefused(await gate({}), 'approval.any-branch', '`cutover`')
   })
@@ -166,7 +166,7 @@ describe('3. a branch reads the production URLs', () => {
     expect((await gate({})).conclusion).toBe('success')
   })
 
-  test('the workflows check before they use a secret', () => {
+  test('the workflows check their environments before they use a secret', () => {
     const asks = (path: string, id: string) =>
       (readWorkflow(join(REPO, path)).jobs[id] as Job).steps?.find(({ uses }) => uses?.includes('actions/gate'))?.with
     expect(asks('examples/migrate-jobs.yml', 'prepare')).toMatchObject({
@@ -198,7 +198,7 @@ describe('4. a pull request reads a secret', () => {
   )
 })
 
-describe('5. a default commits, or an administrator bypasses unnoticed', () => {
+describe('5. a default commits, or an administrator bypasses the reviewers unnoticed', () => {
   test('every decision defaults to `rehearse`', () => {
     for (const [, { on }] of workflows)
       for (const form of [on.workflow_dispatch, on.workflow_call]) {
@@ -208,7 +208,7 @@ describe('5. a default commits, or an administrator bypasses unnoticed', () => {
     for (const { inputs } of specs) expect(inputs.decision?.fallback ?? 'rehearse').toBe('rehearse')
   })
 
-  test('shows administrators who can bypass the reviewers, and refuses them if so configured', async () => {
+  test('shows administrators who can bypass the reviewers, and rejects them if so configured', async () => {
     for (const can_admins_bypass of [true, undefined]) {
       github.environment = { ...reviewed(2), can_admins_bypass }
       const shown = await gate({})
@@ -222,7 +222,7 @@ describe('5. a default commits, or an administrator bypasses unnoticed', () => {
   })
 })
 
-describe('6. GitHub fails once, or limits the request rate', () => {
+describe('6. GitHub fails once or limits the request rate', () => {
   test('right after an approval, with the shipped action', async () => {
     github.failures = [{ status: 502 }, 'reset']
     expect((await gate({})).conclusion).toBe('success')
@@ -237,18 +237,18 @@ describe('7. an output vanishes because a secret has a common value', () => {
   const { jobs } = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
   const all = workflows.flatMap(([path, { jobs }]) => Object.entries(jobs).map(([id, job]) => [path, id, job] as const))
 
-  test.each(all.filter(([, , job]) => job.if))('%s: %s tests an output only with `!=`', (_, __, job) => {
+  test.each(all.filter(([, , job]) => job.if))('%s: %s compares outputs only with `!=`', (_, __, job) => {
     expect(job.if).not.toMatch(/\.outputs\.[\w-]+ ==|==\s*needs\.[\w-]+\.outputs/)
   })
 
-  test('without its output, a follower runs and a cutover waits for its reviewers', () => {
+  test('if the output is missing, a follower runs and a cutover waits for its reviewers', () => {
     const needs = { prepare: { result: 'success', outputs: {} }, brief: { result: 'success', outputs: {} } }
     const inputs = { decision: 'commit', phase: 'prepare', 'approved-hash': '' }
     expect(holds(jobs.follow?.if as string, { needs, inputs })).toBe(true)
     expect(holds(jobs.cutover?.if as string, { needs, inputs })).toBe(true)
   })
 
-  test('outputs that conditions and matrices read contain none of these words', async () => {
+  test('outputs that conditions and matrices read contain no common words', async () => {
     const { outputs } = await gate({ 'max-approval-wait': '20h' })
     const brief = ['follower-needed', 'no-follower-needed']
     for (const value of [outputs.legs, outputs.gate, ...brief])
@@ -269,14 +269,14 @@ describe('9. a push cancels the nightly run', () => {
 })
 
 describe('10. a runner does not support `$/`', () => {
-  test('the root action names each part by repository and commit', () => {
+  test('the root action refers to each action by repository and commit', () => {
     const text = read('examples/action.yml')
     expect(text).toBe(exampleComposite(read('action.yml')))
     expect(text.replace(/^#.*$/gm, '')).not.toContain('$/')
     const parts = [...text.matchAll(/uses: OWNER\/REPO\/actions\/([a-z]+)@0{40}$/gm)].map(([, name]) => name)
     expect(parts).toEqual([...read('action.yml').matchAll(/uses: \$\/actions\/([a-z]+)$/gm)].map(([, name]) => name))
   })
-  test.each(copied)('%s names no action by `$/`', (path) => {
+  test.each(copied)('%s uses no action through `$/`', (path) => {
     expect(read(path).replace(/^ *#.*$/gm, '')).not.toMatch(/uses: \$\//)
   })
 })
@@ -288,7 +288,7 @@ test.each(workflows)('%s pins images by digest', (_, workflow) => {
   for (const job of Object.values(workflow.jobs)) {
     expect(job).not.toHaveProperty('container')
     expect(job).not.toHaveProperty('services')
-    // Images from repository variables: a step of the job refuses an image without a digest.
+    // For images from repository variables, a step of the job rejects an image without a digest.
     if (job.steps?.some(({ run }) => run?.includes('@sha256:[0-9a-f]{64}$ ]] ||')))
       names.push('POSTGRES_IMAGE', 'COCKROACH_IMAGE')
     for (const { run = '' } of job.steps ?? [])
@@ -331,7 +331,7 @@ describe('docs/threat-model.md', () => {
     const guide = read('docs/environments.md')
     for (const name of ['migration', 'cutover', 'cutover-cleanup', 'rehearsal'])
       expect(guide).toContain(`| \`${name}\` |`)
-    expect(guide).toMatch(/Required reviewers on private repositories need GitHub Enterprise/)
+    expect(guide).toMatch(/required reviewers need GitHub Enterprise/)
   })
 })
 

@@ -88,7 +88,7 @@ function messageOf(line: string): string {
   return line.slice('::error::'.length).replaceAll('%0A', '\n').replaceAll('%0D', '\r').replaceAll('%25', '%')
 }
 
-/** Starts a listener that counts connections and never answers: a database that must not be touched. */
+/** Starts a listener that counts connections and never answers, in place of a database that must not be contacted. */
 export async function startSilentServer(): Promise<{
   port: number
   connections(): number

@@ -31,7 +31,7 @@ function url(password = PASSWORD): string {
   return `postgresql://app:${password}@127.0.0.1:${server.port}/shop?sslmode=disable`
 }
 
-/** Valid values of `source` and `target`, for actions that have them. */
+/** Valid values of `source` and `target`, for actions with these inputs. */
 function sound(): Record<string, string> {
   return { source: url(), target: url(), from: url(), to: url(), rules: 'tables: {}', 'allow-insecure': 'true' }
 }
@@ -47,7 +47,7 @@ function from(config: string): Record<string, string> {
   return config.includes('source:') ? {} : { source: url() }
 }
 
-/** MOLT's two programs, as scripts that print the given text. */
+/** Creates scripts in place of MOLT's two programs; `molt` prints the given text. */
 function programs(moltSays: string): string {
   const dir = mkdtempSync(join(folder, 'bin-'))
   for (const [tool, says] of [
@@ -102,7 +102,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     },
   )
 
-  test('a post step without state does nothing and is green', async () => {
+  test('a post step without state does nothing and succeeds', async () => {
     const before = server.connections()
     const run = await runBundle('fence-post', { node, inputs: sound() })
     expect(run.log.split('\n')[0]).toBe(`molt-actions ${packageJson.version}: fence (post)`)
@@ -110,7 +110,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(server.connections()).toBe(before)
   })
 
-  test('the stand-in refuses an unknown flag', async () => {
+  test('the stand-in rejects an unknown flag', async () => {
     const { exitCode, all } = await execa(node, [join(REPO, 'dist/stand-in-molt.cjs'), 'fetch', '--fast'], {
       all: true,
       reject: false,
@@ -119,8 +119,8 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(all).toContain('unknown flag: --fast')
   })
 
-  test('prints its first line in time', async () => {
-    // Twice the limit of `npm run bench:startup`, because other tests run at the same time.
+  test('a bundle prints its first line within the startup limit', async () => {
+    // The limit is higher than in `npm run bench:startup`, because other tests run at the same time.
     const { empty, first } = await measureStartup(5, ['fence'], node)
     expect((first.fence as number) / empty).toBeLessThan(1.5 * LIMIT)
   })
@@ -136,7 +136,7 @@ describe('on any Node version', () => {
       )
       .slice(0, 1),
   )
-  test.each(choices)('%s: refuses an invalid %s and names the allowed values', async (name, input, allowed) => {
+  test.each(choices)('%s: rejects an invalid %s and lists the allowed values', async (name, input, allowed) => {
     const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
     expect(run.errors).toHaveLength(1)
     expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid. Set it to one of \`${allowed}\``)
@@ -151,7 +151,7 @@ describe('on any Node version', () => {
     ['fetch', 'extra-args', '--compression gzip', 'a YAML list'],
     ['prepare', 'slot', 'My Slot', 'lower-case letters'],
     ['setup', 'checksum', 'abc', 'a sha256'],
-  ])('%s refuses %s=%s', async (name, input, value, fix) => {
+  ])('%s rejects %s=%s', async (name, input, value, fix) => {
     const before = server.connections()
     const run = await runBundle(name, { node, inputs: { ...sound(), [input]: value } })
     expect(run.code).toBe(1)
@@ -173,7 +173,7 @@ describe('on any Node version', () => {
       `postgresql://app:${PASSWORD}${character}tail@db.example.org/shop`,
       `"${character}"`,
     ]),
-  ])('reports a URL with %s in one line with the fix, without echoing it', async (_, value, fix) => {
+  ])('reports a URL with %s and the fix in one line, without repeating the URL', async (_, value, fix) => {
     const run = await runBundle('fence', { node, inputs: { ...sound(), source: value as string } })
     expect(run.code).toBe(1)
     expect(run.errors).toHaveLength(1)
@@ -209,7 +209,7 @@ describe('on any Node version', () => {
     expect(server.connections()).toBe(before)
   })
 
-  test('setup requires the ledger of `trust-on-first-use` before it downloads anything', async () => {
+  test('setup with `trust-on-first-use` requires a ledger before it downloads anything', async () => {
     const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
     const before = server.connections()
     const run = await runBundle('setup', { node, inputs })
@@ -234,11 +234,16 @@ describe('on any Node version', () => {
     test.each([
       ['an unknown section', 'fences:\n  lease: 5m\n', '1:1', 'config.unknown-name'],
       ['an unknown key', 'fence:\n  leese: 5m\n', '2:3', 'config.unknown-name'],
-      ['an input of another action', 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
+      ["another action's input", 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
       ['a section that is not a map', 'fence: 5m\n', '1:8', 'config.invalid'],
       ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
       ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
-      ['a secret in clear', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
+      [
+        'a secret in plain text',
+        `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
+        '2:11',
+        'config.secret-in-file',
+      ],
     ])('reports %s in one line', async (_, text, place, code) => {
       const config = file('wrong.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })

@@ -1,4 +1,4 @@
-/** Changed keys from a logical slot on PostgreSQL: their order, their text form, and where a reader restarts. */
+/** Reads changed keys from a logical slot on PostgreSQL: checks their order, their text form, and where a reader restarts. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
@@ -54,7 +54,7 @@ async function attach() {
   return { log, changes, ends }
 }
 const now = async () => parseLsn((await db.query('SELECT pg_current_wal_insert_lsn()::text AS lsn')).rows[0].lsn)
-/** Waits until everything committed so far has been read. Changes the publication, which the reader then sees. */
+/** Waits until the reader has read everything that was committed so far. */
 async function readUp({ log }: Awaited<ReturnType<typeof attach>>) {
   const lsn = await now()
   await vi.waitFor(() => expect(log.position).toBeGreaterThanOrEqual(lsn), { timeout: 20_000, interval: 10 })
@@ -64,7 +64,7 @@ const slot = async () =>
   (await db.query("SELECT confirmed_flush_lsn::text AS lsn FROM pg_replication_slots WHERE slot_name = 'log'")).rows[0]
     .lsn
 
-test('reports inserts, updates, deletes and chains of keys in commit order, without rolled-back changes', async () => {
+test('reports inserts, updates, deletes and key changes in commit order, without rolled-back changes', async () => {
   const reader = await attach()
   const other = new pg.Client(server.url)
   await other.connect()
@@ -81,7 +81,7 @@ test('reports inserts, updates, deletes and chains of keys in commit order, with
   await db.query('DELETE FROM items WHERE id = 1')
   await db.query("INSERT INTO parts VALUES (3, 'x'); INSERT INTO elsewhere VALUES (1)")
   await readUp(reader)
-  // Key columns are in the order of the table's columns.
+  // Key columns follow the order of the table's columns.
   expect(told(reader.changes)).toEqual([
     'items 2 true',
     'pairs a/7 true',
@@ -106,7 +106,7 @@ test("reports the xid of the change's transaction", async () => {
   expect(reader.changes.map(({ xid }) => String(xid))).toEqual([rows[0].xid])
 })
 
-test("writes keys in the form in which they are read back, regardless of the role's settings", async () => {
+test("writes keys in the form that a later query expects, regardless of the role's settings", async () => {
   const reader = await attach()
   await db.query(
     "INSERT INTO typed VALUES (0.30000000000000004, '2024-02-29', '2026-01-01 02:00+02', '\\x00ff', '1 day 02:00', 'x')",
@@ -130,7 +130,7 @@ test('reports a TOASTed key in an update that does not change it', async () => {
   expect(reader.changes.every(({ key }) => key[0] === 'k'.repeat(2500))).toBe(true)
 })
 
-test('moves the slot only on confirm, to the start of a transaction, which is then sent again as a whole', async () => {
+test('moves the slot only on confirm, to the start of a transaction, which the server then resends in full', async () => {
   const first = await attach()
   const before = await slot()
   await db.query("INSERT INTO items VALUES (1, 'x')")
@@ -152,7 +152,7 @@ test('moves the slot only on confirm, to the start of a transaction, which is th
   expect(parseLsn(await slot())).toBeGreaterThanOrEqual(open.at)
 })
 
-test('refuses a slot with another reader, and reports an unexpected end once', async () => {
+test('rejects a slot that has another reader, and reports a lost connection once', async () => {
   const first = await attach()
   await expect(attach()).rejects.toMatchObject({ code: '55006' })
   await db.query("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'log'")
@@ -161,7 +161,7 @@ test('refuses a slot with another reader, and reports an unexpected end once', a
   expect(first.changes).toEqual([])
 })
 
-test('its settings override options in the URL', async () => {
+test('overrides session options from the URL', async () => {
   const options = encodeURIComponent('-c DateStyle=German -c extra_float_digits=0')
   const log = await ChangeLog.attach({
     sourceUrl: `${server.url}${server.url.includes('?') ? '&' : '?'}options=${options}`,
@@ -176,7 +176,7 @@ test('its settings override options in the URL', async () => {
   await vi.waitFor(() => expect(keys[0]?.slice(0, 2)).toEqual(['0.30000000000000004', '2024-02-29']), 10_000)
 })
 
-test('passes on 100,000 changes of one transaction without buffering them', async () => {
+test('passes on 100,000 changes from one transaction without buffering them', async () => {
   let seen = 0
   const log = await ChangeLog.attach({
     ...{ sourceUrl: server.url, slot: 'log', publication: 'Pub, "odd"', onEnd() {} },

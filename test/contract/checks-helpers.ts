@@ -55,8 +55,8 @@ export const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
   IF tables IS NOT NULL THEN EXECUTE 'ANALYZE ' || tables; END IF; END $$`
 
 /**
- * Creates a database with these schemas on each server, bypassing the like-server on the target. Several statements in
- * one text are one transaction.
+ * Creates a database on each server from this DDL, bypassing the like-server on the target. Statements in one string run
+ * as one transaction.
  */
 export async function world(
   servers: { source: EmbeddedServer; target: EmbeddedServer; behind?: EmbeddedServer },
@@ -73,7 +73,7 @@ export async function world(
   return { source: servers.source.urlOf(name), target: servers.target.urlOf(name) }
 }
 
-/** The facts that `prepare` would gather in this world. */
+/** Gathers the same facts about these databases as `prepare`. */
 export function factsOf(
   urls: World,
   settings: Partial<Settings> = {},
@@ -93,7 +93,7 @@ export function factsOf(
   })
 }
 
-/** The same facts with CockroachDB as the target's version. */
+/** Returns the same facts, with this version of CockroachDB as the target. */
 export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
   const server = {
     ...facts.target.server,
@@ -116,14 +116,14 @@ export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
   }
 }
 
-/** A deep copy with one change. */
+/** Returns a changed deep copy of the facts. */
 export function changed(facts: Facts, change: (facts: Facts) => void): Facts {
   const copy = structuredClone(facts)
   change(copy)
   return copy
 }
 
-/** The objects that one check finds. */
+/** Returns the objects that one check reports. */
 export function objectsOf(facts: Facts, id: string): string[] {
   const check = CHECKS.find((each) => each.id === id)
   if (!check) throw new Error(`there is no check ${id}`)

@@ -37,10 +37,10 @@ afterAll(async () => {
   await pair?.stop()
 })
 
-/** Expects the check to find exactly these objects here, and nothing in the clean world. */
+/** Expects the check to report exactly these objects, and nothing for the databases without problems. */
 function expectFires(facts: Facts, id: string, objects: string[], quiet: Facts = clean) {
   expect(objectsOf(facts, id), id).toEqual(objects)
-  expect(objectsOf(quiet, id), `${id} in a clean world`).toEqual([])
+  expect(objectsOf(quiet, id), `${id} without problems`).toEqual([])
   for (const found of runChecks(
     CHECKS.filter((check) => check.id === id),
     facts,
@@ -109,7 +109,7 @@ describe('the source server', () => {
     await poor?.stop()
   })
 
-  it('reports unsuitable settings', () => {
+  it('reports unsuitable server settings', () => {
     for (const id of [
       'src.wal-level',
       'src.slots',
@@ -120,7 +120,7 @@ describe('the source server', () => {
     ])
       expectFires(facts, id, ['source'])
     expectFires(facts, 'src.statement-timeout', ['postgres'])
-    // Keeps 1 MiB, which is less than an hour at the current WAL rate.
+    // The server keeps 1 MiB of WAL for slots: less than an hour at the current rate.
     expect(facts.source.server.walBytesPerSecond).toBeGreaterThan(1000)
     expectFires(facts, 'src.slot-lost', ['source'])
     expectFires(facts, 'src.idle-timeout', ['postgres'])
@@ -133,7 +133,7 @@ describe('the source server', () => {
     expectFires(facts, 'src.long-transaction', [expect.stringMatching(/^PID \d+$/)] as unknown as string[])
   })
 
-  it('reports version, recovery, free slots and senders, and WAL limits', () => {
+  it('reports an unsuitable version, recovery mode, too few slots or senders, and WAL limits', () => {
     const server = (change: Partial<Facts['source']['server']>) =>
       changed(clean, (copy) => {
         Object.assign(copy.source.server, change)
@@ -147,7 +147,7 @@ describe('the source server', () => {
     expectFires(server({ slotKeepMiB: 100, walBytesPerSecond: 1e6 }), 'src.slot-lost', ['source'])
   })
 
-  it('accepts a single server process, whose snapshot a second connection can read', async () => {
+  it('reports two connections that reach different servers', async () => {
     const [one, two, elsewhere] = await Promise.all([
       connect(pair.source.url, 'source'),
       connect(pair.source.url, 'source'),
@@ -164,7 +164,7 @@ describe('the source server', () => {
         'src.pooler',
         ['source'],
       )
-      // Neither connection is left in a transaction.
+      // No connection is left inside a transaction.
       expect((await one.query('SELECT pg_current_xact_id_if_assigned() AS id')).rows).toEqual([{ id: null }])
     } finally {
       await Promise.all([one, two, elsewhere].map((db) => db.end()))
@@ -202,7 +202,7 @@ describe.each(['source', 'target'] as const)('reports settings that the tools in
     expect(url).not.toHaveProperty('apply')
   })
 
-  it('search-path: none of its schemas exists', () => {
+  it('search-path without an existing schema', () => {
     const lost = changed(clean, (copy) => {
       copy[side].tools.schema = null
     })
@@ -210,7 +210,7 @@ describe.each(['source', 'target'] as const)('reports settings that the tools in
   })
 })
 
-it('finds children that are not moved, rows over 16 MiB, and constraints that only the target enforces', async () => {
+it('finds child tables that are not moved, rows over 16 MiB, and constraints that only the target enforces', async () => {
   const source = [
     CLEAN,
     'CREATE TABLE places (id int PRIMARY KEY); CREATE SCHEMA far; CREATE TABLE far.cities () INHERITS (places)',
@@ -232,7 +232,7 @@ it('finds children that are not moved, rows over 16 MiB, and constraints that on
   expectFires(facts, 'tbl.parent', ['public.places', 'public.places'])
   expectFires(facts, 'dat.large-row', ['public.files'])
   expectFires(facts, 'tbl.not-valid', ['public.small.placed', 'public.small.positive'])
-  // Without updates, like a clone.
+  // These tables have no recorded updates, as on a freshly cloned server.
   expect(objectsOf(facts, 'tbl.toast-unproven')).toEqual(['public.files', 'public.small'])
 })
 
@@ -256,7 +256,7 @@ it.each([
   ['server', 'max_connections'],
   ['role', 'ALTER ROLE "postgres" CONNECTION LIMIT'],
   ['database', 'ALTER DATABASE "w'],
-] as const)('names the %s limit when it leaves too few connections', (limit, fix) => {
+] as const)('reports that the %s limit leaves too few connections', (limit, fix) => {
   const few = changed(clean, (copy) => {
     copy.source.server.connectionsFree[limit] = 3
   })
@@ -271,7 +271,7 @@ it('reports definitions that are dropped without a test rebuild', async () => {
   expectFires({ ...quiet, settings: { ...quiet.settings, trial: 'none' } }, 'tgt.trial', ['target'], quiet)
 })
 
-it('finds sequences that count differently, have ended, or will run out of numbers', () => {
+it('finds sequences with different definitions, and sequences that are or soon will be exhausted', () => {
   const sequence = {
     ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
     ...{ table: null, column: null, holds: null },
@@ -296,7 +296,7 @@ it('finds sequences that count differently, have ended, or will run out of numbe
   expect(objectsOf(facts(32_767n, { cycle: true }, { cycle: true }), 'tgt.sequence-end')).toEqual([])
 })
 
-it('blocks a source without a proof by `mask`', async () => {
+it('blocks a source whose masking is not proved', async () => {
   const run = `CREATE SCHEMA molt_actions_mask; CREATE TABLE molt_actions_mask.run (state text); INSERT INTO molt_actions_mask.run VALUES ('refused')`
   const urls = await world(pair, [CLEAN, run], CLEAN_TARGET)
   const set = async (sql: string) => {
@@ -351,7 +351,7 @@ it('reports an existing slot, publication, heartbeat and fence', async () => {
   expectFires(all, 'src.publication-all', ['molt_fetch'])
 })
 
-it('reports missing rights of the migration user on both sides', async () => {
+it("reports the migration user's missing privileges on both sides", async () => {
   const urls = await world(
     pair,
     [
@@ -412,7 +412,7 @@ it('reports missing rights of the migration user on both sides', async () => {
     asCockroach(unowned),
   )
   expect(cockroach[0]?.fix).toContain('GRANT CREATE ON TABLE "public"."orders" TO "weak";')
-  // `convert` leaves them in the ledger. The stream and the cutover build them.
+  // Objects that `convert` has recorded in the ledger and that later steps build.
   const keep = { defer: { indexes: false, constraints: false } }
   const [bare, unable] = [await factsOf(urls, keep), await factsOf({ ...urls, target: weak(urls.target) }, keep)]
   const left = (facts: Facts) =>
@@ -424,7 +424,7 @@ it('reports missing rights of the migration user on both sides', async () => {
   expect(objectsOf(left(unable), 'right.target-foreign-key')).toEqual(['public.orders'])
   expect(targetGrants(asCockroach(bare), 'mig')).not.toContain('GRANT DROP, CREATE')
   expect(targetGrants(left(bare), 'mig')).toContain('GRANT DROP, CREATE ON TABLE "public"."orders" TO "mig";')
-  // No fix adds the user to a role of the target that owns objects: it may be a superuser.
+  // No fix adds the user to a target role that owns objects, because that role may be a superuser.
   const memberships = runChecks(CHECKS, unowned).filter(({ fix }) => /GRANT "[^"]*" TO/.test(fix))
   expect(memberships.filter(({ check }) => check.startsWith('right.target') || check === 'right.write-access')).toEqual(
     [],
@@ -457,7 +457,7 @@ it('reports missing rights of the migration user on both sides', async () => {
   expect(targetGrants(all, 'mig')).toContain(`${option} "mig" WITH GRANT OPTION;`)
   const waived = { ...all, settings: { ...all.settings, writeAccess: 'waive' as const } }
   expect(objectsOf(waived, 'right.write-access')).toEqual([])
-  // No REVOKE keeps an owner or an administrator from writing, and a table that is created again has no rights.
+  // No REVOKE keeps an owner or an administrator from writing, and a recreated table has no privileges.
   const held = changed(asCockroach(clean), (copy) => {
     copy.settings.tableHandling = 'drop-on-target-and-recreate'
     copy.target.otherRights = [{ table: 'orders', role: 'app', privilege: 'SELECT', grantable: false }]
@@ -573,7 +573,7 @@ it('finds tables that the load or the stream cannot move', async () => {
   expectFires(facts, 'tbl.toast-unproven', ['public.letters'], old)
 })
 
-it('finds types that CockroachDB lacks in some or all versions', async () => {
+it('finds types that some or all CockroachDB versions lack', async () => {
   const columns: Record<string, string> = {
     domain: 'positive',
     range: 'int4range',
@@ -660,12 +660,12 @@ it('finds values that would change or fail, and reports that the sample is limit
   const few = await factsOf(urls, {}, { sampleRows: 10 })
   expect(objectsOf(few, 'dat.array')).toEqual([])
   expect(few.source.samples).toMatchObject({ rowsPerTable: 10, tables: 1, found: [] })
-  // The sample of ANALYZE includes the last row.
+  // ANALYZE's sample includes the last row.
   expect(objectsOf(few, 'dat.infinity').sort()).toEqual(['public.data.since', 'public.data.until'])
   expect((await factsOf(urls, {}, { sampleMs: 0 })).source.samples).toMatchObject({ tables: 0, skipped: 1 })
 })
 
-it('finds features of the application that CockroachDB lacks', async () => {
+it('finds source features that CockroachDB lacks', async () => {
   const urls = await world(
     pair,
     [
@@ -745,7 +745,7 @@ it("finds target tables that differ from the source's", async () => {
       for (const column of table.columns) if (column.name === 'own') column.default = 'unique_rowid()'
   })
   expect(objectsOf(rowid, 'tgt.sequence')).toEqual([])
-  // In PostgreSQL's notation. The first sequence is in the moved schema, but belongs to a table that is not moved.
+  // Defaults in PostgreSQL's notation. The first sequence is in the moved schema but belongs to a table that is not moved.
   const feeds = ["nextval('left_seq'::regclass)", `nextval('far."Num.bers"'::regclass)`, "nextval('numbers'::regclass)"]
   const apart = changed(facts, (copy) => {
     copy.source.schema.sequences.push({ name: 'left_seq', table: 'left_behind', column: 'id' } as never)
@@ -787,7 +787,7 @@ it('finds a target that is not empty or is in use', async () => {
     expect(objectsOf(deferred, id)).toEqual([])
 })
 
-it('finds constraints of the target that the source does not guarantee', async () => {
+it('finds constraints on the target that the source does not guarantee', async () => {
   const tables = (note: string, fkey: string) => [
     CLEAN,
     `CREATE TABLE shops (code text PRIMARY KEY, town text ${note}, CONSTRAINT named CHECK (town <> ''));
@@ -804,7 +804,7 @@ it('finds constraints of the target that the source does not guarantee', async (
   expectFires(facts, 'tgt.stricter-check', ['public.sales.positive'])
 })
 
-it('reports what exists only on CockroachDB', () => {
+it('reports problems that only CockroachDB can have', () => {
   const cockroach = asCockroach(clean)
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
   const server = { ...cockroach.target.server, isLikeServer: true }
@@ -816,7 +816,7 @@ it('reports what exists only on CockroachDB', () => {
   expectFires(withMolt('1.4.1'), 'tgt.cockroach', ['target'], cockroach)
   expect(objectsOf(withMolt('1.4.1 (embedded stand-in)'), 'tgt.cockroach')).toEqual([])
   expect(objectsOf({ ...withMolt('1.4.1'), settings: cockroach.settings }, 'tgt.cockroach')).toEqual([])
-  // Even a rehearsal with the stand-in refuses PostgreSQL.
+  // Even a rehearsal with the stand-in rejects PostgreSQL as the target.
   const plain = { ...like, target: { ...like.target, server: { ...server, isCockroach: false, isLikeServer: false } } }
   expectFires({ ...plain, settings: cockroach.settings }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
@@ -925,12 +925,12 @@ it('checks the network path to both databases, and the tools', () => {
   expectFires(with_('1.3.5 (abc)'), 'tool.denied', ['molt'])
 })
 
-it('every check fired above, and none fires in a clean world', () => {
+it('every check fired above, and none fires for databases without problems', () => {
   expect(CHECKS.map((check) => check.id).filter((id) => !fired.has(id))).toEqual([])
   expect(new Set(CHECKS.map((check) => check.id)).size).toBe(CHECKS.length)
 })
 
-it('treats `a""b; drop table x` as a table name', async () => {
+it('treats `a""b; drop table x` as an ordinary table name', async () => {
   const odd = '"a""b; drop table x"'
   const ddl = `CREATE TABLE x (id uuid PRIMARY KEY); CREATE TABLE ${odd} (id uuid PRIMARY KEY, "c;'d" int[], "e\\f" date)`
   const urls: World = await world(pair, [ddl, `ALTER TABLE ${odd} REPLICA IDENTITY FULL`], ddl)
@@ -963,7 +963,7 @@ it('ignores columns that CockroachDB adds itself', async () => {
   expect(Object.keys(fingerprint(facts.target.schema, ['placed'])).join()).not.toMatch(/shard|region|rowid/)
 })
 
-it('shows approvers the verdict first, then blocking, waived and other findings, and escapes names', async () => {
+it('shows the verdict first, then blocking, waived and other findings, and escapes names', async () => {
   const rows = Array.from({ length: 12 }, (_, n) => `CREATE TABLE "p|${n}<b>" (at timestamptz)`).join(';')
   const facts = await factsOf(await world(pair, [CLEAN, rows], CLEAN_TARGET))
   const findings = runChecks(CHECKS, facts, [
@@ -991,9 +991,8 @@ it('shows approvers the verdict first, then blocking, waived and other findings,
     expect(line.replaceAll('\\|', '').split('|'), line).toHaveLength(4)
 })
 
-it('runs at most 20 catalog queries per side, changes nothing, and cannot change anything', async () => {
-  // Everything that takes an extra statement: a foreign key of another schema, a heartbeat and a fence,
-  // pg_stat_statements, an enum.
+it('runs at most 20 catalog queries per side, and neither changes anything nor could', async () => {
+  // A foreign key from another schema, a heartbeat, a fence, pg_stat_statements and an enum each need an extra query.
   const full = [
     'CREATE EXTENSION pg_stat_statements; CREATE TYPE mood AS ENUM ();',
     CLEAN,
@@ -1017,16 +1016,16 @@ it('runs at most 20 catalog queries per side, changes nothing, and cannot change
   } finally {
     pg.Client.prototype.query = original
   }
-  // Queries outside the catalog: session settings, the server process, snapshots, and samples of the data.
+  // Queries that do not read the catalogs: session settings, the server process, snapshots, and samples of the data.
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(19)
-  // CockroachDB needs more queries: admin rights, jobs, settings and the zone.
+  // On CockroachDB, there are more: the admin role, jobs, settings and the zone configuration.
   expect(catalog('target')).toHaveLength(16)
-  // Functions in CockroachDB's documentation. The server also has pg_get_expr and others that are not documented.
+  // Only functions that CockroachDB documents. The server also has undocumented ones, such as pg_get_expr.
   const target = catalog('target').join(' ')
-  // Keywords here are upper case. Single letters name the columns of a VALUES list.
+  // The pattern skips SQL keywords, which are upper case here, and single letters, which name columns of a VALUES list.
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
     ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],

@@ -1,4 +1,4 @@
-// The conformance run against the CockroachDB-like server: green as shipped, red where the server deviates from it.
+// The conformance run against the CockroachDB-like server: passes as shipped, fails where the server deviates.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -17,7 +17,7 @@ afterAll(async () => {
   await servers?.stop()
 })
 
-/** Creates a database on each side. `behind` is the PostgreSQL behind the cluster. */
+/** Creates a database on each side. `behind` is its URL on the PostgreSQL server behind the like-server. */
 async function databases(server = servers.cluster): Promise<World & { behind: string }> {
   const { source, target } = await world(servers, 'SELECT 1')
   const name = new URL(target).pathname.slice(1)
@@ -37,7 +37,7 @@ async function output(child: ReturnType<typeof cli>) {
   return { code, stdout: texts[0] as string, stderr: texts[1] as string }
 }
 
-/** Schemas and roles left by a run. */
+/** Returns the schemas and roles that a run left behind. */
 async function leftovers({ behind, source }: { behind: string; source: string }): Promise<unknown[]> {
   const schemas = `SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'molt\\_%'`
   const roles = `SELECT rolname AS name FROM pg_roles WHERE rolname LIKE 'molt\\_conformance\\_%'`
@@ -45,7 +45,7 @@ async function leftovers({ behind, source }: { behind: string; source: string })
 }
 
 it.each(['24.3', '25.2', '26.3'])(
-  'matches the documentation in every item, and leaves nothing behind (%s)',
+  'matches the documentation on every item, and leaves nothing behind (%s)',
   async (version) => {
     const server = await startCockroach(servers.behind, { version })
     const urls = await databases(server)
@@ -62,7 +62,7 @@ it.each(['24.3', '25.2', '26.3'])(
   },
 )
 
-it('exits with 1 on a server that deviates from CockroachDB, and skips items that need a source', async () => {
+it('exits with 1 if the server deviates from CockroachDB, and skips items that need a source', async () => {
   const urls = await databases()
   await query(urls.target, 'SELECT 1')
   await query(

@@ -1,4 +1,4 @@
-/** `convert` with `apply`: creates tables on an empty target, and keeps the rest in the ledger until `cleanup`. */
+/** `convert` with `apply`: creates tables on an empty target, and records deferred objects in the ledger until `cleanup`. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -58,7 +58,7 @@ const tables = async () =>
     await target("SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1")
   ).map(({ name }) => name)
 
-it('refuses a schema with other tables, and creates nothing', async () => {
+it('rejects a schema that has other tables, and creates nothing', async () => {
   await target('CREATE TABLE mine (id INT8 PRIMARY KEY)')
   const refused = await apply()
   expect(refused.outputs['error-code']).toBe('convert.target-not-empty')
@@ -91,7 +91,7 @@ it('drops nothing if the source has changed', async () => {
   expect((await apply()).conclusion).toBe('success')
 })
 
-it('is enough for `prepare`, and `cleanup` can build everything it recorded', async () => {
+it('satisfies `prepare`, and `cleanup` can build everything that was recorded', async () => {
   await query(pair.source.url, "INSERT INTO customers VALUES (1, 'a'); INSERT INTO orders VALUES (1, 1, 'open', 5)")
   const prepared = await run('prepare', { decision: 'rehearse', decisions })
   expect([prepared.conclusion, prepared.outputs.deferred]).toEqual(['success', '4'])

@@ -1,4 +1,4 @@
-// The documents: links, anchors, npm scripts, codes and examples in them must exist.
+// Checks that the links, anchors, npm scripts, codes and actions in the documents exist.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -13,7 +13,7 @@ const documents = ['', 'docs', 'actions'].flatMap(list).filter((path) => path.en
 const read = (path: string) => readFileSync(join(REPO, path), 'utf8')
 const prose = (text: string) => text.replace(/```[\s\S]*?```/g, '')
 
-/** The anchors that GitHub generates for the headings. */
+/** Returns the anchors that GitHub generates for the headings. */
 function anchors(text: string): string[] {
   const seen = new Map<string, number>()
   return [...prose(text).matchAll(/^#{1,6} (.+)$/gm)].map(([, heading = '']) => {
@@ -31,7 +31,7 @@ function anchors(text: string): string[] {
 describe.each(documents)('%s', (path) => {
   const text = read(path)
 
-  test('has links to existing files and headings', () => {
+  test('links only to existing files and headings', () => {
     const links = [...prose(text).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link = '']) => link)
     const broken = links.filter((link) => {
       if (/^https?:/.test(link)) return false
@@ -43,7 +43,7 @@ describe.each(documents)('%s', (path) => {
     expect(broken).toEqual([])
   })
 
-  test('names existing npm scripts and actions', () => {
+  test('names only existing npm scripts and actions', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
     for (const [, script = ''] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g))
       expect(scripts).toHaveProperty(script)
@@ -52,7 +52,7 @@ describe.each(documents)('%s', (path) => {
   })
 })
 
-test('the README leads to every document in docs/', () => {
+test('every document in docs/ is reachable from the README', () => {
   const linked = documents.flatMap((path) =>
     [...read(path).matchAll(/\]\(([^)#\s]+\.md)/g)].map(([, link = '']) => join(dirname(path), link)),
   )

@@ -1,4 +1,4 @@
-// Revokes each printed grant in turn. `prepare` must be red and name the missing privilege.
+// Revokes each printed grant in turn. `prepare` must fail and name the missing privilege.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import {
   blockers,
@@ -19,7 +19,7 @@ afterAll(async () => {
   await bench?.stop()
 })
 
-it('is red if any printed grant is missing', { timeout: 600_000 }, async () => {
+it('fails if any printed grant is missing', { timeout: 600_000 }, async () => {
   const asked = removals(bench.granted)
   expect(asked.length).toBeGreaterThanOrEqual(42)
   const { expected, found } = await takeEach(bench.granted, asked)
@@ -27,11 +27,11 @@ it('is red if any printed grant is missing', { timeout: 600_000 }, async () => {
   expect(await blockers(bench.granted)).toEqual([])
 })
 
-it('is red without a privilege that only CockroachDB 24.3 requires', { timeout: 600_000 }, async () => {
+it('fails without a privilege that only CockroachDB 24.3 requires', { timeout: 600_000 }, async () => {
   const older = await startGrantBench('24.3')
   try {
     expect(await blockers(older.granted)).toEqual([])
-    // The database's name differs between benches.
+    // Leaves out the database name, which differs between the two setups.
     const rightOf = ({ side, right }: Removal) => `${side} ${right.replace(/ ON DATABASE .*/, ' ON DATABASE')}`
     const known = new Set(removals(bench.granted).map(rightOf))
     const asked = removals(older.granted).filter((each) => !known.has(rightOf(each)))

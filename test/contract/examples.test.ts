@@ -1,4 +1,4 @@
-// The steps in documents: each must match the action that it names, and be valid for GitHub's language service.
+// Checks the example steps in the documents against the actions' specs and with GitHub's language service.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { validate } from '@actions/languageservice'
@@ -24,7 +24,7 @@ const documents = [
 ]
 const examples = documents.flatMap((path) => stepsIn(read(path)).map((steps) => [path, steps] as const))
 
-/** Each YAML block that is a list of steps. Blocks in list items are indented. */
+/** Returns each YAML block that is a list of steps. Blocks inside list items are indented. */
 function stepsIn(text: string): Step[][] {
   return [...text.matchAll(/^( *)```yaml\n([\s\S]*?)^ *```$/gm)]
     .map(([, indent = '', block = '']) => parse(block.replaceAll(new RegExp(`^${indent}`, 'gm'), '')))
@@ -36,7 +36,7 @@ function specOf({ uses }: Step) {
   return name === undefined ? undefined : specs.find((spec) => spec.name === name)
 }
 
-/** What GitHub's language service reports about these steps, in a job that needs a job `brief`. */
+/** Returns what GitHub's language service reports about these steps, in a job with `needs: brief`. */
 async function problems(steps: readonly Step[]): Promise<string[]> {
   const pinned = steps.map((step) => ({ ...step, uses: step.uses.replace(/@.*/, `@${'0'.repeat(40)}`) }))
   const job = { 'runs-on': 'ubuntu-24.04', needs: 'brief', steps: pinned }
@@ -56,7 +56,7 @@ test.each(specs.map(({ name }) => name))('the README of %s begins with a usage e
 })
 
 describe.each(examples)('%s', (_, steps) => {
-  test('every step names an existing action, existing inputs, and accepted values', () => {
+  test('every step uses an existing action, existing inputs, and accepted values', () => {
     for (const step of steps.filter(({ uses }) => uses.startsWith('OWNER/REPO/'))) {
       const spec = specOf(step)
       expect(spec, step.uses).toBeDefined()

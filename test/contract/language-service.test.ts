@@ -1,4 +1,4 @@
-// Runs GitHub's language service, which supports `$/`, on this repository's workflows and on those that people copy.
+// Runs GitHub's language service, which supports `$/`, on this repository's workflows and on those that teams copy.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { validate } from '@actions/languageservice'
@@ -15,7 +15,7 @@ const problems = async (path: string, text: string) => {
   return found.map(({ message, range }) => `${range.start.line + 1}: ${message}`)
 }
 
-test.each([...own, ...copied])('%s: nothing found', async (path) => {
+test.each([...own, ...copied])('%s has no problems', async (path) => {
   expect(await problems(path, readFileSync(join(REPO, path), 'utf8'))).toEqual([])
 })
 

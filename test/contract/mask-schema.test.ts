@@ -1,4 +1,4 @@
-// The schema that `mask` creates on the rehearsal source. Its catalog reads like the source's.
+// The schema that `mask` creates on the rehearsal source. Its catalog must match the source's.
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
@@ -23,7 +23,7 @@ async function run(url: string, sql: string): Promise<void> {
   await db.query(sql).finally(() => db.end())
 }
 
-/** The catalogs of both databases after copying the schema `public` without `left_out`. */
+/** Copies the schema `public` except the table `left_out`. @returns the catalogs of both databases */
 async function copy(sql: string): Promise<{ source: Catalog; target: Catalog; to: string }> {
   const [from = '', to = ''] = [`source_${++made}`, `target_${made}`].map((name) => server.urlOf(name))
   for (const name of [`source_${made}`, `target_${made}`]) await run(server.url, `CREATE DATABASE ${name}`)
@@ -43,7 +43,7 @@ async function copy(sql: string): Promise<{ source: Catalog; target: Catalog; to
   }
 }
 
-/** What a copy shares with its source. OIDs differ, and an inheriting table's checks become its own. */
+/** Returns what must be equal in both catalogs. OIDs differ, and the copy's inherited check constraints become local. */
 function comparable({ tables, types, sequences, indexes, constraints, objects }: Catalog) {
   const own = <T extends { oid: number }>({ oid, ...rest }: T) => rest
   return {
@@ -62,7 +62,7 @@ async function requireSame(sql: string): Promise<Catalog> {
   return target
 }
 
-test('copies types of every kind, in the order of their dependencies', async () => {
+test('copies types of every kind, in dependency order', async () => {
   const { types } = await requireSame(`
     CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
     CREATE COLLATION plain (locale = 'C');
@@ -85,7 +85,7 @@ test('copies types of every kind, in the order of their dependencies', async () 
   )
 })
 
-test('copies tables with everything that constrains their rows', async () => {
+test('copies tables with all their constraints, indexes and sequences', async () => {
   const { constraints, indexes } = await requireSame(`
     CREATE SEQUENCE odd AS smallint INCREMENT 3 MINVALUE 2 MAXVALUE 9 START 5 CACHE 4 CYCLE;
     CREATE TYPE shape AS (id int, v text);
@@ -103,7 +103,7 @@ test('copies tables with everything that constrains their rows', async () => {
   expect(indexes.map(({ name }) => name)).toContain('brin')
 })
 
-test('copies inheritance, and partitions whose columns are in another order', async () => {
+test('copies inheritance, and partitions with a different column order', async () => {
   const { tables } = await requireSame(`
     CREATE TABLE base (id bigserial PRIMARY KEY, v text NOT NULL CHECK (v <> ''), only_here int CHECK (only_here > 0) NO INHERIT);
     CREATE TABLE child (w text DEFAULT 'w', UNIQUE (w)) INHERITS (base);
@@ -118,7 +118,7 @@ test('copies inheritance, and partitions whose columns are in another order', as
   expect(tables.map(({ name, parents }) => [name, parents.length])).toContainEqual(['two', 2])
 })
 
-test('leaves out excluded tables with their sequences, and drops what it created', async () => {
+test('leaves out excluded tables and their sequences, and drops what it created', async () => {
   const { target, to } =
     await copy(`CREATE TABLE left_out (id serial PRIMARY KEY); CREATE TABLE t (id serial PRIMARY KEY, s int);
     CREATE VIEW v AS SELECT * FROM t; CREATE FUNCTION unused() RETURNS int LANGUAGE sql AS 'SELECT 1'`)

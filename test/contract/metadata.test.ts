@@ -1,4 +1,4 @@
-// Generated files, the composite action, and the examples that people copy must match the specs.
+// Generated files, the composite action, and the examples that teams copy must match the specs.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -38,7 +38,7 @@ function specOf(step: Step): ActionSpec {
   return specNamed(/^\$\/actions\/([a-z-]+)$/.exec(step.uses)?.[1])
 }
 
-/** Names after `inputs.` in a text's expressions. */
+/** Returns the input names in a text's expressions. */
 function inputsIn(text: string): string[] {
   return [...text.matchAll(/inputs\.([\w-]+)/g)].map((match) => match[1] as string)
 }
@@ -52,7 +52,7 @@ describe.each(specs.map((spec) => [spec.name, spec] as const))('actions/%s', (na
     expect(read(`actions/${name}/README.md`)).toBe(readme(spec, read(`actions/${name}/README.md`)))
   })
 
-  test('runs existing bundles on Node 24, and sets no default that would override the config file', () => {
+  test('runs existing bundles on Node 24, and sets no defaults that would override the config file', () => {
     const { runs, inputs } = parse(read(`actions/${name}/action.yml`))
     expect(runs.using).toBe('node24')
     for (const file of [runs.main, runs.post].filter(Boolean))
@@ -86,7 +86,7 @@ describe('the composite action in the root', () => {
       expect(Object.keys(step.with)).toEqual(expect.arrayContaining(required))
     })
 
-    test('passes its inputs under their own names, and all that the action shares', () => {
+    test('passes inputs under their own names, including all shared ones', () => {
       const { inputs } = specOf(step)
       for (const [name, value] of Object.entries(step.with))
         if (String(value).includes('${{')) expect(value).toBe(`\${{ inputs.${name} }}`)
@@ -113,13 +113,13 @@ describe('the composite action in the root', () => {
     for (const name of new Set(required)) expect(root.inputs[name]?.required, name).toBe(true)
   })
 
-  // Also if nothing was deferred: only `finalize` validates foreign keys and drops the slot.
+  // Even if nothing was deferred, because only `finalize` validates foreign keys and drops the slot.
   test('finalizes after every switch', () => {
     const finalize = steps.find(({ id }) => id === 'finalize')
     expect(finalize?.if).toBe(`\${{ steps.cutover.outputs.phase == 'switched' }}`)
   })
 
-  test('has conditions on existing outputs and inputs', () => {
+  test('has conditions only on existing outputs and inputs', () => {
     for (const { id, if: condition = '' } of steps)
       for (const [, step, output] of condition.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g)) {
         const at = steps.findIndex((each) => each.id === step)
@@ -138,7 +138,7 @@ describe('the composite action in the root', () => {
     }
   })
 
-  test('takes its outputs from existing outputs, and describes them', () => {
+  test('takes its outputs from existing ones, and describes them', () => {
     for (const [name, { value, description }] of Object.entries(root.outputs)) {
       const [, id, output] = /^\$\{\{ steps\.([\w-]+)\.outputs\.([\w-]+) \}\}$/.exec(value) ?? []
       const step = steps.find((each) => each.id === id)
@@ -158,11 +158,11 @@ describe('the README and the small workflow', () => {
   )
   const used = jobs.flatMap(({ steps }) => steps).filter(({ uses }) => uses.startsWith('OWNER/REPO'))
 
-  test('has a first workflow that checks out the CA certificate named in the URLs', () => {
+  test("the README's workflow checks out the CA certificate named in the URLs", () => {
     for (const { steps } of jobs) expect(steps[0]?.uses).toMatch(/^actions\/checkout@[0-9a-f]{40}$/)
   })
 
-  test('has a first workflow whose steps set every required input and no unknown input', () => {
+  test("the steps of the README's workflow set every required input and no unknown inputs", () => {
     expect(used.length).toBeGreaterThan(3)
     for (const step of used) {
       const [, name] = /^OWNER\/REPO\/actions\/([a-z-]+)@[0-9a-f]{40}$/.exec(step.uses) ?? []
@@ -177,12 +177,12 @@ describe('the README and the small workflow', () => {
     }
   })
 
-  test.each(['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])('%s links to existing files', (path) => {
+  test.each(['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])('%s links only to existing files', (path) => {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)\)/g))
       expect(existsSync(join(REPO, target as string)), target).toBe(true)
   })
 
-  test.each(['README.md', 'CONTRIBUTING.md'])('%s names existing scripts', (path) => {
+  test.each(['README.md', 'CONTRIBUTING.md'])('%s names only existing scripts', (path) => {
     const { scripts } = JSON.parse(read('package.json'))
     for (const [, script] of read(path).matchAll(/npm run ([\w:-]+)/g))
       expect(scripts).toHaveProperty([script as string])

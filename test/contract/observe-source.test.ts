@@ -9,7 +9,7 @@ import { isMissing } from '../../src/phases/observe/verdict.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { readSourceSessions, readStatements } from '../../src/source/activity.ts'
 
-/* PostgreSQL's statistics about an application, and what the ledger keeps of them. */
+/* Reads PostgreSQL's statistics about an application and keeps snapshots of them in the ledger. */
 
 const PLAN: Plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['orders'], slot: 's', publication: 'p' }
 const READ = 'select total from orders where id = _'
@@ -63,7 +63,7 @@ const known = (statements: Parameters<typeof isMissing>[0]): Statements => {
 }
 
 describe('takeSnapshot', () => {
-  it('counts statements by fingerprint, with mean and deviation', async () => {
+  it('counts statements by fingerprint, with their mean duration', async () => {
     await work(5)
     const statements = known((await takeSnapshot(db, PLAN)).statements)
     expect(Object.keys(statements).sort()).toEqual([WRITE, READ].sort())
@@ -71,13 +71,13 @@ describe('takeSnapshot', () => {
     expect(meanMs(statements[READ] as never)).toBeGreaterThan(0)
   })
 
-  it('keeps no literal value', async () => {
+  it('keeps no literal values', async () => {
     await app.query("SELECT total FROM orders WHERE email = 'someone@example.com'")
     await app.query('SELECT 4711, total FROM orders')
     expect(JSON.stringify((await takeSnapshot(db, PLAN)).statements)).not.toMatch(/someone|4711/)
   })
 
-  it("counts sessions by role, application and address, except the suite's own", async () => {
+  it("counts sessions by role, application and address, without the suite's own sessions", async () => {
     await client('app', 'shop')
     await client('reader', 'report')
     const { sessions } = await takeSnapshot(db, PLAN)
@@ -87,7 +87,7 @@ describe('takeSnapshot', () => {
     ])
   })
 
-  it('reports hidden texts and sessions of other users', async () => {
+  it("reports that other users' query texts and sessions are hidden", async () => {
     await work(1)
     const snapshot = await takeSnapshot(await client('reader', 'molt-actions'), PLAN)
     expect(snapshot).toMatchObject({ statements: { missing: 'right' }, sessions: null })
@@ -118,7 +118,7 @@ describe('readSourceSessions', () => {
     expect(later?.find(({ role }) => role === 'app')).toMatchObject({ writes: false })
   })
 
-  it('does not count a superuser as a writer of the application', async () => {
+  it("does not count a superuser as one of the application's writers", async () => {
     await client('postgres', 'psql')
     const sessions = await readSourceSessions(db, 'public', ['orders'], ['molt-actions'])
     expect(sessions?.find(({ application }) => application === 'psql')).toMatchObject({ mayWrite: false })
@@ -128,7 +128,7 @@ describe('readSourceSessions', () => {
 describe('readBaseline', () => {
   const ledger = () => client('postgres', 'molt-actions')
 
-  it('returns the difference of the first and the last snapshot', async () => {
+  it('returns the difference between the first and the last snapshot', async () => {
     const target = await ledger()
     for (const [times, from] of [
       [3, 0],
@@ -152,7 +152,7 @@ describe('readBaseline', () => {
     expect((await readBaseline(target, 'main')).statements).toEqual({ missing: 'one-snapshot' })
   })
 
-  it('counts from a reset', async () => {
+  it('starts counting again after a statistics reset', async () => {
     const target = await ledger()
     await work(5)
     await keepSnapshot(target, 'main', await takeSnapshot(db, PLAN))

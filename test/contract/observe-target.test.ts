@@ -17,7 +17,7 @@ import {
 import { difference, meanMs } from '../../src/phases/observe/counters.ts'
 import { ofTarget } from '../../src/phases/observe/watch.ts'
 
-/* Statements that read CockroachDB's statistics. The like-server answers them and counts its clients' statements. */
+/* Queries CockroachDB's statistics. The like-server answers these queries and counts its clients' statements. */
 
 const OWN = ['molt-actions']
 let server: EmbeddedServer
@@ -50,7 +50,7 @@ afterAll(async () => {
 
 const INSERT = 'insert into orders values _'
 
-it('counts calls, rows, failures and time of each statement', async () => {
+it('counts calls, rows, failures and time per statement', async () => {
   const since = await readClock(db)
   const before = ofTarget(await readTargetStatements(db, since, OWN))
   for (const id of [1, 2, 3]) await app.query('INSERT INTO orders VALUES ($1, $2)', [id, id])
@@ -72,7 +72,7 @@ it('counts calls, rows, failures and time of each statement', async () => {
   expect(JSON.stringify(seen)).not.toContain('4711')
 })
 
-it('leaves out statements and sessions of this suite', async () => {
+it("leaves out the suite's own statements and sessions", async () => {
   await db.query('SELECT count(*) FROM orders')
   const since = await readClock(db)
   expect((await readTargetStatements(db, since, OWN)).map(({ application }) => application)).not.toContain(
@@ -81,7 +81,7 @@ it('leaves out statements and sessions of this suite', async () => {
   expect(await readTargetSessions(db, OWN)).toEqual([{ application: 'shop', role: 'postgres', sessions: 1 }])
 })
 
-it('distinguishes a missing right from empty statistics', async () => {
+it('distinguishes a missing privilege from empty statistics', async () => {
   expect(await readSight(db)).toMatchObject({ activity: true, jobs: true })
   await app.query(`CREATE USER blind WITH PASSWORD 'blind'`)
   const url = new URL(cluster.urlOf('shop'))
@@ -93,7 +93,7 @@ it('distinguishes a missing right from empty statistics', async () => {
   await blind.end()
 })
 
-it('finds jobs that failed since a given time, and jobs being reverted', async () => {
+it('finds jobs that have failed since a given time, and jobs that are being reverted', async () => {
   const jobs = ['IMPORT', 'CREATE STATS', 'IMPORT', 'IMPORT'] as const
   const [old, failed, undone, fine] = jobs.map((type) =>
     cluster.jobs.create({ type, description: 'with a value: 4711', user: 'postgres' }),
@@ -110,7 +110,7 @@ it('finds jobs that failed since a given time, and jobs being reverted', async (
   ])
 })
 
-it('has no connection limit when none is set', async () => {
+it('returns no connection limit if none is set', async () => {
   expect(await readConnectionLimit(db)).toBeUndefined()
 })
 
@@ -139,7 +139,7 @@ it('distinguishes a full scan from an index lookup', async () => {
   expect(seen['select id from orders where total = _']).toMatchObject({ fullScan: true })
 })
 
-it('hides constants as CockroachDB does', () => {
+it('replaces constants in the same way as CockroachDB', () => {
   const text = (sql: string) => withoutConstants(split(sql)[0] as Statement)
   expect(text("SELECT a FROM t WHERE b = 'x' AND c IN (1, 2, 3)")).toBe(
     'SELECT a FROM t WHERE b = _ AND c IN (_, __more__)',

@@ -1,4 +1,4 @@
-// `password-command` on a server that requires passwords, with a program that records its runs.
+// Tests `password-command` on a server that requires passwords, with a program that records each of its runs.
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -35,7 +35,7 @@ afterAll(async () => {
 
 const runs = () => readFileSync(join(folder, 'runs'), 'utf8').trim().split('\n')
 
-/** Creates a program that records the login it gets. */
+/** Creates a program that records the login for which it is called. */
 function program(body = `echo '${TOKEN}'`): string[] {
   const path = join(folder, 'password.sh')
   writeFileSync(join(folder, 'runs'), '')
@@ -48,7 +48,7 @@ function program(body = `echo '${TOKEN}'`): string[] {
 }
 
 describe('a password for one connection', () => {
-  test('runs with the login, reuses the password within a minute, and masks it', async () => {
+  test('is requested for the login, reused for a minute, and masked', async () => {
     vi.stubEnv('SECRET_OF_THE_JOB', 'hidden')
     setPasswordCommand(program())
     for (const side of ['source', 'source'] as const)
@@ -60,13 +60,13 @@ describe('a password for one connection', () => {
     vi.unstubAllEnvs()
   })
 
-  test('does not run for a URL with a password', async () => {
+  test('is not requested if the URL has a password', async () => {
     setPasswordCommand(program())
     await (await connect(server.url, 'source')).end()
     expect(runs()).toEqual([''])
   })
 
-  test('is refused for molt and the replicator unless both URLs have a password', () => {
+  test('cannot be used for molt and the replicator, whose URLs need a password', () => {
     setPasswordCommand(program())
     expect(() => requireToolPasswords([url, server.url])).toThrow(
       expect.objectContaining({ code: 'password.not-for-tools' }),
@@ -75,7 +75,7 @@ describe('a password for one connection', () => {
   })
 })
 
-test("runs once for a password that lasts the job, and puts it into the tools' URL", async () => {
+test("requests a password that lasts for the whole job only once, and puts it into the tools' URL", async () => {
   setPasswordCommand(program(), 'job')
   const full = await withJobPassword(url, new AbortController().signal)
   expect(full).toBe(url.replace('iam@', `iam:${encodeURIComponent(TOKEN)}@`))
@@ -92,12 +92,12 @@ test.each([
   ],
   ['prints nothing', 'true', /printed nothing$/],
   ['prints several lines', 'echo first-line-1; echo second-line-2', /printed several lines$/],
-])('reports a program that %s, with the reason but without its output', async (_, body, message) => {
+])('reports why a program that %s failed, without its output', async (_, body, message) => {
   setPasswordCommand(program(body))
   const error = await connect(url, 'source').catch((thrown) => thrown)
   expect(error).toMatchObject({ code: 'password.command-failed', message: expect.stringMatching(message) })
   expect(error.message).not.toMatch(/half-a-token|first-line/)
-  // The next connection runs the program again.
+  // The next connection calls the program again.
   setPasswordCommand(program())
   await (await connect(url, 'source')).end()
 })
@@ -110,7 +110,7 @@ test('reports a program that is missing or hangs', async () => {
   await expect(connect(url, 'source')).rejects.toMatchObject({ code: 'password.command-failed' })
 })
 
-test('reads it from the config file, and logs no password', async () => {
+test('reads the command from the config file, and logs no password', async () => {
   const config = join(folder, 'molt-actions.yml')
   writeFileSync(config, `common:\n  password-command: ${JSON.stringify(program())}\n`)
   const result = await runAction({

@@ -80,7 +80,7 @@ async function withTarget<T>(url: string, work: (db: Database) => Promise<T>): P
 
 const entryOf = (urls: World) => withTarget(urls.target, (db) => readEntry(db, 'main')) as Promise<Entry>
 
-it('reports what blocks and how to fix it, before it changes anything', async () => {
+it('reports blocking findings and their fixes before it changes anything', async () => {
   const urls = await world(pair, [SHOP, 'CREATE TABLE "a""b; drop table x" (n money)'], SHOP)
   const result = await prepare(urls)
   expect(result.conclusion).toBe('failure')
@@ -103,7 +103,7 @@ it('reports what blocks and how to fix it, before it changes anything', async ()
   expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
-it('refuses a password that MOLT cannot use, before it installs anything', async () => {
+it('rejects a password that MOLT cannot use before it installs anything', async () => {
   const urls = await world(pair, SHOP, SHOP)
   const { password } = new URL(urls.source)
   const source = Object.assign(new URL(urls.source), { password: '' }).href
@@ -130,7 +130,7 @@ it('reports a table on which the fence cannot be tested', async () => {
   expect(codeOf(result)).toBe('fence.cannot-probe')
 })
 
-it("without a ledger entry, status names only this database's slot", async () => {
+it("without a ledger entry, status reports only this database's slot", async () => {
   const [here, there] = [await world(pair, SHOP, SHOP), await world(pair, SHOP, SHOP)]
   await query(there.source, "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')")
   try {
@@ -144,7 +144,7 @@ it("without a ledger entry, status names only this database's slot", async () =>
   }
 })
 
-it('keeps waivers and both schemas in the plan, and names every change', async () => {
+it('keeps waivers and both schemas in the plan, and lists every change', async () => {
   const urls = await world(pair, [SHOP, 'CREATE TABLE audit_log (n int)'], [SHOP, 'CREATE TABLE audit_log (n int)'])
   expect(codeOf(await prepare(urls, { waive: 'tbl.no-key=audit_lgo' }))).toBe('waiver.unused')
   expect(codeOf(await prepare(urls))).toBe('preflight.blocked')
@@ -190,7 +190,7 @@ it('keeps waivers and both schemas in the plan, and names every change', async (
   ])
 })
 
-it('keeps the recorded plan after the load, and refuses other settings', async () => {
+it('keeps the recorded plan after the load, and rejects other settings', async () => {
   const urls = await world(pair, SHOP, SHOP)
   const first = await prepare(urls, { 'final-verify': 'counts' })
   expect(first.conclusion, first.log).toBe('success')
@@ -198,7 +198,7 @@ it('keeps the recorded plan after the load, and refuses other settings', async (
   const stricter = await prepare(urls)
   expect(codeOf(stricter)).toBe('prepare.plan-fixed')
   expect(stricter.log).toContain('`final-verify` is `counts`')
-  // A waiver for a check that runs before the load may be removed. The plan stays.
+  // After the load, waivers may still change if their checks matter only before it. The plan stays the same.
   const again = await prepare(urls, { 'final-verify': 'counts', waive: 'src.slot-disk=source' })
   expect(again.conclusion, again.log).toBe('success')
   expect(again.outputs['plan-hash']).toBe(first.outputs['plan-hash'])
@@ -254,7 +254,7 @@ it('applies only safe fixes', async () => {
   ])
 })
 
-it('prints grants that leave nothing missing', async () => {
+it('prints all the grants that are needed', async () => {
   const urls = await world(
     pair,
     ['CREATE ROLE shop_owner', SHOP, 'ALTER TABLE orders OWNER TO shop_owner', 'CREATE SEQUENCE "Numbers"'],
@@ -267,7 +267,7 @@ it('prints grants that leave nothing missing', async () => {
   for (const side of ['source', 'target'] as const) {
     const sql = readFileSync(printed.outputs[`grants-${side}`] as string, 'utf8')
     expect(sql.match(/WRITE A PASSWORD HERE/g)).toHaveLength(1)
-    // Twice, because running it again must be safe.
+    // Runs the script twice, because a rerun must be safe.
     for (let time = 0; time < 2; time++)
       await query(urls[side], sql.replace('WRITE A PASSWORD HERE', 'moving-password'))
   }
@@ -301,11 +301,11 @@ it('records objects before it drops them, resumes after a crash anywhere, and re
     await createLedger(db)
     const before = await readSchema(db, 'target', 'public')
     const tables = [...plan.tables, 'aside']
-    // The process dies at each drop and at each record, before and after the database has executed it.
+    // The process is killed at each DROP and at each write to the ledger, before or after the database executes it.
     for (let at = 0; at < 24; at++) {
       const flaky = dyingAt(db, at >> 1, at % 2 === 1)
       await expect(deferObjects(flaky, 'main', plan, deferral, true), `${at}`).rejects.toThrow('power cut')
-      // Everything missing from the catalog is recorded in the ledger.
+      // The ledger has a record of every object that is missing from the catalog.
       const names = new Set((await listDeferred(db, 'main')).map((each) => each.name))
       const now = await readSchema(db, 'target', 'public')
       const there = new Set([...now.indexes, ...now.constraints].map((each) => each.name))
@@ -355,7 +355,7 @@ it('records objects before it drops them, resumes after a crash anywhere, and re
   })
 })
 
-/** A connection that ends at the nth drop or record, before or after executing it. */
+/** Returns a connection that fails at the nth DROP or write to the ledger, after executing it if `done`. */
 function dyingAt(db: Database, nth: number, done: boolean): Database {
   let seen = 0
   const send = db.query.bind(db) as unknown as (...args: unknown[]) => unknown
@@ -368,7 +368,7 @@ function dyingAt(db: Database, nth: number, done: boolean): Database {
   return new Proxy(db, { get: (of, name) => (name === 'query' ? query : Reflect.get(of, name)) })
 }
 
-it('defers as configured, so nothing blocks and the fingerprint matches what the load finds', async () => {
+it('defers as configured, so that nothing blocks and the fingerprint still matches at the load', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const urls = { source, target }
@@ -385,7 +385,7 @@ it('defers as configured, so nothing blocks and the fingerprint matches what the
   expect(result.outputs.deferred).toBe('6')
 })
 
-it('accepts the promise that unique values never move, and then builds all indexes together', async () => {
+it('can assume that unique values never move between rows, and then builds all indexes together', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const defer = 'indexes,constraints,unique-after-load'
@@ -396,19 +396,19 @@ it('accepts the promise that unique values never move, and then builds all index
     expect((await listDeferred(db, 'main')).map(({ kind }) => kind)).not.toContain('unique')
     const built = await rebuildDeferred(db, 'main', ['index'])
     expect(built).toContain('public.customers.one_email')
-    // A cutover without a decision leaves the unique indexes in place.
+    // A cutover without a commit leaves the unique indexes in place.
     expect(await deferAgain(db, 'main')).not.toContain('public.customers.one_email')
   })
 })
 
-it('leaves nothing to clean up after a refusal, and the cleanup reports that', async () => {
+it('leaves nothing to clean up if it is blocked, and `cleanup` says so', async () => {
   const urls = await world(pair, 'SELECT 1', 'SELECT 1')
   const cleaned = await run('cleanup', urls, { restore: 'true' })
   expect(cleaned.conclusion, cleaned.log).toBe('success')
   expect(cleaned.outputs.dropped).toBe('[]')
 })
 
-it('is undone by the cleanup, which forgets dropped objects only after rebuilding them', async () => {
+it('is undone by `cleanup`, which forgets dropped objects only after it has rebuilt them', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   const urls = { source, target }
@@ -425,7 +425,7 @@ it('is undone by the cleanup, which forgets dropped objects only after rebuildin
     expect(after.constraints).toEqual(before.constraints)
     expect(await query(target, 'SELECT * FROM molt_actions.deferred')).toEqual([])
   }
-  // An index that rows violate stays recorded, and its statement is shown. Everything else is rebuilt.
+  // A unique index that rows violate stays recorded, and its DDL is shown. Everything else is rebuilt.
   expect((await prepare(urls, inputs)).conclusion).toBe('success')
   await query(
     target,
@@ -451,7 +451,7 @@ it('is undone by the cleanup, which forgets dropped objects only after rebuildin
   expect(await names()).toEqual([])
 })
 
-it('cleans up the source first, because building an index can outlast a cancelled job', async () => {
+it('cleans up the source before it builds an index, which can outlast a cancelled job', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
   expect(
@@ -462,7 +462,7 @@ it('cleans up the source first, because building an index can outlast a cancelle
   expect(await left()).toBe(1)
   let cleaning: ReturnType<typeof run> | undefined
   await withTarget(target, async (db) => {
-    // An open write blocks the build for as long as needed.
+    // The open transaction blocks the index build until the test ends it.
     await db.query('BEGIN')
     await db.query("INSERT INTO customers VALUES (1, 'held', NULL)")
     cleaning = run('cleanup', { source, target }, { restore: 'true' })
@@ -476,7 +476,7 @@ it('cleans up the source first, because building an index can outlast a cancelle
   expect(cleaned.conclusion, cleaned.log).toBe('success')
 })
 
-it("abort and cleanup keep and name foreign objects in the suite's schema, and continue once they are removed", async () => {
+it("abort and cleanup keep and name other users' objects in the suite's schema, and continue once they are removed", async () => {
   const urls = await world(pair, SHOP, SHOP)
   expect((await prepare(urls)).conclusion).toBe('success')
   await query(
@@ -491,7 +491,7 @@ it("abort and cleanup keep and name foreign objects in the suite's schema, and c
     const told = await run(action, urls)
     expect(codeOf(told)).toBe(action === 'abort' ? 'abort.incomplete' : 'cleanup.foreign-objects')
     if (action === 'abort') expect(told.outputs.undone).toBe('["cleanup.foreign-objects"]')
-    // PostgreSQL's own message.
+    // The log contains PostgreSQL's own message.
     expect(told.log).toContain(left)
     expect(await query(urls.source, "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'")).toEqual([])
     await query(urls.source, action === 'abort' ? 'DROP VIEW beats' : 'DROP VIEW molt_actions.theirs')
@@ -530,7 +530,7 @@ it('requires only the sequences that the target needs, before and after the load
   }
 })
 
-it('leaves a sequence that the application uses alone, and sets one that is behind', async () => {
+it('does not set a sequence that the application is using, and sets one that is behind', async () => {
   const tables = 'CREATE TABLE live (id bigserial PRIMARY KEY); CREATE TABLE behind (id bigserial PRIMARY KEY)'
   const rows =
     'INSERT INTO live SELECT FROM generate_series(1, 50); INSERT INTO behind SELECT FROM generate_series(1, 50)'
@@ -550,7 +550,7 @@ it('leaves a sequence that the application uses alone, and sets one that is behi
     { db: there, schema: 'public' },
   ] as const
   let over = false
-  // Producing a number twice would violate the primary key.
+  // Issuing a number twice would violate the primary key.
   const writing = (async () => {
     while (!over) await application.query('INSERT INTO live DEFAULT VALUES')
   })()
@@ -571,7 +571,7 @@ it('leaves a sequence that the application uses alone, and sets one that is behi
   }
 })
 
-it('names a target sequence that cannot continue, and does not set it', async () => {
+it('reports a target sequence that cannot continue, and does not set it', async () => {
   const tables = `CREATE TABLE a (id bigserial PRIMARY KEY); CREATE TABLE b (id bigserial PRIMARY KEY);
     CREATE TABLE c (id bigserial PRIMARY KEY); CREATE TABLE d (id bigserial PRIMARY KEY);
     CREATE TABLE texts (id text PRIMARY KEY); CREATE SEQUENCE coupons OWNED BY texts.id`
@@ -601,7 +601,7 @@ it('names a target sequence that cannot continue, and does not set it', async ()
       ),
       expect.stringMatching(/^the sequence public.c_id_seq ends at 205 on the target, but 200 is already used and 211/),
     ])
-    // Streaming reports the same problems, as far as they need no margin.
+    // Streaming reports the same problems, except those that only concern the margin.
     const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /Run `/.test(each))
     expect(streaming.map((each) => each.split(' ')[2])).toEqual(['public.a_id_seq', 'public.b_id_seq'])
     for (const problem of problems) await there.query(/`(.*)`/.exec(problem)?.[1] as string)
@@ -611,7 +611,7 @@ it('names a target sequence that cannot continue, and does not set it', async ()
   }
 })
 
-it('lifts the time limits on both ends of the connection for a count, and for nothing else', async () => {
+it('lifts the client and server timeouts for a count, and for nothing else', async () => {
   const db = await connect(pair.target.url, 'target', 500)
   try {
     await unhurried(db, () => db.query('SELECT pg_sleep(1.8)'))
@@ -621,7 +621,7 @@ it('lifts the time limits on both ends of the connection for a count, and for no
   }
 })
 
-it('drops the foreign keys that depend on a unique index with the index, and keeps all others', async () => {
+it('drops a unique index together with the foreign keys that depend on it, and keeps all others', async () => {
   const { target: url } = await world(pair, 'SELECT 1', LADEN)
   await withTarget(url, async (db) => {
     await createLedger(db)
@@ -658,7 +658,7 @@ it('records a foreign key that has the same name as an index', async () => {
   })
 })
 
-it('drops nothing while an index is being built, and waits for that build before it starts one (26.1)', async () => {
+it('drops nothing during an index build, and waits for that build before it starts another one (26.1)', async () => {
   const { target } = await world(pair, 'SELECT 1', SHOP)
   const fast = await startCockroach(pair.behind, { version: '26.1' })
   const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })
@@ -681,7 +681,7 @@ it('drops nothing while an index is being built, and waits for that build before
         expect(await valid()).toBe(true)
         await deferObjects(db, 'main', plan, indexes, true)
         expect(await valid()).toBeUndefined()
-        // A run was killed, but its job continues.
+        // Simulates a run that was killed while its schema change job continues.
         const again = building.query(create)
         await expect.poll(valid, { interval: 20 }).toBe(false)
         expect(await deferralProblems(db, 'main')).toEqual([expect.stringContaining('not valid')])

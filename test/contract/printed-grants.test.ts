@@ -1,4 +1,4 @@
-// The printed grants are exactly sufficient: nothing blocks with them, and `prepare` is red without any one of them.
+// The printed grants are just enough: nothing blocks with all of them, and `prepare` fails if any of them is missing.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { blockers, type GrantBench, removals, SETTINGS, startGrantBench, takeEach } from '../support/printed-grants.ts'
 import { factsOf } from './checks-helpers.ts'
@@ -31,14 +31,14 @@ it('blocks nothing with exactly the printed grants', async () => {
   expect(await blockers(bench.granted)).toEqual([])
 })
 
-it('is red without one grant of each kind, and names the missing grant', async () => {
+it('fails and names the missing grant if one grant of any kind is missing', async () => {
   const asked = removals(bench.granted).filter(({ side, right }) => SHORT.includes(`${side} ${right}`))
   expect(asked).toHaveLength(SHORT.length)
   const { expected, found } = await takeEach(bench.granted, asked)
   expect(found).toEqual(expected)
 })
 
-it("reads a check's condition without owning its table", async () => {
+it("reads a CHECK constraint's condition without owning its table", async () => {
   const { target } = await factsOf(bench.granted.user, SETTINGS)
   const checks = target.schema.constraints.filter(({ kind }) => kind === 'c')
   expect(checks.map(({ table, condition }) => [table, condition])).toEqual([

@@ -1,4 +1,4 @@
-// Both jobs of release.yml in the local runner. Only GitHub, `npm ci` and the build are replaced.
+// Runs both jobs of release.yml in the local runner. Only GitHub, `npm ci` and the build are replaced.
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -62,7 +62,7 @@ function job(id: 'draft' | 'publish') {
 
 let draftedState: string | undefined
 
-/** The state after the first job, which is always the same. */
+/** Returns the draft that the first job creates. The job runs only once, because the draft is always the same. */
 async function drafted(): Promise<Release> {
   if (draftedState) writeFileSync(file, draftedState)
   else {
@@ -73,7 +73,7 @@ async function drafted(): Promise<Release> {
   return only()
 }
 
-test('drafts from the default branch after a build, and publishes the draft unchanged', async () => {
+test('builds and drafts from the default branch, and publishes the draft unchanged', async () => {
   const draft = await drafted()
   expect(draft).toMatchObject({ draft: true, target_commitish: SHA })
   expect(draft.assets.map(({ name }) => name).sort()).toEqual([
@@ -90,7 +90,7 @@ test('drafts from the default branch after a build, and publishes the draft unch
   expect(built).toEqual(['npm ci', 'npm run check:dist', 'npm ci', 'npm run check:dist'])
 })
 
-test('drafts nothing for a commit without green CI', async () => {
+test('drafts nothing for a commit whose CI has not passed', async () => {
   state.greenRuns = []
   save()
   expect((await job('draft')).conclusion).toBe('failure')
@@ -113,9 +113,9 @@ test.each([
 })
 
 test.each([
-  ['its tag is at another commit', { tags: { [`v${packageJson.version}`]: '0'.repeat(40) } }],
+  ['the tag is at another commit', { tags: { [`v${packageJson.version}`]: '0'.repeat(40) } }],
   ['immutable releases are off', { immutableReleases: false }],
-])('is red when %s', async (_, changed) => {
+])('fails to publish if %s', async (_, changed) => {
   await drafted()
   Object.assign(state, changed)
   save()

@@ -12,16 +12,16 @@ import { NODE } from '../support/stand-in.ts'
 
 const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
-/** A program that has ended. */
+/** Result of a program that has exited. */
 export interface Finished {
   code: number | null
   stdout: string
   stderr: string
-  /** Parsed JSON lines of standard output. */
+  /** JSON lines from standard output, parsed. */
   events: Record<string, unknown>[]
 }
 
-/** A program that runs until it is stopped. */
+/** A running program, and how to stop it. */
 export interface Running {
   child: ChildProcess
   log(): string
@@ -33,14 +33,14 @@ export interface Databases {
   name: string
   source: string
   target: string
-  /** URL of the target's database that bypasses the like-server, for an administrator. */
+  /** The target database's URL for an administrator, which bypasses the like-server. */
   behind: string
   s: pg.Client
   /** Client connected to `behind`. */
   t: pg.Client
 }
 
-/** A pair of servers, and both programs as bundles. All tests of a file share it. */
+/** A pair of servers, and the bundled stand-ins for MOLT's programs. All tests in a file share one. */
 export class Bench {
   private readonly pair: Servers
   private readonly folder: string
@@ -146,7 +146,7 @@ export class Bench {
     return this.run('molt', ['verify', ...urls, '--table-exclusion-filter', '^_molt_fetch', ...more])
   }
 
-  /** Creates publication `p` and slot `s_<db>`, and starts a replicator on them. */
+  /** Creates the publication `p` and the slot `s_<db>` if they are missing, and starts a replicator that reads them. */
   async replicate(db: Databases, more: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Running> {
     const slot = `s_${db.name}`
     const there = await db.s.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [slot])

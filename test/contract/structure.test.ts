@@ -1,4 +1,4 @@
-/** Differences that `verify` finds in a schema that `convert` wrote, and after that schema was changed. */
+/** Compares a schema that `convert` wrote with its source, unchanged and after single changes. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { convert } from '../../src/conversion/convert.ts'
@@ -93,7 +93,7 @@ it.each([
     'different orders: the foreign key constraint orders_customer_id_fkey (customer_id)',
   ],
   [
-    'a foreign key that pairs columns differently',
+    'a foreign key with its columns in a different order',
     'ALTER TABLE orders DROP CONSTRAINT both_ids; ALTER TABLE orders ADD CONSTRAINT both_ids FOREIGN KEY (other_id, customer_id) REFERENCES customers (id, other)',
     'ALTER TABLE orders DROP CONSTRAINT both_ids; ALTER TABLE orders ADD CONSTRAINT both_ids FOREIGN KEY (customer_id, other_id) REFERENCES customers (id, other)',
     'different orders: the foreign key constraint both_ids (customer_id, other_id)',
@@ -159,7 +159,7 @@ it.each([
   expect(await problems()).toEqual([])
 })
 
-it('finds that NULLs are distinct on the target', async () => {
+it('reports that NULLs are distinct on the target', async () => {
   await withDatabase(pair.source.url, 'source', (db) =>
     db.query(
       'DROP INDEX live_email; ALTER TABLE customers DROP CONSTRAINT customers_email_key; ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE NULLS NOT DISTINCT (email)',
@@ -192,7 +192,7 @@ const DECISIONS: Decisions = {
   },
 }
 
-it('expects what convert.yml decides', async () => {
+it('expects the definitions that convert.yml decides on', async () => {
   const { catalog, schema } = await withDatabase(pair.source.url, 'source', async (db) => {
     await db.query(`CREATE SCHEMA d; SET search_path = d; CREATE TABLE t (id bigint PRIMARY KEY, n bigserial,
       state text DEFAULT 'open', low text GENERATED ALWAYS AS (lower(state)) STORED, label text COLLATE "de-x-icu",

@@ -1,4 +1,4 @@
-// TLS connections: `sslmode` is honored, and an unsuitable certificate is reported with the fix.
+// TLS connections: honors `sslmode`, and reports how to fix an unsuitable certificate.
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -29,7 +29,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Runs `status` for the source only, without a target. */
+/** Runs `status` with a source and no target. */
 async function status(server: string, parameters: string, env: Record<string, string> = {}) {
   const url = (servers[server] as EmbeddedServer).url.replace('sslmode=disable', parameters)
   return runBundle('status', { inputs: { source: url, 'allow-insecure': 'true' }, env })
@@ -40,7 +40,7 @@ describe('a source that accepts only TLS', () => {
     ['its certificate in the URL', () => `sslmode=verify-full&sslrootcert=${root}`],
     ['verify-ca', () => `sslmode=verify-ca&sslrootcert=${root}`],
     ['no certificate, and none required', () => 'sslmode=require'],
-  ])('is reached: %s', async (_, parameters) => {
+  ])('accepts the connection: %s', async (_, parameters) => {
     const run = await status('good', parameters())
     expect(run.errors).toEqual([])
     expect(run.code).toBe(0)
@@ -62,7 +62,7 @@ describe('a source that accepts only TLS', () => {
       /not signed by an authority that this runner trusts.* sslrootcert=/,
     ],
     [
-      'an authority that is not public',
+      'a private authority',
       'good',
       () => 'sslmode=verify-full&sslrootcert=system',
       /not signed by an authority that this runner trusts/,
@@ -80,7 +80,7 @@ describe('a source that accepts only TLS', () => {
       /Renew the server/,
     ],
     ['no TLS', 'good', () => 'sslmode=disable', /no encryption/],
-  ])('is refused with the fix: %s', async (_, server, parameters, message) => {
+  ])('the connection fails and the error names the fix: %s', async (_, server, parameters, message) => {
     const run = await status(server, parameters(), { HOME: folder })
     expect(run.code).toBe(1)
     expect(run.shown).toMatch(message)
@@ -91,7 +91,7 @@ describe('a source that accepts only TLS', () => {
     ['sslmode=verify-full&sslrootcert=/not/there.pem', /sslrootcert names \/not\/there\.pem, which cannot be read/],
     ['sslmode=verify-ca', /verify-ca needs sslrootcert/],
     ['sslmode=require&sslrootcert=system', /sslrootcert=system needs sslmode=verify-full/],
-  ])('refuses an unusable URL before connecting: %s', async (parameters, message) => {
+  ])('rejects an unusable URL before connecting: %s', async (parameters, message) => {
     const run = await status('good', parameters, { HOME: folder })
     expect(run.errors[0]).toMatch(message)
     expect(run.outputs['error-kind']).toBe('input')

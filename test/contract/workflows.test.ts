@@ -1,5 +1,5 @@
-// Linters know neither `$/` nor the inputs of these actions. These tests check that the workflows match the actions,
-// and when each job runs.
+// Checks that the workflows match the actions, and when each job runs. Linters know neither `$/` nor the inputs of these
+// actions.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -24,7 +24,7 @@ const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
   outputs: Record<string, unknown>
 }
 
-/** File and job → permissions with which it can write. */
+/** File and job → its write permissions. */
 const SIGNS = ['id-token', 'attestations']
 const WRITES: Record<string, string[]> = {
   '.github/workflows/rehearse.yml attest': SIGNS,
@@ -108,13 +108,13 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
 
     test('grants no permissions by default', () => {
       expect(workflow.permissions).toEqual({})
-      // Nothing on GitHub may cancel or delay a migration. Its ledger decides.
+      // Only the ledger decides whether a migration must wait. A concurrency group could cancel or delay it.
       if (!OWN.includes(name)) expect(workflow.concurrency).toBeUndefined()
     })
   },
 )
 
-test("the copied jobs equal those of the called workflow, with the caller's form and literals", () => {
+test("the copied jobs equal the called workflow's jobs, with the caller's form and literals", () => {
   const migrate = readFileSync(join(FOLDER, 'migrate.yml'), 'utf8')
   const caller = readFileSync(join(REPO, 'examples/migrate-caller.yml'), 'utf8')
   const text = readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')
@@ -197,7 +197,7 @@ describe('migrate.yml', () => {
     expect(holds(job.if as string, contexts, true), 'never runs in a cancelled run').toBe(false)
   })
 
-  test('finalize waits for the person who switches by hand', () => {
+  test('finalize waits until a manual switch is confirmed', () => {
     const contexts = (phase: string) => ({
       needs: { prepare: { result: 'success' }, cutover: { result: 'success', outputs: { phase } } },
       inputs: base,
@@ -218,7 +218,7 @@ describe('migrate.yml', () => {
     expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
   })
 
-  test('followers do not run after the decision', () => {
+  test('followers do not run after the commit', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
@@ -283,11 +283,11 @@ describe('rehearse.yml', () => {
 
 const onPath = (tool: string) => (process.env.PATH ?? '').split(':').some((folder) => existsSync(join(folder, tool)))
 
-test.skipIf(!onPath('actionlint'))('actionlint finds nothing', () => {
+test.skipIf(!onPath('actionlint'))('actionlint reports nothing', () => {
   execFileSync('actionlint', ['-no-color', ...files], { cwd: REPO, stdio: 'pipe' })
 })
 
-test.skipIf(!onPath('zizmor'))('zizmor finds nothing', () => {
+test.skipIf(!onPath('zizmor'))('zizmor reports nothing', () => {
   execFileSync('zizmor', ['--offline', '--pedantic', '--no-progress', ...files], { cwd: REPO, stdio: 'pipe' })
 })
 

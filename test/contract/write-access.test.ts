@@ -1,4 +1,4 @@
-// Write access to the target: revoked by `prepare`, given back after the commit or when a migration ends.
+// Write access to the target: revoked by `prepare`, restored after the commit or when a migration ends.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -40,14 +40,14 @@ afterAll(async () => {
 })
 
 interface Shop extends World {
-  /** A role of its own that can write to `orders` before `prepare`. */
+  /** The application's role, which can write to `orders` before `prepare`. Each shop has its own. */
   app: string
-  /** As an administrator, behind the CockroachDB-like server. */
+  /** Runs SQL as an administrator, bypassing the CockroachDB-like server. */
   admin(sql: string): Promise<Record<string, unknown>[]>
   run(action: string, inputs?: Record<string, string>): ReturnType<typeof runAction>
   onTarget<T>(work: (db: Database) => Promise<T>, statementTimeout?: number): Promise<T>
   entry(): Promise<Entry | undefined>
-  /** The rights on `orders` of the application's role. */
+  /** Returns the privileges of the application's role on `orders`. */
   rights(): Promise<unknown[]>
 }
 
@@ -94,14 +94,14 @@ async function prepared(inputs: Record<string, string> = {}): Promise<Shop> {
   return made
 }
 
-/** The statements of a fix, without the remark behind them. */
+/** Returns a fix's statements without the trailing comment. */
 const inFix = (fix: string) =>
   fix
     .replace(/ --.*/, '')
     .split(';')
     .filter((sql) => sql.trim())
 
-/** Makes the server end every GRANT to the application's role. */
+/** Makes every GRANT to the application's role fail with this SQLSTATE. @returns a function that stops it */
 async function refuseGrants({ admin, app }: Shop, state: string): Promise<() => Promise<unknown>> {
   await admin(`
     CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -112,7 +112,7 @@ async function refuseGrants({ admin, app }: Shop, state: string): Promise<() => 
 
 const statementOf = ({ app }: Shop) => `GRANT DELETE, INSERT, UPDATE ON TABLE "public"."orders" TO "${app}";`
 
-describe('giving write access back after the commit', () => {
+describe('restoring write access after the commit', () => {
   let made: Shop
   let entry: Entry
   const open = (statementTimeout?: number) => made.onTarget((db) => openTarget(db, entry), statementTimeout)
@@ -121,7 +121,7 @@ describe('giving write access back after the commit', () => {
     entry = (await made.entry()) as Entry
   })
 
-  it.each(['57014', '53200', '25006', '42501'])('names the statements and the way back after %s', async (state) => {
+  it.each(['57014', '53200', '25006', '42501'])('names the statements and how to retry after %s', async (state) => {
     const allow = await refuseGrants(made, state)
     const refused: ListedError = await open().catch((error) => error)
     await allow()
@@ -148,7 +148,7 @@ describe('giving write access back after the commit', () => {
   })
 })
 
-it('`abort` and `cleanup` keep the record of revoked rights until they are back', async () => {
+it('`abort` and `cleanup` keep the record of revoked privileges until they are restored', async () => {
   const made = await prepared()
   const allow = await refuseGrants(made, '53200')
   for (let time = 0; time < 2; time++) {
@@ -170,7 +170,7 @@ it('`abort` and `cleanup` keep the record of revoked rights until they are back'
   expect(await made.rights()).toEqual([...WRITES, 'SELECT'].sort())
 })
 
-nightly('`abort` forgets the rights of a role that no longer exists, and gives the others back', async () => {
+nightly('`abort` forgets the privileges of a role that no longer exists, and restores the others', async () => {
   const made = await prepared()
   await made.admin(`DROP OWNED BY ${made.app}; DROP ROLE ${made.app}`)
   const aborted = await made.run('abort')
@@ -179,7 +179,7 @@ nightly('`abort` forgets the rights of a role that no longer exists, and gives t
   expect(await made.entry()).toBeUndefined()
 })
 
-it('`fetch` refuses unless write access is revoked, can be given back, and survives the load', async () => {
+it('`fetch` refuses unless write access is revoked, can be restored, and survives the load', async () => {
   const made = await prepared()
   const recreate = { 'table-handling': 'drop-on-target-and-recreate' }
   const refused = async (inputs?: Record<string, string>) => {
@@ -201,7 +201,7 @@ it('`fetch` refuses unless write access is revoked, can be given back, and survi
   expect(await refused()).toMatch(/^write-access\.not-closed /)
 })
 
-nightly('`prepare` refuses to recreate tables on which other roles have rights', async () => {
+nightly('`prepare` refuses to recreate tables on which other roles have privileges', async () => {
   const made = await shop()
   const blocked = await made.run('prepare', { 'table-handling': 'drop-on-target-and-recreate' })
   expect(blocked.outputs['error-code']).toBe('preflight.blocked')
@@ -209,7 +209,7 @@ nightly('`prepare` refuses to recreate tables on which other roles have rights',
   expect(errors).toEqual(['load.recreate'])
 })
 
-nightly('`prepare` refuses when a revoked right is granted again at once', async () => {
+nightly('`prepare` fails if a revoked privilege is immediately granted again', async () => {
   const made = await shop()
   await made.admin(`
     CREATE FUNCTION again() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN GRANT INSERT ON orders TO ${made.app}; END';
@@ -227,7 +227,7 @@ nightly('`prepare` forgets a role that was dropped since its last run', async ()
   expect((await made.entry())?.facts.writeAccess).toEqual([])
 })
 
-it('finds logins that no REVOKE keeps from writing, and their printed statements do', async () => {
+it('finds logins that no REVOKE keeps from writing, and prints statements that do', async () => {
   const made = await shop()
   const { admin, app } = made
   const [team, batch, ops] = [`${app}_team`, `${app}_batch`, `${app}_ops`]
@@ -254,7 +254,7 @@ it('finds logins that no REVOKE keeps from writing, and their printed statements
     await expect(admin(`SET ROLE ${role}; UPDATE ${table} SET id = id`), role).rejects.toMatchObject({ code: '42501' })
 })
 
-/** A migration whose cutover has committed, with the same row on both sides. */
+/** Creates a migration whose cutover has committed, with the same row on both sides. */
 async function switched(inputs: Record<string, string> = {}): Promise<Shop> {
   const made = await prepared(inputs)
   for (const url of [made.source, made.target]) await query(url, "INSERT INTO customers VALUES (1, 'a')")
@@ -267,7 +267,7 @@ async function switched(inputs: Record<string, string> = {}): Promise<Shop> {
   return made
 }
 
-it('`rollback` also revokes rights that a role got after the commit', async () => {
+it('`rollback` also revokes privileges that a role was granted after the commit', async () => {
   const made = await switched()
   const etl = `${made.app}_etl`
   await query(made.target, `CREATE ROLE ${etl}`)
@@ -278,13 +278,13 @@ it('`rollback` also revokes rights that a role got after the commit', async () =
     `SELECT rolname AS name FROM pg_roles WHERE rolname LIKE '${made.app}%' AND has_table_privilege(oid, 'orders', 'INSERT, UPDATE, DELETE')`,
   )
   expect(may).toEqual([])
-  // `cleanup` gives them back.
+  // The ledger keeps these privileges, so that `cleanup` can restore them.
   const { writeAccess = [], revokedAgain } = (await made.entry())?.facts ?? {}
   expect(writeAccess.filter(({ role }) => role === etl).map(({ privilege }) => privilege)).toEqual(['INSERT'])
   expect(revokedAgain).toBeNull()
 })
 
-nightly('`rollback` names a role that it cannot keep from writing, and changes nothing', async () => {
+nightly('`rollback` names a role that it cannot stop from writing, and changes nothing', async () => {
   const made = await switched()
   await made.admin(`ALTER ROLE ${made.app} LOGIN; ALTER TABLE customers OWNER TO ${made.app}`)
   const refused = await made.run('rollback')
@@ -293,9 +293,9 @@ nightly('`rollback` names a role that it cannot keep from writing, and changes n
   expect(await made.rights()).toEqual(expect.arrayContaining(WRITES))
 })
 
-it('a refused `rollback` names the rights that it cannot give back, and the next one gives them back', async () => {
+it('a refused `rollback` names the privileges that it cannot restore, and the next one restores them', async () => {
   const made = await switched()
-  // A write that arrives before its right is revoked.
+  // A write that arrives before the privilege is revoked.
   await made.admin(`
     CREATE FUNCTION late() RETURNS event_trigger LANGUAGE plpgsql AS
       'BEGIN UPDATE public.customers SET email = email || ''!''; END';

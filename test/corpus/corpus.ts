@@ -12,7 +12,7 @@ import * as z from 'zod'
 const Options = z.strictObject({
   /** Tables that are not moved. */
   exclude: z.array(z.string()).default([]),
-  /** Findings that the owner accepts, in the syntax of `waive`. */
+  /** Findings that the owner waives, in the syntax of `waive`. */
   waive: z.array(z.string()).default([]),
 })
 

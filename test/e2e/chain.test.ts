@@ -1,6 +1,6 @@
 /**
- * The whole chain of the root action.yml with the committed bundles, under a live load. Damage between two steps must
- * turn the step red that is responsible for noticing it. With MOLT_BIN_DIR, it runs the real programs.
+ * Runs the whole chain of the root action.yml with the committed bundles, under a live load. If the data is damaged between
+ * two steps, the step that should notice must fail. With MOLT_BIN_DIR, the chain uses the real programs.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -19,13 +19,13 @@ import { requireRules, type Servers, startServers } from '../support/servers.ts'
 import { certificateFor, requireTlsOf, verifyingTls } from '../support/tls.ts'
 
 const BIN = process.env.MOLT_BIN_DIR
-/** Whether to seed the shop without the values that molt before 1.0 corrupts. */
+/** Whether to leave out the values that molt versions before 1.0 corrupt. */
 const plain = BIN ? /^0\./.test(await toolVersion(join(BIN, 'molt'), 'molt')) : false
 const RATE = 50
-/** Cases that cheaper tests cover step by step, here through the whole chain. */
+/** Runs a case through the whole chain at night. Cheaper tests cover the same cases step by step. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 const TIMEOUT = BIN ? 300_000 : 120_000
-/** Not a well-known password: those are not masked. */
+/** Must not be a well-known password, because those are not masked. */
 const PASSWORD = 'hunter2/s3cr3t@42%'
 const FORMS = [PASSWORD, encodeURIComponent(PASSWORD)]
 
@@ -65,7 +65,7 @@ async function withPassword(url: string): Promise<string> {
   return changed.href
 }
 
-/** The target's URL for its own administrator. The like-server connects to PostgreSQL as the shared one. */
+/** Creates another administrator, because the like-server itself uses the default one. @returns the target's URL for it */
 async function mover(): Promise<string> {
   await query(pair.behind.url, `CREATE ROLE mover LOGIN SUPERUSER PASSWORD '${PASSWORD}'`)
   const url = new URL(pair.target.url)
@@ -92,7 +92,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
       ...(BIN ? { 'bin-dir': BIN } : { embedded: 'true' }),
       ...inputs,
     },
-    // Masks the URLs, as GitHub masks secrets, but not the passwords in them.
+    // Masks the URLs like GitHub secrets. The passwords inside them must be masked by the actions.
     secrets: [source, target],
     workDir: join(folder, 'work'),
     // Fails on deprecations, which a dependency's next version could turn into errors.
@@ -107,7 +107,7 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
   return result
 }
 
-/** Expects the password in nothing that can be read afterwards. */
+/** Expects that the password is in none of the logs, outputs and files. */
 function expectNoSecret(result: JobResult): void {
   const places: Record<string, string> = { log, summary: result.summary, outputs: JSON.stringify(result.outputs) }
   for (const step of result.steps)
@@ -182,7 +182,7 @@ test('moves the shop under load, and refuses to repeat finished steps', { timeou
   expectRedAt(again, 'prepare', /switched|committed|permanent/)
 })
 
-/** Statements that must be among the retried ones, for both codes. */
+/** Patterns of statements that must be retried on both SQLSTATEs. */
 const CHANGES = [
   /CREATE TABLE IF NOT EXISTS molt_actions/,
   /CREATE (UNIQUE )?INDEX/,
@@ -196,8 +196,8 @@ describe.each([
   ['40001', [...CHANGES, /setval/, /SHOW JOBS|crdb_internal/]],
   ['40003', CHANGES],
 ] as const)('%s', (code, expected) => {
-  nightly('retrying each distinct statement on the target changes nothing', { timeout: TIMEOUT * 5 }, async () => {
-    // Like an application's target: with indexes and constraints to drop, and a role that can write.
+  nightly('retrying each distinct statement on the target does no harm', { timeout: TIMEOUT * 5 }, async () => {
+    // The target has indexes and constraints to drop, and a role that can write.
     await sql('target', SOURCE_CONSTRAINTS)
     await sql('target', 'CREATE ROLE app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app')
     pair.cluster.options.failEach = { code, application: 'molt-actions' }
@@ -215,8 +215,8 @@ describe.each([
   })
 })
 
-test('rehearses with TLS only, lifts the fence, and cleans up', { timeout: TIMEOUT }, async () => {
-  // The programs in MOLT_BIN_DIR may use a tunnel.
+test('rehearses over TLS, lifts the fence, and cleans up', { timeout: TIMEOUT }, async () => {
+  // The programs in MOLT_BIN_DIR may open connections through a tunnel.
   if (!BIN) {
     const { name, dataDir } = pair.source
     source = verifyingTls(source, await requireTlsOf({ name, dataDir, url: source }, folder))
@@ -254,13 +254,13 @@ describe('detects a manual change on the target', () => {
     await expectWritable()
   })
 
-  test('a row deleted before the cutover, and refuses to repeat the load', {
+  test('a row deleted before the cutover, and refuses to load again', {
     timeout: 2 * TIMEOUT,
   }, async () => {
     const remove = () => sql('target', 'DELETE FROM addresses WHERE id = (SELECT min(id) FROM addresses)')
     const result = await runChain({ decision: 'commit' }, justBefore('cutover', remove))
     expectRedAt(result, 'cutover', /addresses: 1 row missing/)
-    // The verify before the fence found the row missing, so writes were not paused.
+    // The verify before the fence found the missing row, so writes were never paused.
     expect(stepOf(result, 'cutover').outputs['pause-ms']).toBeUndefined()
     await expectWritable()
 
@@ -271,7 +271,7 @@ describe('detects a manual change on the target', () => {
     await expectWritable()
   })
 
-  nightly('a value changed while the stream runs', { timeout: TIMEOUT }, async () => {
+  nightly('a value changed during streaming', { timeout: TIMEOUT }, async () => {
     const change = () =>
       sql('target', `UPDATE addresses SET city = 'Elsewhere' WHERE id = (SELECT max(id) FROM addresses)`)
     const result = await runChain({}, justBefore('catch-up', change))
@@ -302,7 +302,7 @@ interface Process {
   command: string
 }
 
-/** Finds the replicator among this process's descendants: the last in the chain of wrappers, if there is one. */
+/** Finds the replicator among this process's descendants. If wrapper scripts run it, that is the innermost process. */
 async function findReplicator(): Promise<number | undefined> {
   const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,ppid=,command='])
   const all = stdout.split('\n').flatMap((line): Process[] => {
@@ -318,7 +318,7 @@ async function findReplicator(): Promise<number | undefined> {
   return found.find(({ pid }) => !found.some(({ parent }) => parent === pid))?.pid
 }
 
-nightly('survives kill -9 of the replicator while it catches up', { timeout: TIMEOUT }, async () => {
+nightly('survives a SIGKILL of the replicator while it catches up', { timeout: TIMEOUT }, async () => {
   let killed = 0
   const steps: (string | undefined)[] = []
   const result = await runChain(
@@ -327,7 +327,7 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
       beforeStep: async (step) => {
         steps.push(step.id)
         if (step.id !== 'catch-up' || step.phase !== 'main') return
-        // Enough changes to keep the stream busy after its start.
+        // These changes keep the stream busy after it starts.
         await sql('source', 'UPDATE order_items SET quantity = quantity + 1')
         void (async () => {
           while (steps.at(-1) === 'catch-up') {
@@ -350,7 +350,7 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
     expect(table).toMatchObject({ missing: 0, mismatch: 0, extraneous: 0 })
 })
 
-test('a run cancelled while it streams reports that and leaves the source writable', {
+test('a run cancelled during streaming reports that and leaves the source writable', {
   timeout: TIMEOUT,
 }, async () => {
   const cancel = new AbortController()

@@ -1,4 +1,4 @@
-// Each schema of the corpus through the whole chain: convert, load, stream under writes, verify, cut over, finalize.
+// Moves each schema of the corpus through the whole chain: convert, load, stream under writes, verify, cut over, finalize.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,7 +38,7 @@ function run(name: string, workDir: string, inputs: Record<string, string>) {
   })
 }
 
-/** Creates a database on each side: the schema after the owner's fixes, and what `convert` makes of it. */
+/** Creates the source with the schema after its owner's fixes, and the target with the converted schema. */
 async function databases({ schema, ...each }: Case) {
   const name = `corpus_${schema}`
   for (const server of [pair.source, pair.behind]) await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
@@ -53,7 +53,7 @@ async function databases({ schema, ...each }: Case) {
   return { source, target, behind: pair.behind.urlOf(name) }
 }
 
-/** Runs the case's statements one after another until the fence refuses one. @returns how many succeeded */
+/** Repeats the case's statements until the fence rejects one. @returns the number of rounds */
 async function write(url: string, { schema, load }: Case, signal: AbortSignal): Promise<number> {
   const db = new pg.Client(url)
   await db.connect()
@@ -63,7 +63,7 @@ async function write(url: string, { schema, load }: Case, signal: AbortSignal): 
     while (!signal.aborted) {
       n++
       for (const statement of load) await db.query(statement.replaceAll('{n}', String(n)))
-      // A row that changes all the time can be compared only after the drain.
+      // A row that changes constantly can be compared only after the drain.
       await sleep(200)
     }
   } catch (error) {
@@ -74,7 +74,7 @@ async function write(url: string, { schema, load }: Case, signal: AbortSignal): 
   return n
 }
 
-/** Every row of a schema as text, in the same order on both sides. */
+/** Returns every row of a schema as text, in the same order on both sides. */
 async function dump(url: string, schema: string, tables: readonly Table[]): Promise<Record<string, string[]>> {
   const rows: Record<string, string[]> = {}
   for (const { name, columns } of tables) {

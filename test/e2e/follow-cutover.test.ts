@@ -1,4 +1,4 @@
-// Every outcome of an approval: the jobs of migrate.yml in the local runner on a live database, with follower and
+// Runs the jobs of migrate.yml in the local runner on a live database, for every outcome of an approval, with follower and
 // cutover in separate processes. Takes minutes, so it runs nightly; `migrate.test.ts` covers the normal cutover.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -14,7 +14,7 @@ beforeAll(async () => {
 }, 120_000)
 afterAll(() => night?.stop())
 
-/** @param said the error's code, or a pattern for its message */
+/** Expects that the job fails. @param said the error's code, or a pattern for its message */
 async function refused(result: Promise<JobResult | undefined>, said: string | RegExp): Promise<JobResult> {
   const ended = (await result) as JobResult
   if (typeof said === 'string') expect(words(ended)).toContain(`[${said}]`)
@@ -26,7 +26,7 @@ const slots = async () =>
   (await night.rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).map((row) => row.slot_name)
 const endedBy = (follow: JobResult) => follow.steps.find((step) => step.outputs['ended-by'])?.outputs['ended-by']
 
-/** Starts a run on a loaded target, and takes it to its approval. */
+/** Starts a run on a loaded target, up to the point where it waits for approval. */
 async function waiting(inputs: Record<string, string> = {}, actor?: string): Promise<Run> {
   const run = night.start({ phase: 'cutover', decision: 'rehearse', ...inputs }, actor)
   await run.jobs('prepare', 'brief')
@@ -36,32 +36,32 @@ async function waiting(inputs: Record<string, string> = {}, actor?: string): Pro
 describe('the gate', () => {
   const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
 
-  test('refuses a missing environment, because GitHub would create it without rules', async () => {
+  test('rejects a missing environment, because GitHub would create it without rules', async () => {
     const red = await refused(prepare(), 'approval.environment-missing')
     expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
-  test('refuses an environment without reviewers', async () => {
+  test('rejects an environment without reviewers', async () => {
     night.github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
     await refused(prepare(), 'approval.no-reviewers')
     night.github.environment = reviewed(0)
     await refused(prepare(), 'approval.no-reviewers')
   })
-  test('names the permission that a token lacks', async () => {
+  test("names the token's missing permission", async () => {
     night.github.status = 403
     await refused(prepare(), /permissions: actions: read/)
     night.github.status = 200
   })
-  test('reports an empty secret before anything else', async () => {
+  test('reports an empty secret first', async () => {
     await refused(night.start({}, 'anna', { MOLT_TARGET: '' }).job('prepare'), /the secret MOLT_TARGET is empty/)
   })
-  test('finds misspelled values at the start, not when it uses them', async () => {
+  test('rejects misspelled values at the start, not when it uses them', async () => {
     await refused(prepare({ decision: 'comit' }), /input `decision`: "comit" is not valid/)
     await refused(prepare({ 'on-declined': 'drop' }), /input `on-declined`/)
   })
-  test('refuses an unknown phase and lists the valid ones', async () => {
+  test('rejects an unknown phase and lists the valid ones', async () => {
     await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
   })
-  test('accepts reviewers, and accepts `gate: none` only for a rehearsal', async () => {
+  test('accepts an environment with reviewers, and `gate: none` only for a rehearsal', async () => {
     night.github.environment = undefined
     requireGreen('prepare', await prepare({ phase: 'load', gate: 'none' }))
     await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), 'approval.required')
@@ -81,14 +81,14 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('caught-up')
   })
 
-  test('a run that starts at the stream does not repeat the load', async () => {
+  test('a run that starts with the streaming phase does not repeat the load', async () => {
     const run = night.start({ phase: 'stream' })
     await run.jobs('prepare')
     const load = requireGreen('load', await run.job('load'))
     expect(load.steps.find((step) => step.name === 'Load')?.outcome).toBe('skipped')
   })
 
-  test('declined while streaming: turns red, keeps the slot, and refuses a later approval', async () => {
+  test('declined during streaming: fails, keeps the slot, and rejects a later approval', async () => {
     const run = await waiting()
     const following = run.job('follow')
     await night.streaming()
@@ -101,21 +101,21 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await run.job('finalize')).toBeUndefined()
   })
 
-  test('declined between two legs: turns the next leg red too', async () => {
+  test('declined between two legs: the next leg fails too', async () => {
     const run = await waiting()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
     await refused(run.job('follow', { leg: 1 }), 'approval.declined')
   })
 
-  test('expired at the end of the last leg: turns red, and refuses a later approval', async () => {
+  test('expired at the end of the last leg: fails, and rejects a later approval', async () => {
     const run = await waiting({ 'max-approval-wait': '3s' })
     await refused(run.job('follow'), 'approval.declined')
     run.github.approvals = [review('bea')]
     await refused(run.job('cutover'), 'approval.over')
   })
 
-  test('approved without a free runner: the follower yields its runner, and so does its next leg', async () => {
+  test('approved without a free runner: the follower and its next leg free their runner', async () => {
     const run = await waiting()
     jobOf(run.github, 'cutover').status = 'queued'
     const following = run.job('follow')
@@ -124,7 +124,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('approved')
     const next = requireGreen('follow', await run.job('follow', { leg: 1 }))
     expect(words(next)).toMatch(/approved and waiting for a runner/)
-    // No follower runs, so the cutover streams the remaining changes itself.
+    // No follower is running, so the cutover streams the remaining changes itself.
     const cutover = requireGreen('cutover', await run.job('cutover'))
     expect(words(cutover)).toMatch(/first verify, while changes are streamed: clean/)
     expect(await night.phase()).toBe('approved')
@@ -150,7 +150,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     )
   })
 
-  test('accepts only the plan and the programs that the approver saw', async () => {
+  test('accepts only the approved plan and programs', async () => {
     const run = await waiting()
     run.github.approvals = [review('bea')]
     const { target } = night.rehearsal.pair
@@ -166,7 +166,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate(other), /is not the program of the plan/)
   })
 
-  test('with `gate: none`, the cutover requests the slot at once and logs that no approval was required', async () => {
+  test('with `gate: none`, the cutover requests the slot immediately and logs that no approval was required', async () => {
     const run = await waiting({ gate: 'none' })
     const following = run.job('follow')
     await night.streaming()
@@ -175,7 +175,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
   })
 
-  test('a red follower stops the cutover, and a new run succeeds once the cause is fixed', async () => {
+  test('a failed follower stops the cutover, and a new run succeeds once the cause is fixed', async () => {
     const run = await waiting()
     const following = run.job('follow')
     await night.streaming()
@@ -191,7 +191,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await again.jobs('prepare', 'load', 'brief')
   })
 
-  test('two runs at once: the second does not follow, and gets the slot when it is approved', async () => {
+  test('two concurrent runs: the second does not stream until its approval, which gives it the slot', async () => {
     const [first, second] = [await waiting(), await waiting()]
     const following = first.job('follow')
     await night.streaming()
@@ -201,7 +201,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
   })
 
-  test('two cutovers at once: one succeeds, and the other is refused', async () => {
+  test('two concurrent cutovers: one succeeds, and the other is rejected', async () => {
     const runs = [await waiting(), await waiting()]
     for (const run of runs) run.github.approvals = [review('bea')]
     const ended = (await Promise.all(runs.map((run) => run.job('cutover')))) as JobResult[]
@@ -210,7 +210,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     for (const each of red) expect(words(each)).toMatch(/Only one run can (have it|act)|another run/)
   })
 
-  test('a second person types the hash when there are no required reviewers', async () => {
+  test('without required reviewers, a second person must enter the plan hash', async () => {
     const shown = await waiting({ gate: 'plan-hash' }, 'anna')
     expect(await shown.job('cutover')).toBeUndefined()
     const following = shown.job('follow')
@@ -247,7 +247,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
   })
 
-  test('a failed switch is red, and the next run repeats only the switch', async () => {
+  test('a failed switch command fails the job, and the next run repeats only the switch', async () => {
     const script = join(night.workspace, 'switch.sh')
     const good = readFileSync(script, 'utf8')
     writeFileSync(script, '#!/bin/sh\nexit 7\n')
@@ -268,7 +268,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     expect(await night.phase()).toBe('finalized')
   })
 
-  test('finalize can run again on its own with any decision, and nothing is left to follow or approve', async () => {
+  test('finalize can run again on its own with any decision, without a follower or an approval', async () => {
     const run = night.start({ phase: 'finalize', decision: 'rehearse' })
     await run.jobs('prepare')
     for (const skipped of ['load', 'brief', 'follow', 'cutover']) expect(await run.job(skipped)).toBeUndefined()

@@ -1,4 +1,4 @@
-// `mask` as a workflow runs it: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
+// Runs `mask` as a workflow does: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -104,7 +104,7 @@ function filesBelow(path: string): string[] {
 }
 
 describe('the grown shop', () => {
-  it('is masked and proved, with no canary left anywhere', { timeout: 180_000 }, async () => {
+  it('is masked and proved, with no canaries left anywhere', { timeout: 180_000 }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
     // From now on, the rehearsal server logs every statement.
@@ -124,13 +124,13 @@ describe('the grown shop', () => {
     expect(evidence.keptPersonal).toContainEqual(expect.objectContaining({ table: 'products', column: 'description' }))
     expect(result.summary).toMatch(/kept, and why<\/summary>[\s\S]*\| payments\.method \| three methods \|/)
     expect(result.summary).toMatch(/\| products\.description \| free text.* \| the catalogue is public \|/)
-    expect(evidence.keeps.email).toMatchObject({ unique: 'yes, from 29 characters on', order: 'no' })
+    expect(evidence.keeps.email).toMatchObject({ unique: 'yes, with 29 or more characters', order: 'no' })
     for (const table of evidence.tables) expect(table.rowsAfter, table.table).toBe(table.rowsBefore)
     for (const column of evidence.columns)
       expect(column.after.nullShare, `${column.table}.${column.column}`).toBeCloseTo(column.before.nullShare, 10)
     expect(evidence.tables.map(({ table }: { table: string }) => table).sort()).toEqual([...GROWN_TABLES].sort())
 
-    // The same person has the same mask in the unique key, in an undeclared reference, in a document, and under another
+    // A person gets the same masked value in the unique key, in an undeclared reference, in a document, and under another
     // name.
     const [same] = await query(
       at.to,
@@ -171,7 +171,7 @@ describe('the grown shop', () => {
         expect(text.includes(needle), `${needle} in ${place}`).toBe(false)
     expect(readFileSync(pair.source.logFile, 'latin1')).not.toContain(KEY)
 
-    // The search finds the canaries in the source's own files, so finding none elsewhere means something.
+    // The search does find the canaries in the source's own files, so it would also find them elsewhere.
     const there = filesBelow(pair.source.dataDir).map((file) => readFileSync(file, 'latin1'))
     for (const needle of CANARIES)
       expect(
@@ -216,7 +216,7 @@ describe('the grown shop', () => {
 })
 
 describe('refusals', () => {
-  it('come before anything is written', { timeout: 180_000 }, async () => {
+  it('happen before anything is written', { timeout: 180_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const cases: [string, RegExp, Parameters<typeof run>[2], Partial<typeof at>?][] = [
@@ -239,7 +239,9 @@ describe('refusals', () => {
     expect(await query(at.from, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('protect a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
+  it('protect a target that has other tables, a subscription, or a migration into it', {
+    timeout: 120_000,
+  }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     await query(at.to, 'CREATE TABLE mine (id int)')
@@ -295,7 +297,7 @@ describe('refusals', () => {
     expect(good.summary).toMatch(/reviewed expression[^#]*\| t\.v \| its rule, reviewed by nobody \|/)
   })
 
-  it('copies as a read-only role, but refuses a table with rows hidden by a policy', async () => {
+  it('copies as a read-only role, but rejects a table with rows hidden by a policy', async () => {
     const at = await databases(
       `${TINY} CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader`,
     )
@@ -317,7 +319,7 @@ describe('refusals', () => {
   })
 })
 
-/** The proof's output after a change on the rehearsal source, which is then undone. */
+/** Returns the proof's output after a temporary change to the rehearsal source. */
 async function proofAfter(at: { from: string; to: string }, path: string, harm: string): Promise<string> {
   const [source, target] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
   try {
@@ -469,7 +471,7 @@ describe('a proof that fails', () => {
       /t\.v: 50 of 50 short values are as frequent as before, so they look unmasked/,
     ],
   ]
-  it.each(cases)('reports %s, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
+  it.each(cases)('reports %s, and leaves no rows behind', async (_, rule, ddl, message, more = '', others = '') => {
     const at = await databases(ddl)
     const tables = `tables: { t: { v: ${rule}${others && `, ${others}`} } }`
     const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\n${tables}\n${more}`))
@@ -512,7 +514,7 @@ describe('a proof that fails', () => {
     expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('creates the folders for its files, and fails at once if it cannot', async () => {
+  it('creates the folders for its files, and fails immediately if it cannot', async () => {
     const at = await databases(TINY)
     writeFileSync(join(folder, 'file'), '')
     const inside = join(folder, 'file', 'mask.json')
@@ -608,14 +610,14 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, brought)).toMatch(/p\.mail: found 1 original value/)
   })
 
-  it('searches for a share of the originals on request, and accepts exceptions with a reason', {
+  it('searches for a sample of the originals on request, and accepts exceptions that have a reason', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY} UPDATE t SET v = 'call +32 470 12 34 5' || id WHERE id < 3`)
     const rules = (proof: string) =>
       rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody } } }
 proof: { ${proof} }`)
-    // So small a share of so small a table would contain no row.
+    // Such a small share of such a small table would contain no rows.
     const sampled = await run(at, rules('sample: 0.000001, max-hits: 2'))
     expect(sampled.log).toMatch(/t\.v: found \d+ original values?/)
     expect(sampled.log).not.toMatch(/possible phone in/)
@@ -639,7 +641,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(beside))).log).toMatch(/a\.y: found 9 original values/)
   })
 
-  it('finds originals in values kept elsewhere, through an unlisted reference or in a document', {
+  it('finds originals that are kept elsewhere, through an unlisted reference or in a document', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY} CREATE TABLE a (id bigserial PRIMARY KEY, who text, doc jsonb, u uuid);
@@ -656,7 +658,7 @@ proof: { ${proof} }`)
     expect(log).toMatch(/a\.u is kept, but contains 7 original values of masked columns of t/)
   })
 
-  it('does not mistake a number of sixteen digits for a card, or a masked value for a person', async () => {
+  it('does not mistake a 16-digit number for a card, or a masked value for a person', async () => {
     const at = await databases(
       `${TINY} UPDATE t SET v = 'parcel 4111111111111112, mail u1@example.com, +999123456789' WHERE id = 3`,
     )
@@ -717,7 +719,7 @@ describe('copy', () => {
     await locker.query('COMMIT')
     expect([...(await copying)]).toEqual([['t', 100_000]])
     clearInterval(look)
-    // 200 MiB are in transit.
+    // The copy is 200 MiB in total.
     expect(peak).toBeLessThan(64)
     await Promise.all([source.end(), locker.end()])
   })
@@ -779,8 +781,8 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
   })
 })
 
-describe('what a schema calls', () => {
-  it('copies each function that is called, by signature, with the functions that it calls', async () => {
+describe('functions that a schema calls', () => {
+  it('copies each called function by its signature, with the functions that it calls', async () => {
     const at =
       await databases(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
       CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
@@ -826,7 +828,7 @@ describe('what a schema calls', () => {
       CREATE FUNCTION near() RETURNS text LANGUAGE sql AS 'SELECT public.far()'; ${table('text DEFAULT near()')}`,
       /function far\b.*\[mask\.reaches-out\]/,
     ],
-  ])('does not reach outside through %s', async (_, ddl, message) => {
+  ])('does not reach outside the database through %s', async (_, ddl, message) => {
     const at = await databases(ddl)
     expect((await run(at, rulesFile(TINY_RULES))).log).toMatch(message)
     expect(await query(at.to, `SELECT extname FROM pg_extension WHERE extname = 'dblink'`)).toEqual([])
@@ -834,7 +836,7 @@ describe('what a schema calls', () => {
 })
 
 describe('subset', () => {
-  it('takes a share without dangling references, despite cycles, self-references and undeclared references', {
+  it('takes a sample without dangling references, despite cycles, self-references and undeclared references', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
@@ -859,7 +861,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     const count = async (sql: string) => Number((await query(at.to, `SELECT count(*) AS n FROM ${sql}`))[0].n)
     const people = await count('people')
     expect(people).toBeGreaterThan(50)
-    // Team 50 is removed with its lead, and its people are removed with the team.
+    // Team 50 is removed with its lead, and its members are removed with the team.
     expect(people).toBeLessThan(980)
     const visits = await count('visits')
     expect(visits).toBeGreaterThan(200)
@@ -875,8 +877,8 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
   })
 
   /**
-   * Copies the rows of a subset's predicates into the same tables on the other side. @returns what closing the subset
-   * removes
+   * Copies the rows that a subset selects to the other side, and then removes rows with dangling references.
+   * @returns the numbers of rows copied, removed and left
    */
   async function subsetOf(ddl: string, yaml: string) {
     const at = await databases(ddl)
@@ -886,7 +888,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
       const plan = makePlan(await readMaskTables(source, 'public'), rules, 'public')
       expect([plan.problems, plan.unlisted]).toEqual([[], []])
       const where = subsetPredicates(plan, rules.subset ?? {})
-      // Without constraints, as at the time when a subset is closed.
+      // Without constraints, which `mask` creates only after it has removed such rows.
       await query(at.to, ddl.replaceAll(/ REFERENCES \w+|INSERT INTO [^;]*;|ALTER [^;]*;/g, ''))
       const taken = new Map<string, number>()
       for (const planned of plan.tables) {
@@ -911,7 +913,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
 
   const kept = '{ keep: true, reason: a number }'
 
-  it('keeps rows of tables that inherit, but does not count them as parents', async () => {
+  it('keeps rows in inheriting tables, but does not count them as parents', async () => {
     const { taken, left } = await subsetOf(
       `CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (w int) INHERITS (p);
        CREATE TABLE t (id int PRIMARY KEY, p int, up int); CREATE TABLE child (w int) INHERITS (t);
@@ -922,11 +924,11 @@ references: [{ from: t.p, to: p.id }, { from: t.up, to: t.id }]
 subset: { p: { where: 't.id < 6' } }`,
     )
     expect(Object.fromEntries(taken)).toEqual({ p: 5, q: 1, t: 5, child: 10 })
-    // Row 1 refers to 0, which exists only in the other table, and each other row refers to the one before it.
+    // Row 1 refers to 0, which exists only in an inheriting table. Every other row refers to its predecessor.
     expect(left).toEqual({ p: 5, q: 1, t: 0, child: 10 })
   })
 
-  it('writes each table once, even if many paths lead to it', { timeout: 60_000 }, async () => {
+  it('names each table once in a predicate, even if many references lead to it', { timeout: 60_000 }, async () => {
     const names = Array.from({ length: 16 }, (_, n) => `d${n}`)
     const ddl = names.map((name, n) => {
       const columns = names.slice(0, n).map((to) => `, ${to} int REFERENCES ${to}`)
@@ -942,7 +944,7 @@ subset: { d0: { where: 't.id <= 20' }, d3: { where: 't.id > 10' } }`,
     expect(gone.size).toBe(0)
   })
 
-  it('closes chains without a constraint, and keeps a row with another parent', {
+  it('removes a chain of dangling references, but keeps a row that has another parent', {
     timeout: 60_000,
   }, async () => {
     const { left, gone } = await subsetOf(
@@ -958,7 +960,9 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
     expect(Object.fromEntries(gone)).toEqual({ c: 2999, d: 2 })
   })
 
-  it('closes a chain of rows in one pass, and reports a table with few rows left', { timeout: 60_000 }, async () => {
+  it('removes a chain of rows in one pass, and reports a table that has lost most of its rows', {
+    timeout: 60_000,
+  }, async () => {
     let deletes = 0
     const original = pg.Client.prototype.query
     pg.Client.prototype.query = function (this: pg.Client, ...given: unknown[]) {
@@ -982,7 +986,7 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
 })
 
 describe('the search for canaries', () => {
-  it('finds them in rows, documents, bytes, files and texts, also across chunks of a file, and counts what it read', async () => {
+  it('finds them in rows, documents, bytes, files and texts, even across file chunks, and counts what it read', async () => {
     const at = await databases(`${TINY} CREATE SCHEMA other; CREATE TABLE other.t (j jsonb, b bytea);
       INSERT INTO other.t VALUES ('{"a": ["needle one"]}', convert_to('x needle two', 'UTF8'))`)
     const needles = ['needle one', 'needle two', 'needle three', 'Person number 50']
@@ -1024,7 +1028,7 @@ describe('npm run rehearse -- --mask', () => {
     })
   const leftovers = () => readdirSync(folder).filter((name) => name.startsWith('molt-actions'))
 
-  it('masks, moves the masked rows under load, and finds no canary anywhere', { timeout: 300_000 }, async () => {
+  it('masks, moves the masked rows under load, and finds no canaries anywhere', { timeout: 300_000 }, async () => {
     const before = leftovers()
     const { code, stdout, said } = await rehearse(['--rows', '3000', '--rate', '30', '--json'])
     expect(code, said).toBe(0)
@@ -1055,8 +1059,8 @@ describe('npm run rehearse -- --mask', () => {
   })
 
   it.each([
-    ['while production grows', /\[1\/\d+\]/, '60000'],
-    ['while it is masked', /molt-actions \S+: mask/, '3000'],
+    ['while production data is being created', /\[1\/\d+\]/, '60000'],
+    ['during masking', /molt-actions \S+: mask/, '3000'],
   ])('Ctrl-C %s leaves nothing behind', { timeout: 120_000 }, async (_, moment, rows) => {
     const before = leftovers()
     let interrupted = 0
@@ -1071,7 +1075,9 @@ describe('npm run rehearse -- --mask', () => {
 })
 
 describe('propose', () => {
-  it('writes a reason for each rule and no values; the completed rules work', { timeout: 120_000 }, async () => {
+  it('writes a reason for each rule but no values, and the rules work once they are completed', {
+    timeout: 120_000,
+  }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
     const rules = join(folder, 'proposed.yml')
@@ -1087,7 +1093,7 @@ describe('propose', () => {
     for (const needle of [...CANARIES, 'Janssens', '@mail.be', 'Belgium']) expect(yaml).not.toContain(needle)
     const again = await run(at, rules, { inputs: { propose: 'true' } })
     expect(again.outputs['error-code']).toBe('mask.file-exists')
-    // Only a person's TODOs stand between the proposal and a run. The plan has no other problem.
+    // Only the TODOs keep the proposed rules from working. The plan has no other problems.
     expect((await run(at, rules)).log).toMatch(/tables\.orders\.invoice\.reason: .*TODO/)
     writeFileSync(rules, yaml.replaceAll('TODO', 'decided'))
     const masked = await run(at, rules)

@@ -1,4 +1,4 @@
-// All of migrate.yml under live writes: every job with its own steps, with follower and cutover in parallel.
+// Runs all of migrate.yml under live writes: every job with its own steps, with follower and cutover in parallel.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -13,14 +13,14 @@ beforeAll(async () => {
 })
 afterAll(() => night?.stop())
 
-test('one person starts the run, another one approves it, and the target takes over', async () => {
+test('one person starts the run, another approves it, and the target takes over', async () => {
   night.github.environment = reviewed(2)
   const run = night.start({ 'max-approval-wait': '2h', decision: 'commit' })
   await run.jobs('prepare', 'load')
   expect(await night.phase()).toBe('caught-up')
   const brief = requireGreen('brief', await run.job('brief'))
   const hash = brief.outputs['plan-hash'] as string
-  // In the order in which an approver needs the lines.
+  // The lines are in the order in which an approver needs them.
   const clock = String.raw`\d{4}-\d\d-\d\d \d\d:\d\d UTC`
   const facts = [
     '✅',
@@ -62,7 +62,7 @@ test('one person starts the run, another one approves it, and the target takes o
       { name: 'Upload the dossier', outcome: 'success' },
     ])
   expect(await night.phase()).toBe('finalized')
-  // Each later leg ends at once without streaming.
+  // Each later leg ends immediately without streaming.
   const second = requireGreen('follow', await run.job('follow', { leg: 1 }))
   expect(second.steps.filter((step) => step.depth === 1 && step.outcome === 'skipped')).toHaveLength(2)
   await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toMatchObject({

@@ -1,6 +1,6 @@
 /**
- * A committed migration to the like-server, observed with the committed bundles: on a calm night, with a client left on
- * the source, with a query that lost its index, and with a storm of retries.
+ * Observes a committed migration to the like-server with the committed bundles: without problems, with a client left on the
+ * source, with a query that lost its index, and with many retries.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -16,7 +16,7 @@ const LOOK = `SELECT count(*) FROM orders o WHERE o.id <= $1
   AND (SELECT count(*) FROM order_items i WHERE i.product_id = o.id % 50 + 1) > $2`
 const FINGERPRINT =
   'select count * from orders o where id <= _ and select count * from order_items i where product_id = id % _ + _ > _'
-/** Above the overhead of a proxy on a busy machine. */
+/** Thresholds above the overhead of a proxy on a busy machine. */
 const LIMITS = { 'latency-floor': '60ms', 'latency-ratio': '8', 'min-calls': '5', 'min-coverage': '50' }
 
 let rehearsal: Rehearsal
@@ -71,7 +71,7 @@ async function client(side: 'source' | 'target', application = 'reports'): Promi
   return db
 }
 
-/** Runs the application's reports, often enough for a verdict. */
+/** Runs the application's query often enough for a verdict. */
 async function work(times = 15): Promise<void> {
   for (let look = 0; look < times; look++) await app.query(LOOK, [250, 0])
 }
@@ -86,7 +86,7 @@ async function observed(
   return watching
 }
 
-test('a calm night is healthy, and says until when a rollback is possible', { timeout: 60_000 }, async () => {
+test('is healthy without problems, and reports until when a rollback is possible', { timeout: 60_000 }, async () => {
   const metrics = join(rehearsal.pair.source.folder, '..', `observe-${process.pid}.prom`)
   const calm = await observed({ 'metrics-file': metrics })
   requireSuccess('observe', calm)
@@ -102,7 +102,7 @@ test('a calm night is healthy, and says until when a rollback is possible', { ti
   requireSuccess('cleanup', await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' }))
 })
 
-test('is degraded by a client that still writes to the source, and names it', { timeout: 60_000 }, async () => {
+test('is degraded by a client that still writes to the source, and names the client', { timeout: 60_000 }, async () => {
   const forgotten = await client('source', 'molt-actions rehearsal load')
   try {
     const red = await observed({}, async () => {
@@ -126,11 +126,11 @@ test('is degraded by a client that still writes to the source, and names it', { 
   }
 })
 
-test('counts writes that were refused before the last watch only once', { timeout: 60_000 }, async () => {
+test('does not count rejected writes again that an earlier watch has counted', { timeout: 60_000 }, async () => {
   requireSuccess('observe', await observed())
 })
 
-test('is degraded by a query that lost its index, and names it first', { timeout: 60_000 }, async () => {
+test('is degraded by a query that lost its index, and lists the query first', { timeout: 60_000 }, async () => {
   await onTarget('DROP INDEX order_items@by_product')
   const red = await observed()
   expect(red.outputs.verdict).toBe('degraded')
@@ -140,11 +140,11 @@ test('is degraded by a query that lost its index, and names it first', { timeout
   expect(JSON.parse(readFileSync(red.outputs.report as string, 'utf8')).worst[0].statement).toBe(FINGERPRINT)
 })
 
-test('is degraded by a storm of retries, and names the statement', { timeout: 60_000 }, async () => {
+test('is degraded by many retries, and names the statement', { timeout: 60_000 }, async () => {
   await onTarget('CREATE INDEX by_product ON order_items (product_id)')
   const rivals = [await client('target'), await client('target')]
   const HOT = 'UPDATE categories SET name = name WHERE id = $1'
-  /** Acts like a client that retries at once: two transactions read the same row, and the second to write must fail. */
+  /** Makes two transactions read the same row, so that the second one to write must fail. */
   const collide = async () => {
     for (const each of rivals)
       await each.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories')
@@ -173,7 +173,7 @@ test('is degraded by a storm of retries, and names the statement', { timeout: 60
   }
 })
 
-test('is never green while no application uses the target', { timeout: 60_000 }, async () => {
+test('is inconclusive while no application uses the target', { timeout: 60_000 }, async () => {
   await rehearsal.load.stop()
   const none = await observed({ duration: '2s' }, async () => {})
   expect(none.conclusion).toBe('failure')

@@ -1,4 +1,4 @@
-/** Classifies rows that differ while changes stream: lag, loss, or still changing. */
+/** Classifies rows that differ during streaming: lagging, lost, or still changing. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -58,7 +58,7 @@ const row = (a: number, n = 1) => [a, 'b:"x', n, { z: 1, a: [2] }, '2026-01-01T0
 const key = (a: number) => [String(a), 'b:"x']
 
 /**
- * Streams only heartbeats, after it has run `before` once on the target.
+ * Runs `before` once on the target, and then streams only heartbeats.
  * @returns a function that ends the stream
  */
 function stream(before: () => Promise<unknown> = async () => {}): () => Promise<void> {
@@ -103,7 +103,7 @@ async function recheck(rows: RowDifference[], more: { table?: string; total?: nu
 
 const missing = (a: number): RowDifference => ({ kind: 'missing', key: key(a), columns: [] })
 
-test('a row that arrives before the marker is late, and a row that does not is lost', async () => {
+test('a row that arrives before the marker is late, and one that does not arrive is lost', async () => {
   for (const a of [1, 2]) await source.query(COPY, row(a))
   const end = stream(() => target.query(COPY, row(1)))
   expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, unchecked: 0 })
@@ -141,7 +141,7 @@ test('a row deleted on both sides in the meantime is late', async () => {
   await end()
 })
 
-test('a row that changes all the time is neither late nor lost', async () => {
+test('a row that changes constantly is neither late nor lost', async () => {
   await source.query(COPY, row(1))
   let writing = true
   const writes = (async () => {
@@ -157,14 +157,14 @@ test('a row that changes all the time is neither late nor lost', async () => {
   await end()
 })
 
-test('rows that molt did not list stay unchecked', async () => {
+test('rows that molt does not list stay unchecked', async () => {
   for (const db of [source, target]) await db.query(COPY, row(1))
   const end = stream()
   expect(await recheck([missing(1)], { total: 7 })).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, unchecked: 6 })
   await end()
 })
 
-test('a key that the database and molt write differently does not count as deleted on both sides', async () => {
+test('a key that the database and molt format differently does not count as deleted on both sides', async () => {
   await source.query("INSERT INTO odd VALUES ('\\x0a', 'x')")
   const end = stream()
   const found = await recheck([{ kind: 'missing', key: ['\\x0A'], columns: [] }], { table: 'odd' })
@@ -181,7 +181,7 @@ test('proves nothing without a stream', async () => {
   expect(found.problem).toContain('Check that the stream is running')
 })
 
-/** A column's type on each side, its text on the source, and whether molt reports the values as different. */
+/** Type on the source and on the target, a value, and whether molt reports the two values as different. */
 const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['real', 'float8', '0.1', true],
   ['char(5)', 'text', 'ab', true],
@@ -199,7 +199,7 @@ const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
   ['varchar(9)[]', 'text[]', '{a,NULL,""}', false],
 ]
 
-test('the first and the final verify treat each pair of types alike', async () => {
+test('the first and the final verify treat each pair of types in the same way', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-'))
   const program = join(standInFolder(), 'molt')
   const names = PAIRS.map((_, at) => `pair_${at}`)
@@ -234,7 +234,7 @@ test('the first and the final verify treat each pair of types alike', async () =
   }
 })
 
-test('a row written while molt read is late, and not a difference of types', async () => {
+test('a row written while molt is reading is late, and not a type difference', async () => {
   await source.query(COPY, row(1))
   const end = stream()
   const { rows } = await source.query('SELECT txid_current_snapshot()::text AS snapshot')

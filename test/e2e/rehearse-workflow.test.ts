@@ -1,5 +1,5 @@
-// rehearse.yml in the local runner. The job `real` runs all its lines with two replacements: a `docker` that starts
-// embedded servers, and the stand-in for MOLT in the config file. Runs nightly.
+// Runs rehearse.yml in the local runner, nightly. Two things in the job `real` are replaced: `docker` starts embedded
+// servers, and the config file names the stand-in for MOLT.
 import { execFileSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
@@ -31,7 +31,7 @@ function withDatabase(url: string, name: string): string {
   return other.href
 }
 
-test('real: masks rows, runs the whole chain between servers in docker under live writes, and names evidence by the plan', async () => {
+test('real: masks rows, runs the whole chain between servers in Docker under live writes, and names the evidence after the plan', async () => {
   const bin = join(folder, 'bin')
   const state = join(folder, 'containers')
   for (const each of [bin, state]) mkdirSync(each)
@@ -72,7 +72,7 @@ test('real: masks rows, runs the whole chain between servers in docker under liv
   const temp = join(folder, 'real/_temp')
   expect(readFileSync(join(temp, 'artifact'), 'utf8').trim()).toBe(`molt-rehearsal-${hash}`)
   expect(readdirSync(join(temp, 'molt-actions/rehearsal'))).toContain('preflight.json')
-  // Neither side has an original person, both have every masked person, and nothing keeps running.
+  // Both sides have all customers, all of them masked, and no server or process keeps running.
   const original = await query(withDatabase(pair.source.url, 'original'), 'SELECT count(*)::text AS n FROM customers')
   for (const url of [withDatabase(pair.source.url, 'shop'), pair.target.url]) {
     const sql = `SELECT count(*)::text AS n, (count(*) FILTER (WHERE email LIKE '%@shop.test'))::text AS found FROM customers`
@@ -103,8 +103,7 @@ test.skipIf(!act)(
     execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, copy])
     const workflow = join(copy, '.github/workflows/rehearse.yml')
     const text = readFileSync(workflow, 'utf8').replaceAll('uses: $/', 'uses: ./')
-    // Leaves out two steps: the local runner, which runs the root action and supports `$/`, and the setup of Node, for
-    // which act would have to download an action.
+    // Leaves out the setup of Node, for which act would have to download an action.
     writeFileSync(workflow, text.replace(/ {6}- name: Set up Node\n[\s\S]*?(?= {6}- name: Install)/g, ''))
     const args = [
       'workflow_dispatch',

@@ -1,4 +1,4 @@
-/** A migration whose write pause compares only recently changed rows, and relies on the rolling proof otherwise. */
+/** A migration that compares only recently changed rows in the write pause, and relies on the rolling proof for the rest. */
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -24,7 +24,7 @@ const slots = async () =>
   (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(
     ({ name }) => name,
   )
-/** Creates a program that does nothing when called before the pause, and runs `sql` on that side when called in it. */
+/** Creates a smoke test that does nothing before the pause, and runs `sql` on that side during the pause. */
 function inThePause(side: 'source' | 'target', sql: string): string {
   const path = join(folder, 'smoke.mjs')
   const flag = join(folder, 'ran')
@@ -45,7 +45,7 @@ function inThePause(side: 'source' | 'target', sql: string): string {
   return path
 }
 
-test('proves every row while it streams, table by table', TIMEOUT, async () => {
+test('proves every row during streaming, table by table', TIMEOUT, async () => {
   const metrics = join(folder, 'stream.prom')
   const result = await rehearsal.run('replicate', {
     until: 'caught-up',
@@ -66,7 +66,7 @@ test('proves every row while it streams, table by table', TIMEOUT, async () => {
   expect((await rehearsal.run('status', {})).summary).toContain('`molt_slot_verify`')
 })
 
-test('compares recently changed rows in the write pause', TIMEOUT, async () => {
+test('compares recently changed rows during the write pause', TIMEOUT, async () => {
   const result = await rehearsal.run('cutover', CUTOVER)
   requireSuccess('cutover', result)
   expect(words(result)).toMatch(/rows of \d+ tables proved, \d+ keys? open, 0 lost/)
@@ -76,7 +76,7 @@ test('compares recently changed rows in the write pause', TIMEOUT, async () => {
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
 })
 
-test('`auto` uses the proof for a small database if comparing every row took long', TIMEOUT, async () => {
+test('`auto` uses the proof for a small database if a full comparison took long', TIMEOUT, async () => {
   const took = (ms: number) =>
     rehearsal.query(
       'target',
@@ -105,7 +105,7 @@ test(
     )
     const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
     expect(first.conclusion).toBe('failure')
-    // The row differs too, but the fence is checked first.
+    // The row differs as well, but the fence is checked first.
     expect(['fence.write-passed', 'fence.damaged']).toContain(first.outputs['error-code'])
     const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
     const second = await rehearsal.run('cutover', {
@@ -114,12 +114,12 @@ test(
     })
     await rehearsal.query('source', relabel('settled', 'paid'))
     expect(second.conclusion).toBe('failure')
-    // A recently changed row with that label differs too, and may be read first.
+    // A recently changed row with the renamed label differs as well, and may be compared first.
     expect(['schema.changed', 'verify.rows-lost']).toContain(second.outputs['error-code'])
   },
 )
 
-test('is red before the pause for a lost row', TIMEOUT, async () => {
+test('fails before the pause if a row is lost', TIMEOUT, async () => {
   await rehearsal.query(
     'target',
     'CREATE TABLE kept AS SELECT * FROM categories WHERE id = 2; DELETE FROM categories WHERE id = 2',

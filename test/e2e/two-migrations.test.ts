@@ -1,4 +1,4 @@
-// Two databases of one PostgreSQL server with the same schema and tables, each moved to a database of one cluster.
+// Two databases on one PostgreSQL server with the same schema and tables, each moved to its own database on one cluster.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -45,11 +45,11 @@ interface Side {
   target: string
   behind: string
   run(name: string, inputs?: Record<string, string>): ReturnType<typeof runAction>
-  /** Runs an action like `run`, and throws with the log if it is not green. */
+  /** Runs an action like `run`, and throws with the log if the action fails. */
   step(name: string, inputs?: Record<string, string>): Promise<void>
 }
 
-/** Creates a database on each side, and returns the actions that move it. */
+/** Creates a database on each side. @returns functions that run the actions on them */
 async function migration(name: string, rows = ROWS): Promise<Side> {
   for (const server of [pair.source, pair.behind]) await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
   const [source, target, behind] = [pair.source.urlOf(name), pair.target.urlOf(name), pair.behind.urlOf(name)]
@@ -85,7 +85,7 @@ async function dump(url: string): Promise<unknown> {
 }
 
 describe('two migrations on one server', () => {
-  test('run independently under writes, and finish one after another', { timeout: 600_000 }, async () => {
+  test('run independently under writes, and finish one after the other', { timeout: 600_000 }, async () => {
     const [one, two] = [await migration('shop_one'), await migration('shop_two')]
     const writing = new AbortController()
     const write = async ({ source }: Side, until: AbortSignal) => {
@@ -108,7 +108,7 @@ describe('two migrations on one server', () => {
       await two.step('prepare', { ...PREPARE, slot: 'slot_two' })
       await Promise.all([one.step('fetch', FETCH), two.step('fetch', FETCH)])
       await Promise.all([one.step('replicate', REPLICATE), two.step('replicate', REPLICATE)])
-      // The other migration streams meanwhile, and its application writes.
+      // Meanwhile, the other migration keeps streaming, and its application keeps writing.
       const streaming = two.step('replicate', { ...REPLICATE, until: 'handover', 'leg-limit': '20s' })
       await sleep(1000)
       await one.step('cutover', CUTOVER)
@@ -135,7 +135,7 @@ describe('two migrations on one server', () => {
     expect(logins).toEqual([])
   })
 
-  test('with the same slot name: refuses the later migration, which takes nothing from the other', {
+  test('with the same slot name: the second migration is rejected, and leaves the first one untouched', {
     timeout: 300_000,
   }, async () => {
     const [one, two] = [await migration('same_one'), await migration('same_two')]

@@ -1,6 +1,6 @@
 /**
- * Rows that an administrator changes on the target between the final verification and the commit, which no check before
- * the commit can find. `finalize` compares all rows as of the commit, while the application writes to the target.
+ * An administrator changes rows on the target between the final verification and the commit, too late for any check before
+ * the commit. `finalize` compares all rows as of the commit, while the application writes to the target.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -29,7 +29,7 @@ beforeAll(async () => {
 
 afterAll(() => rehearsal?.stop())
 
-test('refuses a commit if the target would discard its state too soon', async () => {
+test('refuses to commit if the target would garbage-collect its history too soon', async () => {
   await onTarget('ALTER TABLE orders CONFIGURE ZONE USING gc.ttlseconds = 600')
   const red = await run('cutover', CUTOVER)
   expect(red.outputs['error-code'], words(red)).toBe('commit.retention-short')
@@ -40,7 +40,7 @@ test('refuses a commit if the target would discard its state too soon', async ()
 test("finds an administrator's change just before the commit, and nothing else", async () => {
   const committing = run('cutover', CUTOVER, { MOLT_ACTIONS_STOP_AT: 'permanent on the source' })
   const pid = await stoppedChild(committing)
-  // As a superuser, who bypasses every rule and privilege.
+  // As a superuser, which bypasses every rule and privilege.
   const [lost] = await rehearsal.query(
     'target',
     'DELETE FROM order_items WHERE (order_id, product_id) = (SELECT order_id, product_id FROM order_items LIMIT 1) RETURNING 1 AS rows',
@@ -71,20 +71,20 @@ test("finds an administrator's change just before the commit, and nothing else",
   expect(words(red)).not.toContain('changed-by-hand')
   expect(words(red)).not.toContain('by the application')
 
-  // `finalize` still does all other work, and a rollback stays possible.
+  // `finalize` has still done everything else, and a rollback stays possible.
   expect(await rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).toEqual([])
   expect((await run('status')).outputs).toMatchObject({ phase: 'switched', compared: 'different' })
   expect((await cleanup('observe')).outputs['error-code']).toBe('cleanup.rows-differ')
   requireSuccess('cleanup', await cleanup('observe, compare'))
 })
 
-test('is red if the target no longer has the state of the commit', async () => {
+test('fails if the target no longer keeps history back to the commit', async () => {
   for (let later = 0; later < 12; later++) await onTarget('SELECT cluster_logical_timestamp()')
   const red = await run('finalize')
   expect(red.outputs, words(red)).toMatchObject({
     compared: 'inconclusive',
     'error-code': 'verify.after-commit-inconclusive',
   })
-  // The result of an earlier run still counts.
+  // The result of the earlier run still stands.
   expect((await cleanup('observe')).outputs['error-code']).toBe('cleanup.rows-differ')
 })

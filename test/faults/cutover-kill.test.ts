@@ -4,9 +4,9 @@ import { type Rehearsal, requireSuccess, startRehearsal, words } from '../suppor
 import { stoppedChild } from '../support/stopped.ts'
 
 /*
- * Two databases, one decision. The cutover is stopped at each point between arming and switching, and then killed or
- * cut off from the target. Afterwards, either the application writes to the source again within the lease, or running
- * the action again rolls the migration forward: exactly one of the two.
+ * The cutover is suspended at each point between arming and switching, then killed or cut off from the target. Before the
+ * decision, the application must be able to write to the source again within the lease. After it, the source must stay
+ * fenced, and the next run must roll forward.
  */
 const LEASE_MS = 4_000
 const CUTOVER = {
@@ -37,7 +37,7 @@ const AFTER = [
 let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
 
-/** Runs the cutover up to `point`, where it stops itself, applies `fault`, and waits until it has ended. */
+/** Runs the cutover until it suspends itself at `point`, then applies `fault`. @returns the failed run's log */
 async function cutoverWith(point: string, fault: (pid: number) => Promise<void>, how = 'counts'): Promise<string> {
   const inputs = { ...CUTOVER, 'final-verify': how }
   const running = rehearsal.run('cutover', inputs, { env: { MOLT_ACTIONS_STOP_AT: point } })
@@ -52,7 +52,7 @@ async function kill(pid: number): Promise<void> {
   process.kill(pid, 'SIGKILL')
 }
 
-/** Cuts the target off for the rest of this run. */
+/** Shuts the target down for the rest of this run. */
 async function cutTarget(pid: number): Promise<void> {
   await rehearsal.pair.target.kill()
   process.kill(pid, 'SIGCONT')
@@ -93,7 +93,7 @@ test.each([
       if (fault === cutTarget) await rehearsal.pair.target.start()
       expect(['caught-up', 'committing'], point).toContain(await phase())
     }
-    // None of this blocks a cutover without faults.
+    // None of these faults blocks a later cutover.
     const result = await rehearsal.run('cutover', { ...CUTOVER, 'final-verify': how })
     requireSuccess('cutover', result)
     expect(await phase()).toBe('switched')
@@ -102,7 +102,7 @@ test.each([
 )
 
 test.each(AFTER)(
-  'after the decision, at "%s", %s: the source stays fenced and a second run rolls forward',
+  'after the decision, at "%s", %s: the source stays fenced, and a second run rolls forward',
   { timeout: 400_000 },
   async (_point, _what, fault) => {
     rehearsal = await startRehearsal()
@@ -118,7 +118,7 @@ test.each(AFTER)(
   },
 )
 
-test('a second cutover has nothing to do, and reports that', { timeout: 400_000 }, async () => {
+test('a second cutover reports that nothing is left to do', { timeout: 400_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))

@@ -5,7 +5,7 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* Whole migrations again and again, and a network that is cut in the pause. Each takes minutes, so they run nightly. */
+/* Repeats whole migrations, and cuts the network during the pause. Each test takes minutes, so they run nightly. */
 
 let rehearsal: Rehearsal
 let proxies: { source?: TcpProxy; target?: TcpProxy } = {}
@@ -15,7 +15,7 @@ afterEach(async () => {
   proxies = {}
 })
 
-/** Tables whose rows differ between the sides, by each server's hash of all rows. */
+/** Returns the tables whose rows differ, according to each server's hash of all rows. */
 async function different(): Promise<string[]> {
   const hash = async (side: 'source' | 'target', table: string) =>
     (
@@ -31,7 +31,7 @@ async function different(): Promise<string[]> {
 }
 
 const RUNS = 20
-test(`${RUNS} migrations under load, from the empty target to the switch, are all green`, {
+test(`${RUNS} migrations under load all succeed, from the empty target to the switch`, {
   timeout: 3_600_000,
 }, async () => {
   const pauses: number[] = []
@@ -48,12 +48,12 @@ test(`${RUNS} migrations under load, from the empty target to the switch, are al
     pauses.push(Number(result.outputs['pause-ms']) - JSON.parse(result.outputs['pause-parts'] as string).verify)
     await rehearsal.stop()
   }
-  console.log(`write pauses beside the verify, in ms: ${pauses.join(', ')}`)
+  console.log(`write pauses without the verify, in ms: ${pauses.join(', ')}`)
   pauses.sort((a, b) => a - b)
   expect(pauses[RUNS / 2], pauses.join(', ')).toBeLessThan(busyFactor() * 1_000)
 })
 
-describe('the network is cut in the pause', { timeout: 400_000 }, () => {
+describe('the network is cut during the pause', { timeout: 400_000 }, () => {
   const LEASE = 5_000
   const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', lease: `${LEASE}ms`, 'switch-command': '["true"]' }
 
@@ -77,7 +77,7 @@ describe('the network is cut in the pause', { timeout: 400_000 }, () => {
   }
 
   test.each(['target', 'source'] as const)(
-    'silently to the %s: red, writes resume within the lease, and a later run is green',
+    'silently to the %s: the run fails, writes resume within the lease, and a later run succeeds',
     async (side) => {
       const { inputs, from, to } = await throughProxies()
       const running = rehearsal.run(
@@ -89,7 +89,7 @@ describe('the network is cut in the pause', { timeout: 400_000 }, () => {
       const proxy = side === 'target' ? to : from
       proxy.cut()
       process.kill(pid, 'SIGCONT')
-      // After `max-pause` if the source can be reached, otherwise after the lease.
+      // Writes resume after `max-pause` if the source is reachable, otherwise when the lease expires.
       expect(await untilWritable()).toBeLessThan(LEASE + 8_000)
       await sleep(5_000)
       proxy.heal()
@@ -104,7 +104,7 @@ describe('the network is cut in the pause', { timeout: 400_000 }, () => {
     },
   )
 
-  test('to both, right after the decision: no write reaches the source again, and a second run rolls forward', async () => {
+  test('to both sides right after the decision: the source accepts no more writes, and a second run rolls forward', async () => {
     const { inputs, from, to } = await throughProxies()
     const running = rehearsal.run(
       'cutover',

@@ -9,12 +9,12 @@ import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } fro
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
 /*
- * One migration and everything that can happen to its cutover, in the order of a night: rehearsals, refusals, cancelled
- * and killed runs, and finally the decision. No earlier test blocks it.
+ * One migration and its cutovers: rehearsals, refusals, cancelled and killed runs, and finally the commit, which none of the
+ * earlier runs may block. The tests run in this order.
  */
 const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const CUTOVER = { 'quiet-period': '300ms', lease: '5s', ...(NIGHTLY ? {} : { 'first-verify': 'none' }) }
-/** Tests that run only at night. The others take a minute. */
+/** Runs a test only at night. The other tests take a minute. */
 const nightly = test.runIf(NIGHTLY)
 const TIMEOUT = { timeout: 240_000 }
 
@@ -32,7 +32,7 @@ beforeAll(async () => {
      CREATE INDEX orders_customer_id_idx ON orders (customer_id)`,
   )
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
-  // Plain indexes are rebuilt once the target has caught up. Those that would block the stream are not.
+  // Plain indexes are rebuilt once the target has caught up, but not those that would block the stream.
   expect(await indexes()).toEqual(['orders_customer_id_idx'])
   if (!NIGHTLY) return
   await rehearsal.query('target', 'DROP INDEX orders_customer_id_idx')
@@ -46,7 +46,7 @@ const indexes = async () =>
   (
     await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
   ).map(({ name }) => name)
-/** Changes the ledger by hand, to be restored later. */
+/** Deletes an object's definition from the ledger. `REMEMBER` restores it. */
 const forget = (name: string) => `CREATE TABLE molt_actions.kept AS SELECT * FROM molt_actions.deferred;
   DELETE FROM molt_actions.deferred WHERE name = '${name}'`
 const REMEMBER = `INSERT INTO molt_actions.deferred SELECT * FROM molt_actions.kept ON CONFLICT DO NOTHING;
@@ -76,14 +76,14 @@ async function writableWithin(ms: number): Promise<boolean> {
   while (performance.now() < end) if (await write()) return true
   return write()
 }
-/** The stream's logins on the target, and their sessions. */
+/** Returns the stream's logins on the target and their sessions. */
 const legs = () =>
   rehearsal.query(
     'target',
     `SELECT rolcanlogin AS may, (SELECT count(*)::int FROM pg_stat_activity a WHERE a.usename = r.rolname) AS sessions
        FROM pg_roles r WHERE rolname LIKE 'molt\\_leg\\_%'`,
   )
-/** Objects that were dropped for the load and have been rebuilt. */
+/** Returns the objects that were dropped for the load and have been rebuilt. */
 const rebuilt = async () =>
   (
     await rehearsal.query(
@@ -94,7 +94,7 @@ const rebuilt = async () =>
     )
   ).map(({ name }) => name)
 
-test('rehearsals are green each time, with a short pause, and do not change the stream', TIMEOUT, async () => {
+test('every rehearsal succeeds with a short pause, and does not change the phase', TIMEOUT, async () => {
   const pauses: number[] = []
   for (let run = 0; run < 2; run++) {
     const result = await cutover(run ? {} : { 'first-verify': 'full' })
@@ -138,7 +138,7 @@ test('a dry run lists the parts with their expected times, and changes nothing',
   expect(await write()).toBe(true)
 })
 
-test("shows a verify that failed behind the fence, below the fence's state", TIMEOUT, async () => {
+test("shows a verify that failed during the pause below the fence's state", TIMEOUT, async () => {
   await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')")
   const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' })
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
@@ -148,7 +148,7 @@ test("shows a verify that failed behind the fence, below the fence's state", TIM
   )
 })
 
-nightly('refuses a pause that would be too long before it pauses anything', TIMEOUT, async () => {
+nightly('rejects a pause that would be too long before it pauses anything', TIMEOUT, async () => {
   const refusedBefore = rehearsal.load.counters.refused
   const result = await cutover({ 'max-pause': '900ms' })
   expect(result.conclusion).toBe('failure')
@@ -157,10 +157,10 @@ nightly('refuses a pause that would be too long before it pauses anything', TIME
 })
 
 nightly(
-  'a rehearsal ends at duplicates that a unique index would refuse, and names the index but no value',
+  'a rehearsal fails on duplicates that a unique index would reject, and names the index but no value',
   TIMEOUT,
   async () => {
-    // The source allows duplicates once its own index is dropped, so only the stricter target finds them.
+    // The source allows duplicates here, so only the stricter index on the target finds them.
     const unique = 'customers_name_key'
     await rehearsal.query(
       'target',
@@ -179,7 +179,7 @@ nightly(
 )
 
 nightly(
-  'a smoke test that fails before or in the pause lifts the fence, and the test cannot write',
+  'the fence is lifted if the smoke test fails before or during the pause; a smoke test cannot write',
   TIMEOUT,
   async () => {
     const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
@@ -211,7 +211,7 @@ nightly(
   },
 )
 
-test('detects changes since the approval and after the verify before it decides', TIMEOUT, async () => {
+test('detects changes made since the approval or after the verify, before it decides', TIMEOUT, async () => {
   const { query } = rehearsal
   const refused = async (side: 'source' | 'target', done: string, undone: string, said: RegExp, inputs = {}) => {
     await query(side, done)
@@ -301,7 +301,7 @@ test('detects changes since the approval and after the verify before it decides'
       'ALTER TABLE away RENAME TO payments',
       /\[(schema\.changed|fence\.table-(rewritten|dropped)|verify\.(inconclusive|rows-lost))\]/,
     ],
-    // The rows differ too, but the error must name the fence.
+    // The rows differ as well, but the error must be about the fence.
     [
       'source',
       'drained',
@@ -321,14 +321,14 @@ test('detects changes since the approval and after the verify before it decides'
     expect(await writableWithin(1_000)).toBe(true)
   }
   expect(result.conclusion).toBe('failure')
-  // The comparison runs beside the sequences, and can read the new type first.
+  // The comparison runs in parallel with setting the sequences, so it may notice the new type first.
   expect(['schema.changed', 'verify.inconclusive'], words(result)).toContain(result.outputs['error-code'])
   expect(words(result)).toMatch(/\bproducts\b.*\bprice\b/)
   expect(await writableWithin(1_000)).toBe(true)
   expect(await phase()).toBe('caught-up')
 })
 
-test('refuses to stream, compare or cut over with programs that were replaced after the plan', TIMEOUT, async () => {
+test('refuses to stream, compare or cut over with programs that differ from the planned ones', TIMEOUT, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-exchanged-'))
   for (const tool of ['molt', 'replicator']) writeFileSync(join(folder, tool), '#!/bin/sh\nexit 1\n', { mode: 0o755 })
   const env = { PATH: `${folder}:${process.env.PATH}` }
@@ -362,13 +362,13 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
     const told = await run(action)
     expect(told.outputs['error-kind'], action).toBe('verdict')
     expect(words(told)).toMatch(
-      /the fence is armed, but (damaged|it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+      /the fence is armed, but (damaged|it does not hold):.*trigger on public\.reviews is not ENABLE ALWAYS/s,
     )
   }
   await lease('1')
   const lifted = await run('status')
   requireSuccess('status', lifted)
-  expect(words(lifted)).toContain('fence problem: the fence trigger of public.reviews is not')
+  expect(words(lifted)).toContain('fence problem: the fence trigger on public.reviews is not')
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 
@@ -389,7 +389,7 @@ test('lifts the fence on the arming connection if no new connection can be opene
   expect(await write()).toBe(true)
 })
 
-test('refuses a second cutover at the same time, and names the first one and its run', TIMEOUT, async () => {
+test('rejects a concurrent cutover, and names the first one and its run', TIMEOUT, async () => {
   const first = cutover(
     { 'quiet-period': NIGHTLY ? '9s' : '6s' },
     { github: { repository: 'acme/shop', run_id: '4711' } },
@@ -417,7 +417,7 @@ const CANCELLED = NIGHTLY
       'committing',
     ]
   : ['verified']
-test.each(CANCELLED)('cancelled at "%s": the application can write again at once', TIMEOUT, async (point) => {
+test.each(CANCELLED)('cancelled at "%s": the application can write again immediately', TIMEOUT, async (point) => {
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: point }
   const running = cutover({ decision: 'commit', 'final-verify': 'full' }, { env, signal: controller.signal })
@@ -430,14 +430,14 @@ test.each(CANCELLED)('cancelled at "%s": the application can write again at once
   expect(result.conclusion, words(result)).toBe('cancelled')
   expect(words(result)).toContain('the run was cancelled (SIGINT)')
   if (point === 'verified') expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
-  // It ended on its own within the runner's time limit, and left no process running.
+  // The run ended on its own within the runner's time limit, and left no processes behind.
   expect(result.steps.at(-1)?.exitCode).toBe(1)
   expect(result.orphans).toEqual([])
   expect(await rebuilt()).toEqual([])
 })
 
 nightly.each(['source', 'behind'] as const)(
-  'a planned shutdown of the %s in the pause: red with a code, and the source is writable again',
+  'a planned shutdown of the %s during the pause: fails with a code, and the source is writable again',
   TIMEOUT,
   async (side) => {
     const running = cutover({ 'final-verify': 'full' }, { env: { MOLT_ACTIONS_STOP_AT: 'armed' } })
@@ -456,7 +456,7 @@ nightly.each(['source', 'behind'] as const)(
 )
 
 nightly(
-  'when killed, its replicator ends too, and the next run waits for the hold and continues',
+  'when the run is killed, its replicator exits too, and the next run waits for the hold and continues',
   TIMEOUT,
   async () => {
     const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
@@ -474,31 +474,35 @@ nightly(
   },
 )
 
-nightly('disconnects an abandoned replicator from the slot, and names a foreign reader', TIMEOUT, async () => {
-  const { source } = rehearsal.pair
-  const read = async (application: string) => {
-    const reader = await client(
-      `${source.url}&replication=database&application_name=${encodeURIComponent(application)}`,
+nightly(
+  "disconnects an abandoned replicator from the slot, but only names another user's reader",
+  TIMEOUT,
+  async () => {
+    const { source } = rehearsal.pair
+    const read = async (application: string) => {
+      const reader = await client(
+        `${source.url}&replication=database&application_name=${encodeURIComponent(application)}`,
+      )
+      reader
+        .query(`START_REPLICATION SLOT molt_slot LOGICAL 0/0 (proto_version '1', publication_names 'molt_fetch')`)
+        .catch(() => {})
+      await sleep(300)
+      return reader
+    }
+    const thief = await read('thief')
+    const refused = await cutover()
+    expect(words(refused)).toMatch(
+      /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
     )
-    reader
-      .query(`START_REPLICATION SLOT molt_slot LOGICAL 0/0 (proto_version '1', publication_names 'molt_fetch')`)
-      .catch(() => {})
-    await sleep(300)
-    return reader
-  }
-  const thief = await read('thief')
-  const refused = await cutover()
-  expect(words(refused)).toMatch(
-    /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
-  )
-  await thief.end().catch(() => {})
-  await read('molt-actions replicator')
-  const result = await cutover()
-  requireSuccess('cutover', result)
-  expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
-})
+    await thief.end().catch(() => {})
+    await read('molt-actions replicator')
+    const result = await cutover()
+    requireSuccess('cutover', result)
+    expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
+  },
+)
 
-nightly('refuses contradicting inputs before it changes anything', TIMEOUT, async () => {
+nightly('rejects contradictory inputs before it changes anything', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
   expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
   expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
@@ -506,23 +510,29 @@ nightly('refuses contradicting inputs before it changes anything', TIMEOUT, asyn
   )
 })
 
-nightly('accepts an approval for only one plan: refuses another plan and a weaker verify', TIMEOUT, async () => {
-  const approve = (hash: string) =>
-    rehearsal.query(
-      'target',
-      `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+nightly(
+  'accepts an approval only for the approved plan, not for another plan or a weaker verify',
+  TIMEOUT,
+  async () => {
+    const approve = (hash: string) =>
+      rehearsal.query(
+        'target',
+        `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+      )
+    await approve("'of another plan'")
+    expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
+    await approve("plan->>'hash'")
+    expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
+      /compares less than the approved plan \(`full`\)/,
     )
-  await approve("'of another plan'")
-  expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
-  await approve("plan->>'hash'")
-  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(/compares less than the approved plan \(`full`\)/)
-  const brief = await rehearsal.run('brief')
-  expect(words(brief)).toContain('discarded an earlier approval that no cutover used')
-  expect(await phase()).toBe('caught-up')
-  await approve("plan->>'hash'")
-})
+    const brief = await rehearsal.run('brief')
+    expect(words(brief)).toContain('discarded an earlier approval that no cutover used')
+    expect(await phase()).toBe('caught-up')
+    await approve("plan->>'hash'")
+  },
+)
 
-test('finally the decision: cancelled right after the commit, and completed by the next run', TIMEOUT, async () => {
+test('a run cancelled right after the commit is completed by the next run', TIMEOUT, async () => {
   const app = await client(rehearsal.pair.source.url.replace('postgres:', 'app:').replace('//postgres@', '//app@'))
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: 'permanent on the source' }
@@ -567,7 +577,7 @@ test('finally the decision: cancelled right after the commit, and completed by t
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
 
-  // The old application writes for a moment after the decision.
+  // The fence is lifted briefly, and a write reaches the source after the decision.
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])

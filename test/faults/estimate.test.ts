@@ -1,6 +1,6 @@
 /**
- * Compares the estimate with the write pause on targets of different speed. Runs nightly, because a busy machine makes
- * the result meaningless.
+ * Compares the estimated write pause with the actual one on targets of different speeds. Runs nightly, because a busy
+ * machine makes the result meaningless.
  */
 import { afterEach, expect, test } from 'vitest'
 import type { CockroachOptions } from '../../rehearsal/cockroach/server.ts'
@@ -8,18 +8,18 @@ import { offBy } from '../../src/actions/cutover/estimate.ts'
 import { type Rehearsal, requireSuccess, startRehearsal } from '../support/migration.ts'
 
 const PACES: [string, CockroachOptions][] = [
-  ['at once', {}],
-  ['20 ms a statement', { latency: 20 }],
+  ['no delay', {}],
+  ['20 ms per statement', { latency: 20 }],
   ['20 ms per statement, and 300 ms per schema change or grant', { latency: 20, ddlTime: 300 }],
 ]
-/** Rehearsed cutovers for each pace. The first one has no earlier measurement to rely on. */
+/** Rehearsals on each target. The first one has no earlier measurements for its estimate. */
 const ROUNDS = 4
 const factors: number[] = []
 
 let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
 
-test.each(PACES)('%s: names, estimates and measures every part', { timeout: 600_000 }, async (_, cluster) => {
+test.each(PACES)('%s: estimates and measures every part', { timeout: 600_000 }, async (_, cluster) => {
   rehearsal = await startRehearsal({ rows: 5_000, rate: 40, cluster })
   await rehearsal.bringToCaughtUp()
   for (let round = 0; round < ROUNDS; round++) {
@@ -40,7 +40,7 @@ test.each(PACES)('%s: names, estimates and measures every part', { timeout: 600_
   }
 })
 
-test('is within a factor of 1.5 in 9 of 10 rehearsals', () => {
+test('the estimate is within a factor of 1.5 in 9 of 10 rehearsals', () => {
   const near = factors.filter((factor) => factor <= 1.5).length
   expect(factors.length).toBe(PACES.length * ROUNDS)
   expect(near / factors.length, factors.map((factor) => factor.toFixed(2)).join(', ')).toBeGreaterThanOrEqual(0.9)

@@ -67,14 +67,14 @@ afterEach(async () => {
 
 const REFUSED = { code: '25006', detail: expect.stringContaining('molt-actions fence') }
 
-test("disarmed, it lets every role write, including a role without rights on the fence's schema", async () => {
+test("when disarmed, it lets every role write, even a role without privileges on the fence's schema", async () => {
   const app = await client('app')
   await app.query("UPDATE parent SET v = 'c'")
   await app.query("INSERT INTO parts VALUES (2, 'x')")
   await app.query("INSERT INTO parts_1 VALUES (3, 'x')")
 })
 
-test('armed, it refuses every kind of write by owner, superuser and application', async () => {
+test('when armed, it rejects every kind of write by the owner, a superuser and the application', async () => {
   await held.arm(2_000, signal)
   const writes = [
     "INSERT INTO parent VALUES (3, 'c')",
@@ -114,7 +114,7 @@ test('BEGIN READ WRITE in a read-only session does not bypass it', async () => {
   await expect(other.query("UPDATE parent SET v = 'r'")).rejects.toMatchObject(REFUSED)
 })
 
-test('refuses a cascade from a table outside the plan', async () => {
+test('rejects a cascade from a table outside the plan', async () => {
   await db.query('ALTER TABLE child ADD COLUMN outside int REFERENCES outside ON DELETE CASCADE')
   await db.query('INSERT INTO outside VALUES (7, 1); UPDATE child SET outside = 7')
   await held.arm(2_000, signal)
@@ -151,7 +151,7 @@ test('fails to arm if a transaction does not end, and names its PID', async () =
   })
 })
 
-test('waits for a prepared transaction too, and names it', async () => {
+test('also waits for a prepared transaction, and names it', async () => {
   const writer = await client()
   await writer.query('BEGIN')
   await writer.query("UPDATE parent SET v = 'prepared' WHERE id = 1")
@@ -164,7 +164,7 @@ test('waits for a prepared transaction too, and names it', async () => {
   expect((await arming).holders).toBe(1)
 })
 
-test('counts a write with synchronous_commit = off before the fence as before it', async () => {
+test('includes a write with synchronous_commit = off that was made before the fence was armed', async () => {
   const writer = await client()
   await writer.query('SET synchronous_commit = off')
   await writer.query("UPDATE parent SET v = 'async' WHERE id = 1")
@@ -173,7 +173,7 @@ test('counts a write with synchronous_commit = off before the fence as before it
   expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('async')
 })
 
-test('an expired lease lets writes pass, and a write in the gap forbids the commit', async () => {
+test('an expired lease lets writes pass, and such a write forbids the commit', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -184,7 +184,7 @@ test('an expired lease lets writes pass, and a write in the gap forbids the comm
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
-test('a write in the gap forbids the commit even if it is rolled back', async () => {
+test('a write after the lease expired forbids the commit even if it is rolled back', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -192,7 +192,7 @@ test('a write in the gap forbids the commit even if it is rolled back', async ()
   await expect(short.commit(2_000, signal)).rejects.toMatchObject({ code: 'fence.write-passed' })
 })
 
-test('detects a write that began in the gap and ends after the renewal', async () => {
+test('detects a write that began after the lease expired and ended after its renewal', async () => {
   const short = new HeldFence(await client(), fence, 300)
   await short.arm(2_000, signal)
   await sleep(450)
@@ -214,7 +214,7 @@ test('an expired lease can be renewed and committed if nothing was written', asy
   expect((await readFence(db)).state).toBe('permanent')
 })
 
-test('refuses the decision on a lease that was lifted or replaced', async () => {
+test('refuses to commit on a lease that was lifted or replaced', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
   await setLease(db, await leaseFor(db, 60_000))
@@ -232,11 +232,11 @@ test('does not rearm a fence that another session lifted', async () => {
   expect((await readFence(db)).state).toBe('lifted')
 })
 
-test('lifts a lease whose answer was lost, and holds no lock', async () => {
+test('lifts the lease if the reply to arming is lost, and holds no lock', async () => {
   const deaf = await client()
   const own = new HeldFence(deaf, fence, 60_000)
   const query = deaf.query.bind(deaf)
-  // The server executes the statement, but its answer is lost.
+  // The server executes the statement, but its reply is lost.
   deaf.query = (async (...all: [string]) => {
     const answer = await query(...all)
     if (/setval/.test(String(all[0]))) throw new Error('timeout')
@@ -268,7 +268,7 @@ test('removes a permanent fence only if explicitly allowed', async () => {
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('a trigger disabled for one write and enabled again forbids the commit', async () => {
+test('a trigger that was disabled for one write and reenabled forbids the commit', async () => {
   await held.arm(2_000, signal)
   await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
     ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
@@ -284,7 +284,7 @@ test('asks clients to retry during the pause, and to connect to the new database
   expect(await refused()).toMatchObject({ ...REFUSED, hint: 'Connect to the new database.' })
 })
 
-test('permanent: nothing lifts, renews or shortens it', async () => {
+test('when permanent, nothing lifts, renews or shortens it', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
   expect(await held.lift()).toBe(false)
@@ -293,7 +293,7 @@ test('permanent: nothing lifts, renews or shortens it', async () => {
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
-test('counts only real writes after a crash that follows the commit', async () => {
+test('after a crash that follows the commit, still counts only real writes', async () => {
   await db.query("UPDATE parent SET v = 'counted'")
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
@@ -305,7 +305,7 @@ test('counts only real writes after a crash that follows the commit', async () =
   expect(await writesPassed(after)).toBe(held.passed)
 })
 
-test("lapsed or lifted, it lets a role without rights on the fence's schema write again", async () => {
+test("when expired or lifted, it lets a role without privileges on the fence's schema write again", async () => {
   const app = await client('app')
   await setLease(db, await leaseFor(db, 200))
   await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)
@@ -316,13 +316,13 @@ test("lapsed or lifted, it lets a role without rights on the fence's schema writ
   await app.query("UPDATE parent SET v = 'lifted'")
 })
 
-test('finds a partition created after the installation, which lacks the trigger', async () => {
+test('finds a partition that was created after the installation and lacks the trigger', async () => {
   await db.query('CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
 })
 
-test('tests a table with its own trigger or rule by another statement, or reports that it cannot', async () => {
+test('tests a table that has its own trigger or rule with another statement, or reports that it cannot', async () => {
   await db.query(`CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
     CREATE TRIGGER a_never BEFORE DELETE ON parent EXECUTE FUNCTION never();
     CREATE RULE nothing AS ON DELETE TO child DO INSTEAD NOTHING;
@@ -351,9 +351,9 @@ test('finds a trigger that was disabled or dropped, or whose function was replac
   const problems = async () => fenceProblems(db, await plannedFence(db, tables))
   expect(await problems()).toEqual([])
   await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
-  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  expect(await problems()).toEqual(['the fence trigger on public.parent is not ENABLE ALWAYS'])
   await db.query('ALTER TABLE parent ENABLE TRIGGER molt_actions_fence')
-  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  expect(await problems()).toEqual(['the fence trigger on public.parent is not ENABLE ALWAYS'])
   await installFence(db, tables)
   expect(await problems()).toEqual([])
   await db.query('DROP TRIGGER molt_actions_fence ON child')
@@ -367,7 +367,7 @@ test('finds a trigger that was disabled or dropped, or whose function was replac
   ]) {
     await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
       ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated differently')])
+    expect(await problems()).toEqual([expect.stringContaining('public.child was replaced by a different trigger')])
     await installFence(db, tables)
     expect(await problems()).toEqual([])
   }
@@ -384,7 +384,7 @@ test.each([
   ['ALTER FUNCTION molt_actions.fence() RESET search_path', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SET search_path = public, pg_catalog', /the fence function was changed/],
   ['ALTER FUNCTION molt_actions.fence() SECURITY INVOKER', /the fence function was changed/],
-])('finds %s before and after arming, and the next installation fixes it', async (sql, said) => {
+])('finds %s before and after arming, and the next installation repairs it', async (sql, said) => {
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   await held.arm(2_000, signal)
   await db.query(sql)
@@ -399,7 +399,7 @@ test('forbids the commit after DDL that rewrites rows, but not after ANALYZE and
   await db.query('ANALYZE parent; GRANT SELECT ON parent TO app; CREATE INDEX ON child (parent)')
   await db.query('VACUUM parent')
   await held.renew(2_000, signal)
-  // Same column and type, but other values, and no trigger fires.
+  // The column and type stay the same, the values change, and no trigger fires.
   await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
   await expect(held.commit(2_000, signal)).rejects.toMatchObject({
     code: 'fence.table-rewritten',
@@ -408,7 +408,7 @@ test('forbids the commit after DDL that rewrites rows, but not after ANALYZE and
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
-test('the permanent fence counts refused writes, including those of rolled-back transactions', async () => {
+test('the permanent fence counts rejected writes, including those in rolled-back transactions', async () => {
   await held.arm(2_000, signal)
   const app = await client('app')
   const write = () => app.query("UPDATE parent SET v = 'late'").catch((error) => expect(error).toMatchObject(REFUSED))
@@ -426,13 +426,13 @@ test('the permanent fence counts refused writes, including those of rolled-back 
   expect(await fenceProblems(db, fence)).toEqual([])
 })
 
-test('distinguishes a fence without a counter of refused writes from a fence that refused none', async () => {
+test('does not report a missing counter of rejected writes as zero', async () => {
   await db.query('DROP SEQUENCE molt_actions.fence_refusals')
   expect(await writesRefused(db)).toBeUndefined()
   expect((await fenceProblems(db, fence))[0]).toMatch(/fence_refusals was dropped or changed/)
 })
 
-test('the installation waits no longer than its lock timeout, and continues once the lock is free', async () => {
+test('the installation blocks others for no longer than its lock timeout, and continues once the lock is released', async () => {
   await db.query('CREATE TABLE late (id int PRIMARY KEY)')
   const blocker = await client()
   await blocker.query('BEGIN')
@@ -446,11 +446,11 @@ test('the installation waits no longer than its lock timeout, and continues once
   await installing
 })
 
-test('reports a heartbeat that an abort removed while a stream runs', async () => {
+test('reports a heartbeat that an abort removed during streaming', async () => {
   await expect(writeMarker(db, '')).rejects.toMatchObject({ code: 'heartbeat.missing' })
 })
 
-test('treats a table whose name is SQL like any other', async () => {
+test('protects a table whose name looks like SQL', async () => {
   await db.query('CREATE TABLE "a""b; drop table parent" (id int PRIMARY KEY)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   const odd = new HeldFence(await client(), await installFence(db, tables), 5_000)

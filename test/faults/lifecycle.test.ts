@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
-/* What people do when a migration fails or is over: abort, rollback, finalize, cleanup, status. */
+/* The operations after a failed or completed migration: abort, rollback, finalize, cleanup and status. */
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
 
@@ -49,7 +49,7 @@ test('abort frees the source in any phase, even without the target', { timeout: 
   ).toEqual([])
 })
 
-test('abort during a cutover that is about to commit: one of them wins, and the other is red', {
+test('abort during a cutover that is about to commit: one of them wins, and the other fails', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -79,7 +79,7 @@ test('abort during a cutover that is about to commit: one of them wins, and the 
   expect(await ours()).toEqual(NOTHING)
 })
 
-test('after a commit: abort and cleanup refuse, status reports, finalize drops the slot, rollback names what it would lose', {
+test('after a commit: abort and cleanup refuse, finalize drops the slot, and rollback names the tables that would lose rows', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -105,7 +105,7 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   expect(await writable()).toBe(false)
   const wrong = await rehearsal.run('rollback', { 'accept-data-loss': 'orders' })
   expect(wrong.conclusion).toBe('failure')
-  // The application's next release writes a column that the source lacks, which no comparison can see.
+  // The application's next release writes to a column that the source lacks, so no comparison covers it.
   await rehearsal.query('target', "ALTER TABLE orders ADD COLUMN promo text; UPDATE orders SET promo = 'x'")
   const unseen = await rehearsal.run('rollback', { 'accept-data-loss': 'categories' })
   expect(unseen.conclusion).toBe('failure')
@@ -119,7 +119,7 @@ test('after a commit: abort and cleanup refuse, status reports, finalize drops t
   const again = await rehearsal.run('rollback')
   requireSuccess('rollback', again)
   expect(words(again)).toContain('nothing to do: migration main was rolled back on')
-  // The state after a rollback that died between its two steps.
+  // The state after a rollback that was killed between its two steps.
   await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
   const carriedOn = await rehearsal.run('rollback')
   requireSuccess('rollback', carriedOn)
@@ -151,7 +151,7 @@ test('cleanup after the rollback window removes everything that the suite create
   expect(await bookkeeping()).toEqual([])
 })
 
-test('abort disconnects a live replicator, keeps foreign objects, and rebuilds what was dropped', {
+test("abort disconnects a live replicator, keeps other users' objects, and rebuilds the dropped ones", {
   timeout: 240_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -201,7 +201,7 @@ test('abort disconnects a live replicator, keeps foreign objects, and rebuilds w
   expect(await rehearsal.query('target', 'SELECT 1 FROM molt_actions.deferred')).toEqual([])
 })
 
-test('status reads a single side, and is red when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
+test('status works with only one side, and fails when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   const red = await rehearsal.run('status', { 'wal-budget': '1B' })
@@ -218,7 +218,7 @@ test('status reads a single side, and is red when the slot keeps too much WAL', 
   expect(whole.outputs).toMatchObject({ phase: 'caught-up', next: 'cutover', 'last-error': 'ledger.wrong-phase' })
 })
 
-test('write access: roles lose their write rights until the commit, and then get exactly the same rights back', {
+test('write access: roles lose their write privileges until the commit, which restores exactly the same privileges', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -249,7 +249,7 @@ test('write access: roles lose their write rights until the commit, and then get
   expect(await rights()).toEqual(['app_writer SELECT NO'])
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   expect(await rights()).toEqual(before)
-  // A rollback must revoke them again. Otherwise the application could write to both sides.
+  // A rollback must revoke the privileges again. Otherwise the application could write to both sides.
   await rehearsal.query(
     'target',
     `UPDATE molt_actions.holds SET nonce = 'x', holder = '{"action": "cutover", "url": "https://x/runs/9"}', expires_at = now() + interval '1 hour'`,
@@ -260,7 +260,7 @@ test('write access: roles lose their write rights until the commit, and then get
   expect(await rights()).toEqual(['app_writer SELECT NO'])
 })
 
-test('after a commit, names the GRANTs that failed even past `max-pause`; the next run gives access back', {
+test('after a commit, names the GRANTs that failed even past `max-pause`; the next run restores access', {
   timeout: 240_000,
 }, async () => {
   rehearsal = await startRehearsal()

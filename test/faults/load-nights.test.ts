@@ -1,4 +1,4 @@
-// Loads that fail, die or meet another role's import, on a CockroachDB-like target.
+// Loads on a CockroachDB-like target that fail, are killed, or run into another role's import.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { SqlError } from '../../rehearsal/cockroach/types.ts'
@@ -28,7 +28,7 @@ describe('a load that fails', () => {
     }
   }
 
-  test('resumes although MOLT kept the good half of a batch', async () => {
+  test('resumes although MOLT kept half of a failed batch', async () => {
     const migration = await bench.prepared()
     failThirdFile()
     const failed = await migration.fetch({ 'on-interrupted': 'resume' })
@@ -55,7 +55,7 @@ describe('a load that fails', () => {
     await requireLoaded(migration)
   })
 
-  test('reports the column and reason of a refused NULL, without the row and without a slot that is gone', async () => {
+  test('reports the column and reason of a rejected NULL, but neither the row nor the dropped slot', async () => {
     const migration = await bench.prepared()
     bench.beforeFile = async ({ description }) => {
       if (!description.includes('public.orders')) return
@@ -70,7 +70,7 @@ describe('a load that fails', () => {
     expect(await migration.slots()).toBe(0)
   })
 
-  test('with wrong bucket keys, moves nothing and leaves no slot', async () => {
+  test('moves nothing and leaves no slot if the bucket keys are wrong', async () => {
     const migration = await bench.prepared()
     const failed = await migration.fetch({}, { env: { AWS_SECRET_ACCESS_KEY: 'wrong' } })
     expect(failed.outputs['error-code'], words(failed)).toBe('load.bucket-refused')
@@ -99,7 +99,7 @@ describe('a load that fails', () => {
 })
 
 describe('a runner that is killed', () => {
-  test('leaves its imports running, and nothing is loaded again once they have ended', async () => {
+  test('leaves its imports running, and their tables are not loaded again', async () => {
     const migration = await bench.prepared()
     const { open } = bench.holdImports()
     const before = bench.imports().length
@@ -144,7 +144,7 @@ describe('a runner that is killed', () => {
   })
 })
 
-test('reports a table in a foreign import as offline, not as missing', { timeout: 240_000 }, async () => {
+test("reports a table in another role's import as offline, not as missing", { timeout: 240_000 }, async () => {
   const migration = await bench.prepared()
   requireSuccess('fetch', await migration.fetch())
   let streams = false

@@ -1,4 +1,4 @@
-// The load by IMPORT INTO on a CockroachDB-like target: what it leaves behind, and what belongs to this migration.
+// Loads with IMPORT INTO on a CockroachDB-like target: what they leave behind, and which imports belong to the migration.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { foreignImport, LoadBench, until } from '../support/load-bench.ts'
 import { requireSuccess, words } from '../support/migration.ts'
@@ -32,7 +32,7 @@ test('each load has its own folder, recorded in the ledger before an import uses
   expect(cleaned.outputs['files-left']).toBe(JSON.stringify([folder]))
 })
 
-test('`abort` ends molt before it cancels the imports, and leaves nothing', async () => {
+test('`abort` kills molt before it cancels the imports, and leaves nothing behind', async () => {
   const migration = await bench.prepared()
   const before = bench.imports().length
   bench.holdImports()
@@ -41,7 +41,7 @@ test('`abort` ends molt before it cancels the imports, and leaves nothing', asyn
   const aborted = await migration.run('abort')
   requireSuccess('abort', aborted)
   expect((await loading).outputs['error-code']).toMatch(/^(load\.aborted|hold\.lost|tool\.killed)$/)
-  // A running molt would have started smaller imports.
+  // If molt had kept running, it would have started smaller imports.
   expect(
     bench
       .imports()
@@ -54,7 +54,7 @@ test('`abort` ends molt before it cancels the imports, and leaves nothing', asyn
   expect(words(await loading)).not.toContain('pg_drop_replication_slot')
 })
 
-test('names the owner of a foreign import, and does not cancel it', async () => {
+test("names the owner of another role's import, and does not cancel it", async () => {
   const migration = await bench.prepared()
   const { open } = bench.holdImports()
   const before = bench.imports().length
@@ -69,7 +69,7 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
     const aborted = await migration.run('abort')
     expect(aborted.outputs).toMatchObject({ 'error-code': 'abort.incomplete', undone: '["load.foreign-import"]' })
     expect(job?.status).toBe('running')
-    // Everything that does not depend on that import is already done.
+    // The abort has already undone everything that does not depend on that import.
     expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
     open()
     await until(() => job?.status === 'succeeded')
@@ -80,7 +80,7 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
   }
 })
 
-test('names a statement timeout that was set on the source after `prepare`', async () => {
+test('reports a statement timeout that was set on the source after `prepare`', async () => {
   const migration = await bench.prepared()
   const [{ name } = {}] = await migration.source('SELECT current_database() AS name')
   await migration.source(`ALTER DATABASE ${name} SET statement_timeout = 1`)

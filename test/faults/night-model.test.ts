@@ -1,7 +1,7 @@
 /**
- * A random night: a workload, what goes wrong at the checkpoints of its cutovers, and what operators do. Whatever
- * comes, no row is lost, and at most one side takes writes. A failing seed is printed; `MOLT_ACTIONS_SEED=<seed>`
- * runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
+ * Random nights: a workload, incidents at the checkpoints of the cutovers, and operators' runs. No row may be lost, and at
+ * most one side may accept writes. A failing seed is printed; `MOLT_ACTIONS_SEED=<seed>` runs only that one,
+ * `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -18,19 +18,19 @@ const SEEDS = one ? [Number(one)] : ofPart(Array.from({ length: last - first + 1
 
 const LEASE = 4_000
 const MAX_PAUSE = 6_000
-/** A renewal under way, and the watch's own round. */
+/** Milliseconds for a lease renewal in progress and one round of the write watch. */
 const SLACK = 1_500
 const CUTOVER = { lease: `${LEASE}ms`, 'max-pause': `${MAX_PAUSE}ms`, 'handover-timeout': '2s' }
 const CLEANUP = { 'rollback-window': '0s', waive: 'observe, compare' }
 
-/** Happens while a cutover stands at a point. */
+/** What goes wrong while a cutover is suspended at a checkpoint. */
 type Mishap =
   | { do: 'kill' }
-  /** Another run of an operator's. */
+  /** An operator starts another run. */
   | { do: 'abort' | 'status' | 'rollback' }
   | { do: 'stand still'; ms: number }
   | { do: 'restart' | 'crash' | 'end sessions'; side: Side }
-  /** By an administrator. */
+  /** An administrator does this. */
   | { do: 'change the target' | 'write past the fence' }
 
 type Incident = { at: Point; mishap: Mishap } | { code: '40001' | '40003'; only: number } | undefined
@@ -72,7 +72,7 @@ const incident: fc.Arbitrary<Incident> = fc.oneof(
 const operation = fc.constantFrom<Operation>('cutover', 'abort', 'rollback', 'finalize', 'cleanup', 'status')
 const model = fc.record({
   rate: fc.constantFrom(0, 20, 100),
-  /** Of the first cutovers. */
+  /** One for each of the first cutovers. */
   incidents: fc.array(incident, { minLength: 1, maxLength: 2 }),
   operations: fc.array(operation, { maxLength: 2 }),
 })
@@ -85,9 +85,9 @@ beforeAll(async () => {
 afterAll(() => ground?.stop())
 
 interface Standing {
-  /** The decision, which lives on the source. */
+  /** Whether the commit was decided. The source is authoritative. */
   decided: boolean
-  /** The ledger's; undefined when the entry is gone. */
+  /** The ledger's phase; undefined if its entry is missing. */
   phase: string | undefined
 }
 
@@ -106,11 +106,11 @@ async function isPermanent(): Promise<boolean> {
 class Night {
   readonly #model: Model
   readonly #watch: WriteWatch
-  /** Operations and their outcomes, for the message of a failure. */
+  /** Operations and their outcomes, shown when an expectation fails. */
   readonly log: string[] = []
-  /** An administrator has changed rows, so a comparison must find them. */
+  /** Whether an administrator changed rows, which a comparison must find. */
   #tampered = false
-  /** From when on at most one side may take writes; infinite once the migration is given up or over. */
+  /** Time from which at most one side may accept writes; infinite once the migration is aborted or complete. */
   #oneSideFrom = 0
   #open: readonly Side[] = []
 
@@ -130,7 +130,7 @@ class Night {
       await this.#watch.stop()
     }
     this.#requireOneSide()
-    // A run that dies at the end of its pause leaves a lease that it has just renewed.
+    // A run that is killed at the end of its pause may have just renewed its lease.
     const longest = MAX_PAUSE + LEASE + SLACK * busyFactor()
     expect(this.#watch.longestPause(), this.#told('both sides were closed')).toBeLessThan(longest)
   }
@@ -143,7 +143,7 @@ class Night {
     expect(this.#watch.crossed(this.#oneSideFrom), this.#told('both sides took writes')).toBe(false)
   }
 
-  /** Gives the application's rights back, or changes the side that takes writes. */
+  /** Runs `work`. Actions that restore privileges change which sides may accept writes. */
   async #givingBack(action: string, work: () => Promise<Came>): Promise<Came> {
     if (!/^(abort|cleanup|rollback)$/.test(action)) return work()
     this.#requireOneSide()
@@ -203,7 +203,7 @@ class Night {
     }
   }
 
-  /** What is written after the commit could be the application's. */
+  /** Deletes a row on the target. After the commit, this could be the application's own write, so nothing is deleted. */
   async #changeTarget(at: Point): Promise<void> {
     if (points.indexOf(at) > points.indexOf('permanent on the source')) return
     await ground.sql('target', 'DELETE FROM categories WHERE id = 3')
@@ -220,7 +220,7 @@ class Night {
     this.#tampered = true
   }
 
-  /** Between two runs nothing opens, except that an undecided fence lapses. */
+  /** Expects that no side started to accept writes between two runs, except the source when a lease expired. */
   async #requireNothingOpened({ decided }: Standing): Promise<void> {
     const opened = (await this.#watch.open()).filter((each) => !this.#open.includes(each))
     expect(decided ? opened : opened.filter((each) => each !== 'source'), this.#told('opened by itself')).toEqual([])
@@ -228,7 +228,7 @@ class Night {
 
   async #judge(action: Operation, came: Came, after: Standing): Promise<void> {
     expect(came.red, `${this.#told('a bug')}\n${came.log}`).not.toBe('internal.bug')
-    // The ledger copies the decision: it can be late by one step, and never early.
+    // The ledger copies the decision from the source: it can lag one step behind but is never ahead.
     if (['committed', 'switched', 'finalized'].includes(after.phase ?? ''))
       expect(after.decided, this.#told('the ledger is ahead of the source')).toBe(true)
     if (!came.red && action === 'cutover') {
@@ -243,7 +243,7 @@ class Night {
   }
 
   async #requireEvidence(): Promise<void> {
-    // A run that was killed after its last step has left none.
+    // A run that was killed after its last step has left no evidence.
     const rows = await ground.sql(
       'target',
       "SELECT body FROM molt_actions.evidence WHERE action = 'cutover' ORDER BY at DESC LIMIT 1",
@@ -252,7 +252,7 @@ class Night {
       expect(body, this.#told('evidence')).toMatchObject({ decision: 'commit', phase: 'switched' })
   }
 
-  /** To the end that the decision leaves open, as the messages say. */
+  /** Finishes the migration in the only way that the decision still allows, as the messages say. */
   async #end(): Promise<void> {
     const { decided, phase } = await standing()
     if (phase === undefined || phase === 'aborted') return this.#untilOpen('source')
@@ -280,7 +280,7 @@ class Night {
       if (performance.now() > end) throw new Error(this.#told(`the ${side} stays closed`))
   }
 
-  /** A killed run keeps its hold and its fence until they lapse. */
+  /** Repeats an action until the hold and the fence of a killed run have expired. */
   async #untilDone(action: Operation): Promise<void> {
     let came: Came
     const end = performance.now() + 30_000
@@ -307,7 +307,7 @@ class Night {
   }
 }
 
-/** Outcomes of the operations → how often. */
+/** Outcome of the operations → number of nights. */
 const came: Record<string, number> = {}
 
 async function judge(model: Model): Promise<void> {
@@ -320,7 +320,7 @@ async function judge(model: Model): Promise<void> {
   }
 }
 
-test(`${SEEDS.length} random nights lose no row, and open no second side`, {
+test(`${SEEDS.length} random nights lose no row and never open both sides`, {
   timeout: 120_000 * SEEDS.length,
 }, async () => {
   const failed: string[] = []

@@ -47,9 +47,9 @@ type Fault = 'drop' | 'wrong' | 'delete' | 'stale' | 'other key' | 'twice'
 type Step =
   | { do: 'commit' | 'roll back' | 'subtransaction' | 'prepare'; writes: Write[] }
   | { do: 'begin' | 'end'; writes: Write[] }
-  /** A fault of the replicator in an incoming change. */
+  /** The replicator misapplies a change. */
   | { do: 'err'; fault: Fault; skip: number }
-  /** A change on the target by an administrator. */
+  /** An administrator changes the target. */
   | { do: 'tamper'; write: Write }
   | { do: 'hold back' | 'restart' | 'hand over' | 'kill' | 'kill while saving' | 'rewrite' | 'crash of the log' }
   | { do: 'wait'; ms: number }
@@ -102,11 +102,11 @@ const corruption: fc.Arbitrary<Step> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('tamper' as const), write }) },
 )
 const often = { steps: fc.array(step, { minLength: 12, maxLength: 30 }) }
-/** Small budgets and chunks, or those of a migration. */
+/** Small budgets and chunks, and those of a real migration. */
 const sizes = { budget: fc.constantFrom(8, 40, 1_000_000), chunk: fc.constantFrom(5, 11, 10_000) }
 /** Whether the first pass is finished when the run starts. */
 const early = fc.boolean()
-/** Corruptions after every row was proved and saved: only the log can reveal a wrong row from then on. */
+/** Corruptions after every row has been proved and saved. From then on, only the log can reveal a wrong row. */
 const late = fc.record({
   fault: fc.constantFrom<Fault>('drop', 'wrong', 'delete'),
   writes,
@@ -119,7 +119,7 @@ const late = fc.record({
   ),
 })
 const none = fc.constant([])
-/** Runs that must be green. */
+/** Runs without corruption, which must succeed. */
 const calm = fc.record({ ...often, ...sizes, early, corruptions: none, late: none })
 const corrupted = fc.record({
   ...often,
@@ -185,7 +185,7 @@ class World {
     return this.#proof.failure()
   }
 
-  /** Marks each changed row as visible in the log, including what an earlier fault did to it. */
+  /** Marks each changed row as visible in the log, even if an earlier fault had changed it unseen. */
   #apply(tx: Transaction): Transaction[] {
     if (![...tx.tables.keys()].some((name) => TABLES.includes(name as Table))) return [tx]
     for (const [table, mutations] of tx.tables)
@@ -256,7 +256,7 @@ class World {
       await ground.s.query("COMMIT PREPARED 'p'")
     } else if (how === 'begin' && !this.#open) {
       this.#open = await ground.client(ground.servers.source.url)
-      // On keys that no other transaction writes: otherwise they would wait for each other.
+      // No other transaction writes these keys. Otherwise the transactions would wait for each other.
       await this.#open.query(
         `BEGIN; INSERT INTO items VALUES (${1_000 + statements.length}, 'o') ON CONFLICT (id) DO UPDATE SET v = items.v || 'o'`,
       )
@@ -279,12 +279,12 @@ class World {
       if (how === 'kill while saving') await this.#proof.session.save().catch(() => {})
     }
     await ground.kill(this.#proof)
-    // Creating a slot waits until no older transaction is open.
+    // A slot cannot be created until all older transactions have ended.
     await this.#endOpen()
     if (!isLoss(this.failure)) this.#proof = await ground.prove(this.#options)
   }
 
-  /** Corrupts a change that only the log shows, and continues from the ledger. */
+  /** Corrupts a change that only the log can reveal, then restarts the proof from the ledger. */
   async corruptLate({ fault, writes, after }: Run['late'][number]): Promise<void> {
     if (isLoss(this.failure)) return
     await this.#endOpen()
@@ -310,7 +310,7 @@ class World {
     return ground.decide(this.#proof)
   }
 
-  /** Waits until every row was compared once, if the replicator allows. Otherwise compares the tables in full. */
+  /** Waits until every row has been compared once. If the replicator prevents that, the tables are compared in full. */
   async prove(): Promise<void> {
     await ground.complete(this.#proof, 10_000).catch(() => {})
   }
@@ -359,7 +359,7 @@ async function judge({ steps, corruptions, early, late, ...options }: Run): Prom
   if (!world.corrupted) expect(verdict.red, `without corruption: ${what}`).toBeUndefined()
 }
 
-test('detects a change log that marks nothing', { timeout: 60_000 }, async () => {
+test('notices if the change log marks nothing', { timeout: 60_000 }, async () => {
   const deaf = vi.spyOn(DirtyKeys.prototype, 'mark').mockImplementation(() => {})
   const found = await fc.check(fc.asyncProperty(corruptedLate, judge), { seed: 1, numRuns: 10, endOnFailure: true })
   deaf.mockRestore()

@@ -19,7 +19,7 @@ const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
   CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
 
-/** All cases at night, otherwise only the first. */
+/** Returns all cases in nightly runs, otherwise only the first. */
 const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 1))
 
 let ground: ProvingGround
@@ -46,7 +46,7 @@ async function proved(options: Parameters<ProvingGround['prove']>[0] = chunks): 
   return proof
 }
 
-/** Sets a fault: from now on, the replicator changes what it writes to one table. */
+/** Makes the replicator apply changes of one table wrongly from now on. */
 function err(fault: (mutation: Mutation, tx: Transaction) => Mutation[], table = 'items'): void {
   ground.replicator.alter = (tx) => [withTables(tx, (each, name) => (name === table ? fault(each, tx) : [each]))]
 }
@@ -57,8 +57,8 @@ const of = (key: string, fault: (mutation: Mutation) => Mutation[]) => (each: Mu
 describe('a replicator that misapplies a changed row', () => {
   const FAULTS: [string, (mutation: Mutation) => Mutation[]][] = [
     ['drops a change', of('10', () => [])],
-    ['writes one column wrong', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
-    ['keeps one old column', of('10', (each) => [{ ...each, values: values(each, 3, '{"n": 10}') }])],
+    ['writes a wrong value to one column', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
+    ['keeps the old value of one column', of('10', (each) => [{ ...each, values: values(each, 3, '{"n": 10}') }])],
     ['deletes instead', of('10', (each) => [{ ...each, delete: true }])],
     [
       'swaps the values of two rows',
@@ -100,7 +100,7 @@ describe('a replicator that misapplies a changed row', () => {
     expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  rare('applies a change twice: green', async () => {
+  rare('applies a change twice, which does no harm', async () => {
     const proof = await proved()
     ground.replicator.alter = (tx) => [tx, tx]
     await s(UPDATE)
@@ -118,14 +118,14 @@ describe('a replicator that misapplies a changed row', () => {
   })
 })
 
-describe('finds after the commit what no log shows', () => {
+describe('finds only after the commit', () => {
   test.each(
     often([
       ['changed', "UPDATE items SET v = 'other' WHERE id = 7"],
       ['deleted', 'DELETE FROM items WHERE id = 7'],
       ['added', "INSERT INTO items VALUES (100000, 'x')"],
     ]),
-  )('a row %s by hand on the target after its comparison', async (_, sql) => {
+  )('a row that was %s by hand on the target after it was compared', async (_, sql) => {
     const proof = await proved()
     expect(await ground.decide(proof, async () => void (await t(sql)))).toEqual({
       ...CLEAN,
@@ -134,14 +134,14 @@ describe('finds after the commit what no log shows', () => {
     })
   })
 
-  test('an unchanged key that the replicator wrote', async () => {
+  test('a row that the replicator changed although its key is not in the log', async () => {
     const proof = await proved()
     err(of('10', (each) => [each, { ...each, key: ['11'], values: values(each, 0, '11') }]))
     await s("UPDATE items SET v = 'x' WHERE id = 10")
     expect(await ground.decide(proof)).toEqual({ ...CLEAN, late: ['items'], truth: ['items'] })
   })
 
-  rare('such a row before the commit, in another pass that `verify-age` requires', async () => {
+  rare('finds such a row before the commit if `verify-age` requires another pass', async () => {
     const proof = await proved({ ...chunks, age: 1_000 })
     await t("UPDATE items SET v = 'other' WHERE id = 7")
     expect(await proof.ended).toMatchObject({ code: 'verify.differences' })
@@ -149,7 +149,7 @@ describe('finds after the commit what no log shows', () => {
 })
 
 describe('a replicator that restarts', () => {
-  /** Two changes of a row, applied and proved but not acknowledged. */
+  /** Makes two changes to a row that are applied and proved but not acknowledged. */
   async function behind(): Promise<Proof> {
     const proof = await proved()
     ground.replicator.holdsBack = true
@@ -160,20 +160,17 @@ describe('a replicator that restarts', () => {
     expect(proof.session.proofs.dirty.size).toBeGreaterThan(0)
     return proof
   }
-  /** Makes the replicator drop the newer change when it applies both again. */
+  /** Makes the replicator drop the newer change when it reapplies both. */
   const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
 
-  rare(
-    'is green once a restart with an old memo, which applies old values over proved ones, has caught up',
-    async () => {
-      const proof = await behind()
-      ground.replicator.holdsBack = false
-      await ground.replicator.restart()
-      expect(await ground.decide(proof)).toEqual(CLEAN)
-    },
-  )
+  rare('passes once a replicator that restarted from an old checkpoint has caught up', async () => {
+    const proof = await behind()
+    ground.replicator.holdsBack = false
+    await ground.replicator.restart()
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+  })
 
-  test('is red if a restart loses a change that was already proved', async () => {
+  test('fails if a restart loses a change that was already proved', async () => {
     const proof = await behind()
     ground.replicator.holdsBack = false
     losesTheNewer()
@@ -181,7 +178,7 @@ describe('a replicator that restarts', () => {
     expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  rare('is red if a restart loses a change while no run keeps the proof', async () => {
+  rare('fails if a restart loses a change while no run is proving', async () => {
     const first = await behind()
     await ground.handOver(first)
     ground.replicator.holdsBack = false
@@ -205,7 +202,7 @@ describe('a replicator that restarts', () => {
       const first = await proved()
       frozen.freeze()
       await s("UPDATE items SET v = 'stale' WHERE id = 10")
-      // It has received the change and holds it back.
+      // By now, the frozen replicator has received the change and holds it back.
       await sleep(300)
       await frozen.cutOff(ground.s)
       await ground.kill(first)
@@ -231,8 +228,8 @@ describe('a replicator that restarts', () => {
   )
 })
 
-describe('transactions of the source', () => {
-  /** After each change, both sides must be equal. If the replicator drops the change, the verdict must be red. */
+describe('transactions on the source', () => {
+  /** After each change, both sides must be equal. If the replicator drops the change, the proof must fail. */
   const CHANGES: [string, string[]][] = [
     [
       'key changes in a chain',
@@ -283,7 +280,7 @@ describe('transactions of the source', () => {
   })
 
   rare.each([false, true])(
-    'a transaction that began before the log and writes after it (dropped: %s)',
+    'a transaction that began before the log and writes once the log has begun (dropped: %s)',
     async (drops) => {
       const other = await ground.client(ground.servers.source.url)
       await other.query('BEGIN; SELECT count(*) FROM items')
@@ -324,7 +321,7 @@ describe('the change log', () => {
     expect(await ground.decide(second)).toEqual(CLEAN)
   })
 
-  rare('refuses a log that another session reads', async () => {
+  rare('rejects a log that another session is reading', async () => {
     await ground.handOver(await proved())
     const reader = await connectForReplication(ground.servers.source.url, 'another')
     const reading = reader.query(
@@ -341,7 +338,7 @@ describe('the change log', () => {
     await reader.end().catch(() => {})
   })
 
-  test('proves nothing about a table that the publication briefly lacked', async () => {
+  test('proves nothing about a table that was briefly missing from the publication', async () => {
     const proof = await proved()
     await s(
       "ALTER PUBLICATION ground DROP TABLE items; UPDATE items SET v = 'missed' WHERE id = 10; ALTER PUBLICATION ground ADD TABLE items",
@@ -350,7 +347,7 @@ describe('the change log', () => {
     expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
   })
 
-  test('proves nothing about a table that briefly had another replica identity', async () => {
+  test('proves nothing about a table whose replica identity was briefly changed', async () => {
     const proof = await proved()
     const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
     await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')
@@ -363,7 +360,7 @@ describe('the change log', () => {
   })
 })
 
-describe('a run that ends', () => {
+describe('an interrupted proof', () => {
   const pass = ({ session }: Proof) => session.proofs.passes.get('items')
   const midway = async (): Promise<Proof> => {
     const proof = await ground.prove({ chunk: 20, rate: 200, concurrency: 1 })
@@ -371,23 +368,20 @@ describe('a run that ends', () => {
     return proof
   }
 
-  test.each(often([true, false]))(
-    'resumes the first pass of a run that ended in the middle (a change lost: %s)',
-    async (drops) => {
-      const first = await midway()
-      await ground.handOver(first)
-      if (drops) err(of('10', () => []))
-      await s("UPDATE items SET v = 'between' WHERE id IN (10, 250)")
-      const second = await ground.prove(chunks)
-      expect(pass(second)?.progress.rows).toBeGreaterThanOrEqual(60)
-      await ground.complete(second).catch(() => {})
-      expect(second.session.compared.rows).toBeLessThan(400 - 60)
-      expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
-    },
-  )
+  test.each(often([true, false]))('resumes a first pass that ended partway (a change lost: %s)', async (drops) => {
+    const first = await midway()
+    await ground.handOver(first)
+    if (drops) err(of('10', () => []))
+    await s("UPDATE items SET v = 'between' WHERE id IN (10, 250)")
+    const second = await ground.prove(chunks)
+    expect(pass(second)?.progress.rows).toBeGreaterThanOrEqual(60)
+    await ground.complete(second).catch(() => {})
+    expect(second.session.compared.rows).toBeLessThan(400 - 60)
+    expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+  })
 
   rare.each(['before it is saved', 'between the ledger and the log'])(
-    'forgets nothing when it is killed %s',
+    'loses no progress when it is killed %s',
     async (when) => {
       const first = await proved()
       await first.session.save()
@@ -410,22 +404,25 @@ describe('the source', () => {
     await ground.replicator.restart()
   }
 
-  rare.each([false, true])('reads again after a crash what was not on disk (a change lost: %s)', async (drops) => {
-    const first = await proved()
-    if (drops) err(of('10', () => []))
-    await s("UPDATE items SET v = 'before' WHERE id = 10")
-    await ground.servers.source.kill()
-    expect(await first.ended).toBeInstanceOf(Error)
-    await first.session.close()
-    await ground.servers.source.start()
-    await again()
-    const second = await ground.prove(chunks)
-    const verdict = await ground.decide(second)
-    // If the stream's slot moved back to before the proof, nothing counts as proved, and every row is compared in full.
-    expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
-    if (drops) expect(verdict.red).toMatch(/^verify\./)
-    else expect(verdict.red).toBeUndefined()
-  })
+  rare.each([false, true])(
+    'rereads changes that were not on disk before a crash (a change lost: %s)',
+    async (drops) => {
+      const first = await proved()
+      if (drops) err(of('10', () => []))
+      await s("UPDATE items SET v = 'before' WHERE id = 10")
+      await ground.servers.source.kill()
+      expect(await first.ended).toBeInstanceOf(Error)
+      await first.session.close()
+      await ground.servers.source.start()
+      await again()
+      const second = await ground.prove(chunks)
+      const verdict = await ground.decide(second)
+      // If the stream's slot moved back to before the proof, nothing counts as proved, and every row is compared in full.
+      expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
+      if (drops) expect(verdict.red).toMatch(/^verify\./)
+      else expect(verdict.red).toBeUndefined()
+    },
+  )
 
   rare('proves nothing on another timeline after a failover', async () => {
     await ground.handOver(await proved())

@@ -1,19 +1,19 @@
 /**
- * Refuses each statement of `prepare`, `fetch`, `replicate` and `cutover` once, as a server can: read-only, out of
- * disk, shut down, busy, or with an owner's own code. No refusal may be reported as a bug.
+ * Makes each statement of `prepare`, `fetch`, `replicate` and `cutover` fail once with a SQLSTATE that a server can
+ * return: read-only, disk full, shutdown, busy, or an error raised by a user's function. None may be reported as a bug.
  */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { LOAD_APPLICATION } from '../../rehearsal/shop/load.ts'
 import { type Came, FaultGround, type State } from '../support/fault-ground.ts'
 
-/** One SQLSTATE of each class with which a statement can fail. */
+/** SQLSTATEs from every class with which a statement can fail. */
 const STATES =
   '08006 0A000 22003 23505 25006 25P03 28000 40001 40003 42501 42P01 53100 53300 54000 55006 55P03 57014 57P01 58030 P0001 XX000'.split(
     ' ',
   )
 
-/** `MOLT_ACTIONS_STATEMENTS=0-20` runs exactly these statements. */
+/** `MOLT_ACTIONS_STATEMENTS=0-20` tests only the statements with these numbers. */
 const [from = 0, to = Number.POSITIVE_INFINITY] = (process.env.MOLT_ACTIONS_STATEMENTS ?? '')
   .split('-')
   .filter(Boolean)
@@ -75,7 +75,7 @@ async function run(action: string): Promise<Came> {
   }
 }
 
-/** The distinct statements of a run without refusals, in order. */
+/** Returns the distinct statements of a run in which none is refused, in order. */
 async function statementsOf(action: string, state: State): Promise<string[]> {
   const keys = new Set<string>()
   await ground.restore(state)
@@ -88,7 +88,7 @@ async function statementsOf(action: string, state: State): Promise<string[]> {
   return [...keys]
 }
 
-/** `each`: runs one statement in so many, where a run takes ten seconds. It must not divide the number of states. */
+/** `each`: tests every nth statement, because a run takes ten seconds. The number of states must not be a multiple of it. */
 test.each([
   ['prepare', 'fresh', 1],
   ['fetch', 'prepared', 4],
@@ -102,7 +102,7 @@ test.each([
   for (const [at, key] of keys.entries()) {
     if (at < from || at >= to || (!process.env.MOLT_ACTIONS_STATEMENTS && at % each)) continue
     const refused = STATES[at % STATES.length] as string
-    // A red `prepare` leaves the state in which the next one starts.
+    // A failed `prepare` leaves the databases ready for the next run.
     if (action !== 'prepare' || green) await ground.restore(state)
     let met = false
     gate = (_, now) => {

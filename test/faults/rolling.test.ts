@@ -1,4 +1,4 @@
-/** The rolling proof beside a real stream: what it proves, finds and rejects. */
+/** The rolling proof alongside a real stream: what it proves, finds and rejects. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { createLedger } from '../../src/ledger/ledger.ts'
@@ -10,7 +10,7 @@ import { Bench } from '../contract/standin-helpers.ts'
 import { beginProof, endProof, isComplete, isQuiet, type Proof, untilProof } from '../support/proofs.ts'
 import { query, Scene } from './stream-helpers.ts'
 
-/** Nightly tests. proof.test.ts and proof-model.test.ts cover most of them without a process for each stream. */
+/** Runs only at night. proof.test.ts and proof-model.test.ts cover most of these cases without a process for each stream. */
 const rare = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let bench: Bench
@@ -80,7 +80,7 @@ describe('a lost row', () => {
     await begin()
     const proof = await prove()
     await complete(proof)
-    // The row is not written, as if the replicator lost one change.
+    // The trigger skips the row, as if the replicator had lost one change.
     await scene.db.t.query(`CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
       CREATE TRIGGER skip BEFORE UPDATE OR INSERT ON items FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION skip()`)
     await scene.db.s.query("UPDATE items SET label = 'new' WHERE id IN (6, 7, 8)")
@@ -91,7 +91,7 @@ describe('a lost row', () => {
     )
   })
 
-  rare('is found by its key in the write pause', async () => {
+  rare('is found by its key during the write pause', async () => {
     await begin()
     const proof = await prove()
     await complete(proof)
@@ -132,7 +132,7 @@ rare('compares a table in full if it is rewritten, or if a cascade changes it on
   })
 })
 
-rare('restarts the proof of a table that was changed, while streaming', async () => {
+rare('restarts the proof of a table that is rewritten during streaming', async () => {
   await begin()
   const proof = await prove()
   await complete(proof)
@@ -141,7 +141,7 @@ rare('restarts the proof of a table that was changed, while streaming', async ()
   await complete(proof)
 })
 
-rare('another run continues from the ledger, and reads the changes made in the meantime', async () => {
+rare('another run resumes from the ledger and reads the changes made in the meantime', async () => {
   await begin()
   const first = await prove()
   await complete(first)
@@ -161,7 +161,7 @@ rare('another run continues from the ledger, and reads the changes made in the m
   expect(await (await prove()).ended).toMatchObject({ code: 'verify.differences' })
 })
 
-rare('proves nothing with a slot that was moved or recreated without a reader', async () => {
+rare('proves nothing with a slot that was advanced or recreated while nobody was reading it', async () => {
   await begin()
   const log = `${scene.plan.slot}_verify`
   for (const sql of [
@@ -210,7 +210,7 @@ test('a planned restart of the source does not wait for the reader of the change
   await complete(again)
 })
 
-test("finds keys of many types again, regardless of the role's settings", async () => {
+test("finds rows by keys of many types, regardless of the role's settings", async () => {
   const tables = ['typed', 'texts', 'parts', 'floats', 'bare', 'c_keys', 'icu_keys', 'loose_keys']
   await begin({
     tables,
@@ -255,7 +255,7 @@ test("finds keys of many types again, regardless of the role's settings", async 
       UPDATE texts SET v = NULL WHERE b LIKE 'Z%'; DELETE FROM texts WHERE b LIKE 'ä1%';
       UPDATE parts SET v = 'w' WHERE id BETWEEN 990 AND 1010;
       UPDATE icu_keys SET v = 'w' WHERE k < 'b'; DELETE FROM c_keys WHERE k < 'b';`)
-    // The stream has passed this change, so nothing writes that row again.
+    // The stream has already applied this change, so it will not rewrite that row.
     const z100 = async () => (await scene.db.t.query("SELECT v FROM texts WHERE b = 'Z100'")).rows
     await vi.waitFor(async () => expect(await z100()).toEqual([{ v: null }]), 15_000)
     await quiet(proof)
@@ -270,7 +270,7 @@ test("finds keys of many types again, regardless of the role's settings", async 
   }
 })
 
-rare('a commit delayed by a standby is neither proved nor lost', async () => {
+rare('a row whose commit waits for a standby counts as neither proved nor lost', async () => {
   await begin()
   await scene.db.s.query("ALTER ROLE CURRENT_USER SET synchronous_commit = 'local'")
   await stream.close()
@@ -292,7 +292,7 @@ rare('a commit delayed by a standby is neither proved nor lost', async () => {
       15_000,
     )
   try {
-    // The row is on the target, but in no log that starts after the commit, and not yet visible on the source.
+    // The row is on the target, not yet visible on the source, and missing from any log that starts after the commit.
     await hold()
     const first = held.query("UPDATE items SET label = 'held' WHERE id = 5")
     await seen('held')
@@ -303,7 +303,7 @@ rare('a commit delayed by a standby is neither proved nor lost', async () => {
     const proof = await opening
     await complete(proof)
     await quiet(proof)
-    // The same happens at a second check: the log shows the key, and the source still shows the old row.
+    // The same with a running log: the log shows the key while the source still shows the old row.
     await hold()
     const second = held.query("UPDATE items SET label = 'held again' WHERE id = 5")
     await seen('held again')

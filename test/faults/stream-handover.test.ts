@@ -8,7 +8,7 @@ import { connect } from '../../src/runtime/database.ts'
 import { until } from '../contract/standin-helpers.ts'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
-/* The committed `replicate` action, with two runs that share a migration through the ledger. */
+/* Runs of the committed `replicate` action that share a migration through the ledger. */
 
 let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
@@ -18,7 +18,7 @@ const HANDOVER = { until: 'handover', poll: '300ms', 'quiet-period': '300ms', 'p
 const active = async () =>
   (await rehearsal.query('source', `SELECT active FROM pg_replication_slots WHERE slot_name = 'molt_slot'`))[0]?.active
 
-test('streams until the slot is requested, the approval is declined, or its leg is over, and refuses a second run', {
+test('streams until the slot is requested, the approval is declined or its leg ends, and rejects a second run', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -63,7 +63,7 @@ test('streams until the slot is requested, the approval is declined, or its leg 
   }
 })
 
-test('before the first stream, refuses a publication that sends too little or did so for a while, and a later slot', {
+test('before the first stream: rejects a publication that omits or has omitted changes, and a slot created after the load', {
   timeout: 120_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -76,7 +76,7 @@ test('before the first stream, refuses a publication that sends too little or di
   }
   const alter = 'ALTER PUBLICATION molt_fetch'
   await refused(`${alter} SET (publish = 'insert, update')`, /the publication molt_fetch does not send DELETE/)
-  // Rows deleted in the meantime would never be sent.
+  // DELETEs made in the meantime are never sent.
   await refused(
     `${alter} SET (publish = 'insert, update, delete')`,
     /altered on the source \(its published operations were set\)/,
@@ -89,7 +89,7 @@ test('before the first stream, refuses a publication that sends too little or di
     `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews WHERE (id < 0)`,
     /molt_fetch sends public\.reviews through a row filter/,
   )
-  // A slot that starts after the load is refused too.
+  // A slot that starts after the load is rejected too.
   await rehearsal.query('source', `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews`)
   await rehearsal.query('source', `SELECT pg_drop_replication_slot('molt_slot')`)
   await refused(
@@ -98,7 +98,7 @@ test('before the first stream, refuses a publication that sends too little or di
   )
 })
 
-test('between two streams: reports a new table, a TRUNCATE, a slot that another client read, and a note from the future', {
+test('between two streams: reports a new table, a TRUNCATE, a slot that another client has read, and a note from the future', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -114,7 +114,7 @@ test('between two streams: reports a new table, a TRUNCATE, a slot that another 
   requireSuccess('replicate', rewritten)
   expect(words(rewritten)).toMatch(/##\[warning\]public\.reviews was rewritten on the source/)
   await rehearsal.query('source', 'TRUNCATE cart_items')
-  // The next stream remembers the finding too.
+  // The next stream still reports the TRUNCATE.
   for (const _ of [1, 2]) expect(await again()).toMatch(/##\[error\]public\.cart_items was emptied by TRUNCATE/)
   await until(async () => !(await active()))
   await sleep(500)

@@ -10,7 +10,7 @@ import { during, red, Scene } from './stream-helpers.ts'
 
 const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const KILLS = NIGHTLY ? 50 : 5
-/** How long the target, or the network to it, is down, in milliseconds. */
+/** Milliseconds for which the target or the network is down. */
 const AWAY = NIGHTLY ? 20_000 : 3_000
 
 let bench: Bench
@@ -43,7 +43,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     const scenery = await streaming({ stuckAfter: 30_000 })
     const { stream } = scenery
     for (let kill = 1; kill <= KILLS; kill++) {
-      // Every second time, it is still starting.
+      // Every other kill hits a replicator that is still starting.
       if (kill % 2) await during(stream, () => stream.status.lagMs < 500, 30_000)
       await sleep(Math.random() * 1_500)
       const pid = stream.pid as number
@@ -54,7 +54,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     expect(stream.status.restarts).toBe(KILLS)
   })
 
-  it('counts restarts of either server, and loses nothing', async () => {
+  it('recovers from a crash of either server, and loses nothing', async () => {
     const scenery = await streaming({ stuckAfter: 60_000 })
     const { stream } = scenery
     await bench.servers.source.restart('immediate')
@@ -72,7 +72,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     const { pid } = stream
     const began = performance.now()
     await bench.servers.source.shutdown('fast')
-    // After 10 s, the test server would force a shutdown.
+    // The test server forces a shutdown after 10 s.
     expect(performance.now() - began).toBeLessThan(9_000)
     await sleep(500)
     await bench.servers.source.start()
@@ -80,7 +80,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     await nothingLost(scenery)
   })
 
-  it(`reports no lag while the target is down for ${AWAY / 1000} s, and loses nothing`, async () => {
+  it(`reports growing lag while the target is down for ${AWAY / 1000} s, and loses nothing`, async () => {
     const scenery = await streaming({ stuckAfter: 60_000 })
     const { stream } = scenery
     await bench.servers.target.shutdown('immediate')
@@ -96,31 +96,34 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
   it.each([
     ['silently', 'cut'],
     ['with every connection reset', 'reset'],
-  ] as const)(`reports no lag while the network is cut for ${AWAY / 1000} s %s, and loses nothing`, async (_, how) => {
-    const both = {
-      source: await startProxy(bench.servers.source.port),
-      target: await startProxy(bench.servers.target.port),
-    }
-    try {
-      scene = await Scene.create(bench)
-      const load = scene.load()
-      const options = { sourceUrl: both.source.url(scene.db.source), targetUrl: both.target.url(scene.db.target) }
-      const stream = await scene.stream({ ...options, stuckAfter: 60_000 })
-      await until(() => load.committed > 10)
-      for (const proxy of Object.values(both)) proxy.cut()
-      if (how === 'reset') for (const proxy of Object.values(both)) proxy.reset()
-      const end = performance.now() + AWAY
-      await during(stream, () => performance.now() > end, 30_000)
-      expect(stream.status.lagMs).toBeGreaterThan(AWAY - 2_000)
-      for (const proxy of Object.values(both)) proxy.heal()
-      await nothingLost({ stream, load })
-      await scene.end()
-    } finally {
-      await Promise.all(Object.values(both).map((proxy) => proxy.stop()))
-    }
-  })
+  ] as const)(
+    `reports growing lag while the network is cut %s for ${AWAY / 1000} s, and loses nothing`,
+    async (_, how) => {
+      const both = {
+        source: await startProxy(bench.servers.source.port),
+        target: await startProxy(bench.servers.target.port),
+      }
+      try {
+        scene = await Scene.create(bench)
+        const load = scene.load()
+        const options = { sourceUrl: both.source.url(scene.db.source), targetUrl: both.target.url(scene.db.target) }
+        const stream = await scene.stream({ ...options, stuckAfter: 60_000 })
+        await until(() => load.committed > 10)
+        for (const proxy of Object.values(both)) proxy.cut()
+        if (how === 'reset') for (const proxy of Object.values(both)) proxy.reset()
+        const end = performance.now() + AWAY
+        await during(stream, () => performance.now() > end, 30_000)
+        expect(stream.status.lagMs).toBeGreaterThan(AWAY - 2_000)
+        for (const proxy of Object.values(both)) proxy.heal()
+        await nothingLost({ stream, load })
+        await scene.end()
+      } finally {
+        await Promise.all(Object.values(both).map((proxy) => proxy.stop()))
+      }
+    },
+  )
 
-  it('is red if the source is down for longer than stuck-after, with unknown lag', async () => {
+  it('fails if the source is down for longer than stuck-after', async () => {
     const { stream } = await streaming({ stuckAfter: 4_000 })
     bench.servers.source.pause()
     try {
@@ -132,7 +135,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     }
   })
 
-  it('is red if the replicator freezes without printing anything', async () => {
+  it('fails if the replicator freezes and prints nothing', async () => {
     const { stream } = await streaming({ stuckAfter: 3_000 })
     const pid = stream.pid as number
     process.kill(pid, 'SIGSTOP')
@@ -145,7 +148,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
 
   it.runIf(NIGHTLY)('treats one transaction that takes longer than stuck-after as slow, not stuck', async () => {
     const { stream, load } = await streaming({ stuckAfter: 2_000 })
-    // Each of its rows takes the target a moment.
+    // The target takes 6 ms to insert each row of the transaction.
     await scene.db.t.query(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.006); RETURN NEW; END $$;
       CREATE TRIGGER slow BEFORE INSERT ON notes FOR EACH ROW WHEN (NEW.id > 1000000) EXECUTE FUNCTION slow()`)
     await scene.db.s.query(`INSERT INTO notes SELECT g, 1, 'large' FROM generate_series(1000001, 1001200) g`)
@@ -162,7 +165,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     await nothingLost({ stream, load })
   })
 
-  it('falls behind and catches up when the load pauses, and the heartbeat shows the lag', async () => {
+  it('catches up under load, with a lag that the heartbeat shows', async () => {
     const { stream } = await streaming()
     const status = await untilCaughtUp(stream, { maxLag: 1_000, quietPeriod: 1_000, deadline: 30_000 })
     expect(status.lagMs).toBeLessThanOrEqual(1_000)
@@ -170,8 +173,8 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
   })
 })
 
-describe('the proof of a drain', { timeout: 60_000 }, () => {
-  it('fails while a lock on the target holds the marker back, and names the step and the session', async () => {
+describe('proving the drain', { timeout: 60_000 }, () => {
+  it('fails while a lock on the target blocks the marker', async () => {
     const { stream, load } = await streaming({ stuckAfter: 60_000 })
     await load.stop()
     const blocker = await bench.client(`${scene.db.behind}&application_name=nightly-report`)
@@ -184,7 +187,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     expect(await proveDrain(stream, 30_000)).toMatchObject({ deadLetterTable: 'replicator_dlq' })
   })
 
-  it('fails with rows in the dead-letter table, regardless of its name', async () => {
+  it('fails if the dead-letter table has rows, whatever its name', async () => {
     const { stream, load } = await streaming({ extraArgs: ['--dlqTableName', 'left_over'] })
     await load.stop()
     await scene.db.t.query('CREATE TABLE left_over (event text); INSERT INTO left_over VALUES (1)')
@@ -194,7 +197,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')
   })
 
-  it('reports metrics that do not count the marker and therefore no other change', async () => {
+  it('warns if the metrics did not count the marker, because they may miss other changes too', async () => {
     const program = bench.file('mute')
     const own = `const at = process.argv.indexOf('--metricsAddr') + 1
       const [host, port] = process.argv[at].split(':')
@@ -215,7 +218,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     expect(warned).toMatch(/::warning::the replicator's metrics count no changes, although the marker has arrived/)
   })
 
-  it('names a killed replicator, and the next attempt succeeds', async () => {
+  it('reports a killed replicator, and the next attempt succeeds', async () => {
     const { stream, load } = await streaming({ stuckAfter: 60_000 })
     await load.stop()
     const blocker = await bench.client(scene.db.behind)

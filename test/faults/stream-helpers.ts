@@ -11,13 +11,13 @@ import { launcher } from '../support/stand-in.ts'
 
 export const TABLES = ['items', 'notes']
 
-/** Tables for the stream. `code` is unique on both sides; `body` is wide enough to be TOASTed. */
+/** Creates the streamed tables. `code` is unique on both sides; `body` is wide enough to be TOASTed. */
 export const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, code int UNIQUE, label text NOT NULL, amount numeric(12,2), at timestamptz DEFAULT now());
   CREATE TABLE notes (id int PRIMARY KEY, item int, body text);
   ALTER TABLE notes ALTER COLUMN body SET STORAGE EXTERNAL;`
 
-/** Two databases as after a load: equal, with publication, slot and heartbeat. */
+/** Two databases in the state after a load: equal rows, a publication, a slot and a heartbeat. */
 export class Scene {
   readonly bench: Bench
   readonly db: Databases
@@ -65,7 +65,7 @@ export class Scene {
     await this.db.s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [this.plan.slot])
   }
 
-  /** Starts the stream. Heartbeats arrive and the source was read once, so every later change is new. */
+  /** Starts the stream, and waits until heartbeats arrive and the source has been read once: later changes are new to it. */
   async stream(options: Partial<StreamOptions> = {}): Promise<Stream> {
     const stream = new Stream({
       sourceUrl: this.db.source,
@@ -89,7 +89,7 @@ export class Scene {
     return stream
   }
 
-  /** Starts an application that writes until it is stopped, and waits out restarts of the source. */
+  /** Starts an application that writes until it is stopped, and reconnects when the source restarts. */
   load(): Writer {
     const writer = new Writer(this.db.source)
     this.#writers.push(writer)
@@ -130,7 +130,7 @@ function replicatorProgram(bench: Bench): string {
   return path
 }
 
-/** Small transactions one after another, with short breaks: inserts, updates, deletes, and several rows at once. */
+/** Runs small transactions of inserts, updates and deletes, one after another, with short breaks. */
 class Writer {
   readonly #url: string
   readonly #done: Promise<void>
@@ -156,7 +156,7 @@ class Writer {
         await this.#write(client)
         this.committed++
       } catch {
-        // The test's fault. Like an application, the writer continues as soon as it can.
+        // A fault caused by the test. Like an application, the writer reconnects and continues.
         await client?.end().catch(() => {})
         client = undefined
         await sleep(100)
@@ -194,7 +194,7 @@ export async function query(url: string, sql: string): Promise<Record<string, un
   }
 }
 
-/** Waits for `probe` while the stream is healthy. Throws the stream's error if it turns red. */
+/** Waits until `probe` returns a truthy value. Throws the stream's error if the stream fails first. */
 export async function during(stream: Stream, probe: () => unknown, ms: number): Promise<void> {
   const end = performance.now() + ms
   while (!(await probe())) {
@@ -204,7 +204,7 @@ export async function during(stream: Stream, probe: () => unknown, ms: number): 
   }
 }
 
-/** Waits until the stream turns red. @returns its error and code, and the milliseconds until then */
+/** Waits until the stream fails. @returns its error and code, and the milliseconds until then */
 export async function red(stream: Stream, ms: number): Promise<{ said: string; code: string; after: number }> {
   const began = performance.now()
   while (performance.now() - began < ms) {

@@ -54,7 +54,7 @@ const run = (name: string): Holder => ({
 })
 const [first, second, third] = [run('1'), run('2'), run('3')]
 
-it('closes a connection although the network swallows the answer', async () => {
+it('closes a connection even if the network drops the reply', async () => {
   const proxy = await startProxy(server.port)
   const db = await connect(proxy.url(url), 'target')
   proxy.cut()
@@ -65,7 +65,7 @@ it('closes a connection although the network swallows the answer', async () => {
 })
 
 describe('the hold of a migration', () => {
-  it('belongs to one run only, and names that run to the second one', async () => {
+  it('belongs to only one run, and reports that run to a second one', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toMatchObject({
       code: 'hold.taken',
@@ -82,7 +82,7 @@ describe('the hold of a migration', () => {
     })
   })
 
-  it('goes to one of many runs that try at the same moment', async () => {
+  it('goes to only one of many runs that try at the same time', async () => {
     const links = Array.from({ length: 8 }, () => new Link(url, 'target'))
     const tries = links.map((link, n) => link.use((db) => takeHold(db, id, run(`r${n}`), 60_000)))
     const outcomes = await Promise.allSettled(tries)
@@ -122,7 +122,7 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it('waits no longer than the deadline, and withdraws the request', async () => {
+  it('is awaited no longer than the deadline, after which the request is withdrawn', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(obtainSlot(b, id, second, 1_200, 60_000)).rejects.toMatchObject({
       code: 'hold.handover-timeout',
@@ -136,14 +136,14 @@ describe('the hold of a migration', () => {
     expect(await slotRequest(a, id)).toBeUndefined()
   })
 
-  it("is free after a dead run's hold has expired", async () => {
+  it('is free once the hold of a killed run has expired', async () => {
     await takeHold(a, id, first, 1_500)
     const began = performance.now()
     await obtainSlot(b, id, second, 10_000, 60_000)
     expect(performance.now() - began).toBeGreaterThan(1_000)
   })
 
-  it('is kept while the work runs and released afterwards, and its loss is reported', async () => {
+  it('is kept during the work and released afterwards, and its loss is reported', async () => {
     await takeHold(a, id, first, 600)
     let lost: unknown
     const keep = (work: () => Promise<unknown>) =>
@@ -162,7 +162,7 @@ describe('the hold of a migration', () => {
     })
   })
 
-  it('carries the outcome of the approval, and the note of the last stream', async () => {
+  it("stores the approval's outcome and the last stream's note", async () => {
     expect(await readApproval(a, id)).toBeUndefined()
     await setApproval(b, id, 'declined')
     expect(await readApproval(a, id)).toBe('declined')
@@ -174,7 +174,7 @@ describe('the hold of a migration', () => {
     expect(await readStreamNote(b, id)).toEqual(note)
   })
 
-  it('works with an older ledger, and adds what it lacks', async () => {
+  it('adds the missing table to an older ledger', async () => {
     await a.query('DROP TABLE molt_actions.holds')
     await takeHold(a, id, first, 60_000)
     await requestSlot(b, id, second, 60_000)

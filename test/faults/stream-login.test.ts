@@ -1,4 +1,4 @@
-/** A leg's login on the target: its rights, and that the leg cannot write once the login is revoked. */
+/** A leg's login on the target: its privileges, and that a leg cannot write once its login is revoked. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import {
@@ -76,7 +76,7 @@ test('a frozen replicator can neither commit its open transaction nor reconnect'
   expect(await refusal(idle.query("UPDATE items SET v = 'stale' WHERE id = 1"))).not.toBe('nothing')
   expect(await refusal(client(leg.url))).toMatch(/^28/)
   expect(await value()).toBe('before')
-  // A run that was killed halfway repeats this, even if the login is already gone.
+  // If a run was killed midway, the next run repeats both calls, even if the login no longer exists.
   await retireStreamLogin(mover, pair.target.url, leg.role)
   await dropStreamLogin(mover, leg.role)
   expect(await loginExists(mover, leg.role)).toBe(false)
@@ -84,7 +84,7 @@ test('a frozen replicator can neither commit its open transaction nor reconnect'
   await dropStreamLogin(mover, leg.role)
 })
 
-test('a role that cannot create logins gives up its own write rights, and gets them back', async () => {
+test('a role that cannot create logins revokes its own write privileges, and restores them later', async () => {
   await admin.query('ALTER TABLE items OWNER TO plain')
   const plain = await as('plain')
   expect(await mayCreateLogins(plain)).toBe(false)
@@ -97,7 +97,7 @@ test('a role that cannot create logins gives up its own write rights, and gets t
   expect(await refusal(plain.query("UPDATE items SET v = 'after'"))).toBe('nothing')
 })
 
-test('names a right that cannot be given up', async () => {
+test('names the tables whose write privileges cannot be revoked', async () => {
   await admin.query('GRANT INSERT ON other TO plain')
   const plain = await as('plain')
   expect(await revokeOwnWrites(plain, 'public', ['items', 'other'])).toEqual(['other'])

@@ -1,7 +1,7 @@
 /**
- * Faults and their outcomes: with a plain script of the documented commands, with the suite, and in reality. A row of
- * the table is data in `table/`. `npm run test:faults` runs all of them and writes docs/faults.md;
- * `MOLT_ACTIONS_FAULT=<part of a name>` runs some, and renews their rows.
+ * Faults, and for each one the conclusions of a plain script and of the suite, compared with the truth. The faults are
+ * defined in `table/`. `npm run test:faults` runs all of them and writes docs/faults.md;
+ * `MOLT_ACTIONS_FAULT=<part of a name>` runs some and updates their rows.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { FaultGround } from '../support/fault-ground.ts'
@@ -39,7 +39,7 @@ function isShort({ short }: Fault): boolean {
 }
 
 test.each(chosen.map((fault) => [titleOf(fault), fault] as const))('%s', { timeout: 300_000 }, async (_, fault) => {
-  // The plain script's outcome is only for the page.
+  // Only the page shows the plain script's outcome.
   const script = written && !fault.suiteOnly ? await byScript(ground, fault) : undefined
   const suite = await bySuite(ground, fault)
   const row: Row = { fault, script, suite }

@@ -22,7 +22,9 @@ test('CockroachDB parses every statement', { timeout: 900_000 }, async () => {
   expect(answers.flatMap((each) => ('statements' in each ? each.statements : [])).length).toBeGreaterThan(100)
 })
 
-test('CockroachDB rejects invalid statements, so the test above can fail', { timeout: 900_000 }, async () => {
+test('CockroachDB rejects invalid statements, which shows that the test above can fail', {
+  timeout: 900_000,
+}, async () => {
   const answers = await parseAll(['CREATE INDEX i ON t (a NULLS LAST)', 'CREATE TABLE t (a INT8)'])
   expect(answers).toEqual([
     { error: expect.stringContaining('unimplemented') },

@@ -1,6 +1,6 @@
 /**
- * Secrets that break every kind of quoting, and people whose rows cause errors. After each action, everything that was
- * kept or shown is searched for both.
+ * Uses secrets that break every kind of quoting, and personal data in rows that cause errors. After each action, everything
+ * that was stored or shown is searched for both.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
@@ -20,8 +20,8 @@ const HOSTILE = `:p@/w?#&%25 "'\\\`$(id);|<b>{}[]^~+=,!*()é東`
 const SECRETS = {
   "the source's password": `sourcE${HOSTILE}`,
   "the target's password": `targeT${HOSTILE}`,
-  'the token of the webhook': 'hook-t0ken-8f3a2c',
-  'a variable of the switch': `switcH${HOSTILE}`,
+  "the webhook's token": 'hook-t0ken-8f3a2c',
+  'a variable for the switch command': `switcH${HOSTILE}`,
   "the bucket's key": `buckeT${HOSTILE}`,
 }
 const PEOPLE = {
@@ -68,13 +68,13 @@ async function login(side: 'source' | 'behind', password: string, url: string): 
   return changed.href.replace('//postgres:postgres@', `//mover:${encodeURIComponent(password)}@`)
 }
 
-/** Records the process list, as any user of the machine sees it. */
+/** Records the process list that any user of the machine can see. */
 function look(): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)))
     try {
       commandLines.add(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))
     } catch {
-      // The process has ended.
+      // The process has exited.
     }
 }
 
@@ -82,7 +82,7 @@ async function run(action: string, inputs: Record<string, string> = {}): Promise
   const { port } = hook.address() as AddressInfo
   const takes = readFileSync(join(REPO, 'actions', action, 'action.yml'), 'utf8')
   const usual = {
-    'notify-url': `http://127.0.0.1:${port}/hooks/${SECRETS['the token of the webhook']}`,
+    'notify-url': `http://127.0.0.1:${port}/hooks/${SECRETS["the webhook's token"]}`,
     'metrics-file': join(folder, 'metrics.prom'),
     source,
     target,
@@ -96,10 +96,16 @@ async function run(action: string, inputs: Record<string, string> = {}): Promise
     workDir: join(folder, action),
     start: inProcess,
     // GitHub masks a workflow's secrets in the same way.
-    secrets: [source, target, usual['notify-url'], SECRETS['a variable of the switch'], SECRETS["the bucket's key"]],
+    secrets: [
+      source,
+      target,
+      usual['notify-url'],
+      SECRETS['a variable for the switch command'],
+      SECRETS["the bucket's key"],
+    ],
     env: {
       PATH: `${standInFolder()}:${process.env.PATH}`,
-      MOLT_SWITCH_TOKEN: SECRETS['a variable of the switch'],
+      MOLT_SWITCH_TOKEN: SECRETS['a variable for the switch command'],
       AWS_SECRET_ACCESS_KEY: SECRETS["the bucket's key"],
     },
   })
@@ -126,7 +132,7 @@ async function expectNothing(action: string, result: JobResult): Promise<void> {
   expect(places.log, action).toMatch(/\w/)
 }
 
-/** All rows in the suite's own schema. */
+/** Returns all rows in the suite's own schema. */
 async function dump(url: string): Promise<string> {
   const tables = await query(
     url,
@@ -144,7 +150,7 @@ const person = (id: number) =>
   `INSERT INTO people VALUES (${id}, ${Object.values(PEOPLE).map(pg.escapeLiteral).join(', ')})`
 const onTarget = (sql: string) => query(pair.behind.url, sql)
 
-/** Constraints that only the target has, and how to remove them. */
+/** Constraints that only the target has, each with the statement that removes it. */
 const REFUSALS: [what: string, done: string, undone: string][] = [
   [
     'CHECK',
@@ -181,7 +187,9 @@ const STREAM = {
 }
 const LOAD = { mode: 'direct-copy', 'table-handling': 'truncate-if-exists', 'allow-truncate': 'people' }
 
-test('prepare and a load that fails at a row reveal no secret and no person', { timeout: 300_000 }, async () => {
+test('`prepare` and a load that fails on a row reveal no secrets and no personal data', {
+  timeout: 300_000,
+}, async () => {
   await query(pair.source.url, person(1))
   expect(code(await run('prepare'))).toBe('success')
   for (const [what, done, undone] of REFUSALS.filter(([each]) => each !== 'not null' && each !== 'unique')) {
@@ -197,7 +205,7 @@ test('prepare and a load that fails at a row reveal no secret and no person', { 
 })
 
 test.each(REFUSALS)(
-  'a stream that is stuck at a row reveals none: %s',
+  'a stream that is stuck on a row reveals no secrets and no personal data: %s',
   { timeout: 300_000 },
   async (what, done, undone) => {
     await onTarget(done)
@@ -209,7 +217,7 @@ test.each(REFUSALS)(
   },
 )
 
-test('a comparison that finds differing rows and its reports reveal none', { timeout: 300_000 }, async () => {
+test('reports of differing rows reveal no secrets and no personal data', { timeout: 300_000 }, async () => {
   const caughtUp = await run('replicate', { ...STREAM, 'stuck-after': '30s', 'catch-up-timeout': '120s' })
   expect(code(caughtUp), words(caughtUp)).toBe('success')
   await onTarget("UPDATE people SET name = name || '!', card = '1'")
@@ -219,12 +227,12 @@ test('a comparison that finds differing rows and its reports reveal none', { tim
   expect(bodies.length).toBeGreaterThan(0)
 })
 
-/** Both stand only on the target, and what the source has breaks them. */
+/** The index and the constraint exist only on the target, and the source's rows violate both. */
 const BROKEN = `
   DELETE FROM people; CREATE UNIQUE INDEX one_email ON people (email);
   ALTER TABLE people ADD CONSTRAINT no_z CHECK (name NOT LIKE 'Z%')`
 
-test('rows that break a definition of the target when it is rebuilt reveal none', { timeout: 300_000 }, async () => {
+test('rows that violate rebuilt definitions reveal no secrets and no personal data', { timeout: 300_000 }, async () => {
   await query(pair.source.url, `DELETE FROM people; ${person(1)}; ${person(2)}`)
   await onTarget(BROKEN)
   const prepared = await run('prepare', { defer: 'indexes,constraints' })
@@ -234,7 +242,7 @@ test('rows that break a definition of the target when it is rebuilt reveal none'
   const decided = { 'quiet-period': '200ms', decision: 'commit', 'switch-command': '["true"]' }
   const cutover = await run('cutover', decided)
   expect(code(cutover), words(cutover)).toBe('deferral.rows-break-definition')
-  // A check is added without a look at the rows, and validated after the commit.
+  // The check is rebuilt NOT VALID, and is validated after the commit.
   await query(pair.source.url, 'DELETE FROM people WHERE id = 2')
   const again = await run('cutover', decided)
   expect(code(again), words(again)).toBe('success')

@@ -32,7 +32,7 @@ import { formsOf, leaks } from '../support/leaks.ts'
 const { MOLT_ACTIONS_RUNS: runs, MOLT_ACTIONS_SEED: seed, MOLT_ACTIONS_NIGHTLY: night } = process.env
 const HOW = { numRuns: Number(runs ?? (night ? 3_000 : 150)), ...(seed && { seed: Number(seed) }) }
 
-/** Texts that break quoting and encoding, parts of the tools' output, and arbitrary text. */
+/** Texts that break quoting or encoding, and parts of the tools' output. */
 const PIECES = [
   ...[
     '"',
@@ -92,8 +92,8 @@ const text = fc
 const line = text.map((each) => each.replace(/[\r\n]/g, ' '))
 
 /**
- * Checks a property for each value, with a time limit that reveals backtracking: no parser may take a second for a few
- * hundred characters.
+ * Checks a property for generated values, with a time limit that reveals backtracking: no parser may take a second for a
+ * few hundred characters.
  */
 function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = HOW.numRuns): void {
   fc.assert(
@@ -106,14 +106,14 @@ function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = 
   )
 }
 
-describe('what the tools write', () => {
+describe('tool output', () => {
   const event = fc.oneof(
     line,
     fc.json({ stringUnit: 'binary' }),
     fc.object().map((each) => JSON.stringify(each)),
   )
 
-  test('parses an event into an object with texts in its text fields, or undefined', () => {
+  test('parses an event into an object whose text fields are strings, or undefined', () => {
     holds(event, (each) => {
       const { level, message, type } = parseEvent(each) ?? {}
       for (const field of [level, message, type]) expect(['string', 'undefined']).toContain(typeof field)
@@ -195,7 +195,7 @@ describe('what the tools write', () => {
     })
   })
 
-  test('splits into the same lines, however the chunks arrive', async () => {
+  test('splits output into the same lines, however the chunks arrive', async () => {
     const parts = fc.array(text, { maxLength: 6 })
     await fc.assert(
       fc.asyncProperty(parts, async (all) => {
@@ -216,14 +216,14 @@ describe('what the tools write', () => {
   })
 })
 
-describe('values in what the tools write', () => {
-  /** A value that no tool prints on its own. */
+describe('values in tool output', () => {
+  /** A row value that the tools would never print by themselves. */
   const CANARY = 'canary.person@example.org'
   const around = fc
     .tuple(line, line)
     .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
 
-  test('removes values from a scrubbed line in any surroundings', () => {
+  test('removes values from a line, whatever surrounds them', () => {
     const molt = moltScrubber()
     holds(around, ([before, after]) => {
       const said = `${before} ${CANARY} ${after}`
@@ -238,7 +238,7 @@ describe('values in what the tools write', () => {
     })
   })
 
-  /** Values without a recognizable form: only their position marks them as values. */
+  /** Messages with values that only their position in the message reveals. */
   test.each([
     (value: string) =>
       `ERROR: duplicate key value violates unique constraint "k" (SQLSTATE 23505) Key (name)=(${value}) already exists.`,
@@ -259,11 +259,11 @@ describe('values in what the tools write', () => {
   })
 })
 
-describe('what people write', () => {
+describe('user input', () => {
   const types = specs.flatMap(({ name, inputs }) =>
     Object.entries(inputs).map(([input, { type }]) => [`${name}: ${input}`, type] as const),
   )
-  test('every input accepts or refuses any text', () => {
+  test('every input accepts or rejects any text', () => {
     const short = { ...HOW, numRuns: Math.ceil(HOW.numRuns / 20) }
     for (const [name, { schema }] of types)
       fc.assert(
@@ -307,8 +307,8 @@ describe('what people write', () => {
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test("keeps a URL's password for the program, and does not show it", () => {
-    // Each password is masked from then on, which prints it to the runner.
+  test("passes a URL's password to the program, and does not show it", () => {
+    // Masking a password prints an `::add-mask::` command, which contains it.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {
       const url = `postgresql://mover:${encodeURIComponent(each)}@db.example.org:5432/shop?sslmode=verify-full`
@@ -337,7 +337,7 @@ describe('what people write', () => {
   })
 })
 
-describe('what the catalogs contain', () => {
+describe('catalog contents', () => {
   const sql = fc
     .array(
       fc.oneof(
@@ -350,7 +350,7 @@ describe('what the catalogs contain', () => {
     )
     .map((parts) => parts.join(''))
 
-  test('splits SQL into tokens that add up to its text', () => {
+  test('splits SQL into tokens that together are the same text', () => {
     holds(sql, (each) => {
       expect(
         tokens(each)
@@ -360,22 +360,22 @@ describe('what the catalogs contain', () => {
     })
   })
 
-  test('finds a form for an expression, or none', () => {
+  test('normalizes an expression or gives up', () => {
     holds(sql, (each) => {
       for (const form of [expressionForm(each), readIndex(`CREATE INDEX i ON t USING btree (${each})`)?.form])
         expect(typeof form).toMatch(/undefined|string/)
     })
   })
 
-  test('finds the texts of a schema in limited time', () => {
+  test('finds the literals in a schema within the time limit', () => {
     holds(sql, (each) => {
       for (const part of partsOf(literalsOf([each]))) expect(part).not.toBe('')
     })
   })
 })
 
-describe('what the source sends', () => {
-  test('decodes or refuses a message, wherever it is truncated', () => {
+describe('replication messages', () => {
+  test('decodes or rejects a message, wherever it is truncated', () => {
     const bytes = fc.uint8Array({ maxLength: 200 })
     const kind = fc.constantFrom(...'BCRIUDTOYM')
     holds(fc.tuple(kind, bytes), ([type, rest]) => {
@@ -387,12 +387,12 @@ describe('what the source sends', () => {
     })
   })
 
-  test('reads a position back as written', () => {
+  test('formats and parses a position without loss', () => {
     holds(fc.bigInt(0n, 2n ** 64n - 1n), (lsn) => expect(parseLsn(formatLsn(lsn))).toBe(lsn))
     holds(text, (each) => expect(parseLsn(each)).toBeGreaterThanOrEqual(0n))
   })
 
-  test('parses or refuses a snapshot', () => {
+  test('parses or rejects a snapshot', () => {
     holds(text, (each) => {
       try {
         parseSnapshot(each)
@@ -403,7 +403,7 @@ describe('what the source sends', () => {
   })
 })
 
-describe('what a summary shows', () => {
+describe('summaries', () => {
   test('shows a name as plain text', () => {
     holds(text, (each) => {
       for (const shown of [markdownText(each), markdownCode(each)]) {

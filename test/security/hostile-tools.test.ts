@@ -1,4 +1,4 @@
-/** Hostile tool output, names and archives. None may be believed, interpreted or run. */
+/** Hostile tool output, names and archives, none of which may be trusted, interpreted or executed. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -26,13 +26,13 @@ import { standInFolder, trickedFolder } from '../support/stand-in.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
-/** A file that exists only if something ran what should only be read. */
+/** A file that exists only if hostile text was executed. */
 const PWNED = join(folder, 'pwned')
 const RUN = `$(touch ${PWNED}) \`touch ${PWNED}\``
 
-/** Expects that nothing was run, and that no foreign text acted as a command, an escape sequence or an output. */
+/** Expects that no hostile text was executed or acted as a workflow command, an escape sequence or an output. */
 function expectHarmless(result: JobResult): void {
-  expect(existsSync(PWNED), 'something was run').toBe(false)
+  expect(existsSync(PWNED), 'hostile text was executed').toBe(false)
   const shown = [words(result), result.summary, ...result.annotations.map(({ message }) => message)]
   for (const text of shown) for (const char of ['\u001b', '\u009b', '\u202e']) expect(text).not.toContain(char)
   expect(result.annotations.filter(({ message }) => /^pwned/.test(message))).toEqual([])
@@ -44,7 +44,7 @@ function expectHarmless(result: JobResult): void {
   expect(result.path).not.toContain('/pwned')
 }
 
-describe('what molt writes', () => {
+describe('tool output', () => {
   const COMMANDS = [
     '::error::pwned',
     '::set-output name=verdict::pwned',
@@ -82,7 +82,7 @@ describe('what molt writes', () => {
   }, 300_000)
   afterAll(() => ground?.stop())
 
-  test('inside a value does not count as a completion, a command or an escape sequence', {
+  test('inside a value is not taken for a completion record, a command or an escape sequence', {
     timeout: 180_000,
   }, async () => {
     await ground.restore('prepared')
@@ -92,7 +92,9 @@ describe('what molt writes', () => {
     expectHarmless(result)
   })
 
-  test('of the replicator is neither progress, a command nor an escape sequence', { timeout: 180_000 }, async () => {
+  test('from the replicator is not taken for progress, a command or an escape sequence', {
+    timeout: 180_000,
+  }, async () => {
     await ground.restore('prepared')
     expect((await ground.run('prepare', { inputs: { waive: 'tool.version=*' } })).red).toBeUndefined()
     expect((await ground.run('fetch')).red).toBeUndefined()
@@ -115,7 +117,7 @@ describe('what molt writes', () => {
     expectHarmless(result)
   })
 
-  test('truncates 100 MB without a line end, and the load continues', { timeout: 300_000 }, async () => {
+  test('of 100 MB without a line break is truncated, and the load continues', { timeout: 300_000 }, async () => {
     await ground.restore('prepared')
     const before = process.memoryUsage().rss
     const { red, result, log } = await ground.run('fetch', { tools: trickedFolder({ flood: 100 }) })
@@ -124,7 +126,7 @@ describe('what molt writes', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(300 << 20)
   })
 
-  test('inside a value does not count as a finished table', { timeout: 180_000 }, async () => {
+  test('inside a value is not taken for a finished table', { timeout: 180_000 }, async () => {
     await ground.restore('prepared')
     await ground.stopApplication()
     expect((await ground.run('fetch')).red).toBeUndefined()
@@ -160,7 +162,7 @@ describe('names', () => {
     '__proto__',
     'constructor',
     'toString',
-    // The longest name there is, in bytes.
+    // The longest possible name, in bytes.
     '東'.repeat(21),
     'ordinary',
   ]
@@ -179,7 +181,7 @@ describe('names', () => {
     await query(pair.behind.url, OBJECTS)
   }, 300_000)
   afterAll(() => pair?.stop())
-  /** Of other objects than tables and columns. */
+  /** Creates a role, an index and a constraint with hostile names. */
   const OBJECTS = `
     CREATE ROLE ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
     GRANT INSERT ON ordinary TO ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
@@ -196,7 +198,9 @@ describe('names', () => {
       env: { PATH: `${standInFolder()}:${process.env.PATH}` },
     })
 
-  test('are treated as names: such tables are moved completely or refused by name', { timeout: 300_000 }, async () => {
+  test('are treated as names: each such table is either moved completely or reported', {
+    timeout: 300_000,
+  }, async () => {
     const defer = 'indexes,constraints'
     const first = await run('prepare', { defer })
     expectHarmless(first)
@@ -242,7 +246,7 @@ describe('archives for setup', () => {
   afterAll(() => server?.close())
 
   const MOLT = '#!/bin/sh\necho molt version 1.4.1\n'
-  /** A file of an archive. `to` creates a link. */
+  /** A file in an archive. With `to`, it is a symbolic link. */
   type Entry = { name: string; text?: string; to?: string }
   function tarOf(entries: readonly Entry[], ...more: string[]): Buffer {
     const from = mkdtempSync(join(folder, 'tar-'))
@@ -285,14 +289,14 @@ describe('archives for setup', () => {
     ['a truncated one', () => [tarOf(programs()).subarray(0, 60)], 'setup.archive-damaged'],
     ['an archive without programs', () => [tarOf([{ name: 'README', text: 'x' }])], 'setup.programs-missing'],
     ['an empty answer', () => [Buffer.alloc(0)], undefined],
-  ])('refuses %s, and runs nothing from it', async (_, made, code) => {
+  ])('rejects %s, and runs nothing from it', async (_, made, code) => {
     const result = await setup(...made())
     expect(result.conclusion, words(result)).toBe('failure')
     if (code) expect(result.outputs['error-code'], words(result)).toBe(code)
     expectHarmless(result)
   })
 
-  test('writes nothing outside the folder for paths that point there', async () => {
+  test('writes nothing outside the folder if a path points outside', async () => {
     const outside = join(folder, 'outside')
     mkdirSync(outside)
     const climbing = tarOf(

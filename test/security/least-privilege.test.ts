@@ -1,4 +1,4 @@
-/** The whole chain, by roles that have exactly what `grants: print` writes, on both sides. */
+/** The whole chain, run by roles that have only the privileges printed by `grants: print`, on both sides. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -40,11 +40,11 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-test('from `prepare` to `cleanup`, every step is green', { timeout: 300_000 }, async () => {
+test('every step from `prepare` to `cleanup` succeeds', { timeout: 300_000 }, async () => {
   const streaming = { 'quiet-period': '200ms' }
   for (const [action, inputs] of [
     ['prepare', mover.inputs],
-    // The other modes need the role admin on the target.
+    // The other modes need the `admin` role on the target.
     ['fetch', { mode: 'import', 'bucket-path': 's3://loads/least' }],
     ['replicate', { until: 'caught-up', ...streaming }],
     ['status', {}],

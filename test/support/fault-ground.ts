@@ -24,7 +24,7 @@ export type Side = 'source' | 'target'
 
 /** The result of one action. */
 export interface Came {
-  /** The error's code; undefined if the action is green. */
+  /** The error's code; undefined if the action succeeded. */
   red: string | undefined
   log: string
   result: JobResult
@@ -33,25 +33,25 @@ export interface Came {
 /** How an action runs. */
 export interface ActionOptions {
   inputs?: Record<string, string> | undefined
-  /** Folder of the tools. */
+  /** Folder with the tools. */
   tools?: string | undefined
-  /** It stops itself at this checkpoint, and `work` lets its process continue or kills it. */
+  /** Stops the action's process at this checkpoint. `work` then continues or kills the process. */
   at?: { point: string; work: (pid: number) => Promise<void> } | undefined
-  /** Its process is killed as soon as this query has a row. */
+  /** Kills the action's process as soon as this query returns a row. */
   dies?: { side: Side; once: string } | undefined
-  /** By which its clock is ahead of both servers'. */
+  /** Hours by which the process's clock is ahead of the servers' clocks. */
   hours?: number | undefined
-  /** Another run of the same action is not over yet. */
+  /** Whether another run of the same action is still in progress. */
   beside?: boolean
 }
 
 /** The actual state of both sides. */
 export interface Truth {
-  /** Table → rows that exist on one side only. A changed row counts twice. */
+  /** Table → number of rows that exist on only one side. A changed row counts twice. */
   rows: Record<string, number>
-  /** Tables of the source that are missing on the target. */
+  /** Source tables that are missing on the target. */
   absent: string[]
-  /** Sequences of the target whose next value the source has already used. */
+  /** Target sequences whose next value the source has already used. */
   behind: string[]
   /** Whether the application's role can write, on each side. */
   open: Side[]
@@ -61,10 +61,10 @@ const FINISHED = `
   ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
   ALTER TABLE orders ADD CONSTRAINT of_customer FOREIGN KEY (customer_id) REFERENCES customers;
   CREATE INDEX orders_customer_id_idx ON orders (customer_id)`
-/** The application's role, and that of the migration, whose rights a fault can revoke. */
+/** The application's role, and the migration's role, whose privileges a fault can revoke. */
 const ROLES = `CREATE ROLE app LOGIN PASSWORD 'postgres'; CREATE ROLE mover LOGIN SUPERUSER PASSWORD 'postgres';
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app`
-/** A table on both sides that is not moved, although its name starts like an expected table's. */
+/** A table on both sides that is not moved, although its name starts like that of an expected table. */
 const ARCHIVE = 'CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)'
 
 /**
@@ -179,7 +179,7 @@ export class FaultGround {
     return this.#pair.source
   }
 
-  /** The PostgreSQL behind the target, where an administrator reads and sabotages. */
+  /** The PostgreSQL server behind the target, where an administrator reads and damages data. */
   get behind(): EmbeddedServer {
     return this.#pair.target
   }
@@ -188,7 +188,7 @@ export class FaultGround {
     return this.#cluster
   }
 
-  /** Of the migration's role; through the proxies, if there are any. */
+  /** URLs for the migration's role, through the proxies if there are any. */
   get urls(): Record<Side, string> {
     const network = this.#network
     const url = (side: Side, direct: string) => {
@@ -208,12 +208,12 @@ export class FaultGround {
     return this.#network[side]
   }
 
-  /** Runs SQL as an administrator; on the target, behind the like-server. */
+  /** Runs SQL as an administrator. On the target, bypasses the CockroachDB-like server. */
   sql(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].url, text)
   }
 
-  /** Like `sql`, but connected to another database of the server, for changes to this one. */
+  /** Like `sql`, but connected to a different database, for statements such as ALTER DATABASE. */
   admin(side: Side, text: string): Promise<Record<string, unknown>[]> {
     return query(this.#pair[side].urlOf('postgres'), text)
   }
@@ -227,7 +227,7 @@ export class FaultGround {
     return client
   }
 
-  /** Runs one action, in this process unless something happens to its own. */
+  /** Runs one action. It gets its own process only if a fault affects the process. */
   async run(action: string, options: ActionOptions = {}): Promise<Came> {
     const { at, dies, hours, beside, tools = standInFolder() } = options
     const running = runAction({
@@ -308,7 +308,7 @@ export class FaultGround {
     return [...here].filter(([name, value]) => (there.get(name) ?? 0n) < value).map(([name]) => name)
   }
 
-  /** The sides that are writable in the end. A fence that nobody lifts expires with its lease. */
+  /** The sides that are writable in the end. A fence that is never lifted expires with its lease. */
   async #open(): Promise<Side[]> {
     for (const end = performance.now() + LEASE + 5_000; ; await sleep(200)) {
       const [source, target] = [await this.#mayWrite('source'), await this.#mayWrite('target')]
@@ -340,7 +340,7 @@ const LEASE = 10_000
 const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
   prepare: {
-    // Some faults replace molt by a program that misbehaves and differs from the planned one.
+    // Some faults replace molt with a program that misbehaves and differs from the planned one.
     waive: 'tool.version=molt',
     'exclude-tables': 'orders_archive',
     defer: 'indexes,constraints',
@@ -364,7 +364,7 @@ const INPUTS: Record<string, Record<string, string>> = {
   },
 }
 
-/** Copies a data folder with the owners and modes that the servers require. */
+/** Copies a data folder, with the owner and mode that the servers require. */
 async function copyAll(from: string, to: string): Promise<void> {
   if (process.getuid?.() === 0) await promisify(execFile)('cp', ['-a', from, to])
   else cpSync(from, to, { recursive: true, preserveTimestamps: true })

@@ -37,13 +37,13 @@ const SILENT = { enabled: () => false, line() {} } as unknown as ReplicatorLog
  * the slot's confirmed position.
  */
 export class FaultyReplicator {
-  /** What the proof reads of a stream. */
+  /** The stream's status, as the proof reads it. */
   readonly status = { lagMs: 0, restarts: 0 }
   /** Replaces a transaction. Returns the transactions to apply instead. */
   alter: (tx: Transaction) => Transaction[] = (tx) => [tx]
-  /** Whether to acknowledge nothing, so that everything applied now is applied again after a restart. */
+  /** Whether to withhold acknowledgements, so that whatever is applied now is applied again after a restart. */
   holdsBack = false
-  /** Errors of the target, and other reasons why a connection ended. */
+  /** Errors from the target, and other reasons for a lost connection. */
   readonly errors: unknown[] = []
   applied: Lsn = 0n
   readonly #options: ReplicatorOptions
@@ -84,7 +84,7 @@ export class FaultyReplicator {
     this.#frozen = undefined
   }
 
-  /** Restarts as after `kill -9`: changes that were not acknowledged arrive again. */
+  /** Restarts as if killed with `kill -9`: changes that were not acknowledged arrive again. */
   async restart(): Promise<void> {
     await this.#hangUp()
     this.status.restarts++
@@ -97,7 +97,7 @@ export class FaultyReplicator {
     await this.#hangUp()
   }
 
-  /** Loses the connection to the source, as if its host was cut off. Changes already received are kept. */
+  /** Drops the connection to the source, as if its host was unreachable. Changes already received are kept. */
   async cutOff(source: pg.Client): Promise<void> {
     await source.query(
       'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active',
@@ -162,7 +162,9 @@ export class FaultyReplicator {
   }
 }
 
-/** Collects messages into transactions. Unlike replicator 1.0.4, an update of a key deletes the old row. */
+/**
+ * Collects messages into transactions. Unlike in replicator 1.0.4, an update that changes a key deletes the old row.
+ */
 class Gathered {
   readonly #relations = new Map<number, Relation>()
   readonly #push: (tx: Transaction, changes: number) => void

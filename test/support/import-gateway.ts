@@ -14,7 +14,7 @@ export interface ImportGateway {
   /** Tables that a job keeps offline, as `schema.table`. */
   readonly offline: Set<string>
   cancel(id: string): void
-  /** Rights that the user lacks. Empty at first. */
+  /** Privileges that the user lacks; initially empty. */
   readonly without: Set<string>
   stop(): Promise<void>
 }

@@ -5,7 +5,8 @@ let running = false
 
 /**
  * Runs an action in this process, from the sources, for tests of its effects on databases: starting Node would take
- * longer than most of them. It can neither be cancelled nor run several actions at once.
+ * longer than most of them. The action cannot be cancelled. While another one runs in this process, starts a new
+ * process instead.
  */
 export async function inProcess(options: ProcessOptions): Promise<number> {
   const [, name, post] = /\/dist\/([a-z]+)(-post)?\.cjs$/.exec(options.args[0] ?? '') ?? []

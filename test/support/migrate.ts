@@ -1,4 +1,5 @@
-// Runs migrate.yml job by job. The test decides the order and what people do, the workflow everything else.
+// Runs migrate.yml job by job. The test decides the order of the jobs and acts for the people; everything else comes
+// from the workflow.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -54,7 +55,7 @@ export interface Run {
   results: Record<string, string>
   /** Runs a job; undefined if its condition does not hold. `leg` is the follower's leg, from 0. */
   job(id: string, options?: { leg?: number; signal?: AbortSignal }): Promise<JobResult | undefined>
-  /** Runs these jobs in order. Throws with the log of a job that is not green. */
+  /** Runs these jobs in order. Throws with the log of a job that does not succeed. */
   jobs(...ids: string[]): Promise<void>
 }
 

@@ -19,7 +19,7 @@ export interface Rehearsal {
   /** Runs setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   /** Runs the same steps without `replicate`: nothing has been streamed yet. */
-  bringToLoaded(): Promise<void>
+  bringToLoaded(prepare?: Record<string, string>): Promise<void>
   /** Runs SQL as an administrator. On the target it bypasses the like-server, which would refuse or record it. */
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
   stop(): Promise<void>
@@ -29,6 +29,8 @@ export async function startRehearsal(
   options: {
     rows?: number
     rate?: number
+    /** Creates the target with the source's indexes and constraints, for the load to defer. */
+    whole?: boolean
     /** Settings of both servers. */
     settings?: Record<string, string | number>
     cluster?: CockroachOptions
@@ -41,7 +43,7 @@ export async function startRehearsal(
   try {
     await Promise.all([
       createShop(pair.source.url, { rows: options.rows ?? 1500 }),
-      createShop(pair.behind.url, { schemaOnly: true }),
+      createShop(pair.behind.url, { schemaOnly: true, whole: options.whole }),
     ])
     const load = await startLoad({ url: pair.source.url, rate: options.rate ?? 40, connections: 3 })
     const source = options.sourceUrl?.(pair.source.url) ?? pair.source.url
@@ -60,17 +62,16 @@ export async function startRehearsal(
           ...more.env,
         },
       })
+    const runAll = async (steps: typeof CHAIN, prepare: Record<string, string> = {}) => {
+      for (const [name, inputs] of steps)
+        requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
+    }
     return {
       pair,
       load,
       run,
-      async bringToCaughtUp(prepare = {}) {
-        for (const [name, inputs] of CHAIN)
-          requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
-      },
-      async bringToLoaded() {
-        for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
-      },
+      bringToCaughtUp: (prepare) => runAll(CHAIN, prepare),
+      bringToLoaded: (prepare) => runAll(CHAIN.slice(0, -1), prepare),
       query: (side, sql, values) => query((side === 'source' ? pair.source : pair.behind).url, sql, values),
       async stop() {
         await load.stop()

@@ -1,4 +1,7 @@
-/** The script that people write without this project: MOLT's documented commands, judged by their output. */
+/**
+ * The script that you would write without this project: runs MOLT's documented commands, and judges them by their
+ * output.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -66,7 +69,7 @@ export class PlainScript {
     if (!events.some(({ message }) => message === 'fetch complete')) throw new Stops('fetch: no "fetch complete"')
   }
 
-  /** Runs the replicator until the application is stopped and the apply rate is zero, then ends it. */
+  /** Runs the replicator until the application is stopped and the apply rate is zero, then stops the replicator. */
   async #replicate(): Promise<void> {
     const port = await freePort()
     const child = spawn(

@@ -1,4 +1,4 @@
-// Creates the migration roles from `grants: print`, statement by statement, and revokes each right in turn.
+// Creates the migration roles from the output of `grants: print`, and revokes each privilege in turn.
 import pg from 'pg'
 import { split, tokenize } from '../../rehearsal/cockroach/lexer.ts'
 import { type Finding, runChecks } from '../../src/checks/check.ts'
@@ -54,7 +54,7 @@ export async function startGrantBench(version?: string): Promise<GrantBench> {
   const admin = await world(servers, SOURCE, TARGET)
   const database = new URL(admin.source).pathname.slice(1)
   const behind = servers.behind.urlOf(database)
-  // PUBLIC's default rights would hide a missing grant.
+  // PUBLIC's default privileges would hide a missing grant.
   for (const url of [admin.source, behind]) await runAlone(url, `REVOKE ALL ON DATABASE ${database} FROM PUBLIC`)
   await runAlone(behind, 'REVOKE ALL ON SCHEMA public FROM PUBLIC')
   for (const setting of ['statement_timeout', 'idle_in_transaction_session_timeout'])
@@ -67,7 +67,7 @@ export async function startGrantBench(version?: string): Promise<GrantBench> {
   return { granted, stop: servers.stop }
 }
 
-/** What `prepare` reports for a missing right: a check, or the code of a refused connection. */
+/** What `prepare` reports for a missing privilege: a check, or the code of a refused connection. */
 const NAMED: [right: RegExp, code: string][] = [
   [/^REPLICATION$/, 'right.replication'],
   [/^BYPASSRLS$/, 'right.row-security'],
@@ -96,7 +96,10 @@ const NAMED: [right: RegExp, code: string][] = [
   [/^SYSTEM EXTERNALIOIMPLICITACCESS$/, 'right.target-implicit-access'],
 ]
 
-/** Revokes each right, and grants it again. @returns for each one, the expected and the actual report of `prepare` */
+/**
+ * Revokes each privilege, and grants it again.
+ * @returns for each one, what `prepare` should report and what it did report
+ */
 export async function takeEach(
   granted: Granted,
   asked: readonly Removal[],
@@ -153,7 +156,7 @@ export async function runAlone(url: string, sql: string): Promise<void> {
   }
 }
 
-/** Runs one side's printed statements again, which restores revoked rights. */
+/** Runs one side's printed statements again, which restores revoked privileges. */
 export async function giveAgain({ admin, statements }: Granted, side: 'source' | 'target'): Promise<void> {
   for (const each of statements) if (each.side === side) await runAlone(admin[side], each.sql)
 }
@@ -164,7 +167,7 @@ export async function blockers({ user }: Granted, settings = SETTINGS): Promise<
   return findings.filter(({ severity }) => severity === 'block')
 }
 
-/** One right, with the statement that revokes it. */
+/** One privilege, with the statement that revokes it. */
 export interface Removal {
   side: 'source' | 'target'
   /** `SELECT ON TABLE "shop"."orders"`, `CREATEROLE`, `MEMBER OF "owner"` … */
@@ -172,10 +175,10 @@ export interface Removal {
   take: string
 }
 
-/** Every single right in the printed statements, without logins and passwords, which are always needed. */
+/** Every privilege in the printed statements. Excludes logins and passwords, which are always needed. */
 export function removals({ statements }: Granted): Removal[] {
   const all = statements.flatMap(({ side, sql }) => rightsIn(sql).map((each) => ({ side, ...each })))
-  // Two statements can grant the same right.
+  // Two statements can grant the same privilege.
   return [...new Map(all.map((each) => [`${each.side} ${each.right}`, each])).values()]
 }
 
@@ -193,7 +196,7 @@ function rightsIn(sql: string): Rights {
   if (owner) return [{ right: `OWNER OF ${table}`, take: `ALTER TABLE ${table} OWNER TO postgres` }]
   if (!sql.startsWith('GRANT ')) return []
   const [, what = '', to = '', withOption = ''] = /^GRANT (.*) TO (".*?")( WITH GRANT OPTION)?$/s.exec(sql) ?? []
-  // Rights of a table's owner are for the table's foreign keys, not for the migration role.
+  // Privileges granted to a table's owner are for the table's foreign keys, not for the migration role.
   if (to !== user) return []
   if (!what.includes(' ON ')) return [{ right: `MEMBER OF ${what}`, take: `REVOKE ${what} FROM ${user}` }]
   const [privileges = '', rest = ''] = what.split(' ON ')

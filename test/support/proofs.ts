@@ -52,12 +52,12 @@ export function isComplete({ session }: Proof): boolean {
   return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
 }
 
-/** Whether no changed row waits for its comparison or for the stream to confirm it. */
+/** Whether every changed row has been compared and confirmed by the stream. */
 export function isQuiet({ session }: Proof): boolean {
   return session.proofs.dirty.size === 0
 }
 
-/** Ends the proof as a run does that is not killed. */
+/** Ends the proof in an orderly way, unlike a killed run. */
 export async function endProof({ session }: Proof): Promise<void> {
   await session.halt()
   await session.save()

@@ -36,14 +36,14 @@ export interface Verdict {
 }
 
 /**
- * A prepared pair, a replicator in this process with faults on demand, and the proof beside it. Finds what a whole
- * migration would find, in a second or two.
+ * A prepared pair of servers, a replicator in this process with faults on demand, and a rolling proof. Gives the result
+ * of a whole migration in a second or two.
  */
 export class ProvingGround {
   readonly servers: Servers
   readonly plan: Plan
   s!: pg.Client
-  /** A client to the target behind the like-server, for an administrator. */
+  /** An administrator's client of the target, which bypasses the CockroachDB-like server. */
   t!: pg.Client
   replicator!: FaultyReplicator
   readonly #clients: pg.Client[] = []
@@ -130,12 +130,12 @@ export class ProvingGround {
     return this.until(proof, () => isQuiet(proof), 'quiet')
   }
 
-  /** Ends the proof like a leg: saves what is proved. */
+  /** Ends the proof as at the end of a leg, and saves what is proved. */
   handOver(proof: Proof): Promise<void> {
     return endProof(proof)
   }
 
-  /** Ends the proof like a killed runner: saves nothing. */
+  /** Ends the proof as if the runner was killed, without saving anything. */
   async kill({ session }: Proof): Promise<void> {
     await session.close()
   }
@@ -153,7 +153,7 @@ export class ProvingGround {
     }
   }
 
-  /** Plays the cutover: writes stop, drain, last comparison, and the comparison after the commit. */
+  /** Simulates the cutover: stops writes, drains, and compares before and after the commit. */
   async decide(proof: Proof, sabotage = async () => {}): Promise<Verdict> {
     const full: Record<string, string> = {}
     let red: string | undefined

@@ -6,13 +6,13 @@ export interface TcpProxy {
   url(url: string): string
   /** Drops everything silently. */
   cut(): void
-  /** Passes on the data that was held back, as TCP resends it. */
+  /** Forwards the data that was held back, as TCP would retransmit it. */
   heal(): void
-  /** Resets every connection. New ones are possible. */
+  /** Resets every connection, but accepts new ones. */
   reset(): void
-  /** Silently ends every connection to the server: its client learns nothing, as after a lost FIN; new ones are possible. */
+  /** Closes every connection to the server without telling the client, as after a lost FIN. Accepts new ones. */
   halfOpen(): void
-  /** Holds every packet back for this time. */
+  /** Delays every packet by this time. */
   slow(ms: number): void
   stop(): Promise<void>
 }

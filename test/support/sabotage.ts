@@ -1,7 +1,9 @@
 /** Defects of the shop on the target. */
 import { expect } from 'vitest'
 
-/** A defect's name and statement, the statement that undoes it, and what the message must name. */
+/**
+ * A defect: its name, the statement that causes it, the statement that undoes it, and what the message must mention.
+ */
 export const DEFINITIONS: [what: string, done: string, undone: string, names: string[]][] = [
   ['a missing table', 'ALTER TABLE reviews RENAME TO away', 'ALTER TABLE away RENAME TO reviews', ['public.reviews']],
   [
@@ -39,7 +41,7 @@ export const DEFINITIONS: [what: string, done: string, undone: string, names: st
   ],
 ]
 
-/** A change to the target's rows, and what `verify` counts for it. */
+/** A change to the target's rows, and the counts that `verify` reports for it. */
 export const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   ['a deleted row', 'categories', 'DELETE FROM categories WHERE id = 2', { missing: 1 }],
   ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
@@ -69,7 +71,7 @@ export const ROWS: [what: string, table: string, done: string, found: Record<str
   ],
 ]
 
-/** Changes that molt verify misses if it misreads both sides alike. */
+/** Changes that molt verify misses if it misreads both sides in the same way. */
 export const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
   [
     'a truncated number',

@@ -15,9 +15,9 @@ import {
 /** A PostgreSQL source and a CockroachDB-like target. */
 export interface Servers extends EmbeddedPair {
   cluster: CockroachServer
-  /** The PostgreSQL behind the target, where tests read and sabotage as an administrator. */
+  /** The PostgreSQL server behind the target, where tests read and damage data as an administrator. */
   behind: EmbeddedServer
-  /** Ends both. @throws if the target received a statement that no rule covers */
+  /** Stops both servers. @throws if the target received a statement that no rule covers */
   stop(): Promise<void>
 }
 
@@ -48,7 +48,7 @@ export async function startServers(
   }
 }
 
-/** @throws with the statements that no rule covers: each needs a rule, or must not be sent */
+/** @throws Error with the statements that no rule covers. Add a rule for each, or stop sending it */
 export function requireRules({ unknown }: CockroachServer): void {
   if (unknown.length) throw new Error(`the like-server has no rule for:\n${[...new Set(unknown)].join('\n')}`)
 }

@@ -40,7 +40,10 @@ ${launcher(bundle)}
 `
 }
 
-/** Shell words that run a program with Node. Tools get a clean environment, so they need the compile cache by name. */
+/**
+ * Shell words that run a program with Node. Tools run in a clean environment, so NODE_COMPILE_CACHE is passed
+ * explicitly.
+ */
 function nodeOn(program: string): string {
   const cache = process.env.NODE_COMPILE_CACHE
   return `${cache ? `env NODE_COMPILE_CACHE='${cache}' ` : ''}'${NODE}' '${program}'`
@@ -53,7 +56,7 @@ export function launcher(program: string, args = ''): string {
 
 /** Changes to molt's arguments and output that make it fail like the real tool. */
 export interface Trick {
-  /** Flag values that replace the action's. */
+  /** Flag values to pass instead of the action's. */
   flags?: Record<string, string>
   add?: string[]
   /** Pattern of output lines to drop. */
@@ -68,7 +71,7 @@ export interface Trick {
   says?: string[]
   /** Size in MiB of a single line to print before all others. */
   flood?: number
-  /** Whether molt misreads both sides alike, so that no row differs. */
+  /** Whether molt misreads both sides in the same way, so that no row differs. */
   blind?: boolean
   /** Lines that another build of the replicator prints before all others. */
   replicatorSays?: string[]
@@ -84,7 +87,7 @@ function otherReplicator(folder: string, says: readonly string[]): void {
   writeFileSync(join(folder, 'replicator'), script, { mode: 0o755 })
 }
 
-/** Creates a folder with a `molt` that plays this trick, and a replicator. */
+/** Creates a folder with a `molt` that misbehaves as described by `trick`, and a replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
   if (trick.replicatorSays) otherReplicator(folder, trick.replicatorSays)

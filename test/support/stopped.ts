@@ -34,7 +34,7 @@ export function stateOf(pid: number): string | undefined {
   }
 }
 
-/** The running action of this process, by its bundle. */
+/** Pid of an action that this process is running, found by the path of its bundle. */
 export function actionProcess(name: string): number {
   const found = runningAction(name)
   if (!found) throw new Error(`${name} is not running`)
@@ -53,7 +53,7 @@ function commandLine(pid: number): string {
   }
 }
 
-/** Kills the running action as soon as `moment` has come. */
+/** Kills the running action as soon as `moment` resolves. */
 export async function killOnce(
   running: Promise<JobResult>,
   name: string,

@@ -2,26 +2,29 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Side } from './fault-ground.ts'
 
-/** An attempt of the application's role to write; the row keeps its values. */
+/** An attempt by the application's role to write. The write does not change the row's values. */
 export interface Attempt {
   side: Side
-  /** The fence's answer is `paused`, or `moved` once it is permanent; `failed`: no right, no server, no time. */
+  /**
+   * `paused`: refused by the fence; `moved`: refused by a permanent fence; `failed`: no privilege, no server, or
+   * timeout.
+   */
   came: 'accepted' | 'paused' | 'moved' | 'failed'
-  /** Milliseconds, by performance.now(), before it was sent and after its answer. */
+  /** `performance.now()` before the attempt and after its result, in milliseconds. */
   began: number
   ended: number
 }
 
 const SILENT_AFTER = 1_000
 
-/** Writes to both sides on and on, to see which of them takes writes at which time. */
+/** Keeps writing to both sides, to see when each side accepts writes. */
 export class WriteWatch {
   readonly attempts: Attempt[] = []
   readonly #stop = new AbortController()
   readonly #isPermanent: () => Promise<boolean>
   readonly #over: Promise<unknown>
 
-  /** @param urls of the application's role */
+  /** @param urls URLs that log in as the application's role */
   constructor(urls: Record<Side, string>, isPermanent: () => Promise<boolean>) {
     this.#isPermanent = isPermanent
     this.#over = Promise.all((['source', 'target'] as const).map((side) => this.#watch(side, urls[side])))
@@ -56,7 +59,7 @@ export class WriteWatch {
     await this.#over
   }
 
-  /** Whether the last attempts since then were accepted, by side. */
+  /** Waits for a new attempt on each side. @returns the sides that accepted it */
   async open(): Promise<Side[]> {
     const now = performance.now()
     const sides: Side[] = []
@@ -83,7 +86,7 @@ export class WriteWatch {
     return longest
   }
 
-  /** Whether the source took a write after the target had taken one, from `since` on. */
+  /** Whether, from `since` on, the source accepted a write after the target had accepted one. */
   crossed(since: number): boolean {
     const accepted = this.attempts.filter(({ came, began }) => came === 'accepted' && began >= since)
     const first = accepted.find(({ side }) => side === 'target')
@@ -91,7 +94,7 @@ export class WriteWatch {
   }
 }
 
-/** A client that may not be connected: its first query fails then. */
+/** Returns a client even if the connection fails. Its first query then fails. */
 async function open(url: string): Promise<pg.Client> {
   const client = new pg.Client({
     connectionString: url,

@@ -42,7 +42,7 @@ interface Cluster {
   run(sql: string): Promise<ImportResult>
 }
 
-/** The server around the engine: its jobs, offline tables and rights. */
+/** The server around the engine: its jobs, offline tables and privileges. */
 function cluster(options: ImportOptions & { without?: string[]; signal?: AbortSignal } = {}): Cluster {
   const jobs: Job[] = []
   const cancels = new Map<string, (() => void) | undefined>()
@@ -179,7 +179,7 @@ describe('IMPORT INTO', () => {
     expect((await orders()).length).toBe(1)
   })
 
-  it('returns at once with DETACHED', async () => {
+  it('returns immediately with DETACHED', async () => {
     const { run, jobs } = cluster()
     const result = await run(importInto([await put('d.csv.gz', '1,,,5\n')], ', detached'))
     expect(result.status).toBe('running')
@@ -199,7 +199,7 @@ describe('IMPORT INTO', () => {
     running.catch(() => {})
     await reached.promise
     expect(jobs[0]?.fractionCompleted).toBe(0.5)
-    // Meanwhile, reading the catalogs does not wait.
+    // The running import does not block catalog queries.
     await db.query("SET lock_timeout = '1s'")
     await db.query(`SELECT column_default FROM information_schema.columns WHERE table_name = 'orders'`)
     await db.query(
@@ -241,7 +241,7 @@ describe('a failing IMPORT INTO', () => {
       { code: '22P04', message: /row 1: expected 4 fields, got 3 \(row: 1,,secret\)$/ },
     ],
     [
-      'a key that exists',
+      'a duplicate key',
       '1,,,5\n1,,,6\n',
       { code: 'XXUUU', message: /^ingested key collides with an existing one: \/Table\/\d+\/1\/1\/0$/ },
     ],
@@ -271,7 +271,7 @@ describe('a failing IMPORT INTO', () => {
     await expect(cluster().run(importInto([secret]))).rejects.toThrow(/failed to get s3 object: SignatureDoesNotMatch/)
   })
 
-  it('reports servers that do not answer', async () => {
+  it('reports servers that do not respond', async () => {
     const bucket = s3
       .importUrl('a.csv.gz')
       .replace(encodeURIComponent(s3.endpoint), encodeURIComponent('http://127.0.0.1:1'))

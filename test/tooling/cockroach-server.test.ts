@@ -61,7 +61,7 @@ test('creates a view over a join', async () => {
   await db.query('DROP VIEW totals')
 })
 
-test('refuses COPY FROM by a role without admin, with an error that the client handles', async () => {
+test('refuses COPY FROM without the admin role, and the client gets the error', async () => {
   await db.query("CREATE USER copier WITH PASSWORD 'copier'; GRANT INSERT ON TABLE parents TO copier")
   const copier = await open('copier')
   const copied = finished(copier.query(from('COPY parents FROM STDIN')))
@@ -188,7 +188,7 @@ describe('refusals', () => {
 })
 
 describe('schema changes', () => {
-  test('commit on their own and are jobs', async () => {
+  test('each one is a job and commits on its own', async () => {
     await db.query('BEGIN')
     await db.query(`INSERT INTO parents VALUES (2, 'two')`)
     await db.query('CREATE INDEX by_name ON parents (name) STORING (id)')
@@ -228,8 +228,8 @@ describe('schema changes', () => {
   })
 })
 
-describe('rights', () => {
-  test('a grant requires the grant option, and is refused with error 01007', async () => {
+describe('privileges', () => {
+  test('a grant without the grant option is refused with error 01007', async () => {
     await db.query(`CREATE ROLE mig LOGIN PASSWORD 'mig'; CREATE ROLE app`)
     await db.query('GRANT SELECT ON TABLE parents TO mig WITH GRANT OPTION')
     await db.query('GRANT SELECT, INSERT, DROP ON TABLE parents, children TO mig')
@@ -327,7 +327,7 @@ describe('faults of statements in one message', () => {
   const written = (client: pg.Client, value: number) =>
     rows(`SELECT count(*) AS n FROM parents WHERE id IN (${value}, ${value + 1})`, [], client)
 
-  test('40001 means that none was executed, 40003 that all or none were', async () => {
+  test('40001 means that none of them was executed, 40003 that all or none were', async () => {
     const other = await startCockroach(behind, { retryRate: 1 })
     const { options } = other
     const client = await open(undefined, other.urlOf('shop'))
@@ -370,7 +370,7 @@ describe('faults of schema changes', () => {
         await client.query(sql)
       }
       await client.query('SELECT count(*) FROM once')
-      // The same statement with other literals counts as the same.
+      // Statements that differ only in literals count as the same statement.
       await refused('INSERT INTO once VALUES (1)', client)
       await client.query('INSERT INTO once VALUES (2)')
       expect(await rows('SELECT id FROM once', [], db)).toEqual([{ id: '2' }])
@@ -438,7 +438,7 @@ describe('indexes', () => {
     )
 
   // docs: drop-index.md
-  test('have names that are unique only within their table', async () => {
+  test('an index name is unique only within its table', async () => {
     for (const table of ['one_side', 'other_side']) {
       await db.query(`CREATE TABLE ${table} (id INT PRIMARY KEY, code STRING)`)
       await db.query(`CREATE UNIQUE INDEX same ON ${table} (code)`)
@@ -465,7 +465,7 @@ describe('indexes', () => {
   })
 
   // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
-  test('start with a hidden column that their definition does not show if they are hash-sharded', async () => {
+  test('a hash-sharded index starts with a hidden column that its definition does not show', async () => {
     await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
     await db.query(
       'CREATE TABLE keyed (id INT8 NOT NULL, CONSTRAINT k PRIMARY KEY (id) USING HASH WITH (bucket_count = 4))',
@@ -490,7 +490,7 @@ describe('indexes', () => {
   test.each([
     ['25.2', ['[]']],
     ['26.1', ['[]', '[{"indisvalid":false}]']],
-  ] as const)('are listed in %s while they are being built', async (version, expected) => {
+  ] as const)('an index that is being built is shown as in version %s', async (version, expected) => {
     const other = await startCockroach(behind, { version, ddlTime: 500 })
     const [building, looking] = [await open(undefined, other.urlOf('shop')), await open(undefined, other.urlOf('shop'))]
     const name = `slow_${version.replace('.', '_')}`
@@ -503,7 +503,7 @@ describe('indexes', () => {
       const seen: string[] = []
       while (!built) seen.push(JSON.stringify(await rows(look, [], looking)))
       await done
-      // The last reading may come just before the answer.
+      // The last look may see the index valid just before the statement returns.
       const states = seen.filter((state, at) => state !== seen[at - 1] && state !== '[{"indisvalid":true}]')
       expect(states).toEqual(expected)
       expect(await names('children', looking)).toContainEqual([name, '(email)'])
@@ -539,7 +539,7 @@ test('setval of a sequence with CACHE is a schema change', async () => {
 
 describe('full table scans', () => {
   // docs: session-variables.md
-  test('are refused if the role or the session forbids them', async () => {
+  test('refuses a full table scan if the role or the session forbids it', async () => {
     await db.query('CREATE TABLE scanned (id INT PRIMARY KEY, total INT)')
     await db.query('INSERT INTO scanned VALUES (1, 5)')
     await db.query(`CREATE ROLE scanner LOGIN PASSWORD 'scanner'`)
@@ -562,14 +562,14 @@ describe('full table scans', () => {
   })
 })
 
-describe('the past', () => {
+describe('AS OF SYSTEM TIME', () => {
   const NOW = 'SELECT cluster_logical_timestamp()::STRING AS time'
   const names = async (time: unknown) =>
     (await rows(`SELECT name FROM past AS OF SYSTEM TIME '${time}' WHERE id > $1 ORDER BY id`, [0])).map(
       ({ name }) => name,
     )
 
-  test('is readable as of each call of cluster_logical_timestamp(), with either protocol', async () => {
+  test('reads the state at each call of cluster_logical_timestamp(), with either protocol', async () => {
     await db.query(`CREATE TABLE past (id INT PRIMARY KEY, name STRING)`)
     await db.query(`INSERT INTO past VALUES (1, 'one'), (2, 'two')`)
     const [first] = await rows(NOW)
@@ -586,7 +586,7 @@ describe('the past', () => {
     await db.query('ROLLBACK')
   })
 
-  test('is also readable as of half a second after a call', async () => {
+  test('also reads the state half a second after a call', async () => {
     const [now] = await rows(NOW)
     await db.query(`INSERT INTO past VALUES (5, 'five')`)
     const later = `${BigInt(String(now?.time).replace(/\..*/, '')) + 500_000_000n}.0000000000`
@@ -694,7 +694,7 @@ describe('by version', () => {
   }
 
   // v25.1 release notes: autocommit_before_ddl is on by default.
-  test('a schema change commits on its own from 25.1, or if the session is set so', async () => {
+  test('a schema change commits on its own from 25.1, or with autocommit_before_ddl', async () => {
     await on('24.3', async (client) => {
       expect(await rows('SHOW autocommit_before_ddl', [], client)).toEqual([{ autocommit_before_ddl: 'off' }])
       expect(await commitsItself(client, 'one')).toBe(false)
@@ -738,7 +738,7 @@ describe('by version', () => {
   })
 
   // docs: crdb-internal.md; off by default from 26.1.
-  test('hides internals from 26.1 unless allow_unsafe_internals is on', async () => {
+  test('denies access to internals from 26.1 unless allow_unsafe_internals is on', async () => {
     await on('26.1', async (client) => {
       const sql = 'SELECT count(*) AS jobs FROM crdb_internal.jobs'
       expect((await refused(sql, client)).code).toBe('42501')

@@ -170,7 +170,7 @@ describe('embedded servers', () => {
 
   it.each([
     ['right after its start', async (name: string) => until('a folder', () => foldersNaming(name).length > 0)],
-    ['while it initialises', async (name: string) => until('initdb', () => processesNaming(`${name}`).some(isInitdb))],
+    ['while it runs initdb', async (name: string) => until('initdb', () => processesNaming(`${name}`).some(isInitdb))],
     ['while it runs', async (_: string, parent: ChildProcess) => void (await firstWords(parent))],
   ])('do not outlive a parent that is killed %s', async (_, moment) => {
     const name = uniqueName()
@@ -198,7 +198,7 @@ describe('the shop', () => {
   })
   afterAll(() => pair?.stop())
 
-  it('has the promised number of rows, always the same ones', async () => {
+  it('has the promised number of rows, which are always the same', async () => {
     const again = pair.source.urlOf('again')
     await createShop(again, { rows: ROWS })
     for (const table of SHOP_TABLES) {
@@ -356,7 +356,7 @@ describe('the load', () => {
     const before = await activity(source.url)
     const errors: Error[] = []
     const begun = performance.now()
-    // Far below the machine's limit, even while other tests run.
+    // A rate that the machine can sustain even while other tests run.
     load = await startLoad({ url: source.url, rate: 100, onError: (error) => errors.push(error) })
     await sleep(6000)
     await load.stop()
@@ -462,7 +462,7 @@ describe('the load', () => {
     source.resume()
   })
 
-  it('reports a transaction that it gives up', async () => {
+  it('reports a transaction that it abandons', async () => {
     await query(source.url, 'ALTER TABLE payments RENAME TO gone')
     const errors: Error[] = []
     load = await startLoad({ url: source.url, rate: 200, onError: (error) => errors.push(error) })

@@ -1,4 +1,4 @@
-// `npm run rehearse` as a person runs it: output, exit status, and no leftovers.
+// `npm run rehearse` as run from a shell: its output, its exit status, and that it leaves nothing behind.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
@@ -13,7 +13,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 import { stateOf } from '../support/stopped.ts'
 
 const TIMEOUT = 150_000
-/** Tests that run only at night. The others take half a minute. */
+/** Tests that run only nightly. The others take half a minute. */
 const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let folder: string
@@ -23,7 +23,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }))
 
 interface Run {
-  /** As in a shell: 128 + n after signal n. npm ends itself with the signal that ended its script. */
+  /** As in a shell: 128 + n after signal n. npm kills itself with the signal that killed its script. */
   code: number | null
   stdout: string
   stderr: string
@@ -31,7 +31,9 @@ interface Run {
   json(): Record<string, unknown>
 }
 
-/** Everything in a side's catalog that the suite could have created. The user's tables and functions are parameters. */
+/**
+ * Everything in a side's catalog that the actions could have created. The user's tables and functions are parameters.
+ */
 const OURS = `
   SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
   UNION ALL SELECT 'publication ' || pubname FROM pg_publication
@@ -104,7 +106,7 @@ describe('two embedded servers and the shop', () => {
       /<h1 class="good">Committed and finalized<[\s\S]*None: the definitions[\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
     )
     expect(run.stderr).toContain('IMPORT INTO through files')
-    // The user sees progress.
+    // Progress is shown.
     expect(run.stderr).toMatch(
       /starting PostgreSQL 16 and a CockroachDB-like server[\s\S]*\[1\/\d\][\s\S]*streaming: lag/,
     )
@@ -210,7 +212,7 @@ describe('your own databases', () => {
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
 
-  test('are rehearsed without a commit, and keep nothing that the rehearsal created', {
+  test('the rehearsal never commits, and removes everything that it created', {
     timeout: TIMEOUT,
   }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
@@ -226,7 +228,7 @@ describe('your own databases', () => {
     await query(pair.behind.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
-    // In one line. The findings are above it and in the summary.
+    // The reason is one line, because the findings are listed above it and in the summary.
     const reason = expect.stringMatching(/^Prepare: [^\n]+ \(listed above and in the summary\)$/)
     expect(run.json()).toMatchObject({ verdict: 'no-go', reason, code: 'preflight.blocked' })
     expect(run.stderr).not.toContain('the loaded rows stay')

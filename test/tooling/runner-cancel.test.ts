@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import type { RunOptions } from '../../rehearsal/runner/runner.ts'
 import { messages, phaseOf, ran, runJs, runSteps, stepOf } from './runner-helpers.ts'
 
-/** Cancels when a line of output is `ready`. */
+/** Cancels the job when a step prints `ready`. */
 function cancelWhenReady(): Pick<RunOptions, 'signal' | 'onLine'> {
   const controller = new AbortController()
   return {
@@ -122,7 +122,7 @@ describe('processes left behind', () => {
     child.unref()
     output('pid', child.pid)`
 
-  test.runIf(process.platform === 'linux')('are killed at the end of the job, and reported', async () => {
+  test.runIf(process.platform === 'linux')('kills and reports them at the end of the job', async () => {
     const result = await runJs({
       main: leave('ignore'),
       post: 'process.kill(Number(env.INPUT_OLD || 0) || process.pid, 0)',
@@ -132,16 +132,19 @@ describe('processes left behind', () => {
     await gone(pid)
   })
 
-  test.runIf(process.platform === 'linux')('delay a step by at most 5 s if they keep its output open', async () => {
-    const result = await runJs({ main: leave('inherit') })
-    const main = phaseOf(result)
-    expect(main.outcome).toBe('success')
-    expect(main.durationMs).toBeGreaterThanOrEqual(4900)
-    expect(main.durationMs).toBeLessThan(9000)
-    expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
-  })
+  test.runIf(process.platform === 'linux')(
+    'a process that keeps the output open delays its step by at most 5 s',
+    async () => {
+      const result = await runJs({ main: leave('inherit') })
+      const main = phaseOf(result)
+      expect(main.outcome).toBe('success')
+      expect(main.durationMs).toBeGreaterThanOrEqual(4900)
+      expect(main.durationMs).toBeLessThan(9000)
+      expect(result.orphans.map(({ pid }) => pid)).toEqual([Number(result.outputs.pid)])
+    },
+  )
 
-  test('reports none if none were left', async () => {
+  test('reports no process if none was left behind', async () => {
     expect((await runJs({ main: 'say(1)' })).orphans).toEqual([])
   })
 })
@@ -156,7 +159,7 @@ async function gone(pid: number): Promise<void> {
   throw new Error(`process ${pid} is still there`)
 }
 
-test('a cancelled step has a single message about it', async () => {
+test('a cancelled step logs the cancellation only once', async () => {
   const result = await runJs({ main: WAIT }, cancelWhenReady())
   expect(messages(result)).toEqual(['error: The operation was canceled.'])
 })

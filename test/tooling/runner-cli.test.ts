@@ -109,7 +109,7 @@ test('--help lists the inputs', async () => {
   )
 })
 
-test('Ctrl-C cancels: the action can react, and nothing is left', async () => {
+test('Ctrl-C cancels the job: the action can react, and no process is left behind', async () => {
   const main =
     'process.on("SIGINT", () => { say("stopped"); process.exit(0) }); setInterval(() => {}, 1000); say("ready " + process.pid)'
   const child = cli(repository({}), 'js', '--main', main)

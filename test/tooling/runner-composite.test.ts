@@ -26,7 +26,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
   })
 
-  test('a red step skips later steps except failure() and always(), and post steps run even after only a pre step', async () => {
+  test('a failed step skips later steps except failure() and always(), and post steps run even after only a pre step', async () => {
     const result = await runSteps(`
 - id: ok
   uses: $/actions/js
@@ -189,7 +189,7 @@ runs:
     expect(ran(result)).toContain('post local')
   })
 
-  test('a failing expression makes its step red, and a failing condition ends the action', async () => {
+  test('a failing expression fails its step, and a failing condition ends the action', async () => {
     const bad = `\${{ fromJSON('{') }}`
     const result = await runSteps(`
 - id: env

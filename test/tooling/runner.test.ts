@@ -134,7 +134,7 @@ describe('a JavaScript action', () => {
 })
 
 describe('files that a step writes', () => {
-  test('reads outputs in heredoc form, and fails the step at a faulty entry but keeps those before it', async () => {
+  test('reads outputs in heredoc form, and fails the step at a faulty entry but keeps the entries before it', async () => {
     const good = await runJs({ main: 'append("GITHUB_OUTPUT", "text<<EOF\\none\\ntwo\\nEOF\\nlast=1")' })
     expect(good.outputs).toEqual({ text: 'one\ntwo', last: '1' })
     const bad = await runJs({ main: 'append("GITHUB_OUTPUT", "a=1\\nfaulty")' })
@@ -163,7 +163,7 @@ describe('files that a step writes', () => {
     expect(phaseOf(result, 'post').log).toContain(`/a:/b:${process.env.PATH}`)
   })
 
-  test('masks a summary, and drops one over 1 MiB with an error but keeps the step green', async () => {
+  test('masks a summary, and drops one over 1 MiB with an error that does not fail the step', async () => {
     const small = await runJs({ main: 'say("::add-mask::s3cret"); append("GITHUB_STEP_SUMMARY", "# it is s3cret")' })
     expect(small.summary).toBe('# it is ***\n')
     const big = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024))' })
@@ -176,8 +176,8 @@ describe('files that a step writes', () => {
   })
 })
 
-describe('masks', () => {
-  test('mask a value from then on, including later phases', async () => {
+describe('secrets', () => {
+  test('masks a value from then on, including in later phases', async () => {
     const lines: LogLine[] = []
     const main =
       'say("before s3cret"); say("::add-mask::s3cret"); say("::error title=t::has s3cret"); say("after s3cret")'
@@ -195,7 +195,7 @@ describe('masks', () => {
     expect(JSON.stringify(result.steps.map(({ log }) => log))).not.toContain('p%40ss')
   })
 
-  test("drop an output with a secret from the job's outputs with a warning, but not from the step's", async () => {
+  test("drops an output with a secret from the job's outputs with a warning, but keeps it in the step's outputs", async () => {
     const result = await runJs({
       main: 'say("::add-mask::s3cret"); output("url", "x/s3cret"); output("ok", 1); output("none", "")',
     })

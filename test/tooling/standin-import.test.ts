@@ -112,7 +112,7 @@ describe('a failing load through files', () => {
     expect(event(run, 'created continuation token')).toMatchObject({ table: 'public.notes' })
   })
 
-  it('resumes with every file of the table, so kept rows collide until the table is empty', async () => {
+  it('resumes with every file of the table, so the remaining rows collide until the table is emptied', async () => {
     await db.t.query('INSERT INTO notes VALUES (40)')
     const failed = await fetch([...BUCKET, '--flush-rows', '10'])
     const fetchId = event(failed, 'continue from this fetch ID')?.fetch_id as string
@@ -137,7 +137,7 @@ describe('a failing load through files', () => {
     expect(resumed.events.at(-1)).toMatchObject({ message: 'fetch complete', tables: ['public.notes'] })
   })
 
-  it('starts smaller imports when its job is cancelled', async () => {
+  it('retries with smaller imports when its job is cancelled', async () => {
     await target.stop()
     const slow = new Promise<void>(() => {})
     target = await startImportGateway(bench.servers.behind, db.name, {
@@ -153,7 +153,7 @@ describe('a failing load through files', () => {
     expect(target.jobs.map(({ status }) => status)).toEqual(['canceled', 'succeeded', 'succeeded'])
   })
 
-  it('fails to import files that the target may not read or cannot reach', async () => {
+  it('fails if the target is not allowed to read the files or cannot reach them', async () => {
     target.without.add('EXTERNALIOIMPLICITACCESS')
     const refused = await fetch(await local())
     expect(refused.stderr).toContain(

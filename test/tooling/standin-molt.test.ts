@@ -406,7 +406,7 @@ describe('molt fetch', () => {
 
   it('reads passwords from a password file, and other settings from a service file', async () => {
     const db = await bench.databases(TWO_TABLES)
-    // The test servers do not ask `postgres` for a password.
+    // The test servers do not require a password for `postgres`.
     for (const side of [db.s, db.t]) await side.query("CREATE ROLE reader SUPERUSER LOGIN PASSWORD 'postgres'")
     const [source, target] = [new URL(db.source), new URL(db.target)]
     const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:reader:${password}\n`

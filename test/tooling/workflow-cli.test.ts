@@ -48,7 +48,7 @@ test('runs the jobs in order, with the outputs and conditions of the file', asyn
   expect(run.stdout).toMatch(/third +skipped/)
 })
 
-test('runs no job behind a rejected approval', async () => {
+test('runs no job after a rejected approval', async () => {
   const run = await workflow(file, '--field', 'sure=true', '--approve-as', 'nobody')
   expect(run).toMatchObject({ exitCode: 1, stdout: expect.stringMatching(/second +failure/) })
   expect(run.stdout).not.toMatch(/heard|third ran/)

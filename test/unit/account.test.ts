@@ -23,14 +23,14 @@ const ACCOUNT: Account = {
   next: 'npm run adopt',
 }
 
-it('shows each figure once, under its own name', () => {
+it('shows each figure only once, with its own label', () => {
   const lines = accountText(ACCOUNT).split('\n')
   const figures = lines.flatMap((line) => /^ {2}(\S.*?) {2,}(.*)$/.exec(line)?.slice(1, 3).join(': ') ?? [])
   expect(figures).toEqual(
     expect.arrayContaining([
       'lag before pause: 9 ms',
       'write pause: 913 ms  (fence 41, drain 872)',
-      'was expected: 1,234 ms',
+      'expected pause: 1,234 ms',
       'application saw: 1,500 ms without writes',
     ]),
   )

@@ -1,4 +1,4 @@
-// An action's output: its summary, and the error that ends it.
+// An action's output: its summary, and the error with which it fails.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,7 +10,7 @@ import { defineAction } from '../../src/runtime/spec.ts'
 const spec = defineAction({
   name: 'tell',
   title: 'T',
-  description: 'For this test.',
+  description: 'Only for this test.',
   icon: 'x',
   inputs: {},
   outputs: {},
@@ -37,7 +37,7 @@ async function summaryOf(run: (context: Context<typeof spec>) => Promise<void>):
   return readFileSync(join(folder, 'GITHUB_STEP_SUMMARY'), 'utf8')
 }
 
-test('separates text after a collapsed part of the summary', async () => {
+test('adds a blank line after a collapsed section of the summary', async () => {
   const summary = await summaryOf(async (context) => {
     context.summary('<details><summary>One</summary>\n\nrows\n</details>')
     context.summary('### Two')
@@ -45,10 +45,10 @@ test('separates text after a collapsed part of the summary', async () => {
   expect(summary).toContain('</details>\n\n### Two\n')
 })
 
-/** The next command, below the alert. */
+/** The next command, which the summary shows below the alert. */
 const NEXT = '**Next:** \n\n```sh\nnpm run action -- tell --source "$MOLT_SOURCE" --target "$MOLT_TARGET"\n```\n\n'
 
-test("reports a program that cannot connect as the program's failure, not the action's", async () => {
+test("reports a program's failed connection as the program's failure, not the action's", async () => {
   const said = 'connect ECONNREFUSED 127.0.0.1:26257'
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
@@ -58,14 +58,14 @@ test("reports a program that cannot connect as the program's failure, not the ac
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
 
-test('leaves out of an error the list that is already in the summary', async () => {
+test('does not repeat a list in the error if the summary already shows it', async () => {
   const summary = await summaryOf(async () =>
-    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.', { summarized: true }),
+    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.', { summarized: true }),
   )
-  expect(summary).toBe(`> [!CAUTION]\n> 2 findings block. Put these right. [preflight.blocked]\n\n${NEXT}`)
+  expect(summary).toBe(`> [!CAUTION]\n> 2 findings block. Fix these. [preflight.blocked]\n\n${NEXT}`)
 })
 
-test('shows an error of several lines as one alert with separate lines', async () => {
+test('shows a multi-line error as one alert with separate lines', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.'),
   )

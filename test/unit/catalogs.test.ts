@@ -5,7 +5,7 @@ import { readSchema, referredColumns } from '../../src/sql/schema.ts'
 import { hidesTriggers } from '../../src/sql/triggers.ts'
 
 /*
- * Where CockroachDB's catalogs answer differently from PostgreSQL's, from docs/cockroachdb.md. The table `orders (id,
+ * Catalog contents that differ between CockroachDB and PostgreSQL, from docs/cockroachdb.md. The table `orders (id,
  * customer, total, code)` went through an ALTER COLUMN TYPE: its column `customer` has attribute number 2 and column
  * id 5.
  */
@@ -38,7 +38,7 @@ const FOREIGN_KEY = constraint({
 })
 const KEY_COLUMN = { schema: 'public', table: 'orders', name: 'to_customer', column: 'customer' }
 
-/** A database that answers by what a statement contains. `change` replaces answers. */
+/** Returns a database that picks its answer by a text in the statement. `change` replaces answers. */
 function cluster(change: Record<string, object[]> = {}): Database {
   const answers: Record<string, object[]> = {
     'json_agg(': [CUSTOMERS, ORDERS],
@@ -74,7 +74,7 @@ function cluster(change: Record<string, object[]> = {}): Database {
   return { query } as unknown as Database
 }
 
-it('reads key, foreign key and hash-sharded index correctly after an ALTER COLUMN TYPE', async () => {
+it('reads keys, foreign keys and hash-sharded indexes correctly after an ALTER COLUMN TYPE', async () => {
   const schema = await readSchema(cluster(), 'target', 'public')
   expect(schema.tables.map(({ name, key }) => [name, key])).toEqual([
     ['customers', ['id']],
@@ -84,7 +84,7 @@ it('reads key, foreign key and hash-sharded index correctly after an ALTER COLUM
   expect(schema.indexes.find(({ name }) => name === 'by_code')?.columns).toEqual(['code'])
 })
 
-it('drops nothing on the target that it cannot rebuild', async () => {
+it('does not drop anything on the target that it cannot rebuild', async () => {
   const both = { indexes: true, constraints: true }
   const planned = async (db: Database) =>
     plannedDeferral(await readSchema(db, 'target', 'public'), ['orders', 'customers'], both, true)
@@ -98,7 +98,7 @@ it('drops nothing on the target that it cannot rebuild', async () => {
   )
 })
 
-it('tests no nullable boolean with NOT', async () => {
+it('never negates a boolean column, which could be NULL', async () => {
   const asked: string[] = []
   const db = cluster()
   const query = (sql: string) => {
@@ -125,6 +125,6 @@ it.each([
   ['CockroachDB CCL v25.2.4 (x86_64)', true],
   ['CockroachDB CCL v25.3.0 (x86_64)', false],
   ['PostgreSQL 24.3 on x86_64', false],
-])('detects whether %s lists its triggers', (version, hides) => {
+])('knows whether %s lists its triggers', (version, hides) => {
   expect(hidesTriggers(version)).toBe(hides)
 })

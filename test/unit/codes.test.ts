@@ -7,17 +7,17 @@ const files = ['src', 'rehearsal']
   .filter((file) => file.endsWith('.ts') && file !== 'src/runtime/codes.ts')
 const code = files.map((file) => readFileSync(file, 'utf8')).join('\n')
 
-/** Whether the source contains the code literally. The codes of a stuck stream are built from the kind of diagnosis. */
+/** Returns whether the source code uses an error code. Codes of a stuck stream are built from the kind of diagnosis. */
 function isUsed(name: string): boolean {
   const kind = /^stream\.stuck\.(.*)$/.exec(name)?.[1]
   return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))
 }
 
-test('every code of the table is used', () => {
+test('every code in the table is used', () => {
   expect(Object.keys(CODES).filter((name) => !isUsed(name))).toEqual([])
 })
 
-test('printed SQL has no placeholder to fill in', () => {
+test('printed SQL has no placeholders to fill in', () => {
   const gap = /\b(ALTER|GRANT|REVOKE|CREATE|DROP|UPDATE|SELECT|INSERT)\b[^`'"]*…|\bTO` the\b/
   const printed = files
     .filter((file) => file.startsWith('src/'))
@@ -32,7 +32,7 @@ test('the table is sorted', () => {
   expect(names).toEqual([...names].sort())
 })
 
-test.each(Object.entries(CODES))('%s is explained in sentences', (name, { meaning, cause, fix }) => {
+test.each(Object.entries(CODES))('%s is explained in full sentences', (name, { meaning, cause, fix }) => {
   expect(name).toMatch(/^[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+$/)
   for (const text of [meaning, cause, fix]) expect(text).toMatch(/^[A-Z`"].*[.)]$/s)
 })

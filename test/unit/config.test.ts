@@ -1,4 +1,4 @@
-// A config file's problems, reported all at once in the format that editors read.
+// Reports all problems of a config file at once, in a format that editors can read.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ function problems(text: string): string[] {
   return parseConfig(text, specs).problems.map(({ line, column, code }) => `${line}:${column} ${code}`)
 }
 
-test('lists every problem, in the order of the file', () => {
+test('lists every problem, in file order', () => {
   const text = `cutover: yes
 fetsch: {}
 common:
@@ -44,7 +44,7 @@ test.each([
   ['an alias', 'fetch: &a { table-concurrency: 4 }\n'],
   ['a secret named by a variable, even one that is not set', 'common: { source: env:NOT_SET_ANYWHERE }'],
   ['nothing', '# a comment\n'],
-])('takes %s', (_, text) => {
+])('accepts %s', (_, text) => {
   expect(problems(text)).toEqual([])
 })
 
@@ -52,17 +52,17 @@ test.each([
   ['a duplicate key', 'fetch:\n  mode: import\n  mode: import\n', '3:3 config.unreadable'],
   ['no map', '- a\n', '1:1 config.invalid'],
   ['another config file', 'common:\n  config: x.yml\n', '2:3 config.unknown-name'],
-])('refuses %s', (_, text, problem) => {
+])('rejects %s', (_, text, problem) => {
   expect(problems(text)).toEqual([problem])
 })
 
-test('accepts the example once it names a bucket', () => {
+test('accepts the example once a bucket is filled in', () => {
   const example = readFileSync('examples/molt-actions.yml', 'utf8')
   expect(problems(example)).toEqual([expect.stringMatching(/ config\.invalid$/)])
   expect(problems(example.replace('BUCKET', 'acme'))).toEqual([])
 })
 
-test("npm run check-config prints them with the file's name, and fails", () => {
+test("npm run check-config prints problems with the file's name, and fails", () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-config-'))
   try {
     const file = join(folder, 'c.yml')

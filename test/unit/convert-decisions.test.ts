@@ -43,7 +43,7 @@ test.each(['version: 2\n', 'version: 1\ntables: { orders: { hash: 1 } }\n', 'ver
   expect(read(text).problems).toHaveLength(1)
 })
 
-test('names tables, columns, indexes and constraints that the schema lacks', () => {
+test('reports decisions about tables, columns, indexes and constraints that do not exist', () => {
   const catalog = {
     tables: [{ name: 'orders', columns: [{ name: 'total' }] }],
     indexes: [{ table: 'orders', name: 'orders_total' }],
@@ -62,7 +62,7 @@ test('names tables, columns, indexes and constraints that the schema lacks', () 
   ])
 })
 
-test('names decisions that cannot be built, or have no effect', () => {
+test('reports decisions that cannot be built or have no effect', () => {
   const column = (name: string) => ({ column: name })
   const catalog = {
     schema: 'public',

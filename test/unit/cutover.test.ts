@@ -22,11 +22,11 @@ describe('the estimate of the pause', () => {
     ...{ latencyMs: 0, sourceMs: 0, accessMs: 0, rehearsals: [] },
   }
 
-  test('uses the measurements of this run', () => {
+  test('uses measurements from this run', () => {
     const { parts, total, unknown } = estimatePause(now)
     expect(parts).toMatchObject({ drain: 200, verify: 4_000, 'unique indexes': 0 })
     expect(parts).not.toHaveProperty('smoke test')
-    // Sequences and unique indexes run in parallel with the verify, which takes longer here.
+    // Setting sequences and building unique indexes run in parallel with the verify, which takes longer here.
     const { sequences = 0, 'unique indexes': unique = 0 } = parts
     expect(total).toBe(Object.values(parts).reduce((a, b) => a + b) - sequences - unique)
     expect(unknown).toEqual([])
@@ -37,7 +37,12 @@ describe('the estimate of the pause', () => {
     expect(Object.keys(estimatePause({ ...now, decision, smokeMs: 5 }).parts)).toEqual(done)
   })
 
-  test("takes each part's longest rehearsal, and at least this run's measurement", () => {
+  test("takes each part's median of three rehearsals", () => {
+    const rehearsals: Parts[] = [{ fence: 900 }, { fence: 50 }, { fence: 60 }]
+    expect(estimatePause({ ...now, rehearsals }).parts.fence).toBe(60)
+  })
+
+  test("uses each part's longer time of two rehearsals, or this run's measurement if that is longer", () => {
     const rehearsals: Parts[] = [
       { fence: 900, drain: 100, verify: 9_000, 'unique indexes': 70_000 },
       { fence: 50, drain: 3_000, verify: 1_000, sequences: 5 },
@@ -50,7 +55,7 @@ describe('the estimate of the pause', () => {
     expect(estimatePause({ ...now, rehearsals }).parts['unique indexes']).toBe(0)
   })
 
-  test("counts each statement's latency on a remote target, and restoring write access", () => {
+  test('includes the latency of each statement on a remote target, and the time to restore write access', () => {
     const near = estimatePause(now)
     const far = estimatePause({ ...now, latencyMs: 20, accessMs: 320 })
     expect(far.parts['write access']).toBe((near.parts['write access'] as number) + 320 + 120)
@@ -58,7 +63,7 @@ describe('the estimate of the pause', () => {
     expect(far.total).toBeGreaterThan(near.total + 500)
   })
 
-  test('names a part without a measurement', () => {
+  test('lists parts without a measurement', () => {
     expect(estimatePause({ ...now, verifyMs: undefined }).unknown).toEqual(['verify'])
     const known = estimatePause({ ...now, verifyMs: undefined, rehearsals: [{ verify: 800 }] })
     expect(known.unknown).toEqual([])
@@ -66,15 +71,15 @@ describe('the estimate of the pause', () => {
   })
 })
 
-describe('one deadline for the whole section', () => {
-  test('a run cancelled before the section starts is cancelled in it', async () => {
+describe('the deadline of the write pause', () => {
+  test('a run cancelled before the pause is also cancelled during it', async () => {
     const outer = AbortSignal.abort(new CancelledError('cancelled.run', 'gone'))
     const limit = deadlineSignal(outer, 60_000, new PauseClock())
     await expect(limit.race(sleep(5_000))).rejects.toThrow('gone')
     limit.clear()
   })
 
-  test('max-pause ends work that would continue', async () => {
+  test('max-pause stops work that is still running', async () => {
     const clock = new PauseClock()
     const limit = deadlineSignal(new AbortController().signal, 50, clock)
     const verify = clock.part('verify', () => limit.race(sleep(5_000, undefined, { ref: false })))
@@ -82,7 +87,7 @@ describe('one deadline for the whole section', () => {
     limit.clear()
   })
 
-  test('measures the parts of a failing section too', async () => {
+  test('also measures the parts of a pause that fails', async () => {
     const clock = new PauseClock()
     await clock.part('fence', () => sleep(20))
     await clock.part('drain', () => Promise.reject(new Error('stuck'))).catch(() => {})
@@ -100,7 +105,7 @@ test('gives the smoke test a URL with read-only transactions, even if the URL ha
   )
 })
 
-test('cancelling the run ends a connection attempt to a server that does not answer', async () => {
+test('cancelling the run aborts a connection attempt to a server that does not answer', async () => {
   const server = createServer(() => {})
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
   const url = `postgresql://u:p@127.0.0.1:${(server.address() as AddressInfo).port}/d?sslmode=disable`
@@ -113,7 +118,7 @@ test('cancelling the run ends a connection attempt to a server that does not ans
   server.close()
 })
 
-/** Whether a process ends within ten seconds. */
+/** Returns whether a process exits within ten seconds. */
 async function ended(pid: number): Promise<boolean> {
   for (let i = 0; i < 200; i++) {
     if ([undefined, 'Z'].includes(stateOf(pid))) return true
@@ -122,7 +127,7 @@ async function ended(pid: number): Promise<boolean> {
   return false
 }
 
-/** Starts a shell. The first line of its output is the pid of a process that it started. */
+/** Starts a shell whose first output line is the PID of a process that it starts. */
 async function shell(script: string) {
   const lines: string[] = []
   const child = new Child({
@@ -134,8 +139,8 @@ async function shell(script: string) {
   return { child, pid: Number(lines[0]) }
 }
 
-describe('a program that starts others', () => {
-  test('is stopped together with them', async () => {
+describe('a program that starts other programs', () => {
+  test('is stopped together with the others', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; wait; true')
     const began = performance.now()
     expect(await child.stop()).toEqual({ code: null, signal: 'SIGTERM' })
@@ -149,13 +154,13 @@ describe('a program that starts others', () => {
     expect(await ended(pid)).toBe(true)
   })
 
-  test('ends them too when it is killed from outside', async () => {
+  test('takes the others down when it is killed from outside', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; kill -KILL $$')
     expect(await child.exited).toEqual({ code: null, signal: 'SIGKILL' })
     expect(await ended(pid)).toBe(true)
   })
 
-  test('can leave them running when it succeeds, and the action does not wait for them', async () => {
+  test('can leave the others running when it succeeds, and the action does not wait for them', async () => {
     const { child, pid } = await shell('sleep 60 & echo $!; echo done; exit 0')
     const began = performance.now()
     expect(await child.exited).toEqual({ code: 0, signal: null })
@@ -174,13 +179,13 @@ describe("a user's command", () => {
   })
   const { signal } = new AbortController()
 
-  test('ends at its timeout, with everything that it started', async () => {
+  test('is killed at its timeout, with everything that it started', async () => {
     const began = performance.now()
     await expect(runCommand(entry, command('sleep 60; true', 300), signal)).rejects.toThrow(/switch-timeout/)
     expect(performance.now() - began).toBeLessThan(5_000)
   })
 
-  test('can end normally and leave the application running', async () => {
+  test('can exit normally and leave the application running', async () => {
     const took = await runCommand(entry, command('sleep 6 & exit 0', 700), signal)
     expect(took).toBeLessThan(5_000)
   })
@@ -189,7 +194,7 @@ describe("a user's command", () => {
 test('neither a tool nor its password file outlives a killed parent', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-orphan-'))
   const script = join(folder, 'parent.mts')
-  // It ignores SIGTERM, so only SIGKILL ends it. The files contain its pid and the path of its password file.
+  // The tool ignores SIGTERM, so only SIGKILL ends it. It writes its PID and the path of its password file to two files.
   writeFileSync(
     script,
     `import { writeFileSync } from 'node:fs'

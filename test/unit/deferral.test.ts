@@ -33,7 +33,7 @@ test.each([
     `SELECT "p", "q" FROM ${T} WHERE ("p", "q") NOT IN (SELECT "r", "s" FROM "public"."b" WHERE ("r", "s") IS NOT NULL) LIMIT 20`,
   ],
 ] as const)(
-  'reports a %s that rows violate with a statement that lists the rows, but without values',
+  'for a %s that rows violate, prints a query that lists the rows, without their values',
   (kind, create, detail, sql) => {
     expect(offendingRows(object(kind, create), { detail })).toBe(sql)
   },
@@ -50,10 +50,10 @@ test.each([
     `ALTER TABLE ${T} ADD CONSTRAINT "x" FOREIGN KEY (p, q) REFERENCES b(r, s) ON DELETE SET NULL (q) DEFERRABLE NOT VALID`,
     `SELECT p, q FROM ${T} WHERE (p, q) NOT IN (SELECT r, s FROM b WHERE (r, s) IS NOT NULL) LIMIT 20`,
   ],
-] as const)("prints such a statement for a %s in the server's own form too", (kind, create, sql) => {
+] as const)('also prints such a query for a %s that the server has formatted', (kind, create, sql) => {
   expect(offendingRows(object(kind, create), {})).toBe(sql)
 })
 
-test('uses the definition if the server sends no detail', () => {
+test('prints the definition if the server sends no detail', () => {
   expect(offendingRows(object('unique', 'CREATE UNIQUE INDEX x ON t (e)'), {})).toBe('CREATE UNIQUE INDEX x ON t (e)')
 })

@@ -26,7 +26,7 @@ const equal = (dirty: DirtyKeys, taken = dirty.take()) => {
   for (const each of taken) dirty.equal(each)
 }
 
-describe('keys that changed and are not proved', () => {
+describe('changed keys that are not proved yet', () => {
   it('keeps only the newest change of a key, so the log can advance', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
@@ -36,7 +36,7 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.confirmable(40n)).toBe(20n)
   })
 
-  it('does not count a key as proved that changed after it was taken', () => {
+  it('does not count a key as proved if it changed after it was taken', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     const taken = dirty.take()
@@ -46,7 +46,7 @@ describe('keys that changed and are not proved', () => {
     expect(taken.map((each) => dirty.differs(each))).toEqual([false])
   })
 
-  it('reopens a proved key if the reader is replaced before it confirmed the change', () => {
+  it('reopens a proved key if the reader is replaced before the change is confirmed', () => {
     const dirty = keys()
     dirty.mark(change(1, 10))
     dirty.mark(change(2, 20))
@@ -71,14 +71,14 @@ describe('keys that changed and are not proved', () => {
     expect(differs()).toEqual([true])
   })
 
-  it('takes the longest waiting first', () => {
+  it('takes the keys that have waited longest first', () => {
     const dirty = keys()
     for (const key of [1, 2, 3]) dirty.mark(change(key, 10 + key))
     dirty.later(dirty.take(1)[0] as OpenKey)
     expect(dirty.take(2).map(({ key }) => key[0])).toEqual(['2', '3'])
   })
 
-  it('keeps a suspicious key of the first pass with its chunk until a change or a comparison replaces it', () => {
+  it('keeps a key that differed in the first pass, and its chunk, until it changes or is proved', () => {
     const dirty = keys()
     for (const key of ['1', '2', '3']) dirty.suspect('items', [key], 50n, Number(key))
     expect(dirty.suspectChunks('items')).toEqual(new Set([1, 2, 3]))
@@ -87,14 +87,14 @@ describe('keys that changed and are not proved', () => {
     expect(dirty.suspectChunks('items')).toEqual(new Set([2, 3]))
     dirty.confirmed(51n)
     expect(dirty.suspectChunks('items')).toEqual(new Set([3]))
-    // The log already knows this change, so it stays.
+    // The log already has a change of this key, so the key stays.
     dirty.mark(change(4, 70))
     equal(dirty)
     dirty.suspect('items', ['4'], 90n, 4)
     expect(names(dirty)).toEqual(['4@70'])
   })
 
-  it('over its budget, gives up the table with the most keys and continues counting', () => {
+  it('drops the table with the most keys when it is over budget, and keeps tracking new changes', () => {
     const given: string[] = []
     const dirty = keys(5, (table) => given.push(table))
     dirty.mark(change(1, 10, 'a'))
@@ -115,7 +115,7 @@ describe('keys that changed and are not proved', () => {
     expect([dirty.open, dirty.size]).toEqual([0, 1])
   })
 
-  it('takes less than 256 MiB for a million keys', () => {
+  it('needs less than 256 MiB for a million keys', () => {
     const dirty = keys(1_000_000)
     const before = process.memoryUsage().heapUsed
     for (let i = 0; i < 1_000_000; i++) dirty.mark(change(i, i))
@@ -137,7 +137,7 @@ describe('a snapshot', () => {
     expect(isVisible(parseSnapshot('101:105:101'), xid)).toBe(xid === 4294967290 ? true : visible)
   })
 
-  it('compares ids of this epoch and of the previous one', () => {
+  it('compares ids from this epoch and the previous one', () => {
     const snapshot = parseSnapshot(`${(1n << 32n) + 5n}:${(1n << 32n) + 9n}:${(1n << 32n) + 7n}`)
     expect([4, 5, 7, 8, 9, 4294967295].map((xid) => isVisible(snapshot, xid))).toEqual([
       true,
@@ -152,8 +152,8 @@ describe('a snapshot', () => {
 })
 
 /*
- * A source, its log, and a target that a replicator fills in order. The replicator can lose a change, and can restart,
- * which repeats unconfirmed changes. The verdict on the keys must match reality.
+ * Models a source, its log, and a target to which a replicator applies the log in order. The replicator can lose a change or
+ * restart, after which it repeats unconfirmed changes. The verdict on the keys must match reality.
  */
 type Step =
   | { do: 'write'; key: number }
@@ -184,7 +184,7 @@ class World {
   applied = 0
   confirmed = 0
   seen: OpenKey[] = []
-  /** Where a pass over all rows must start; undefined once it is done. */
+  /** Log position where a pass over all rows must start; undefined once the pass is done. */
   passFrom: number | undefined
 
   constructor(budget: number) {
@@ -204,7 +204,7 @@ class World {
       this.dirty.confirmed(BigInt(this.confirmed))
     } else if (step.do === 'restart') {
       this.applied = this.confirmed
-      // A round counts only if the reader stays the same throughout.
+      // A comparison counts only if the reader does not change in the meantime.
       this.seen = []
       this.dirty.reopen()
     } else if (step.do === 'look') this.look()
@@ -217,7 +217,7 @@ class World {
       this.dirty.mark(change(this.log[this.read]?.key as number, this.read))
   }
 
-  /** @param lost whether the last change does not reach the target */
+  /** @param lost whether the replicator loses the last of these changes */
   apply(count: number, lost = false): void {
     for (let i = 0; i < count && this.applied < this.log.length; i++, this.applied++) {
       const { key, value } = this.log[this.applied] as World['log'][number]
@@ -233,7 +233,7 @@ class World {
     return [...this.source.keys()].every((key) => this.same(key))
   }
 
-  /** Compares all rows, once the stream has confirmed everything committed before the request. */
+  /** Compares all rows, but only once the stream has confirmed everything committed before the pass was requested. */
   pass(): void {
     if (this.passFrom === undefined || this.confirmed < this.passFrom) return
     this.passFrom = undefined
@@ -241,9 +241,9 @@ class World {
       if (!this.same(key)) this.dirty.suspect('items', [String(key)], BigInt(this.log.length), 0)
   }
 
-  /** Reads both sides. More can happen before the result is recorded. */
+  /** Compares open keys. More steps can happen before `note` records the result. */
   look(): void {
-    // Reads behind a marker: a restarted reader has repeated these changes by then.
+    // Compares only keys whose changes have been applied, because a restarted replicator repeats earlier ones first.
     this.seen = this.dirty.take().filter(({ key, at }) => at < BigInt(this.applied) && this.same(Number(key[0])))
   }
 
@@ -252,7 +252,7 @@ class World {
     this.seen = []
   }
 
-  /** Plays the write pause: writes stop, everything is applied, confirmed and read, and open keys are compared. */
+  /** Simulates the write pause: writes stop, everything is applied, confirmed and read, and open keys are compared. */
   drain(): boolean {
     this.readLog(this.log.length)
     this.apply(this.log.length)
@@ -264,9 +264,9 @@ class World {
   }
 }
 
-describe('a random stream', () => {
-  // A smaller budget could not hold a pass's differences, so the pass would never end.
-  it.each([4, 5, 100])('are proved exactly when both sides are equal (budget %i)', (budget) => {
+describe('keys of a random stream', () => {
+  // With a smaller budget, the differences of a pass would not fit, and the pass would never end.
+  it.each([4, 5, 100])('are proved if and only if both sides are equal (budget %i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
         const world = new World(budget)
@@ -280,7 +280,7 @@ describe('a random stream', () => {
     )
   })
 
-  it.each([1, 2, 3])('are never wrongly proved, however small the budget (%i)', (budget) => {
+  it.each([1, 2, 3])('are never wrongly proved, even with a small budget (%i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {
         const world = new World(budget)
@@ -292,7 +292,7 @@ describe('a random stream', () => {
     )
   })
 
-  it('lose nothing when a reader restarts at the confirmed position', () => {
+  it('are not lost when a reader restarts at the confirmed position', () => {
     fc.assert(
       fc.property(
         fc.array(step, { minLength: 20, maxLength: 60 }),
@@ -300,7 +300,7 @@ describe('a random stream', () => {
         (before, after) => {
           const world = new World(4)
           for (const each of before) world.take(each)
-          // The process is killed after it has confirmed the log as far as allowed.
+          // The process is killed after it has confirmed as much of the log as it may.
           const again = new World(4)
           Object.assign(again, { log: world.log, source: world.source, target: world.target })
           again.read = Number(world.dirty.confirmable(BigInt(world.read)))

@@ -1,4 +1,4 @@
-// The dossier: shows the facts, shows text as text, and makes no request.
+// The dossier shows the facts, escapes text, and makes no requests.
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
@@ -74,7 +74,7 @@ const facts: DossierFacts = {
   written: minute(40),
 }
 
-/** The charts' data for the page's script. */
+/** Returns the data that the page contains for its charts. */
 function charts(page: string): { axis: string; data: (number | null)[][]; marks: number[] }[] {
   return JSON.parse(/<script type="application\/json" id="charts">(.*?)<\/script>/s.exec(page)?.[1] as string)
 }
@@ -82,19 +82,19 @@ function charts(page: string): { axis: string; data: (number | null)[][]; marks:
 describe('the dossier', () => {
   test.each([
     [
-      'who and when',
+      'who acted, and when',
       /2026-11-29 01:50 UTC<\/span><\/td><td>gate<\/td><td>ada, <a href="https:\/\/github\.com\/acme\/shop\/actions\/runs\/7">run<\/a><\/td><td>approved by bea/,
     ],
     ['hosts', /shop\.public on db\.acme:5432[\s\S]*shop\.public on crdb\.acme:26257/],
-    ['the commit of the workflow', /<code>c0ffeec0ffee<\/code>/],
+    ["the workflow's commit", /<code>c0ffeec0ffee<\/code>/],
     [
-      '12 digits of the hash, and all of it',
+      'the first 12 digits of the hash, and the full hash',
       /<code>0123456789ab<\/code>[\s\S]*sha256 <code>(0123456789abcdef){4}<\/code>/,
     ],
     ['warnings by name', /<code>tbl\.wide \(orders\)<\/code>/],
-    ['both durations of the pause', /1,281 ms<\/dd>[\s\S]*<dd>13 min<\/dd>/],
+    ['the write pause and the time without application writes', /1,281 ms<\/dd>[\s\S]*<dd>13 min<\/dd>/],
     [
-      'the pause by part',
+      'the parts of the pause',
       /<span>verify \(expected 900 ms\)<\/span><span class="track"><i style="width:100\.0%"><\/i><\/span><b>1,000 ms<\/b>/,
     ],
     [
@@ -102,7 +102,7 @@ describe('the dossier', () => {
       /<span>orders<\/span>[^<]*<span class="track"><i style="width:100\.0%"><\/i><\/span><b>1,200<\/b>/,
     ],
     ['the proof', /<td>orders<\/td><td class="n">1,200<\/td><td class="n">0<\/td>/],
-    ['what a person decides', /<h3>For you to decide<\/h3><ul><li>orders: the trigger <code>touch<\/code> is missing/],
+    ['what is left to decide', /<h3>For you to decide<\/h3><ul><li>orders: the trigger <code>touch<\/code> is missing/],
     [
       'the next command',
       /<h3>Next<\/h3><p>Point the application at <code>crdb<\/code>\.<\/p><pre>gh workflow run migrate\.yml -f phase=finalize<\/pre>/,
@@ -111,7 +111,7 @@ describe('the dossier', () => {
     expect(dossierPage(facts)).toMatch(expected)
   })
 
-  test('shows lag and WAL in their units, with a gap where nothing streamed', () => {
+  test('shows lag and WAL with their units, and a gap while nothing was streamed', () => {
     const [lag, wal] = charts(dossierPage(facts))
     const seconds = AT / 1000
     expect(lag).toEqual({
@@ -125,7 +125,7 @@ describe('the dossier', () => {
     expect(wal?.data[1]).toEqual([0, 1, 2, null, 300])
   })
 
-  test('judges the last attempt, and keeps the earlier ones as history', () => {
+  test('shows the verdict of the last attempt, and keeps earlier attempts as history', () => {
     const givenUp = [
       step('prepare', -30, {}),
       step('fetch', -20, { arrived: {} }),
@@ -140,7 +140,7 @@ describe('the dossier', () => {
     expect(dossierPage({ ...facts, steps: [...undone, ...givenUp.slice(0, 2)] })).toContain('In progress')
   })
 
-  test('lists what convert.yml decides, and does not call the definitions equal then', () => {
+  test('lists the decisions from convert.yml, and does not call the definitions equal if there are any', () => {
     const decided = [{ of: 'index' as const, table: 'orders', name: 'by_<state>', source: '', target: null }]
     const page = dossierPage({ ...facts, plan: { ...facts.plan, decided } as DossierFacts['plan'] })
     expect(page).toContain('by_&lt;state&gt;')
@@ -171,7 +171,7 @@ describe('the dossier', () => {
     expect(page).toContain('a &lt;b&gt; differs [finalize.definitions-differ]')
   })
 
-  test('runs only its own scripts, and loads nothing', () => {
+  test('runs only its own scripts, and loads no other resources', () => {
     const page = dossierPage(facts)
     const scripts = [...page.matchAll(/<script>([\s\S]*?)<\/script>/g)].map(([, code]) => code as string)
     const hashes = scripts.map((code) => `'sha256-${createHash('sha256').update(code).digest('base64')}'`)
@@ -180,12 +180,12 @@ describe('the dossier', () => {
     expect(page).not.toMatch(/<(img|link|iframe|script) [^>]*(src|href)=|@import|url\(/)
   })
 
-  test('shows foreign names as text', () => {
+  test('escapes names', () => {
     expect(dossierPage(facts)).toContain('<span>&lt;b&gt;</span>')
     expect(dossierPage({ ...facts, migration: '</script><img src=x>' })).not.toContain('<img')
   })
 
-  test('links only web pages', () => {
+  test('links only to web pages', () => {
     const steps = [{ ...night[0], body: { origin: { ...run, run: 'javascript:alert(1)' } } } as DossierStep]
     expect(dossierPage({ ...facts, steps })).not.toContain('href="javascript')
   })
@@ -213,7 +213,7 @@ const account: Account = {
   next: 'npm run adopt',
 }
 
-/** 100 transactions per second, except from second 2 to second 3. */
+/** Samples of 100 transactions per second, except from second 2 to second 3. */
 function paused(): Timeline {
   const timeline = new Timeline()
   timeline.steps.push({ label: 'Load', at: AT }, { label: 'Fence <now>', at: AT + 2000 })
@@ -223,7 +223,7 @@ function paused(): Timeline {
 }
 
 describe('the dossier of a rehearsal', () => {
-  test('shows when the application could not write, as the application counted', () => {
+  test('shows when the application could not write, according to its own counter', () => {
     const page = rehearsalPage(account, paused(), { ...facts, steps: night }, '')
     const chart = charts(page).at(-1)
     expect(chart?.axis).toBe('transactions per s')
@@ -232,14 +232,14 @@ describe('the dossier of a rehearsal', () => {
     expect(page).toContain('<li>Fence &lt;now&gt;</li>')
   })
 
-  test('shows where texts from production were searched for', () => {
+  test('shows where production data was searched for', () => {
     const search = { place: 'rows of the <source>', looked: '9 rows', found: [3] }
     const masking = { rows: 1, tables: 1, maskedColumns: 1, copyMs: 1, tookMs: 1, needles: 10, evidence: '' }
     const page = rehearsalPage({ ...account, masking: { ...masking, searches: [search] } }, paused(), facts, '')
     expect(page).toContain('<td>rows of the &lt;source&gt;</td><td>9 rows</td><td class="n">1 of 10</td>')
   })
 
-  test('says once why it stopped, even without a ledger', () => {
+  test('gives the reason for a stop once, even without a ledger', () => {
     const failed = { ...account, verdict: 'no-go', pauseMs: null, applicationPauseMs: null } as const
     const reason = 'Prepare: 3 findings block'
     const page = rehearsalPage({ ...failed, code: 'preflight.blocked', reason }, new Timeline(), undefined, '')
@@ -248,7 +248,7 @@ describe('the dossier of a rehearsal', () => {
     expect(page).not.toContain('<figure>')
   })
 
-  test("contains the job's summary as GitHub shows it", () => {
+  test("renders the job's summary like GitHub", () => {
     const summary = '### ✅ Verify\n\n> [!WARNING]\n> insecure\n\n| a | b |\n| --- | --- |\n| 1 | 2 |'
     expect(rehearsalPage(account, paused(), facts, summary)).toMatch(
       /<h3>✅ Verify<\/h3>[\s\S]*markdown-alert-warning[\s\S]*<td>1<\/td>/,

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest'
 import { CHECKS } from '../../src/checks/index.ts'
 import { CODES, type ErrorCode } from '../../src/runtime/codes.ts'
 
-/** Topics whose errors occur before or outside a migration: inputs, other commands, GitHub, and `prepare`. */
+/** Topics of errors that occur before or outside a migration: inputs, other commands, GitHub, and `prepare`. */
 const NOT_LATER = [
   ...['approval', 'brief', 'cli', 'config', 'convert', 'github', 'input', 'mask', 'output', 'preflight', 'prepare'],
   ...['rehearse', 'runner', 'setup', 'status', 'waiver'],
@@ -10,18 +10,18 @@ const NOT_LATER = [
 
 /** Why no check can foresee an error. */
 type Unforeseeable =
-  /** What people do on the day: a cancelled job, another run, steps in the wrong order. */
+  /** An operator's action: a cancelled job, another run, steps in the wrong order. */
   | 'people'
-  /** A database that changes between two steps. Each step checks again. */
+  /** A change to a database between two steps, which each step checks again. */
   | 'changed later'
-  /** A failing machine, network or server. */
+  /** A failure of a machine, the network or a server. */
   | 'failure'
-  /** What the step's own proof decides, about rows written after `prepare`. */
+  /** A result of the step's own proof, which concerns rows written after `prepare`. */
   | 'proof'
-  /** What `prepare` itself tries, and fails with this code before anything is installed. */
+  /** `prepare` itself tries this, and fails with the same code before it installs anything. */
   | 'tried by prepare'
 
-/** Each code of the later steps: the checks that foresee it, or the reason why none can. */
+/** Code of a later step → the checks that foresee it, or the reason why none can. */
 const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'abort.committed': 'people',
   'abort.incomplete': 'changed later',
@@ -229,15 +229,15 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
 
 const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))
 
-it('every code of the later steps names the checks that foresee it, or says why none can', () => {
+it('every code of the later steps has checks that foresee it, or a reason why none can', () => {
   expect(later.filter((code) => !FORESEEN[code])).toEqual([])
 })
 
-it('every code in the table exists', () => {
+it('the table has only existing codes', () => {
   expect(Object.keys(FORESEEN).filter((code) => !later.includes(code as ErrorCode))).toEqual([])
 })
 
-it('every check in the table exists', () => {
+it('the table has only existing checks', () => {
   const ids = new Set(CHECKS.map((check) => check.id))
   const named = Object.values(FORESEEN).flatMap((how) => (typeof how === 'string' ? [] : how))
   expect([...new Set(named)].filter((id) => !ids.has(id))).toEqual([])

@@ -1,4 +1,4 @@
-// The client of GitHub's REST API against a local server: failures that it retries, and errors that it reports.
+// Tests the client for GitHub's REST API against a local server: which failures it retries, and which errors it reports.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import * as z from 'zod'
 import {
@@ -36,12 +36,12 @@ const soon = (seconds: number) => String(Math.floor(Date.now() / 1000) + seconds
 
 test.each<[string, FakeGithub['failures']]>([
   ['a 502', [{ status: 502 }]],
-  ['503 for a minute', [503, 503, 502, 503, 500].map((status) => ({ status }))],
+  ['503s for a minute', [503, 503, 502, 503, 500].map((status) => ({ status }))],
   ['a reset connection', ['reset', 'reset']],
   ['a 429 without a message', [{ status: 429 }]],
   ['a primary rate limit', [{ status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(2) } }]],
   [
-    'a primary rate limit as 429',
+    'a primary rate limit with status 429',
     [{ status: 429, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(2) } }],
   ],
   [
@@ -60,7 +60,7 @@ test.each<[string, FakeGithub['failures']]>([
   expect(github.asked).toHaveLength(asked)
 })
 
-test('waits for a rate limit instead of polling', async () => {
+test('waits for the end of a rate limit instead of polling', async () => {
   const limit = { status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(3000) } }
   github.failures = [limit]
   const began = performance.now()
@@ -73,7 +73,7 @@ const limited3h = { status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-rat
 test.each<[string, FakeGithub['failures'], ErrorCode, number]>([
   ['a missing permission', [{ status: 403, message: 'Resource not accessible by integration' }], 'github.refused', 1],
   ['a bad token', [{ status: 401 }], 'github.refused', 1],
-  ['a rate limit of hours', [limited3h], 'github.rate-limited', 1],
+  ['a rate limit that lasts for hours', [limited3h], 'github.rate-limited', 1],
   ['an outage', Array.from({ length: 9 }, () => ({ status: 502 })), 'github.unavailable', 9],
   ['an unreachable network', Array.from({ length: 9 }, () => 'reset' as const), 'github.unreachable', 9],
 ])('reports %s with its own code', async (_, failures, code, asked) => {
@@ -96,13 +96,13 @@ test.each<[string, FakeGithub['failures'][number], ErrorCode]>([
   ['a 502', { status: 502 }, 'github.unavailable'],
   ['a rate limit', limited3h, 'github.rate-limited'],
   ['a 429', { status: 429 }, 'github.rate-limited'],
-])('a follower asks only once, and again a minute later: %s', async (_, failure, code) => {
+])('a follower does not retry at once, because it polls every minute: %s', async (_, failure, code) => {
   github.failures = [failure]
   await expect(readEnvironment(connectGithub(TOKEN, ONE_TRY), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(1)
 })
 
-test('refuses a response of another shape', async () => {
+test('rejects a response with an unexpected shape', async () => {
   await expect(patient().read('environments/cutover', z.object({ id: z.string() }))).rejects.toMatchObject({
     code: 'github.unexpected-answer',
   })

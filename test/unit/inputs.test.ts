@@ -61,7 +61,7 @@ function load(inputs: Record<string, string>, config?: string) {
 }
 
 describe('loadInputs', () => {
-  test('returns typed values and defaults under camel-case names', () => {
+  test('returns typed values and defaults under camelCase names', () => {
     expect(load({ wall: WALL, 'dry-for': '90s', tools: 'brush, roller\nladder' })).toEqual({
       colour: 'green',
       dryFor: 90_000,
@@ -81,7 +81,7 @@ describe('loadInputs', () => {
     expect(load({ wall: WALL }, 'paint:\n  tools: [a, 7]\n  coats: 5\n')).toMatchObject({ tools: ['a', '7'], coats: 5 })
   })
 
-  test('a section of another action has no effect, but its keys are checked', () => {
+  test("another action's section has no effect, but its keys are still checked", () => {
     expect(load({ wall: WALL }, 'sand:\n  grit: 80\n')).toMatchObject({ coats: 2 })
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/:2:3: `sand.grid` .* Did you mean `grit`\?/)
   })
@@ -93,7 +93,7 @@ describe('loadInputs', () => {
     expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
   })
 
-  test('makes no suggestion for a name that resembles none', () => {
+  test('suggests nothing for a name that resembles no known name', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
       /`paint.bucket` is unknown. docs\/config.schema.json/,
     )
@@ -110,7 +110,7 @@ describe('loadInputs', () => {
     expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
   })
 
-  test.each(['- a\n- b\n', 'just a word\n', '42\n'])('refuses a file that is not a map: %j', (config) => {
+  test.each(['- a\n- b\n', 'just a word\n', '42\n'])('rejects a file that is not a map: %j', (config) => {
     expect(() => load({ wall: WALL }, config)).toThrow(InputError)
   })
 
@@ -123,7 +123,7 @@ describe('loadInputs', () => {
 })
 
 describe.each(specs.map((each) => [each.name, each] as const))('every input of %s', (_, each) => {
-  test("refuses an invalid value in one line with the input's name and the fix, and without a secret", () => {
+  test("rejects an invalid value with one line that has the input's name and the fix, but no secret", () => {
     for (const [name, input] of Object.entries(each.inputs)) {
       const wrong = ['! no: such [thing', 'postgresql://u:hidden@tail@h'].find(
         (value) => !input.type.schema.safeParse(value).success,
@@ -146,7 +146,7 @@ describe.each(specs.map((each) => [each.name, each] as const))('every input of %
     }
   })
 
-  test('has a unique camel-case name', () => {
+  test('has a unique camelCase name', () => {
     const names = Object.keys(each.inputs).map(camel)
     expect(new Set(names).size).toBe(names.length)
   })
@@ -216,7 +216,7 @@ describe('types', () => {
       ['--a', 'a,b', '{a: 1}', '['],
     ],
   ]
-  test('the hint for a duration names every unit that the defaults use', () => {
+  test('the hint for a duration lists every unit that the defaults use', () => {
     expect(duration.hint).toBe('a duration such as 500ms, 30s, 5m, 2h or 7d')
   })
 
@@ -234,7 +234,7 @@ describe('types', () => {
     'postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/d?sslmode=disable',
     `postgresql://u@h/d?sslmode=verify-ca&sslrootcert=${import.meta.filename}`,
     "postgresql://u:!$&'()*+,;=-._~@h/d",
-  ])('a sound URL: %s', (url) => expect(urlProblem(url)).toBeUndefined())
+  ])('accepts a valid URL: %s', (url) => expect(urlProblem(url)).toBeUndefined())
 
   test.each([
     ['h:99999/d', 'its port must be a number from 1 to 65535'],

@@ -16,12 +16,12 @@ describe('the folder of a load', () => {
     expect(withFolder({ mode: 'import', bucketPath }, 'F')).toEqual({ mode: 'import', bucketPath: expected }),
   )
 
-  test('is missing for a direct copy, and for a load that an older version started', () => {
+  test('is not used for a direct copy, or for a load that an older version started', () => {
     expect(withFolder({ mode: 'direct-copy', bucketPath: 's3://b' }, 'F').bucketPath).toBe('s3://b')
     expect(withFolder({ mode: 'import', bucketPath: 's3://b' }, undefined).bucketPath).toBe('s3://b')
   })
 
-  test('local files are served at an address that contains it', () => {
+  test('is part of the address where local files are served', () => {
     const files = {
       mode: 'import',
       localPath: '/f',
@@ -35,7 +35,7 @@ describe('the folder of a load', () => {
     })
   })
 
-  test('its name leads back to the root of the file server, even if it is created twice', async () => {
+  test('contains a link with its own name to itself, even if it is created twice', async () => {
     const root = mkdtempSync(join(tmpdir(), 'folder-'))
     try {
       const files = { mode: 'import', localPath: join(root, 'F'), localPathListenAddr: ':9' } as const

@@ -14,7 +14,7 @@ afterEach(() => {
 })
 
 describe('metricsText', () => {
-  it('is OpenMetrics with units, and ends with EOF', () => {
+  it('returns OpenMetrics text with units and a final EOF', () => {
     expect(
       metricsText({ migration: 'main', phase: 'loaded', lagSeconds: 0.25, walKeptBytes: 1024 }, 1_700_000_000_500),
     ).toBe(
@@ -38,7 +38,7 @@ molt_actions_updated_timestamp_seconds{migration="main"} 1700000000.5
     )
   })
 
-  it('writes every known figure', () => {
+  it('writes every known metric', () => {
     const text = metricsText(
       {
         migration: 'main',

@@ -47,28 +47,25 @@ describe('extra-args', () => {
     [['--flush-rows', '1000']],
     [['--flush-rows=1000', '--opt-out-telemetry', '--type-map-file', '/f.json']],
     [['--export-retry-max-attempts', '-1']],
-  ])('taken: %j', (args) => expect(extraArgsProblem(args)).toBeUndefined())
+  ])('accepts %j', (args) => expect(extraArgsProblem(args)).toBeUndefined())
 
   test.each([
     [['--source', 'x'], '--source is not allowed: use the input `source`'],
     [['--source=x'], '--source is not allowed: use the input `source`'],
     [['--direct-copy=false'], '--direct-copy is not allowed: use the input `mode`'],
-    [
-      ['--filter-path', '/f.json'],
-      '--filter-path is not allowed: `verify` would count the rows that it leaves out as missing',
-    ],
+    [['--filter-path', '/f.json'], '--filter-path is not allowed: `verify` would report the filtered rows as missing'],
     [['--flush-rows', '--target'], '--target is not allowed: use the input `target`'],
     [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
-    [['--help'], '--help is not allowed: it would move nothing'],
+    [['--help'], '--help is not allowed: it would only print the help'],
     [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments. Write two items, or --flag=value'],
     [['tokens', 'list'], '"tokens" is a value without a flag'],
     [['--opt-out-telemetry', 'tokens'], '"tokens" is a value without a flag'],
     [['--flush-rows=1', 'tokens'], '"tokens" is a value without a flag'],
     [['--'], 'a bare -- would end the flags'],
-  ])('refused: %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
+  ])('rejects %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
 
-  test('every documented flag has an input or is accepted', () => {
+  test('only documented flags without an input are accepted', () => {
     for (const [flag] of FETCH_FLAGS) {
       const taken = extraArgsProblem([`--${flag}=1`]) === undefined
       expect(taken, flag).toBe((EXTRA_FLAGS as readonly string[]).includes(flag))
@@ -143,7 +140,7 @@ describe('the command line', () => {
   const newest = fetchFeatures(flagUsages(FETCH_FLAGS))
   const older = fetchFeatures('--pglogical-replication-slot-name string\n --metrics-listen-addr string')
 
-  test('has all arguments for a load from the start', () => {
+  test('has all arguments for a new load', () => {
     expect(fetchArgs(request, newest).join(' ')).toBe(
       'fetch --source postgres://s/d --target postgres://t/d --schema-filter ^(public)$ --table-filter ^(orders|Order Notes)$ --table-handling truncate-if-exists --pglogical-replication-slot-name molt_slot --pglogical-publication-and-slot-drop-and-recreate --bucket-path s3://b/p --use-implicit-auth --assume-role arn:aws:iam::1:role/r --metrics-listen-addr 127.0.0.1:1 --pprof-listen-addr 127.0.0.1:2 --non-interactive --flush-rows 5',
     )
@@ -153,7 +150,7 @@ describe('the command line', () => {
     expect(args).toContain('--table-handling none --fetch-id f --continuation-token t')
     expect(args).not.toMatch(/--pglogical/)
   })
-  test('makes TLS optional only for an explicit input', () => {
+  test('makes TLS optional only if an input says so', () => {
     expect(fetchArgs({ ...request, insecure: true }, newest)).toContain('--allow-tls-mode-disable')
     expect(fetchArgs({ ...request, insecure: true }, older)).not.toContain('--allow-tls-mode-disable')
   })
@@ -165,14 +162,14 @@ describe('the command line', () => {
   })
 })
 
-test('reads the number of rows from metrics', () => {
+test('reads row counts from metrics', () => {
   const text =
     '# HELP x\nmolt_fetch_rows_exported{table="public.a"} 10\nmolt_fetch_rows_exported{table="public.b"} 5\nmolt_fetch_rows_imported{table="public.a"} 7\n'
   expect(fetchedRows(text)).toEqual({ exported: 15, imported: 7 })
   expect(fetchedRows('molt_fetch_num_tables 2\n')).toBeUndefined()
 })
 
-test('shows the remaining work, and nothing unknown', () => {
+test('shows the remaining work, but no unknown figures', () => {
   const size = { rows: 1000, bytes: 8 * 2 ** 20 }
   const line = progressLine({ tablesRead: 1, tablesImported: 0, rows: 250 }, 4, size, 5_000)
   expect(line).toContain(
@@ -180,7 +177,7 @@ test('shows the remaining work, and nothing unknown', () => {
   )
   const read = progressLine({ tablesRead: 4, tablesImported: 1, rows: 1000 }, 4, size, 5_000)
   expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
-  // If the estimate of rows was too high, no remaining time is shown once every table is read.
+  // Once every table has been read, no remaining time is shown, even if the row estimate was too high.
   expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
   const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
   expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
@@ -217,7 +214,7 @@ describe('import jobs', () => {
     ["CREATE CHANGEFEED FOR TABLE shop.public.audit, TABLE shop.public.orders INTO 's3://x'", true],
     ["CREATE CHANGEFEED FOR TABLE other.public.orders INTO 's3://x'", false],
     ["CREATE CHANGEFEED FOR DATABASE other INTO 's3://x'", true],
-  ])('%s concerns shop.public.orders: %s', (description, expected) =>
+  ])('%s is about shop.public.orders: %s', (description, expected) =>
     expect(concerns(description, { database: 'shop', schema: 'public', tables: ['orders'] })).toBe(expected),
   )
 
@@ -231,7 +228,7 @@ describe('import jobs', () => {
   const into = (table: string, folder = FOLDER) =>
     `IMPORT INTO d.${table}(a) CSV DATA ('s3://bucket/${'some/long/path/'.repeat(6)}${folder}/${table}/shard_01_part_00000001.tar.gz?AWS_ACCESS_KEY_ID=key')`
 
-  /** A cluster whose SHOW JOBS shows these jobs. CANCEL JOB takes effect at the next SHOW JOBS. */
+  /** Returns a cluster whose SHOW JOBS lists these jobs. CANCEL JOB takes effect at the next SHOW JOBS. */
   function cluster(jobs: Job[]) {
     const cancelled: string[] = []
     const query = async (sql: string) => {
@@ -257,7 +254,7 @@ describe('import jobs', () => {
 
   const cancel = (db: Database, timeout?: number) => cancelImports(db, 'public', ['orders'], [FOLDER], timeout)
 
-  test("cancels only unfinished jobs of this migration's loads, each by its id, and waits for them", async () => {
+  test("cancels only unfinished jobs of this migration's loads, each by its ID, and waits for them", async () => {
     const { db, cancelled } = cluster([
       { id: '900000000000000001', description: into('public.orders'), status: 'running' },
       { id: '2', description: into('public.others'), status: 'running' },
@@ -272,13 +269,13 @@ describe('import jobs', () => {
     expect(await readImportJobs(db, 'public', ['orders'], [FOLDER])).toMatchObject([{ id: '5', ours: false }])
   })
 
-  test('reads the table of a description that SHOW JOBS truncates', async () => {
+  test('reads the table from a description that SHOW JOBS truncates', async () => {
     const long = 'orders_'.repeat(20)
     const { db } = cluster([{ id: '8', description: into(`public.${long}`), status: 'running' }])
     expect(await readImportJobs(db, 'public', [long])).toMatchObject([{ id: '8', table: `public.${long}` }])
   })
 
-  test('cancels an import that starts after another one was cancelled', async () => {
+  test('also cancels an import that starts after another one was cancelled', async () => {
     const { db, cancelled, jobs } = cluster([{ id: '1', description: into('public.orders'), status: 'running' }])
     const query = db.query.bind(db) as (sql: string) => Promise<unknown>
     const restarting = async (sql: string) => {
@@ -320,7 +317,7 @@ describe('the cursor', () => {
     expect(loaded(cursor)).toEqual({ problems: [], started: cursor }),
   )
   test.each(['not an lsn', '0/0', '0/123456789', '1700000000.0', '/1', '0/2E02140 ', { a: 1 }])(
-    '%j is not a cursor from which to stream',
+    '%j is not a valid cursor',
     (cursor) => {
       const { problems, started } = loaded(cursor)
       expect(problems).toEqual([expect.stringMatching(/cursor is not a WAL position/)])
@@ -329,7 +326,7 @@ describe('the cursor', () => {
   )
 })
 
-test('reports a tool that is killed while it prints its help', async () => {
+test('reports a tool that is killed while printing its help', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'killed-'))
   writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
   const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))

@@ -34,7 +34,7 @@ test.each([
   ['', '0', 'value'],
 ])('%j against %j: %s', (source, target, kind) => expect(classify(source, target)).toBe(kind))
 
-test("rejects a negative count, and recognizes an error's level in any notation", () => {
+test('rejects a negative count, and recognizes an error level in any notation', () => {
   const counts = { num_truth_rows: 2, num_success: 2, num_missing: 1, num_mismatch: 0, num_extraneous: -1 }
   const finished = {
     message: 'finished row verification on public.a (shard 1/1)',
@@ -111,7 +111,7 @@ describe('the report', () => {
   addSamples(bad, rows)
   const report = reportOf({ verdict: 'different', tables: [bad, ...reportOf().tables], problems: ['a|b<c>: 1 row'] })
 
-  test('as JSON, matches the published schema and contains no key', () => {
+  test('as JSON, matches the published schema and contains no row keys', () => {
     expect(verifyReport.parse(JSON.parse(JSON.stringify(verifyJson(report))))).toEqual(verifyJson(report))
     expect(verifyReport.safeParse({ ...verifyJson(report), key: 'x' }).success).toBe(false)
     expect(JSON.stringify(verifyJson(report))).not.toContain('canary')
@@ -124,7 +124,7 @@ describe('the report', () => {
     expect(text).not.toContain('canary')
   })
 
-  test('shows first what is estimated or inconclusive', () => {
+  test('lists estimates and inconclusive results first', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
       'row counts are estimates, except those from molt',
     )
@@ -132,7 +132,7 @@ describe('the report', () => {
     expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')
   })
 
-  test('limits the page for a schema of ten thousand tables', () => {
+  test('limits the length of the summary for a schema with ten thousand tables', () => {
     const tables = Array.from({ length: 10_000 }, (_, n) => ({ ...newVerdict(`table_${n}`), rows: 1, mismatch: n % 2 }))
     const problems = tables.map(({ name }) => `${name}: 1 row different`)
     expect(verifyTable(reportOf({ verdict: 'different', tables, problems })).length).toBeLessThan(128 * 1024)
@@ -150,7 +150,7 @@ describe('lines', () => {
     return lines
   }
 
-  test('reads lines in pieces, split inside a character, with and without an end', async () => {
+  test('reads lines that arrive in pieces, even if split inside a character or without a line end', async () => {
     const euro = Buffer.from('€')
     expect(await linesOf(['{"a"', ':1}\r\n\n', 'x', euro.subarray(0, 1), euro.subarray(1), 'y'])).toEqual([
       '{"a":1}',
@@ -227,14 +227,14 @@ describe('lines', () => {
   test.each([
     ['crdb_internal_note_shard_4', 0],
     ['note', 1],
-  ])('takes the column %s of the target for a difference: %i', (column, count) => {
+  ])('counts the extra target column %s as a difference: %i', (column, count) => {
     const account = emptyVerifyAccount('public')
     const event = { message: 'mismatching table definition', table_schema: 'public', table_name: 't' }
     accountForVerify(account, { ...event, level: 'warn', mismatch_info: `extraneous column ${column} found` })
     expect([account.unverifiable.length, account.notes.length]).toEqual([count, 1 - count])
   })
 
-  test('counts lines that are not events by kind', () => {
+  test('counts other lines by kind', () => {
     const unknown = noUnknowns()
     for (const line of ['{"a":', 'usage', '', '[1]', '{']) countChatter(unknown, line)
     expect(unknown).toEqual({ messages: {}, chatter: 2, broken: 2 })

@@ -34,7 +34,7 @@ test.each([
   ['cleaned', undefined],
   ['aborted', 'abort'],
   ['rolled-back', 'cleanup'],
-] as const)('proposes for a migration that is %s: %s', (phase, action) => {
+] as const)('proposes a next action for a migration that is %s: %s', (phase, action) => {
   expect(nextOf(phase, {})?.action).toBe(action)
 })
 
@@ -50,7 +50,7 @@ test.each([
   expect(nextOf('prepared', { load })).toEqual({ action: 'fetch', inputs: { 'on-interrupted': policy } })
 })
 
-test('proposes a commit only to a run with that decision', () => {
+test('proposes a commit only if the current run has `decision: commit`', () => {
   expect(nextCommand({ action: 'cutover' })).toBe(
     'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision rehearse',
   )
@@ -68,12 +68,12 @@ test("repeats the run's options without a URL", () => {
   )
 })
 
-test('repeats all inputs that the same action was given', () => {
+test('repeats all inputs if the next action is the same', () => {
   resetNext(spec)
   vi.stubEnv('INPUT_TARGET', 'postgresql://mover:secret@db/shop')
   vi.stubEnv('INPUT_DECISION', 'commit')
   vi.stubEnv('INPUT_SWITCH', 'manual')
-  // The first may contain a password. The second is already done.
+  // Neither is repeated: a command may contain a password, and a dry run is over.
   vi.stubEnv('INPUT_SWITCH-COMMAND', '["./switch.sh", "password=hunter2"]')
   vi.stubEnv('INPUT_DRY-RUN', 'true')
   expect(nextCommand({ action: 'cutover' })).toBe(
@@ -86,7 +86,7 @@ test('repeats all inputs that the same action was given', () => {
   expect(nextCommand({ action: 'cutover' })).not.toMatch(/hook-4711|AWS_SECRET/)
 })
 
-test('starts the workflow on GitHub', () => {
+test('proposes a workflow run on GitHub', () => {
   vi.stubEnv('GITHUB_RUN_ID', '7')
   vi.stubEnv('GITHUB_REPOSITORY', 'acme/shop')
   expect(nextCommand({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })).toBe(
@@ -101,7 +101,7 @@ test('starts the workflow on GitHub', () => {
   )
 })
 
-test('proposes the same action again after an error, unless its code or the ledger names another action', () => {
+test('proposes the same action after an error, unless its code or the ledger leads to another action', () => {
   noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
   expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare' })
   expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })

@@ -66,7 +66,7 @@ it('sends each event once', async () => {
   expect(bodies.map(({ event }) => event).sort()).toEqual(['stream-stuck', 'wal-half'])
 })
 
-it('sends nothing without an address', async () => {
+it('sends nothing without a URL', async () => {
   notifyTo(undefined, 'main')
   notify('committed')
   await notified()
@@ -78,7 +78,7 @@ it.each<[string, () => void]>([
   ['redirects', () => (answer = 302)],
   ['does not answer', () => (answer = 'never')],
   ['is gone', () => server.close()],
-])('warns and continues when the webhook %s, without the token', async (_, fail) => {
+])('warns without the token and continues if the webhook %s', async (_, fail) => {
   fail()
   server.closeAllConnections()
   notifyTo(url, 'main', 300)

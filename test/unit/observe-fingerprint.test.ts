@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest'
 import { isDml, isWrite, statementFingerprint } from '../../src/phases/observe/fingerprint.ts'
 
-/** Statements as pg_stat_statements and CockroachDB's statistics show them. */
+/** The same statements as shown by pg_stat_statements and by CockroachDB's statistics. */
 const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
   ['placeholders', 'SELECT total FROM orders WHERE id = $1', 'SELECT total FROM orders WHERE id = _'],
-  ['case and white space', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
+  ['case and whitespace', 'select  total\n\tfrom Orders\twhere ID=$1', 'SELECT total FROM orders WHERE id = _'],
   [
     'parentheses around comparisons',
     'SELECT 1 FROM orders WHERE a = $1 AND (b > $2 OR c IS NULL)',
@@ -12,7 +12,7 @@ const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
   ],
   ['IN lists', 'SELECT a FROM t WHERE id IN ($1, $2, $3)', 'SELECT a FROM t WHERE id IN (_, __more__)'],
   [
-    'IN lists of earlier versions',
+    'IN lists as printed by earlier versions',
     'SELECT a FROM t WHERE id IN ($1, $2)',
     'SELECT a FROM t WHERE id IN (_, __more1_10__)',
   ],
@@ -62,7 +62,7 @@ const PAIRS: readonly [name: string, postgres: string, cockroach: string][] = [
 ]
 
 describe('statementFingerprint', () => {
-  it.each(PAIRS)('pairs %s', (_, postgres, cockroach) => {
+  it.each(PAIRS)('matches %s', (_, postgres, cockroach) => {
     expect(statementFingerprint(postgres)).toBe(statementFingerprint(cockroach))
   })
 
@@ -75,7 +75,7 @@ describe('statementFingerprint', () => {
     ['quoted case', 'SELECT "A" FROM t', 'SELECT a FROM t'],
     ['locking', 'SELECT a FROM t FOR UPDATE', 'SELECT a FROM t'],
     ['sort direction', 'SELECT a FROM t ORDER BY a', 'SELECT a FROM t ORDER BY a DESC'],
-  ])('keeps different %s apart', (_, one, other) => {
+  ])('distinguishes different %s', (_, one, other) => {
     expect(statementFingerprint(one)).not.toBe(statementFingerprint(other))
   })
 
@@ -88,17 +88,17 @@ describe('statementFingerprint', () => {
     ['a truncated dollar-quoted string', 'SELECT a FROM t WHERE email = $$secret'],
     ['a comment', 'SELECT a FROM t /* secret */ WHERE b = 1'],
     ['a bit string', "SELECT a FROM t WHERE b = x'5ec4e7' OR c = 'secret'"],
-  ])('contains nothing of %s', (_, sql) => {
+  ])('contains no part of %s', (_, sql) => {
     expect(statementFingerprint(sql)).not.toMatch(/secret|5ec4e7/)
   })
 
-  it('contains no number', () => {
+  it('contains no numbers', () => {
     expect(statementFingerprint('SELECT a FROM t WHERE b = 4711 AND c > 1.5e10 AND d = 0xff AND e = .25')).not.toMatch(
       /\d/,
     )
   })
 
-  it('truncates a long text, and still distinguishes two', () => {
+  it('truncates long texts, but still distinguishes them', () => {
     const long = (last: string) =>
       `SELECT ${Array.from({ length: 600 }, (_, at) => `column_${at}`).join(', ')}, ${last} FROM t`
     expect(statementFingerprint(long('a')).length).toBeLessThanOrEqual(2000)

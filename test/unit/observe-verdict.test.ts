@@ -44,13 +44,13 @@ const straggler = (more: Partial<Straggler> = {}): Straggler => ({
 })
 
 describe('judge', () => {
-  it('is healthy if enough data is within every threshold', () => {
+  it('is healthy if there is enough data and every value is within its threshold', () => {
     const judged = judge(BASELINE, calm(), LIMITS)
     expect(judged).toMatchObject({ verdict: 'healthy', reasons: [], gaps: [], coverage: 100 })
     expect(judged.unpaired).toEqual({ source: [], target: [] })
   })
 
-  // One value past each threshold, and one exactly on it.
+  // For each threshold, one value past it and one exactly on it.
   it.each<[string, string, Seen, Seen]>([
     [
       'latency ratio',
@@ -80,7 +80,7 @@ describe('judge', () => {
     expect(judge(BASELINE, at, LIMITS).verdict).toBe('healthy')
   })
 
-  it('takes each threshold from the configuration', () => {
+  it('uses the configured thresholds', () => {
     const busy: Seen = {
       ...calm(on({ ...countersOf(900, 900, 31, 2), retries: 46, failures: 10, lastError: '23505' })),
       connectionLimit: 7,
@@ -107,7 +107,7 @@ describe('judge', () => {
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 500, 2) }), LIMITS, rare)).toEqual([])
   })
 
-  it('reports a statement that is too slow to reach enough calls', () => {
+  it('reports a statement that is so slow that it is rarely called', () => {
     const few = (calls: number, ms: number) => calm({ [ORDERS]: countersOf(calls, calls, ms, 2) })
     expect(judge(BASELINE, few(2, 3_000), LIMITS).reasons).toMatchObject([
       { code: 'observe.slow', subject: ORDERS, measured: 300, limit: 3 },
@@ -137,7 +137,7 @@ describe('judge', () => {
       BASELINE,
       'observe.no-target-statistics',
     ],
-    ['the application is not on the target', { ...calm(), statements: {} }, BASELINE, 'observe.few-calls'],
+    ['no application uses the target', { ...calm(), statements: {} }, BASELINE, 'observe.few-calls'],
     ['the baseline is empty', calm(), {}, 'observe.few-calls'],
     ['sessions cannot be seen', { ...calm(), sessions: undefined }, BASELINE, 'observe.no-sessions'],
     ['jobs cannot be seen', { ...calm(), failedJobs: undefined }, BASELINE, 'observe.no-jobs'],
@@ -154,7 +154,7 @@ describe('judge', () => {
     expect(judged.gaps.map((gap) => gap.code)).toEqual([code])
   })
 
-  it("requires enough of the baseline's statements on the target", () => {
+  it("requires that enough of the baseline's statements also run on the target", () => {
     const partly: Seen = { ...calm(), statements: { [CARTS]: countersOf(400, 400, 6, 1) } }
     expect(judge(BASELINE, partly, LIMITS)).toMatchObject({
       verdict: 'inconclusive',
@@ -164,7 +164,7 @@ describe('judge', () => {
     expect(judge(BASELINE, partly, { ...LIMITS, minCoverage: 33 }).verdict).toBe('healthy')
   })
 
-  it('is degraded rather than inconclusive when both apply', () => {
+  it('is degraded rather than inconclusive if both apply', () => {
     expect(judge({ missing: 'not-installed' }, { ...calm(), refusedWrites: 3 }, LIMITS).verdict).toBe('degraded')
   })
 
@@ -180,13 +180,13 @@ describe('judge', () => {
     ])
   })
 
-  it('counts sessions on the source together', () => {
+  it('compares the total of all sessions on the source with the limit', () => {
     const seen = { ...calm(), stragglers: [straggler(), straggler({ application: 'report', sessions: 2 })] }
     expect(codes(seen, { ...LIMITS, maxStragglers: 2 })).toEqual(['observe.stragglers', 'observe.stragglers'])
     expect(codes(seen, { ...LIMITS, maxStragglers: 3 })).toEqual([])
   })
 
-  it('names the application with most connections', () => {
+  it('names the application with the most connections', () => {
     const sessions = [
       { application: 'shop', role: 'app', sessions: 6 },
       { application: 'billing', role: 'app', sessions: 90 },
@@ -203,7 +203,7 @@ describe('judge', () => {
     expect(judge(BASELINE, slow, LIMITS).reasons).toMatchObject([{ code: 'observe.slow', hint }])
   })
 
-  it('shows the ten worst statements, those past a threshold first', () => {
+  it('lists the ten worst statements, starting with those past a threshold', () => {
     const many = Object.fromEntries(
       Array.from({ length: 15 }, (_, at) => [`select ${'x'.repeat(at + 1)} from t`, countersOf(1000, 1000, 1 + at, 0)]),
     )
@@ -223,13 +223,13 @@ describe('judge', () => {
 })
 
 describe('counters', () => {
-  it('return the mean and deviation', () => {
+  it('return the mean and standard deviation', () => {
     const counters = countersOf(10, 20, 12, 3)
     expect([meanMs(counters), deviationMs(counters)]).toEqual([12, expect.closeTo(3)])
   })
 
-  it('return the mean and deviation of the calls between two snapshots', () => {
-    // Calls of 1 and 3, then of 10, 20 and 30.
+  it('return the mean and standard deviation of the calls between two snapshots', () => {
+    // Calls that take 1 and 3 ms, and then calls that take 10, 20 and 30 ms.
     const before = { a: countersOf(2, 2, 2, 1) }
     const all = [1, 3, 10, 20, 30]
     const mean = all.reduce((x, y) => x + y) / 5
@@ -238,7 +238,7 @@ describe('counters', () => {
     expect(a && [a.calls, meanMs(a), deviationMs(a)]).toEqual([3, expect.closeTo(20), expect.closeTo(8.1649658)])
   })
 
-  it('leave out what was not executed, and count a new statement in full', () => {
+  it('leave out statements that were not executed, and count new statements in full', () => {
     const before = { a: countersOf(5, 5, 1, 0) }
     expect(difference(before, { ...before, b: countersOf(3, 3, 1, 0) })).toEqual({ b: countersOf(3, 3, 1, 0) })
   })
@@ -254,7 +254,7 @@ describe('counters', () => {
     expect(difference(before, after).a).toMatchObject({ calls: 4, failures: 1, retries: 5, lastError: '40001' })
   })
 
-  it('are summed over the applications that run a statement', () => {
+  it('are summed over all applications that run the same statement', () => {
     const both = sum(
       { ...countersOf(10, 10, 2, 0), failures: 1, fullScan: false, applications: ['b'] },
       { ...countersOf(10, 10, 4, 0), failures: 2, fullScan: true, applications: ['a'] },

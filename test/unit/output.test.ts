@@ -47,7 +47,7 @@ test("the action's own commands still work", () => {
   ])
 })
 
-test('makes escape sequences and direction marks visible', () => {
+test('makes escape sequences and text direction marks visible', () => {
   info('a\u001b[2J\u009b31m\u202eb\tc\r\nd')
   expect(printed).toBe('a\ufffd[2J\ufffd31m\ufffdb\tc\r\nd\n')
 })

@@ -28,13 +28,13 @@ describe('splitPassword', () => {
     ['no password', 'postgres://u@h/db'],
     ['its own file', 'postgres://u:pw@h/db?passfile=/x'],
     ['a service', 'postgres://u:pw@h/db?service=x'],
-    ['white space that the file would lose', 'postgres://u:pw%20@h/db'],
+    ['whitespace that would be lost in a password file', 'postgres://u:pw%20@h/db'],
     ['a line break', 'postgres://u:p%0Aw@h/db'],
     ['not percent-encoded', 'postgres://u:p%w@h/db'],
   ])('leaves the URL unchanged: %s', (_, url) => expect(splitPassword(url)).toBeUndefined())
 })
 
-test('gives the program passwords in a private file, and removes the file when it has ended', async () => {
+test('passes passwords to the program in a private file, which is removed after the program exits', async () => {
   const dir = folder()
   const lines: string[] = []
   const script =
@@ -75,7 +75,7 @@ test.each(['molt', 'replicator'])('reports that %s is not on the PATH, whichever
   vi.unstubAllEnvs()
 })
 
-test('treats a missing program like a failed one, and leaves nothing behind', async () => {
+test('treats a missing program like one that fails, and leaves nothing behind', async () => {
   const dir = folder()
   const child = new Child({
     program: join(dir, 'absent'),

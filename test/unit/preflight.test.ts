@@ -35,7 +35,7 @@ const waived = (...given: Waiver[]) =>
     .map((found) => `${found.object} by ${found.waivedBy}`)
 
 describe('waivers', () => {
-  it('are parsed into check and objects', () => {
+  it('are parsed into a check and its objects', () => {
     expect(waivers.schema.parse(' tbl.no-key=audit_log, events ;\ntyp.money = *;')).toEqual([
       { check: 'tbl.no-key', object: 'audit_log' },
       { check: 'tbl.no-key', object: 'events' },
@@ -62,7 +62,7 @@ describe('waivers', () => {
     expect(require('tgt.table', 'gone')).toThrow(expect.objectContaining({ code: 'waiver.not-allowed' }))
   })
 
-  it('refuses a check whose fix lacks a value', () => {
+  it('rejects a finding without a value for a placeholder in its fix', () => {
     expect(() => runChecks([check('a.b', ['x'], { fix: '{other}' })], facts)).toThrow(/no value for \{other\}/)
     for (const each of CHECKS) expect(each.id).toMatch(/^[a-z]+\.[a-z-]+$/)
   })
@@ -70,16 +70,16 @@ describe('waivers', () => {
 
 describe('the plan hash', () => {
   const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['a', 'b'], slot: 's', publication: 'p' }
-  it('is the same for the same plan in any notation', () => {
+  it('is the same for equivalent plans', () => {
     expect(planHash({ ...plan, tables: ['b', 'a'] })).toBe(planHash(plan))
     expect(planHash({ ...plan, defer: 'none', waivers: [] })).toBe(planHash(plan))
-    // A rehearsal on the like-server does not count for a real cluster's plan.
+    // The hashes must differ, because a rehearsal on the like-server does not count for a plan on a real cluster.
     expect(planHash({ ...plan, likeServer: true })).not.toBe(planHash(plan))
     const decided = { of: 'index' as const, table: 'a', name: 'i', source: '(index "x")', target: null }
     expect(planHash({ ...plan, decided: [decided] })).not.toBe(planHash(plan))
     expect(canonicalJson({ b: [{ d: 1, c: undefined }], a: null })).toBe('{"a":null,"b":[{"d":1}]}')
   })
-  it('changes with each setting that decides what is moved and how', () => {
+  it('changes with each setting that affects what is moved and how', () => {
     const hashes = [
       plan,
       { ...plan, tables: ['a'] },
@@ -95,7 +95,7 @@ describe('the plan hash', () => {
 
 describe('fingerprints', () => {
   const before: Fingerprint = { 'table a': 'table', 'column a.x': 'integer', 'column a.y.z': 'text', 'enum e': 'b, c' }
-  it('show which object changed, and how', () => {
+  it('show which objects have changed, and how', () => {
     const after = { ...before, 'column a.x': 'bigint', 'enum e': 'c, b', 'index a.i': 'CREATE INDEX i' }
     const changes = compareFingerprints('source', before, after)
     expect(changes.map(describeChange)).toEqual([
@@ -105,17 +105,17 @@ describe('fingerprints', () => {
     ])
     expect(compareFingerprints('target', before, before)).toEqual([])
   })
-  it('name a missing table once, without its columns', () => {
+  it('list a missing table once, without its columns', () => {
     const changes = compareFingerprints('target', before, { 'enum e': 'b, c' })
     expect(changes.map((each) => each.object)).toEqual(['table a'])
   })
-  it('are kept as a whole', () => {
+  it('are stored completely', () => {
     expect(unpackFingerprint(packFingerprint(before))).toEqual(before)
     expect(packFingerprint(before).sha256).toBe(packFingerprint({ ...before }).sha256)
   })
 })
 
-it("uses CockroachDB's syntax to drop a unique index, its foreign keys first, and ignores shards", () => {
+it("uses CockroachDB's syntax to drop a unique index after its foreign keys, and ignores shard columns", () => {
   const same = {
     schema: 'public',
     deferrable: false,
@@ -180,6 +180,6 @@ it("uses CockroachDB's syntax to drop a unique index, its foreign keys first, an
       drop: 'ALTER TABLE "far"."b" DROP CONSTRAINT IF EXISTS "b_x"',
     },
   ])
-  // Two checks with the same name and different conditions cannot be distinguished, so neither is touched.
+  // Two CHECK constraints with the same name but different conditions cannot be distinguished, so neither is dropped.
   expect(plannedDeferral(schema, ['a'], { indexes: false, constraints: true }, true).kept).toEqual(['public.a.twice'])
 })

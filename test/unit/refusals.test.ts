@@ -4,7 +4,7 @@ import { refused } from '../../src/masking/copy.ts'
 import { errorCode, errorKind } from '../../src/runtime/errors.ts'
 import { codeOf, explain, explainWords } from '../../src/runtime/refusals.ts'
 
-/** Every class of PostgreSQL's error codes, CockroachDB's additions, and codes that an owner's functions can raise. */
+/** Codes from every class of PostgreSQL's errors, CockroachDB's additions, and codes that user functions can raise. */
 it.each([
   ['25006', 'database.read-only'],
   ['25P03', 'database.session-timeout'],
@@ -80,7 +80,7 @@ it.each([
   ['53300', 'connect.no-free-slot'],
   ['23505', 'mask.copy-failed'],
   ['42601', 'mask.copy-failed'],
-])('masking reports cause and fix of SQLSTATE %s without a value', (state, code) => {
+])('masking reports the cause and fix of SQLSTATE %s without row values', (state, code) => {
   const error = Object.assign(new pg.DatabaseError('for email=ann@example.org', 0, 'error'), { code: state })
   const found = refused(error, 'mask.copy-failed', 'copying t')
   expect(errorCode(found)).toBe(code)

@@ -1,4 +1,4 @@
-// The policy that requires a rehearsal of the plan: GitHub's runs, artifacts and attestations, and which of them count.
+// The policy that requires a rehearsal of the plan: which of GitHub's runs, artifacts and attestations count.
 import { createHash } from 'node:crypto'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,7 +20,7 @@ interface Attested {
   subject?: { name: string; digest: { sha256: string } }
 }
 
-/** Output of `gh attestation verify --format json`. */
+/** Returns output of `gh attestation verify --format json`. */
 function verified(id: number, digest: string, { run, subject }: Attested): string {
   const statement = { subject: [subject ?? { name: `${NAME}.zip`, digest: { sha256: digest } }] }
   const certificate = { runInvocationURI: run ?? `${HOME}/actions/runs/${id}/attempts/1` }
@@ -50,7 +50,7 @@ beforeAll(async () => {
   github = await startGithub()
   mkdirSync(join(folder, 'bin'))
   const gh = join(folder, 'bin/gh')
-  // Answers with the file that belongs to the artifact's bytes, and refuses unknown ones.
+  // This `gh` prints the file stored for the artifact's bytes, and fails for unknown bytes.
   writeFileSync(
     gh,
     `#!/bin/sh
@@ -71,7 +71,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Sets what GitHub and `gh` know from now on. */
+/** Sets the rehearsals that GitHub and `gh` know. */
 function know(rehearsals: FakeRehearsal[]): void {
   github.rehearsals = rehearsals
   for (const { zip, verified } of rehearsals)
@@ -106,7 +106,7 @@ test('accepts two attested runs on the default branch, and verifies both with gh
   }
 })
 
-/** Finds rehearsals without a separate process. */
+/** Finds rehearsals in this process. */
 function find(rehearsals: FakeRehearsal[]) {
   know(rehearsals)
   vi.stubEnv('GITHUB_API_URL', github.url)
@@ -124,11 +124,11 @@ afterEach(() => {
 const attested = (as: Attested) => rehearsal({}, {}, as)
 const elsewhere = () => attested({ run: `${HOME}/actions/runs/7/attempts/1` })
 test.each<[string, FakeRehearsal, RegExp]>([
-  ['of a branch', rehearsal({ head_branch: 'feature' }), /ran on the branch feature/],
-  ['of a fork', rehearsal({ head_repository: { full_name: 'mallory/shop' } }), /ran for a fork/],
-  ['of a pull request', rehearsal({ event: 'pull_request' }), /started by pull_request/],
+  ['on a branch', rehearsal({ head_branch: 'feature' }), /ran on the branch feature/],
+  ['in a fork', rehearsal({ head_repository: { full_name: 'mallory/shop' } }), /ran for a fork/],
+  ['from a pull request', rehearsal({ event: 'pull_request' }), /started by pull_request/],
   [
-    'of another workflow',
+    'by another workflow',
     rehearsal({ path: '.github/workflows/ci.yml' }),
     /belongs to the workflow \.github\/workflows\/ci/,
   ],
@@ -136,10 +136,10 @@ test.each<[string, FakeRehearsal, RegExp]>([
   ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /ran on 2020/],
   ['whose artifact has expired', rehearsal({}, { expired: true }), /has expired/],
   ['whose artifact has no digest', rehearsal({}, { digest: null }), /no digest/],
-  ['that gh refuses', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
+  ['that gh rejects', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
   ['attested by another run', elsewhere(), /is for the run .*runs\/7/],
   [
-    'with an attestation of another artifact',
+    'with an attestation for another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
     /for another artifact/,
   ],
@@ -150,7 +150,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
   expect(rejected).toEqual([expect.stringMatching(why)])
 })
 
-test('is red for too few rehearsals, and names each run that does not count', async () => {
+test('fails if there are too few rehearsals, and names each run that does not count', async () => {
   const ended = await gate([rehearsal(), elsewhere()])
   expect(words(ended)).toMatch(/had 1 green rehearsals .* but 2 are required.* Not counted: .*runs\/7/)
   expect(ended.conclusion).toBe('failure')
@@ -193,7 +193,7 @@ test("requests a plan's artifacts once, instead of one request per run", async (
   expect(paths).toHaveLength(5)
 })
 
-test('finds rehearsals among a flood of artifacts from branches and forks', async () => {
+test('finds rehearsals among many artifacts from branches and forks', async () => {
   const fork = { head_repository: { id: 5, full_name: 'mallory/shop' } }
   const flood = Array.from({ length: 30 }, () => rehearsal(fork))
   expect((await find([...flood, rehearsal()])).green).toHaveLength(1)

@@ -1,4 +1,4 @@
-// The release's scripts as the workflow calls them. Only github.com can publish.
+// Runs the release scripts as the workflow does, except for the publishing itself, which needs github.com.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -29,7 +29,7 @@ test('the archives contain the files to copy, with the commit filled in', () => 
   }
 })
 
-test('the same commit gives the same bytes, with matching checksums', () => {
+test('the same commit produces the same bytes and matching checksums', () => {
   const again = join(folder, 'again')
   writeFiles(version, adoption, again)
   for (const name of readdirSync(out)) expect(readFileSync(join(again, name))).toEqual(readFileSync(join(out, name)))
@@ -40,7 +40,7 @@ test('the same commit gives the same bytes, with matching checksums', () => {
   expect(checked.match(/: OK$/gm)).toHaveLength(2)
 })
 
-test('notes are the section of that version only', () => {
+test("the notes are only that version's section of the changelog", () => {
   const changelog =
     '# Changelog\n\n## [Unreleased]\n\n- new\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- two\n\n## [0.1.0] - 2026-11-01\n\n- one\n'
   expect(notesOf(changelog, '0.2.0')).toBe('### Added\n\n- two')
@@ -49,7 +49,7 @@ test('notes are the section of that version only', () => {
   expect(() => notesOf(changelog, '0.2')).toThrow()
 })
 
-test("the notes link to the commit's documents, and have no placeholder", () => {
+test("the notes link to the commit's documents, and have no placeholders", () => {
   const notes = readFileSync(join(out, 'notes.md'), 'utf8')
   const links = [...notes.matchAll(/\]\(([^)]+)\)/g)].map(([, link = '']) => link)
   const page = `https://github.com/acme/molt-actions/blob/${COMMIT}/`
@@ -58,11 +58,11 @@ test("the notes link to the commit's documents, and have no placeholder", () => 
   expect(notes).not.toContain('OWNER/REPO')
 })
 
-test("refuses a version other than package.json's", () => {
+test("rejects a version other than package.json's", () => {
   expect(() => writeFiles('9.9.9', adoption, join(folder, 'other'))).toThrow()
 })
 
-/** The draft that the workflow's first job creates, in the format of GitHub's REST API. */
+/** Returns the draft that the workflow's first job creates, in the format of GitHub's REST API. */
 function draft(): Record<string, unknown> & { assets: { name: string; digest: string | null }[] } {
   const names = readdirSync(out).filter((name) => name !== 'notes.md')
   const digest = (name: string) => {
@@ -88,11 +88,11 @@ test.each([
   ['belongs to a branch', { target_commitish: 'main' }],
   ['has other notes', { body: 'Trust me' }],
   ['lacks its assets', { assets: [] }],
-])('refuses a release that %s', (_, changed) => {
+])('rejects a release that %s', (_, changed) => {
   expect(draftProblems({ ...draft(), ...changed }, version, COMMIT, out).length).toBeGreaterThan(0)
 })
 
-test('refuses an asset with other bytes, without a digest or with another name', () => {
+test('rejects an asset with other bytes, without a digest or with another name', () => {
   for (const digest of [`sha256:${'0'.repeat(64)}`, null]) {
     const changed = draft()
     ;(changed.assets[0] as { digest: string | null }).digest = digest

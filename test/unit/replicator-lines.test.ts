@@ -19,7 +19,7 @@ import { scrubText } from '../../src/tools/scrub.ts'
 const retry = (error: string) =>
   `time="Nov 22 19:14:46" level=warning msg="error while copying messages; will retry" detail="a\\n\\tb c" error=${JSON.stringify(error)}`
 
-/** A diagnosis as the supervisor gets it: parsed, and free of values. */
+/** Returns a line's diagnosis as the supervisor receives it: parsed, and without row values. */
 const heard = (error: string) => translate(scrubText(parseLogLine(retry(error))?.error ?? ''))
 
 describe('the log', () => {
@@ -49,7 +49,7 @@ describe('the log', () => {
     expect(parseLogLine('{"severity": "WARN')).toBeUndefined()
   })
 
-  it('keeps the error but not the statement, which can exceed the length limit for a batch', () => {
+  it('keeps the error but not the statement, which for a batch can exceed the length limit', () => {
     const rows = Array.from({ length: 400 }, (_, i) => `($${3 * i + 1}::TEXT COLLATE C,$${3 * i + 2}::INT4,$3::UUID)`)
     const statement = `INSERT INTO "d"."public"."comp" (\n"b","a","c"\n) VALUES\n${rows.join(',\n')}\nON CONFLICT ( "b","a" )\nDO UPDATE SET ("c") = ROW(excluded."c")`
     expect(statement.length).toBeGreaterThan(16 * 1024)
@@ -73,12 +73,12 @@ describe('the log', () => {
     expect(parsed).toMatchObject({ level: 'error', message: 'error received from source database' })
     expect(translate(scrubText(parsed?.cause ?? ''))).toMatchObject({
       kind: 'publication',
-      why: expect.stringMatching(/^the publication molt_pub is gone; .* start over with a new slot$/),
+      why: expect.stringMatching(/^the publication molt_pub no longer exists; .* start over with a new slot$/),
     })
   })
 })
 
-describe('what a retry means', () => {
+describe('the diagnosis of a retry', () => {
   const prefix = '"shop"."public"."b": '
   it.each([
     ['the TRUNCATE operation cannot be supported on table 1', 'truncate', /TRUNCATE was run on the source/],
@@ -105,17 +105,21 @@ describe('what a retry means', () => {
       'slot-busy',
       /another process is reading the slot molt_slot \(PID 27046 on the source\)/,
     ],
-    ['ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)', 'slot-gone', /slot molt_slot is gone/],
+    [
+      'ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)',
+      'slot-gone',
+      /slot molt_slot no longer exists/,
+    ],
     ['update sent to unknown tables: shop.public.b', 'missing-table', /the table public\.b is missing/],
     [
       '"shop"."public"."uniq": upsert-"shop"."public"."uniq"-1-2-false-: ERROR: duplicate key value violates unique constraint "uniq_code_key" (SQLSTATE 23505)',
       'unique',
-      /row of public\.uniq to another, which the target's uniq_code_key refuses/,
+      /row of public\.uniq to another, which the target's uniq_code_key rejects/,
     ],
     [
       `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: new row for relation "b" violates check constraint "short" (SQLSTATE 23514)`,
       'check',
-      /CHECK short refuses a row of public\.b/,
+      /CHECK short rejects a row of public\.b/,
     ],
     [
       `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: null value in column "v" of relation "b" violates not-null constraint (SQLSTATE 23502)`,
@@ -125,7 +129,7 @@ describe('what a retry means', () => {
     [
       '"shop"."public"."parent": ERROR: update or delete on table "parent" violates foreign key constraint "child_pid_fkey" on table "child" (SQLSTATE 23503)',
       'foreign-key',
-      /foreign key child_pid_fkey refuses a change of public\.parent/,
+      /foreign key child_pid_fkey rejects a change to public\.parent/,
     ],
     [
       '"shop"."public"."g": INSERT INTO "shop"."public"."g" (\n"id","x"\n) VALUES\n($1::INT4,$2::INT4): ERROR: cannot insert a non-DEFAULT value into column "id" (SQLSTATE 428C9)',
@@ -136,7 +140,7 @@ describe('what a retry means', () => {
     [
       'FATAL: terminating connection due to idle-in-transaction timeout (SQLSTATE 25P03)',
       'timeout',
-      /of its role to 0/,
+      /for its role, set .* to 0/,
     ],
     ['ERROR: canceling statement due to statement timeout (SQLSTATE 57014)', 'timeout', /set statement_timeout/],
     ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connection-limit', /limit of its role/],
@@ -154,7 +158,7 @@ describe('what a retry means', () => {
     expect(diagnosis?.why).toMatch(why)
   })
 
-  it('never repeats a value', () => {
+  it('never contains a row value', () => {
     const line = retry(
       '"shop"."public"."u": ERROR: duplicate key value violates unique constraint "u_email" (SQLSTATE 23505): Key (email)=(ann@example.org) already exists.',
     )
@@ -163,7 +167,7 @@ describe('what a retry means', () => {
   })
 })
 
-it('keeps every important line, and only a sample of the others', () => {
+it('keeps every important line, but only a sample of the others', () => {
   let now = 0
   const scrub = boundedScrubber(() => now)
   const count = (line: string) => Array.from({ length: 5_000 }, () => scrub(line)).filter((kept) => kept).length
@@ -188,7 +192,7 @@ describe('resuming from the slot', () => {
   const slot = { confirmedFlushLsn: '0/500', lsn: '0/900', decoded: 10, serverStart: 'a' }
   const note = { stagingSchema: 'x', ended: true, confirmedFlushLsn: '0/500', decoded: 10, serverStart: 'a' }
 
-  it('is allowed where the last stream ended, after a kill, and after a server crash', () => {
+  it('is allowed at the position where the last stream ended, after a kill, and after a server crash', () => {
     expect(continuityProblems(slot, undefined, undefined)).toEqual([])
     expect(continuityProblems(slot, '0/510', note)).toEqual([])
     expect(continuityProblems(slot, undefined, undefined, '0/500')).toEqual([])
@@ -196,7 +200,7 @@ describe('resuming from the slot', () => {
     const further = { ...slot, confirmedFlushLsn: '0/700' }
     expect(continuityProblems({ ...further, decoded: 12 }, '0/700', killed)).toEqual([])
     expect(continuityProblems(slot, '0/500', killed)).toEqual([])
-    // The number of decoded transactions is unknown before PostgreSQL 14, after a reset, and after a crash.
+    // PostgreSQL before 14 does not count decoded transactions, and a statistics reset or a crash loses the count.
     expect(continuityProblems({ ...further, decoded: null }, '0/700', killed)).toEqual([])
     expect(continuityProblems(further, '0/700', { ...killed, decoded: null })).toEqual([])
     expect(continuityProblems({ ...further, serverStart: 'b' }, '0/700', killed)).toEqual([])
@@ -207,17 +211,23 @@ describe('resuming from the slot', () => {
     ['another source', slot, '1/0', note, /another source/],
     ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
     ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
-    ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
-    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
-    ['one recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
     [
-      'one recreated after the first stream was killed',
+      'a slot that was advanced by another client',
+      { ...slot, confirmedFlushLsn: '0/600' },
+      '0/500',
+      note,
+      /recreated, advanced/,
+    ],
+    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
+    ['a slot recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    [
+      'a slot recreated after the first stream was killed',
       { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
       '0/500',
       { ...note, ended: false, decoded: 0 },
       /without decoding a transaction/,
     ],
-  ])('is refused with %s', (_, now, memo, before, said) => {
+  ])('is rejected for %s', (_, now, memo, before, said) => {
     expect(continuityProblems(now, memo, before, '0/4FF').join()).toMatch(said)
   })
 })
@@ -254,7 +264,7 @@ describe('watching', () => {
     expect(compareSourceStates(state(), again, plan)[0]?.what).toContain('public.a was removed and added again')
   })
 
-  it('names the columns', () => {
+  it('names the changed columns', () => {
     const column = { name: 'x', type: 'integer', notNull: false, generated: false, identityAlways: false, labels: null }
     const before = { schema: 'public', name: 'a', oid: 1, kind: 'r', key: ['x'], columns: [column] }
     const after = {
@@ -273,7 +283,7 @@ describe('watching', () => {
     expect(tableChanges([before], [], 'source')).toMatchObject([{ kind: 'table-gone', severity: 'ddl' }])
   })
 
-  it('warns of WAL before it is too late', () => {
+  it('warns about WAL before the budget is used up', () => {
     const slot = { walBytes: 60, walStatus: 'reserved', safeWalSize: null, oldest: null }
     const limits = { onDdl: 'fail', walBudget: 100, onWalBudget: 'fail' } as const
     const kinds = (change: object) => walObservations({ ...slot, ...change } as never, limits).map(({ kind }) => kind)
@@ -307,7 +317,7 @@ it('shows the trend in a progress line', () => {
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
-  // A stuck drain's last lag would look calm.
+  // The drain does not show the last lag, because that would look harmless even if the drain is stuck.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
     /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
@@ -320,13 +330,13 @@ it('names the side of a connection that the replicator cannot open, if its outpu
   expect(sideText('unexpected EOF', urls)).toBe('')
 })
 
-it('refuses flags that would break the proof', () => {
+it('rejects flags that would break the proof', () => {
   for (const flag of ['--userscript', '--userscript=x', '--enableParallelApplies', '--stagingConn', '-v', '-vv'])
     expect(refusedArgument(['--flushSize', '9', flag])).toBe(flag.split('=')[0])
   expect(refusedArgument(['--flushSize', '9', '--dlqTableName', 'x'])).toBeUndefined()
 })
 
-it('makes a replicator with this flag write its changes after 100 ms', () => {
+it('sets --flushPeriod to 100 ms if the replicator has this flag', () => {
   const help = '      --flushPeriod duration   flush queued mutations after this duration (default 1s)'
   expect(flushArguments(help, [])).toEqual(['--flushPeriod', '100ms'])
   expect(flushArguments('      --flushSize int', [])).toEqual([])
@@ -350,7 +360,7 @@ describe('a metrics response', () => {
     expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
   })
 
-  it('causes no delay if it never ends, even if it keeps sending', async () => {
+  it('causes no delay if it never ends, even while data keeps arriving', async () => {
     const began = performance.now()
     const trickle = ask((_, response) => {
       const timer = setInterval(() => response.write('# slow\n'), 100)
@@ -360,7 +370,7 @@ describe('a metrics response', () => {
     expect(performance.now() - began).toBeLessThan(8_000)
   })
 
-  it('does not fill the memory if it is endless', async () => {
+  it('does not fill up memory if it is endless', async () => {
     const flood = ask((_, response) => {
       const write = () => {
         while (!response.destroyed && response.write('#'.repeat(1 << 20)));

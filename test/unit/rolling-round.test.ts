@@ -25,7 +25,7 @@ const key = (table: string, id: number, more: Partial<OpenKey> = {}): OpenKey =>
   ...more,
 })
 
-/** Sessions that return rows by key; an unknown key has no row. Records which statements ran at the same time. */
+/** Creates sessions that return rows by key, or no row for an unknown key, and record which statements ran concurrently. */
 function sessions(source: Map<string, string>, target: Map<string, string>) {
   let running = 0
   const together: number[] = []
@@ -48,7 +48,7 @@ function sessions(source: Map<string, string>, target: Map<string, string>) {
 }
 
 describe('keys that are compared again', () => {
-  test('get their own results, across several batches and tables', async () => {
+  test('each get their own result, across several batches and tables', async () => {
     const ids = Array.from({ length: 4_500 }, (_, id) => String(id))
     const here = new Map(ids.map((id) => [id, `h${id}`]))
     const there = new Map(here).set('2500', 'other')
@@ -66,7 +66,7 @@ describe('keys that are compared again', () => {
       ['a', '4499', 'differs', 'missing'],
       ['b', '7', 'differs', 'extraneous'],
     ])
-    // Reads both sides at the same time.
+    // Both sides are read at the same time.
     expect(Math.max(...together)).toBeGreaterThan(1)
   })
 
@@ -82,7 +82,7 @@ describe('keys that are compared again', () => {
     expect(judged.map(({ verdict }) => verdict)).toEqual(['later', 'equal'])
   })
 
-  test('fail with the error of a batch that cannot be read', async () => {
+  test('fail with the error from a batch that cannot be read', async () => {
     const { sessions: both } = sessions(new Map(), new Map())
     const broken = { ...both, target: { ...both.target, db: { query: async () => Promise.reject(new Error('gone')) } } }
     const work = compareKeys(broken as unknown as Sessions, tables, [key('a', 1)], new AbortController().signal)

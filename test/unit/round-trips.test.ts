@@ -12,7 +12,7 @@ import { setSequences } from '../../src/sql/sequences.ts'
  */
 const TABLES = ['customers', 'orders', 'items', 'notes', 'prices']
 
-/** Counts round trips. Each statement gets the rows of the first key that it contains. */
+/** Creates a database that counts round trips. Its answer to a statement is the value of the first key in the statement. */
 function counting(answers: Record<string, object[]>) {
   const asked: string[] = []
   const rowsOf = (sql: string) => Object.entries(answers).find(([part]) => sql.includes(part))?.[1] ?? []
@@ -65,7 +65,7 @@ it('builds unique indexes in parallel, and constraints after all of them', async
       if (!/^(CREATE|ALTER)/.test(sql)) return db.query(sql)
       begun.push(sql.slice(0, 6))
       if (begun.length === 2) both()
-      // Neither index finishes before the other one has started.
+      // Neither build finishes before the other one has started.
       if (sql.startsWith('CREATE')) await meeting
       return db.query(sql)
     }
@@ -112,7 +112,7 @@ it('sets any number of sequences in the same number of round trips', async () =>
   expect(await trips(7)).toBeLessThanOrEqual(SEQUENCE_TRIPS)
 })
 
-it('restores 15 rights in one statement without a time limit, and reads them back in another', async () => {
+it('restores 15 privileges in one statement without a time limit, and reads them back in another', async () => {
   const grants = TABLES.flatMap((table) =>
     ['INSERT', 'UPDATE', 'DELETE'].map((privilege) => ({ table, role: 'app', privilege, grantable: false })),
   )
@@ -122,7 +122,7 @@ it('restores 15 rights in one statement without a time limit, and reads them bac
   expect(asked).toHaveLength(4)
 })
 
-it('reads a schema of the target in two round trips', async () => {
+it('reads a target schema in two round trips', async () => {
   const { asked, db } = counting({
     'json_agg(': [{ oid: 1, table: 't', kind: 'r', columns: '["1 20 -1 0 true   id"]' }],
     'VALUES (': [{ key: '20 -1 0', type: 'bigint' }],

@@ -6,7 +6,7 @@ import { scrubText } from '../../src/tools/scrub.ts'
 const refused = (code: string, message: string, more: object = {}) =>
   Object.assign(new pg.DatabaseError(message, 1, 'error'), { code, severity: 'ERROR', ...more })
 
-/** Both servers' wording. `hidden` stands for a row value. */
+/** Messages as worded by both servers, in which `hidden` stands for a row value. */
 it.each([
   [
     '23505',
@@ -19,7 +19,7 @@ it.each([
   ['22P02', 'invalid input syntax for type integer: "hidden"', {}],
   ['22P02', 'could not parse "hidden" as type int', {}],
   ['P0001', 'customer hidden is blocked', {}],
-])('describes a %s by names only: %s', (code, message, more) => {
+])('describes a %s with names but without values: %s', (code, message, more) => {
   const told = messageOf(refused(code, message, more))
   expect(told).not.toContain('hidden')
   expect(told).toContain(code)

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
-/** Values that may not be left anywhere. */
+/** Values that must not be left anywhere. */
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
@@ -41,7 +41,7 @@ describe('scrubText', () => {
     ['json: cannot unmarshal number 99887766e300 into Go value', 'json: cannot unmarshal …'],
     [
       'exec failed: ERROR: boom 99887766 (SQLSTATE P0001)',
-      'exec failed: ERROR: (an error raised by a function of the database) (SQLSTATE P0001)',
+      'exec failed: ERROR: (an error raised by a function in the database) (SQLSTATE P0001)',
     ],
     ["a new kind of message about 'alice@example.com'", "a new kind of message about '…'"],
     ['null value in column "email" of relation "customers"', 'null value in column "email" of relation "customers"'],
@@ -64,7 +64,7 @@ describe('molt', () => {
     message: 'mismatching row value',
   }
 
-  test('leaves only a hash and column names of a row', () => {
+  test('replaces a row with a hash and its column names', () => {
     const line = scrub(JSON.stringify(mismatch))
     for (const canary of CANARIES) expect(line).not.toContain(canary)
     expect(JSON.parse(line)).toEqual({
@@ -86,13 +86,13 @@ describe('molt', () => {
     expect(keyHash('x')('t', ['1'])).toBe(keyHash('x')('t', [1]))
   })
 
-  test('leaves nothing of a row event, however it is truncated or broken', () => {
+  test('leaves no values from a row event, however it is truncated or malformed', () => {
     const whole = JSON.stringify(mismatch)
     for (let at = 1; at < whole.length; at++)
       for (const part of [whole.slice(0, at), whole.slice(at)])
         for (const canary of CANARIES.slice(0, 2)) {
           const left = scrub(part)
-          // A part that starts inside the value contains less than the value.
+          // A fragment that starts inside a value contains only the rest of it.
           if (part.includes(canary)) expect(left, part).not.toContain(canary)
         }
   })
@@ -102,7 +102,7 @@ describe('molt', () => {
     expect(JSON.parse(line)).toEqual({ level: 'info', message: 'sampled row', row: '…', took_ms: 4 })
   })
 
-  test('removes values in the messages of other events', () => {
+  test('removes values from the messages of other events', () => {
     const line = scrub(
       JSON.stringify({
         level: 'info',
@@ -113,7 +113,7 @@ describe('molt', () => {
     expect(JSON.parse(line).message).toBe('token for Key (id)=(…) already exists.')
   })
 
-  test('keeps the accounting events unchanged', () => {
+  test('leaves progress and summary events unchanged', () => {
     const line =
       '{"level":"info","type":"summary","fetch_id":"5b1f0a4e-0000-4000-8000-000000000001","num_tables":1,"tables":["public.Orders"],"cdc_cursor":"0/1A2B3C4","time":"2026-01-02T03:04:05Z","message":"fetch complete"}'
     expect(scrub(line)).toBe(line)
@@ -143,7 +143,7 @@ describe('replicator', () => {
     )
   })
 
-  test('keeps ordinary lines', () => {
+  test('leaves ordinary lines unchanged', () => {
     const line =
       'time="Jan 02 03:04:05" level=debug msg="upserted rows" conflicts=0 duration=1.9ms proposed=1 target="\\"shop\\".\\"public\\".\\"a\\"" upserted=1'
     expect(scrubReplicator(line)).toBe(line)
@@ -165,7 +165,7 @@ describe('errors of IMPORT INTO', () => {
       'ERROR: ingested key collides with an existing one: /Table/106/2/"canary"/0 (SQLSTATE XXUUU)',
       'ERROR: ingested key collides with an existing one: … (SQLSTATE XXUUU)',
     ],
-  ])('keep reason and column, but no value or key: %#', (said, expected) => {
+  ])('keep the reason and the column, but no value or key: %#', (said, expected) => {
     expect(scrubText(said)).toBe(expected)
   })
 })

@@ -6,7 +6,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** The reports, each with its minute. */
+/** Returns the reports, each with the minute in which it was made. */
 function told(stallAfter?: number) {
   vi.useFakeTimers()
   const said: string[] = []
@@ -17,7 +17,7 @@ function told(stallAfter?: number) {
   return { said, stall: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
 }
 
-test('reports a stall at growing intervals, which restart after output', () => {
+test('reports a stall at growing intervals, and starts over after new output', () => {
   const { said, stall } = told()
   vi.advanceTimersByTime(200 * 60_000)
   stall.heard()

@@ -7,7 +7,7 @@ const CALM = { circlingMs: undefined, retries: 0, movedAt: LONG_AGO }
 const KNOWN = { retries: 0, busyAt: LONG_AGO, confirmedAt: LONG_AGO, stuckAfter: 5_000 }
 
 describe('a stream with late heartbeats', () => {
-  it('is stuck when nothing moves', () => {
+  it('is stuck if there is no progress at all', () => {
     expect(isBehind(CALM, KNOWN)).toBe(false)
   })
 
@@ -16,13 +16,13 @@ describe('a stream with late heartbeats', () => {
     expect(isBehind(CALM, { ...KNOWN, busyAt: now() })).toBe(true)
   })
 
-  it('is stuck when it retries the same changes', () => {
+  it('is stuck if it keeps retrying the same changes', () => {
     const circling = { circlingMs: 9_000, retries: 3, movedAt: now() }
     expect(isBehind(circling, { ...KNOWN, busyAt: now() })).toBe(false)
     expect(isBehind({ ...circling, retries: 2 }, KNOWN)).toBe(true)
   })
 
-  it('is behind when it retries occasionally but confirms what it applies', () => {
+  it('is behind if it retries occasionally but confirms what it applies', () => {
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() })).toBe(true)
     expect(isBehind({ circlingMs: 9_000, retries: 40, movedAt: now() }, { ...KNOWN, confirmedAt: now() - 6_000 })).toBe(
       false,

@@ -1,4 +1,4 @@
-/** Definitions as PostgreSQL 16 and CockroachDB print them: pairs that are equal, and pairs that differ. */
+/** Pairs of definitions as PostgreSQL 16 and CockroachDB print them: some are equal, and some differ. */
 import { describe, expect, it } from 'vitest'
 import { expressionForm, readIndex } from '../../src/model/expression.ts'
 import {
@@ -106,7 +106,7 @@ describe('definitions', () => {
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
     structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
-  it('are required twice if they exist twice on the source, under any names', () => {
+  it('must exist twice on the target if they exist twice on the source, whatever their names', () => {
     const twice = [index, { ...index, name: 'b' }]
     expect(kinds({ indexes: twice }, { indexes: [{ ...index, name: 'c' }] })).toEqual(['missing'])
     expect(kinds({ indexes: twice }, { indexes: twice })).toEqual([])
@@ -117,7 +117,7 @@ describe('definitions', () => {
       'different',
     ])
   })
-  it('are paired by their definition first', () => {
+  it('are matched by their form before their name', () => {
     const partial = { ...index, name: 'b', form: '(index "x" where "y")' }
     expect(kinds({ indexes: [index, partial] }, { indexes: [partial, index] })).toEqual([])
   })
@@ -143,7 +143,7 @@ describe('definitions', () => {
   })
 })
 
-describe('decisions of convert.yml', () => {
+describe('decisions in convert.yml', () => {
   const index = (name: string, part: object = {}) => ({
     table: 't',
     name,
@@ -162,7 +162,7 @@ describe('decisions of convert.yml', () => {
     name: 'a',
     target: { name: 'b', form: '(index "x" storing "y")', text: 'CREATE INDEX b' },
   }
-  /** The kinds of problem with a target, for a source that was decided about and may have changed since. */
+  /** Returns a target's problems. The decisions were made for `before`; `now` is the current source. */
   function problems(decided: Decision[], before: Structure, target: Structure, now = before) {
     const expected = asDecided(now, pinDecisions(decided, before, []))
     return structureProblems(expected, target, ['t'], 'public').map(
@@ -170,24 +170,24 @@ describe('decisions of convert.yml', () => {
     )
   }
 
-  it('excuse the absence of a dropped index, and of no other with the same columns', () => {
+  it('excuse only the dropped index, not another one with the same columns', () => {
     const source = of({ indexes: [index('a'), index('b')] })
     expect(problems([drop('a')], source, of({ indexes: [index('b')] }))).toEqual([])
     expect(problems([drop('a')], source, of({}))).toEqual(['missing index b'])
     expect(problems([drop('a'), drop('b')], source, of({}))).toEqual([])
   })
-  it('do not hold for a definition that the source has changed since', () => {
+  it('no longer apply once the definition on the source has changed', () => {
     const now = of({ indexes: [index('a', { form: '(index "x" where "y")' })] })
     expect(problems([drop('a')], of({ indexes: [index('a')] }), of({}), now)).toEqual(['missing index a'])
   })
-  it('require what they decide', () => {
+  it('require the definition that they decide on', () => {
     const source = of({ indexes: [index('a')] })
     const built = index('b', { form: '(index "x" storing "y")' })
     expect(problems([storing], source, of({ indexes: [built] }))).toEqual([])
     expect(problems([storing], source, source)).toEqual(['different index b'])
     expect(problems([storing], source, of({}))).toEqual(['missing index b'])
   })
-  it('about what the source does not have are left out', () => {
+  it('are ignored if their object does not exist on the source', () => {
     expect(pinDecisions([drop('c')], of({ indexes: [index('a')] }), [])).toEqual([])
   })
   it.each([

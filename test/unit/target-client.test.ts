@@ -9,7 +9,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-/** A connection that answers each statement with the next of these SQLSTATEs, and then with a row. */
+/** Returns a client on which each statement fails with the next of these SQLSTATEs. Later statements return a row. */
 function answering(...codes: string[]) {
   const asked: string[] = []
   vi.spyOn(pg.Client.prototype, 'query').mockImplementation((async (text: string) => {
@@ -28,7 +28,7 @@ it.each([
   'REVOKE INSERT ON TABLE t FROM app',
   "SELECT setval('s', 5)",
   'UPDATE t SET a = 1',
-])('repeats %s on 40001', async (text) => {
+])('retries %s on 40001', async (text) => {
   const { asked, run } = answering('40001', '40001')
   expect(await run(text)).toMatchObject({ rowCount: 1 })
   expect(asked).toEqual([text, text, text])
@@ -40,7 +40,7 @@ it('gives up on a statement that fails every time', async () => {
   expect(asked).toHaveLength(12)
 })
 
-it('retries nothing inside a transaction and no other error', async () => {
+it('retries neither other errors nor statements inside a transaction', async () => {
   const { asked, run, client } = answering('23505', '40001')
   expect(await run('SELECT 1')).toBe('23505')
   vi.spyOn(client, 'getTransactionStatus').mockReturnValue('T' as never)
@@ -48,7 +48,7 @@ it('retries nothing inside a transaction and no other error', async () => {
   expect(asked).toEqual(['SELECT 1', 'SELECT 2'])
 })
 
-it('retries on 40003 only statements that can run twice', async () => {
+it('on 40003, retries only statements that may safely run twice', async () => {
   const grant = 'GRANT INSERT ON TABLE t TO app'
   expect(await answering('40003').run(grant)).toMatchObject({ rowCount: 1 })
   vi.restoreAllMocks()
@@ -73,7 +73,7 @@ it.each([
   ['ALTER TABLE t DROP CONSTRAINT IF EXISTS c', true],
   ["SELECT nextval('s')", false],
   ['CANCEL JOB 12', false],
-] as const)('knows whether %s can run twice', (text, repeatable) => {
+] as const)('knows whether %s may safely run twice', (text, repeatable) => {
   expect(isRepeatable(text)).toBe(repeatable)
 })
 

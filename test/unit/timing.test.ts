@@ -1,4 +1,4 @@
-// All waits are in one table. Tests can shorten them, workflows cannot.
+// All waits are in one table. Tests can shorten them, but workflows cannot.
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 
@@ -15,7 +15,7 @@ async function timingWith(given: string | undefined, runner?: string) {
   return (await import('../../src/runtime/timing.ts')).TIMING
 }
 
-test('shortens the named waits on the local runner', async () => {
+test('shortens the given waits on the local runner', async () => {
   const usual = await timingWith(undefined)
   vi.resetModules()
   expect(await timingWith('{"walWindow":50}', 'local')).toEqual({ ...usual, walWindow: 50 })

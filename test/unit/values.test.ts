@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { plainForm, writtenAlike } from '../../src/model/values.ts'
 
-/** Texts in which two servers can write the same value. */
+/** Pairs of texts that mean the same value on the two servers. */
 const SAME: [type: string, here: string, there: string][] = [
   ['numeric', '1.50', '1.5'],
   ['numeric', '0.00000000000000000001', '1E-20'],
@@ -61,7 +61,7 @@ describe('plain form', () => {
     expect(plainForm(type, here)).not.toBe(plainForm(type, there))
   })
   test.each(['interval', 'inet', 'time with time zone', 'tsvector', 'public.email', 'interval[]'])(
-    'returns no plain form for %s',
+    'has no plain form for %s',
     (type) => {
       expect(plainForm(type, type.endsWith('[]') ? '{x}' : 'x')).toBeUndefined()
       expect(writtenAlike(type)).toBe(false)

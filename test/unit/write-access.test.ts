@@ -20,8 +20,8 @@ const FIFTEEN = ['orders', 'customers', 'items', 'notes', 'prices'].flatMap((tab
 const TABLES = '"s"."customers", "s"."items", "s"."notes", "s"."orders", "s"."prices"'
 
 /**
- * A target with these rights, whose session can grant `options` (`table privilege`). Like CockroachDB, it refuses any
- * other GRANT with 01007.
+ * Returns a target with these privileges. Its session can grant `options` (each a table and a privilege). Like CockroachDB,
+ * the target rejects any other GRANT with 01007.
  */
 function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig']) {
   const asked: string[] = []
@@ -57,7 +57,7 @@ function target(has: WriteGrant[], options: string[] = [], roles = ['app', 'mig'
 }
 const refusal = (code: string) => Object.assign(new pg.DatabaseError('refused', 1, 'error'), { code })
 
-it('revokes and grants fifteen rights on five tables in one statement each', async () => {
+it('revokes and grants fifteen privileges on five tables with one statement each', async () => {
   const { asked, db } = target(
     [],
     FIFTEEN.map(({ table }) => `${table} ANY`),
@@ -70,7 +70,7 @@ it('revokes and grants fifteen rights on five tables in one statement each', asy
   ])
 })
 
-it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write rights that ALL contains', async () => {
+it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write privileges that ALL includes', async () => {
   const { asked, db } = target([])
   await closeWriteAccess(db, 's', [grant('app', 'ALL'), grant('etl', 'DROP')])
   expect(asked).toEqual([
@@ -79,7 +79,7 @@ it('also revokes DROP, which allows TRUNCATE on CockroachDB, and all write right
   ])
 })
 
-it('restores each right exactly: its grant option, ALL, and PUBLIC', () => {
+it('restores each privilege exactly, including its grant option, ALL, and PUBLIC', () => {
   expect(
     grantStatements('s', [grant('app', 'ALL'), grant('app', 'INSERT', 'orders', true), grant('PUBLIC', 'DELETE')]),
   ).toEqual([
@@ -89,7 +89,7 @@ it('restores each right exactly: its grant option, ALL, and PUBLIC', () => {
   ])
 })
 
-it('reports what it could not restore: ALL with the grant option on three rights, and a missing role', async () => {
+it('reports what it could not restore: ALL if only three privileges have the grant option, and grants to a missing role', async () => {
   const three = ['orders INSERT', 'orders UPDATE', 'orders DELETE']
   const all = target([grant('app', 'ALL')], three)
   expect((await readAccess(all.db, 's', ['orders'])).ungrantable).toEqual([grant('app', 'ALL')])
@@ -99,7 +99,7 @@ it('reports what it could not restore: ALL with the grant option on three rights
   expect((await readAccess(target([grant('app', 'ALL')], ['orders ALL']).db, 's', ['orders'])).ungrantable).toEqual([])
 })
 
-it('restores what it can if one right is refused, and names the others', async () => {
+it('restores what it can if a GRANT fails, and lists the rest', async () => {
   const { db } = target([], ['orders INSERT', 'items INSERT'])
   const grants = [
     grant('app', 'INSERT'),
@@ -112,7 +112,7 @@ it('restores what it can if one right is refused, and names the others', async (
   expect(gone).toEqual([grant('gone', 'INSERT')])
 })
 
-it('finds each login once, by its owner or as an administrator, and never counts a built-in membership twice', () => {
+it('finds each login once, as a member of an owner or of admin, even if the server lists it several times', () => {
   const owners = [
     { table: 'orders', owner: 'team' },
     { table: 'notes', owner: 'mig' },
@@ -122,7 +122,7 @@ it('finds each login once, by its owner or as an administrator, and never counts
   })
   const found = unrevocableOf(owners, [
     holder('app', 'team', 'squad'),
-    // As newer versions of CockroachDB show a member of admin, which also belongs to an owner.
+    // Rows of newer CockroachDB versions for a member of admin who also belongs to an owner.
     holder('ops', 'ops', null, { administrator: true }),
     holder('ops', 'admin', 'dbas', { administrator: true }),
     holder('ops', 'team', 'team'),
@@ -150,12 +150,12 @@ it.each([
   ['that another user has granted', 'write-access.granted-early', [grant('app', 'INSERT')], { writeAccess: [] }],
   ['that could not be restored', 'write-access.not-grantable', [], { writeAccess: [grant('app', 'ALL')] }],
   ['of a role that was dropped', 'write-access.role-gone', [], { writeAccess: [grant('gone', 'ALL')] }],
-])('refuses write access %s', async (_, code, has, facts) => {
+])('rejects write access %s', async (_, code, has, facts) => {
   const closed = requireClosed(target(has).db, { targetSchema: 's', tables: ['orders'] }, facts)
   await expect(closed).rejects.toMatchObject({ kind: 'verdict', code })
 })
 
-it('accepts write access that was waived, or was revoked and can be restored', async () => {
+it('accepts write access that is waived, or that was revoked and can be restored', async () => {
   const plan = { targetSchema: 's', tables: ['orders'] }
   await requireClosed(target([grant('app', 'INSERT')]).db, plan, { writeAccessWaived: true })
   await requireClosed(target([], ['orders ANY']).db, plan, { writeAccess: [grant('app', 'ALL')] })

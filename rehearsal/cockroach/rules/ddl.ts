@@ -1,4 +1,5 @@
-// Schema changes. Each commits on its own, is a job and takes time. They run on a connection of the server.
+// Schema changes. Each one is a job, takes some time, and commits on its own, so it runs on the server's own
+// connection.
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
 import { closing, split } from '../lexer.ts'
@@ -29,7 +30,7 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but collects no garbage.",
+    says: "CONFIGURE ZONE sets gc.ttlseconds for a database or table; a table inherits its database's value. This server stores the value but does not collect garbage.",
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },
@@ -192,7 +193,9 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   return true
 }
 
-/** Whether it is `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t` or `DROP TRIGGER … ON t`. */
+/**
+ * Whether the statement is `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t` or `DROP TRIGGER … ON t`.
+ */
 function isOnTable(tokens: readonly Token[]): boolean {
   return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }
@@ -283,7 +286,7 @@ function createTable(statement: Statement, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** The comma-separated parts of CREATE TABLE's parentheses. */
+/** The comma-separated elements between CREATE TABLE's parentheses. */
 function elements(tokens: readonly Token[]): Token[][] {
   const open = tokens.findIndex(({ text }) => text === '(')
   if (open < 0) return []
@@ -302,7 +305,7 @@ function textOf(part: readonly Token[], sql: string): string {
   return sql.slice(part[0]?.start, part.at(-1)?.end)
 }
 
-/** Translates `a INT8 AS (…) VIRTUAL`, which PostgreSQL stores, and drops USING HASH of a primary key. */
+/** Turns a virtual column, `a INT8 AS (…) VIRTUAL`, into a stored one, and drops USING HASH from a primary key. */
 function computed(part: readonly Token[], sql: string): string {
   const text = textOf(part, sql).replace(
     /(\bPRIMARY KEY \(.*\)) USING HASH(?: WITH \(bucket_count ?= ?\d+\))?$/is,
@@ -316,7 +319,10 @@ function computed(part: readonly Token[], sql: string): string {
   )
 }
 
-/** Gives a column a new id after an ALTER COLUMN TYPE that rewrites; constraints then use that id (#174715). */
+/**
+ * Gives a column a new id after an ALTER COLUMN TYPE that rewrites the table. Constraints then refer to the new id
+ * (#174715).
+ */
 async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): Promise<void> {
   const at = tokens.findIndex(({ value, kind }, index) => kind === 'word' && value === 'type' && index > 3)
   if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table' || at < 0) return
@@ -329,7 +335,7 @@ async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): 
   )
 }
 
-/** Words an error like CockroachDB. An error from validating rows includes the row's values. */
+/** Rewords an error as CockroachDB would. An error from validating rows includes the row's values. */
 async function wording(error: unknown, { tokens, sql }: Statement, context: RuleContext): Promise<unknown> {
   if (!(error instanceof pg.DatabaseError)) return error
   const code = error.code ?? 'XXUUU'

@@ -1,4 +1,4 @@
-// Statements that read a whole table, which a session can forbid.
+// Statements that scan a whole table, which a session setting can forbid.
 import { translate } from '../dialect.ts'
 import { type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError } from '../types.ts'
@@ -36,7 +36,10 @@ interface PlanNode {
   Plans?: PlanNode[]
 }
 
-/** Plans without sequential scans if there is an index, because CockroachDB does not scan small tables either. */
+/**
+ * Whether the statement scans a whole table. Sequential scans are disabled in the plan, because PostgreSQL prefers them
+ * for small tables and CockroachDB does not.
+ */
 async function scansTable(sql: string, context: RuleContext): Promise<boolean> {
   return context.lend(async (client) => {
     await client.query(`SET enable_seqscan = off; SET search_path = ${context.session.searchPath || "''"}`)

@@ -24,7 +24,7 @@ interface TableGrant {
   /** Table names as written, including schemas. */
   tables: string[]
   roles: string[]
-  /** Whether it says WITH GRANT OPTION or GRANT OPTION FOR. */
+  /** Whether the statement includes WITH GRANT OPTION or GRANT OPTION FOR. */
   option: boolean
 }
 
@@ -103,7 +103,7 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
   }
 }
 
-/** The items between commas: `value` returns decoded names, `text` names as written. */
+/** The comma-separated items. `value` returns decoded names, `text` names as written. */
 function namesOf(tokens: readonly Token[], part: 'value' | 'text' = 'value'): string[] {
   const names: string[] = []
   let current = ''
@@ -137,7 +137,9 @@ async function tableGrant(statement: Statement, context: RuleContext): Promise<P
   }
 }
 
-/** Undefined for objects other than tables (roles, databases, schemas, sequences), which PostgreSQL handles alike. */
+/**
+ * Undefined for other objects (roles, databases, schemas, sequences), for which PostgreSQL behaves like CockroachDB.
+ */
 function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
   const verb = tokens[0]?.value.toUpperCase()
   if (verb !== 'GRANT' && verb !== 'REVOKE') return undefined

@@ -1,4 +1,5 @@
-// CockroachDB's indexes on PostgreSQL, where an index name must be unique in its schema and no index is hash-sharded.
+// CockroachDB's indexes, emulated on PostgreSQL, where index names must be unique within a schema and hash sharding
+// does not exist.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
@@ -8,7 +9,7 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
 import { nameAt, nameBeforeAt, OF_TABLE, skipWords } from './names.ts'
 
-/** Facts about indexes. The rules of schema changes and the catalogs implement them. */
+/** Facts about indexes, implemented by the rules for schema changes and by the catalogs. */
 export const INDEX_FACTS: readonly Fact[] = [
   {
     id: 'indexes.names',
@@ -17,12 +18,12 @@ export const INDEX_FACTS: readonly Fact[] = [
   },
   {
     id: 'indexes.hash-sharded',
-    says: "USING HASH adds a check and a hidden column, the first of the index. The index's definition shows neither, and both are dropped with it.",
+    says: "USING HASH adds a check, and a hidden column as the first column of the index. The index's definition shows neither, and both are dropped with the index.",
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {
     id: 'indexes.hash-sharded-key',
-    says: 'USING HASH is accepted for a primary key in CREATE TABLE. This server does not shard it.',
+    says: 'USING HASH is accepted for a primary key in CREATE TABLE. This server does not shard the key.',
     source: 'docs: hash-sharded-indexes.md',
   },
   {
@@ -92,7 +93,7 @@ export async function createIndex(statement: Statement, context: RuleContext): P
   return `${known.length ? '' : column}${rest}`
 }
 
-/** What follows USING HASH, without the number of buckets: STORING and WHERE. */
+/** The clauses after USING HASH, such as STORING and WHERE, but without the number of buckets. */
 function afterHash({ tokens, sql }: Pick<Statement, 'tokens' | 'sql'>, from: number): string {
   const last = tokens.at(-1)?.end
   const at = tokens.findIndex((token, index) => index >= from && isWord(token, 'with'))
@@ -113,7 +114,7 @@ function translateAll(sql: string, { version }: RuleContext): string {
     .join(';\n')
 }
 
-/** PostgreSQL's name for an index: with its table's oid if another table already uses the name. */
+/** An index's name in PostgreSQL, which includes the table's oid if another table already uses the name. */
 async function nameBehind(name: string, table: FoundTable, context: RuleContext): Promise<string> {
   const own = `${name}${OF_TABLE}${table.oid}`
   const found = await context.admin<{ own: boolean; other: boolean }>(
@@ -196,7 +197,7 @@ export async function commentOnIndex(statement: Statement, context: RuleContext)
   return `COMMENT ON INDEX ${quoteName(found.schema)}.${quoteName(found.name)}${sql.slice(tokens[last]?.end)}`
 }
 
-/** Runs a schema change for its configured duration. An index that it adds counts as being built meanwhile. */
+/** Runs a schema change for its configured duration. A new index is shown as being built during that time. */
 export async function buildSlowly(
   client: pg.ClientBase,
   { tokens }: Statement,

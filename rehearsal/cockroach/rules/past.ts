@@ -12,7 +12,7 @@ export const PAST_RULES: StatementRule[] = [
   },
   {
     id: 'past.clock',
-    says: 'cluster_logical_timestamp() is the time of its transaction, which reads no row written later. crdb_internal_mvcc_timestamp is the time at which a row was written.',
+    says: 'cluster_logical_timestamp() returns the time of the current transaction, which reads no row written later. crdb_internal_mvcc_timestamp returns the time at which a row was written.',
     source: 'docs: functions-and-operators.md, as-of-system-time.md',
     plan: clock,
   },

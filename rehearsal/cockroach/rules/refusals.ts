@@ -3,7 +3,7 @@ import { type Fact, opensWith, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement } from '../types.ts'
 
 interface Refusal extends Fact {
-  /** Words with which the refused statements start. */
+  /** First words of the refused statements. */
   opens: string[]
   error: (statement: Statement) => SqlError
 }

@@ -6,7 +6,7 @@ import { OWN_VARIABLES } from './settings.ts'
 export const ROLE_RULES: StatementRule[] = [
   {
     id: 'roles.login',
-    says: "Setting a role's password or LOGIN requires CREATELOGIN besides CREATEROLE. This is checked before the role is looked up, even for a missing role with IF EXISTS.",
+    says: "Setting a role's password or LOGIN requires CREATELOGIN in addition to CREATEROLE. This is checked before the role is looked up, even with IF EXISTS and a missing role.",
     source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
     plan: changeRole,
   },
@@ -55,7 +55,10 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
   }
 }
 
-/** Gives SUPERUSER to new members and takes it from former members, because PostgreSQL does not inherit it. */
+/**
+ * Makes new members of `admin` superusers and removes the attribute from former members, because SUPERUSER is not
+ * inherited.
+ */
 function changeAdmins({ tokens, sql }: Statement): Plan | undefined {
   const grants = isWord(tokens[0], 'grant')
   const ends = tokens.findIndex((token) => isWord(token, grants ? 'to' : 'from'))
@@ -93,7 +96,7 @@ async function refusal(
   return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
 }
 
-/** Renames CockroachDB's variables to `crdb.name`, as PostgreSQL keeps them. */
+/** Renames CockroachDB's variables to `crdb.name`, because custom variables in PostgreSQL need a dot in their names. */
 function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {

@@ -1,4 +1,4 @@
-// `schema_locked`, on by default from 26.1: fixes a table's definition, which speeds up changefeeds.
+// `schema_locked`, on by default from 26.1: protects a table's definition from changes, which speeds up changefeeds.
 import { split } from '../lexer.ts'
 import { applies, CHANGE, type Plan, type RuleContext, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token, type Version } from '../types.ts'
@@ -11,7 +11,7 @@ const PARAMETER = 'schema_locked'
 export const SCHEMA_LOCK_RULES: StatementRule[] = [
   {
     id: 'ddl.schema-lock',
-    says: 'From 26.1, tables are created with schema_locked = true. ADD and DROP CONSTRAINT, and any change inside a transaction, are then refused (57000) until it is set to false. With sql.schema.auto_unlock.enabled off, every schema change is refused.',
+    says: 'From 26.1, tables are created with schema_locked = true. ADD and DROP CONSTRAINT, and any change inside a transaction, are then refused (57000) until schema_locked is set to false. With sql.schema.auto_unlock.enabled off, every schema change is refused.',
     source: 'docs: v26.2 alter-table.md, online-schema-changes.md; v26.1.0-alpha.1 and v26.2.0-beta.3 release notes',
     plan: setLock,
   },

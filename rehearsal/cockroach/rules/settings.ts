@@ -13,7 +13,7 @@ import { SqlError, type Statement, type Token, type Version } from '../types.ts'
 
 const SOURCE = 'docs: session-variables.md, cluster-settings.md; pkg/sql/vars.go'
 
-/** Session variables that both servers have. PostgreSQL answers for them. */
+/** Session variables that both databases have. Statements about them go to PostgreSQL. */
 const COMMON = new Set(
   `application_name bytea_output client_encoding client_min_messages datestyle default_transaction_isolation
   default_transaction_read_only extra_float_digits idle_in_transaction_session_timeout intervalstyle lock_timeout
@@ -25,7 +25,7 @@ const COMMON = new Set(
     .filter(Boolean),
 )
 
-/** Variables of COMMON that PostgreSQL 16 lacks. The server keeps them itself. */
+/** Variables in COMMON that PostgreSQL 16 lacks. This server stores them itself. */
 const NOT_IN_POSTGRES = new Set(['transaction_timeout'])
 
 interface Variable {
@@ -61,7 +61,7 @@ const OWN: Variable[] = [
 
 export const OWN_VARIABLES: ReadonlySet<string> = new Set([...OWN.map(({ name }) => name), ...NOT_IN_POSTGRES])
 
-/** Defaults of the cluster settings that this suite reads. */
+/** Defaults of the cluster settings that the actions read. */
 const CLUSTER_SETTINGS: Record<string, string> = {
   'kv.rangefeed.enabled': 'false',
   'sql.defaults.serial_normalization': 'rowid',
@@ -174,7 +174,7 @@ function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined
   const name = tokens[at]?.value ?? ''
   if (/^(transaction|time|characteristics|all|authorization|role|names)$/.test(name))
     return { sql: plainMode(sql, tokens) }
-  // A dotted name is a variable that the client made up.
+  // A name with a dot is a client's custom variable.
   if (tokens[at + 1]?.text === '.') return { sql }
   if (name === 'session_replication_role' && tokens.some(({ value }) => value === 'replica'))
     return {

@@ -15,7 +15,7 @@ export const SHOW_RULES: StatementRule[] = [
   },
   {
     id: 'show.sessions',
-    says: 'Without VIEWACTIVITY or VIEWACTIVITYREDACTED, SHOW CLUSTER SESSIONS shows only your own sessions, without an error.',
+    says: 'Without VIEWACTIVITY or VIEWACTIVITYREDACTED, SHOW CLUSTER SESSIONS shows only your own sessions and returns no error.',
     source: 'docs: show-sessions.md',
     plan: () => undefined,
   },
@@ -45,7 +45,7 @@ function whole(statement: Statement, version: Version) {
   return sql ? { sql, retryable: true } : undefined
 }
 
-/** The SELECT that replaces `SHOW …`; undefined if this server does not know the form. */
+/** The SELECT that replaces `SHOW …`; undefined if this server does not support that form. */
 export function showSql(tokens: readonly Token[], sql: string, version: Version): string | undefined {
   const words = tokens.map(({ value }) => value)
   const rest = (from: number) => sql.slice(tokens[from]?.start, tokens.at(-1)?.end)

@@ -1,4 +1,4 @@
-// All other statements: transactions, rows, COPY, jobs and imports.
+// Rules for transactions, rows, COPY, jobs and imports.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
@@ -63,7 +63,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'statistics',
-    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server retries no statement and samples no contention. A plan counts as a full scan when PostgreSQL has no index for it.",
+    says: "crdb_internal.statement_statistics and transaction_statistics count clients' statements by application and hour, with `_` for constants. This server never retries statements and does not sample contention. A plan counts as a full scan when PostgreSQL has no index for it.",
     source: 'docs: crdb-internal.md',
     plan: (statement, context) => {
       const { tokens } = statement
@@ -367,7 +367,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   },
   {
     id: 'retries.single',
-    says: "CockroachDB retries a single-statement transaction itself, unless part of the results has been sent (more than sql.defaults.results_buffer.size). So --retry-rate spares such statements of MOLT's tools, whose results are small. It applies to all of the suite's statements, because their results can be larger.",
+    says: "CockroachDB retries a single-statement transaction itself, unless part of the results has been sent (more than sql.defaults.results_buffer.size). So --retry-rate spares such statements of MOLT's tools, whose results are small. It applies to all statements of the actions, because their results can be larger.",
     source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
   },
   {

@@ -39,13 +39,14 @@ export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<
     'cutover',
     10,
   )
-  const rehearsals = past
-    .filter(({ body }) => body.planHash === entry.plan.hash && body.parts)
-    .slice(0, 3)
-    .map(({ body: { parts = {}, finalVerify } }) => {
-      const { verify, ...others } = parts
-      return finalVerify === level && verify !== undefined ? { ...others, verify } : others
-    })
+  const ofPlan = past.flatMap(({ body }) =>
+    body.planHash === entry.plan.hash && body.parts ? { finalVerify: body.finalVerify, parts: body.parts } : [],
+  )
+  const alike = ofPlan.filter(({ finalVerify }) => finalVerify === level)
+  // A cutover of another level compares another amount, which slows the parts beside it too.
+  const rehearsals = alike.length
+    ? alike.slice(0, 3).map(({ parts }) => parts)
+    : ofPlan.slice(0, 3).map(({ parts: { verify: _, ...others } }) => others)
   const own = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : OTHER_LEVELS
   const pace = await readPace(source, target, grantMs)
   const verifyMs = choice.verifyMs ?? own
@@ -185,15 +186,17 @@ const STREAM_OFF_TRIPS = 6
 const ACCESS_TRIPS = 6
 
 /**
- * Estimates each part of the pause as its longest time in any rehearsal of this plan, but at least the time that this
- * run measured.
+ * Estimates each part of the pause as its median in the rehearsals of this plan (the longer of two), but at least the
+ * time that this run measured.
  * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {
-  const seen = (part: PartName) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
+  const seen = (part: PartName) => now.rehearsals.flatMap((parts) => parts[part] ?? []).sort((a, b) => a - b)
   // Rehearsals of this plan predict better than the constants above, which come from other databases.
-  const by = (part: PartName, guess: number, own = 0) =>
-    Math.round(seen(part).length ? Math.max(own, ...seen(part)) : Math.max(own, guess))
+  const by = (part: PartName, guess: number, own = 0) => {
+    const times = seen(part)
+    return Math.round(Math.max(own, times[times.length >> 1] ?? guess))
+  }
   const { latencyMs, sourceMs, smokeMs, rebuildMs } = now
   const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)
   const decision = DECISION + DECISION_TRIPS * latencyMs + FENCE_TRIPS * sourceMs

@@ -46,7 +46,7 @@ export const spec = defineAction({
     lease: defaulted(
       duration,
       '15s',
-      'Time without renewal after which the fence lapses, whatever happens to this job.',
+      'Time without renewal after which the fence lapses, even if this job hangs or dies.',
     ),
     'handover-timeout': defaulted(duration, '2m', 'How long the streaming run may take to hand over the slot.'),
     'holders-timeout': defaulted(duration, '10s', 'How long writing transactions may take to end.'),
@@ -66,19 +66,20 @@ export const spec = defineAction({
     'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
     'end-sessions': optional(
       list,
-      "The application's roles whose sessions on the source are ended after the switch, so that pools reconnect.",
+      "The application's roles. Their sessions on the source are terminated after the switch, so that pools reconnect.",
     ),
   },
   outputs: {
-    verdict: '`go` when everything is proved.',
-    'pause-ms': 'From the first refused write until writes were possible again on either side, in milliseconds.',
-    'pause-parts': 'JSON: milliseconds of the pause by part.',
+    verdict: '`go` if every check of the cutover passed.',
+    'pause-ms': 'Time from the first refused write until writes were possible again on either side, in milliseconds.',
+    'pause-parts': 'JSON object with the milliseconds that each part of the pause took.',
     'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
     changes: 'Rows applied to the target by the stream.',
     tables:
       'JSON array of the final verify with an object per table: `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
     'estimated-pause-ms': 'Expected write pause, in milliseconds.',
-    'estimated-parts': 'JSON: expected milliseconds by part, with the names of `pause-parts`.',
+    'estimated-parts':
+      'JSON object with the expected milliseconds of each part, with the same names as in `pause-parts`.',
     operations:
       'With `dry-run`: JSON array of the parts of the pause, in order: `name`, `inputs`, `does`, `proves`, `estimateMs` (null when unknown).',
     phase: "The migration's phase afterwards.",

@@ -16,7 +16,7 @@ export const spec = defineAction({
       'status',
       '`raise` refuses writes for `lease`. `lift` allows them. `status` only reports.',
     ),
-    lease: defaulted(duration, '5m', 'Time after which the fence lapses, whatever happens to the job.'),
+    lease: defaulted(duration, '5m', 'Time after which the fence lapses, even if the job hangs or dies.'),
     'holders-timeout': defaulted(duration, '10s', 'How long writing transactions may take to end.'),
     keep: defaulted(
       boolean,

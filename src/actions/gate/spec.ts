@@ -92,7 +92,7 @@ export const spec = defineAction({
   },
   outputs: {
     gate: 'With `require`: the `gate` of this run.',
-    legs: 'With `require`: JSON array with a name for each leg of the follower; the last one is `leg-last`.',
+    legs: 'With `require`: JSON array with the name of each leg (one job of the follower). The last is `leg-last`.',
     needed: 'With `needed`: `true` when a job must stream.',
     'approved-by': 'With `approve`: who approved. Empty when no approval was required.',
   },

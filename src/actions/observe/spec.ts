@@ -35,7 +35,7 @@ export const spec = defineAction({
     'min-calls': defaulted(
       integer(1, 1_000_000),
       '50',
-      'A statement with fewer calls on either side is not judged by its latency; with fewer on the target, it is not judged at all.',
+      'Minimum calls of a statement. With fewer on the source, its latency is not judged. With fewer on the target, its failures and retries are not judged, and it counts as slow only if it would be slow even if the missing calls took no time.',
     ),
     'max-failures': defaulted(
       percent,

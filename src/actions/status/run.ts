@@ -197,7 +197,7 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
     `phase: **${entry.phase}** since ${clock(entry.updatedAt)}`,
     ...(steps?.last ? [`last step: ${traceText(steps.last)}`] : []),
     errorLine(steps?.failed),
-    holds.length ? `held by: ${holds.join('; ')}` : 'not held',
+    holds.length ? `hold: ${holds.join('; ')}` : 'not held',
   ]
 }
 

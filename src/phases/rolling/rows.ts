@@ -96,8 +96,8 @@ export async function readKeys(
   const asked = key.map((column, i) => `${names[i]} = ${keyText(column, `(${casts[i]})`)}`).join(' AND ')
   const { rows } = await side.db.query({
     text: `SELECT ${asked} AS readable, ${ident((key[0] as Column).name)} IS NOT NULL AS there,
-                  ${side.isSource ? '(SELECT pg_catalog.txid_current_snapshot()::text)' : 'NULL'} AS seen,
-                  ${rowList(table).join(', ')}
+                  ${side.isSource ? 'CASE WHEN molt_actions_n = 1 THEN (SELECT pg_catalog.txid_current_snapshot()::text) END' : 'NULL'} AS seen,
+                  ${valueList(table).join(', ')}
              FROM unnest(${key.map((_, i) => `$${i + 1}::text[]`).join(', ')}) WITH ORDINALITY AS asked(${[...names, 'molt_actions_n'].join(', ')})
              LEFT JOIN ${nameOn(side, table)} ON ${on}
             ORDER BY molt_actions_n`,
@@ -108,7 +108,10 @@ export async function readKeys(
     throw new Error(`${table.name}: ${keys.length} keys were requested, but ${rows.length} rows returned`)
   const seen = rows[0]?.[2]
   return {
-    rows: rows.map(([readable, there, , ...row]) => ({ readable, row: there ? toRow(table, row) : undefined })),
+    rows: rows.map(([readable, there, , hash, ...odd], i) => ({
+      readable,
+      row: there ? { key: [...(keys[i] as string[])], hash, odd } : undefined,
+    })),
     snapshot: seen ? parseSnapshot(seen) : undefined,
   }
 }
@@ -158,12 +161,13 @@ function keyText({ type }: Column, expression: string): string {
 
 /** SQL for the values that {@link toRow} reads. */
 function rowList(table: ProvableTable): string[] {
+  return [...table.key.map((column) => keyText(column, ident(column.name))), ...valueList(table)]
+}
+
+/** SQL for a row's hash and its odd values. */
+function valueList(table: ProvableTable): string[] {
   const alike = table.parts.find((part) => part.alike)?.columns ?? table.key
-  return [
-    ...table.key.map((column) => keyText(column, ident(column.name))),
-    `md5(${joined(alike.map(table.text))})`,
-    ...oddOf(table).map(table.text),
-  ]
+  return [`md5(${joined(alike.map(table.text))})`, ...oddOf(table).map(table.text)]
 }
 
 function toRow(table: ProvableTable, values: readonly (string | null)[]): Row {

@@ -44,7 +44,7 @@ export class ReplicatorRuns {
     return this.#restarts
   }
 
-  /** How the last ended process ended, such as `was ended by SIGKILL`. */
+  /** How the last ended process ended, such as `was killed by SIGKILL`. */
   get lastEnd(): string {
     return this.#lastEnd
   }

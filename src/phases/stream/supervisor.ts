@@ -60,7 +60,7 @@ export interface StreamStatus {
   behindBytes: number
   retries: number
   restarts: number
-  /** How the last replicator ended unexpectedly, such as `was ended by SIGKILL`. */
+  /** How the last replicator ended unexpectedly, such as `was killed by SIGKILL`. */
   lastEnd: string
   /** Number of times one of our own connections was lost and reopened. */
   interruptions: number

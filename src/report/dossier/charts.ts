@@ -86,6 +86,8 @@ function draw() {
     return new uPlot({
       width: printing ? PRINT_WIDTH : place.clientWidth,
       height: 220,
+      // Room for the last label of the time axis.
+      padding: [null, 28, null, null],
       legend: { show: false },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'UTC'),
       fmtDate: uPlot.fmtDate,

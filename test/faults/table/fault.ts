@@ -3,7 +3,7 @@ import type { Came, FaultGround, Side, State } from '../../support/fault-ground.
 import type { Moment } from '../../support/plain-script.ts'
 import type { Trick } from '../../support/stand-in.ts'
 
-/** Where a fault happens, and the comparable moment of the plain script. */
+/** Checkpoint of the cutover → the comparable moment in the plain script. */
 export const POINTS = {
   begin: 'begin',
   'caught up': 'streaming',
@@ -23,7 +23,7 @@ export const POINTS = {
 } as const satisfies Record<string, Moment>
 export type Point = keyof typeof POINTS
 
-/** The rest of a migration from each state. */
+/** State → the steps that remain from there. */
 export const STEPS: Record<State, readonly string[]> = {
   fresh: ['prepare', 'fetch', 'replicate', 'cutover', 'finalize'],
   prepared: ['fetch', 'replicate', 'cutover', 'finalize'],
@@ -35,51 +35,51 @@ export interface Fault {
   name: string
   topic: string
   from: State
-  /** Default: `begin`, before the first step. Otherwise a checkpoint of `cutover`. */
+  /** Checkpoint of `cutover` where the fault happens. Default: `begin`, before the first step. */
   at?: Point
-  /** Set up before anything runs. Its connection is kept and passed to `happens`. */
+  /** Runs before the first step. Its connection stays open and is passed to `happens`. */
   before?: (ground: FaultGround) => Promise<pg.Client>
-  /** What goes wrong at that point. */
+  /** Causes the fault, at `at`. */
   happens?: (ground: FaultGround, client: pg.Client | undefined) => Promise<unknown>
-  /** Undone after the run, before the result is read; with `again`, before the step is run again. */
+  /** Undoes the fault after the run, before the result is read; with `again` or a killed runner, before the rerun. */
   after?: (ground: FaultGround) => Promise<unknown>
-  /** The runner is killed there, and the step is run again. */
+  /** The runner is killed at `at`, and the step is rerun. */
   killed?: true
-  /** The runner of this step is killed as soon as the query has a row, and the step is run again. */
+  /** The runner of this step is killed as soon as the query `once` returns a row, and the step is rerun. */
   dies?: { step: string; side: Side; once: string }
-  /** A red step is run again once the fault is over: the possible codes of the first run. */
+  /** Possible codes of a failed step. Once the fault is undone, the step is rerun. */
   again?: readonly string[]
-  /** Both servers are behind proxies. */
+  /** Both servers are reached through proxies. */
   proxied?: true
-  /** By which the runner's clock is ahead of both servers'. */
+  /** Hours by which the runner's clock is ahead of both servers. */
   hours?: number
-  /** Of `cutover`. */
+  /** Extra inputs of `cutover`. */
   inputs?: Record<string, string>
-  /** No application writes, whose updates could undo the fault. */
+  /** The application does not write, because its updates could undo the fault. */
   calm?: true
   trick?: Trick
-  /** The plain script has nothing like it. */
+  /** The plain script has no equivalent. */
   suiteOnly?: true
-  /** `go` to the end, or the red step and its possible codes, where timing decides. */
+  /** `go` if every step succeeds, otherwise the step that fails and its possible codes, which depend on timing. */
   expect: 'go' | readonly [step: string, ...codes: string[]]
-  /** Where the application can write in the end, if that is the fault's own doing. */
+  /** Where the application can write in the end, if the fault itself decides that. */
   open?: readonly Side[]
-  /** Runs in every test run. */
+  /** Also runs in `npm test`. */
   short?: true
 }
 
 export interface Ended extends Omit<Came, 'result'> {
   step: string
-  /** The code of the first run, where the step was run again. */
+  /** The first run's code, if the step was rerun. */
   first?: string | undefined
 }
 
-/** A statement of an administrator's. */
+/** Runs statements as an administrator. */
 export function sql(side: Side, text: string): (ground: FaultGround) => Promise<unknown> {
   return (ground) => ground.sql(side, text)
 }
 
-/** A connection that has run these statements and stays open. */
+/** Opens a connection, runs these statements and leaves it open. */
 export function session(side: Side, ...texts: string[]): NonNullable<Fault['before']> {
   return async (ground) => {
     const client = await ground.client(side)
@@ -88,7 +88,7 @@ export function session(side: Side, ...texts: string[]): NonNullable<Fault['befo
   }
 }
 
-/** A write that may be refused; the rows show whether it was. */
+/** Tries a write and ignores an error. The rows show later whether the write succeeded. */
 export function attempt(side: Side, text: string, user = 'postgres'): NonNullable<Fault['happens']> {
   return async (ground) => {
     const client = await ground.client(side, user)

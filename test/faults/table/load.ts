@@ -1,7 +1,7 @@
 import { DEFINITIONS, ROWS, UNSEEN } from '../../support/sabotage.ts'
 import { type Fault, session, sql } from './fault.ts'
 
-/** Faults of the load and its leftovers. */
+/** Faults before, during and after the load. */
 export const LOAD_FAULTS: readonly Fault[] = [
   { topic: 'No fault', name: 'nothing goes wrong', from: 'prepared', expect: 'go' },
   ...DEFINITIONS.map(
@@ -15,14 +15,14 @@ export const LOAD_FAULTS: readonly Fault[] = [
   ),
   {
     topic: 'The schema before the load',
-    name: 'a table that is new on the source',
+    name: 'a new table on the source',
     from: 'prepared',
     happens: sql('source', 'CREATE TABLE loyalty (id int PRIMARY KEY); INSERT INTO loyalty VALUES (1)'),
     expect: ['replicate', 'schema.changed'],
   },
   {
     topic: 'The load',
-    name: "the filter's regular expression takes another table along",
+    name: "the filter's regular expression matches another table too",
     from: 'prepared',
     trick: { flags: { '--table-filter': 'orders' } },
     expect: ['fetch', 'load.incomplete'],
@@ -37,7 +37,7 @@ export const LOAD_FAULTS: readonly Fault[] = [
   },
   {
     topic: 'The load',
-    name: 'molt finds no row of a table, and says so',
+    name: 'molt finds no rows in a table and reports zero',
     from: 'prepared',
     happens: sql(
       'target',
@@ -49,35 +49,35 @@ export const LOAD_FAULTS: readonly Fault[] = [
   },
   {
     topic: 'The load',
-    name: 'molt ends without its completion record',
+    name: 'molt exits without its completion record',
     from: 'prepared',
     trick: { drop: '"message":"fetch complete"' },
     expect: ['fetch', 'load.incomplete'],
   },
   {
     topic: 'The load',
-    name: 'rows on the target from an earlier try',
+    name: 'rows left on the target by an earlier attempt',
     from: 'prepared',
     happens: sql('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')"),
     expect: 'go',
   },
   {
     topic: 'The load',
-    name: 'molt is killed half-way',
+    name: 'molt is killed midway',
     from: 'prepared',
     trick: { killAt: 'data extraction from source complete' },
     expect: ['fetch', 'tool.killed'],
   },
   {
     topic: 'The load',
-    name: 'molt stands still half-way',
+    name: 'molt stalls midway',
     from: 'prepared',
     trick: { freezeAt: 'starting fetch' },
     expect: ['fetch', 'tool.stalled'],
   },
   {
     topic: 'The load',
-    name: 'a slot of this name exists already',
+    name: 'a slot with this name already exists',
     from: 'prepared',
     happens: sql('source', "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')"),
     expect: ['fetch', 'load.interrupted'],
@@ -90,12 +90,12 @@ export const LOAD_FAULTS: readonly Fault[] = [
       'source',
       'ALTER TABLE reviews ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)',
     ),
-    // The roles of these runs are superusers, for whom no policy counts.
+    // These runs use superuser roles, which bypass every policy.
     expect: 'go',
   },
   {
     topic: "The target's rows after the load",
-    name: 'a deleted row, before changes are streamed',
+    name: 'a deleted row, before streaming starts',
     from: 'loaded',
     happens: sql('target', 'DELETE FROM categories WHERE id = 2'),
     expect: ['cutover', 'verify.differences'],
@@ -113,7 +113,7 @@ export const LOAD_FAULTS: readonly Fault[] = [
   ),
   ...UNSEEN.map(
     ([name, , done]): Fault => ({
-      topic: "The target's rows, and a molt verify that misreads both sides alike",
+      topic: "The target's rows, while molt verify misreads both sides in the same way",
       name,
       from: 'caught-up',
       calm: true,
@@ -157,12 +157,12 @@ export const LOAD_FAULTS: readonly Fault[] = [
   },
   {
     topic: 'The load',
-    name: 'a transaction was open before the load, and commits after it',
+    name: 'a transaction opened before the load commits during it',
     from: 'prepared',
     before: session('source', "BEGIN; UPDATE categories SET name = name || '!' WHERE id = 1"),
     at: 'begin',
     happens: async (_, client) => {
-      // The slot waits for it.
+      // The slot cannot be created until this transaction ends.
       setTimeout(() => void client?.query('COMMIT').catch(() => {}), 1_000)
     },
     expect: 'go',

@@ -7,11 +7,11 @@ const SIDES = ['source', 'target'] as const
 function broken(name: string, side: Side, at: Point, how: (proxy: TcpProxy) => void, ...codes: string[]): Fault {
   return {
     topic: 'The network',
-    name: `${name} the ${side}`,
+    name: `connections to the ${side} ${name}`,
     from: 'caught-up',
     at,
     proxied: true,
-    // What hangs must not wait for the longest pause that people allow.
+    // A hung run ends at this limit instead of the default.
     inputs: { 'max-pause': '15s' },
     happens: async (ground) => how(ground.network(side)),
     after: async (ground) => ground.network(side).heal(),
@@ -30,26 +30,26 @@ async function slow(ground: FaultGround): Promise<void> {
 const LOST = ['database.connection-lost', 'connect.failed']
 const LATE = [...LOST, 'pause.too-long', 'drain.not-proved', 'fence.lapsed', 'hold.lost']
 
-/** A TCP proxy before each server. */
+/** Network faults, made by a TCP proxy in front of each server. */
 export const NETWORK_FAULTS: readonly Fault[] = [
   {
-    ...broken('slow, 20 ms each way, to', 'source', 'before arming', () => {}),
-    name: 'slow, 20 ms each way, to both servers',
+    ...broken('are slow', 'source', 'before arming', () => {}),
+    name: 'the network delays packets to and from both servers by 20 ms',
     at: 'begin',
     happens: slow,
     inputs: {},
   },
   ...SIDES.flatMap((side) => [
-    broken('connections reset while changes are streamed, to', side, 'caught up', reset),
-    broken('connections half-open while changes are streamed, to', side, 'caught up', halfOpen),
-    broken('silent while changes are streamed, to', side, 'before arming', cut, ...LATE, 'stream.stuck.connection'),
-    broken('connections reset in the write pause, to', side, 'drained', reset, ...LOST),
-    broken('connections half-open in the write pause, to', side, 'drained', halfOpen, ...LATE),
-    broken('silent in the write pause, to', side, 'drained', cut, ...LATE),
+    broken('are reset during streaming', side, 'caught up', reset),
+    broken('become half-open during streaming', side, 'caught up', halfOpen),
+    broken('hang during streaming', side, 'before arming', cut, ...LATE, 'stream.stuck.connection'),
+    broken('are reset during the write pause', side, 'drained', reset, ...LOST),
+    broken('become half-open during the write pause', side, 'drained', halfOpen, ...LATE),
+    broken('hang during the write pause', side, 'drained', cut, ...LATE),
     {
-      ...broken('connections reset right after the decision, to', side, 'permanent on the source', reset),
+      ...broken('are reset right after the decision', side, 'permanent on the source', reset),
       again: LOST,
     },
-    { ...broken('silent right after the decision, to', side, 'permanent on the source', cut), again: LATE },
+    { ...broken('hang right after the decision', side, 'permanent on the source', cut), again: LATE },
   ]),
 ]

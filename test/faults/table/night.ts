@@ -18,7 +18,7 @@ const fence = (name: string, at: Point, happens: NonNullable<Fault['happens']>, 
 })
 
 const rows = (name: string, at: Point, text: string, step: string, ...codes: string[]): Fault => ({
-  topic: 'The target in the write pause',
+  topic: 'The target during the write pause',
   name,
   from: 'caught-up',
   at,
@@ -27,8 +27,8 @@ const rows = (name: string, at: Point, text: string, step: string, ...codes: str
 })
 
 const each = (code: '40001' | '40003'): Fault => ({
-  topic: 'Answers of the target',
-  name: `each distinct statement is answered with ${code} once`,
+  topic: 'Retryable errors from the target',
+  name: `each distinct statement fails once with ${code}`,
   from: 'prepared',
   happens: async (ground: FaultGround) => {
     ground.cluster.options.failEach = { code, application: 'molt-actions' }
@@ -36,20 +36,20 @@ const each = (code: '40001' | '40003'): Fault => ({
   expect: 'go',
 })
 
-/** Faults while writes are paused, and around that time. */
+/** Faults shortly before, during and after the write pause. */
 export const NIGHT_FAULTS: readonly Fault[] = [
   fence('the application writes', 'armed', attempt('source', PAST, 'app')),
-  fence('the owner, a superuser, writes', 'armed', attempt('source', PAST)),
-  fence('another role, made for this, writes', 'armed', async (ground) => {
+  fence('the owner writes as a superuser', 'armed', attempt('source', PAST)),
+  fence('a new role writes', 'armed', async (ground) => {
     await ground.sql('source', "CREATE ROLE batch LOGIN PASSWORD 'postgres'; GRANT INSERT ON categories TO batch")
     await attempt('source', PAST, 'batch')(ground, undefined)
   }),
   fence(
-    'a session without triggers (replica) writes',
+    'a session with session_replication_role = replica writes',
     'armed',
     attempt('source', `SET session_replication_role = replica; ${PAST}`),
   ),
-  fence('TRUNCATE', 'armed', attempt('source', 'TRUNCATE cart_items')),
+  fence('a table is truncated', 'armed', attempt('source', 'TRUNCATE cart_items')),
   {
     ...fence('a transaction with an old snapshot writes', 'armed', async (_, client) =>
       client?.query(PAST).catch(() => {}),
@@ -57,7 +57,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     before: session('source', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories'),
   },
   {
-    ...fence('a background job writes on and on', 'armed', async () => {}),
+    ...fence('a background job keeps writing', 'armed', async () => {}),
     before: async (ground) => {
       const client = await ground.client('source')
       let i = 5_000
@@ -74,7 +74,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
   },
   {
     ...fence(
-      'a trigger is off, and something is written',
+      'a fence trigger is disabled, and a row is written',
       'drained',
       sql('source', `${OFF}; ${PAST}`),
       'fence.damaged',
@@ -84,7 +84,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     short: true,
   },
   fence(
-    'a trigger is off for one write, before the verify',
+    'a fence trigger is disabled for one write before the verify',
     'drained',
     sql('source', `${OFF}; ${PAST}; ${ON}`),
     'fence.damaged',
@@ -92,11 +92,15 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   {
-    ...fence('a trigger is off for one write, after the verify', 'verified', sql('source', `${OFF}; ${PAST}; ${ON}`)),
+    ...fence(
+      'a fence trigger is disabled for one write after the verify',
+      'verified',
+      sql('source', `${OFF}; ${PAST}; ${ON}`),
+    ),
     expect: ['cutover', 'fence.damaged'],
   },
   fence(
-    'the fence is lifted for one write and raised again',
+    'the fence is lifted for one write, then armed again',
     'verified',
     sql('source', `${LIFT}; ${PAST}; ${RAISE}`),
     'fence.write-passed',
@@ -126,7 +130,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'drain.not-proved',
   ),
   fence(
-    'a table is replaced by a copy',
+    'a table is replaced with a copy',
     'drained',
     sql(
       'source',
@@ -139,19 +143,19 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.inconclusive',
   ),
   fence(
-    'a column is changed on the source',
+    "a column's type is changed on the source",
     'sequences set',
     sql('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)'),
     'schema.changed',
   ),
   fence(
-    'a sequence moves on',
+    'a sequence advances',
     'sequences set',
     sql('source', "SELECT nextval('customers_id_seq') FROM generate_series(1, 200)"),
   ),
 
   rows(
-    'a row deleted before the first verify',
+    'a row is deleted before the first verify',
     'caught up',
     'DELETE FROM categories WHERE id = 2',
     'cutover',
@@ -159,7 +163,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   rows(
-    'a row changed after the first verify',
+    'a row is changed after the first verify',
     'before arming',
     "UPDATE categories SET name = 'changed here' WHERE id = 2",
     'cutover',
@@ -167,7 +171,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   rows(
-    'a row added when the fence is up',
+    'a row is added once the fence is armed',
     'armed',
     "INSERT INTO categories (id, name) VALUES (4711, 'only here')",
     'cutover',
@@ -175,7 +179,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   rows(
-    'a row deleted before the verify',
+    'a row is deleted before the verify',
     'drained',
     'DELETE FROM categories WHERE id = 2',
     'cutover',
@@ -183,7 +187,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.rows-lost',
   ),
   rows(
-    'a row changed when the stream is off',
+    'rows are changed once the stream has stopped',
     'stream off',
     "UPDATE categories SET name = 'changed here' WHERE id IN (2, 3)",
     'cutover',
@@ -192,7 +196,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
   ),
   {
     ...rows(
-      'a row deleted after the verify',
+      'a row is deleted after the verify',
       'verified',
       'DELETE FROM categories WHERE id = 2',
       'finalize',
@@ -201,14 +205,14 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     short: true,
   },
   rows(
-    'a row added after the verify',
+    'a row is added after the verify',
     'sequences set',
     "INSERT INTO categories (id, name) VALUES (4711, 'only here')",
     'finalize',
     'verify.after-commit',
   ),
   rows(
-    'a row changed after the unique indexes',
+    'a row is changed once the unique indexes are built',
     'unique indexes built',
     "UPDATE categories SET name = 'changed here' WHERE id = 2",
     'finalize',
@@ -216,14 +220,14 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'verify.differences',
   ),
   rows(
-    'a row deleted right before the decision',
+    'a row is deleted right before the decision',
     'committing',
     'DELETE FROM categories WHERE id = 2',
     'finalize',
     'verify.after-commit',
   ),
   rows(
-    'a role gets the right to write',
+    'a role is granted INSERT on a table',
     'sequences set',
     'CREATE ROLE late; GRANT INSERT ON orders TO late',
     'cutover',
@@ -231,14 +235,14 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'write-access.not-closed',
   ),
   rows(
-    'a row deleted when the source is permanently fenced',
+    'a row is deleted once the source is permanently fenced',
     'permanent on the source',
     'DELETE FROM categories WHERE id = 2',
     'finalize',
     'verify.after-commit',
   ),
   rows(
-    'the evidence table renamed away',
+    'the evidence table is renamed',
     'drained',
     'ALTER TABLE molt_actions.evidence RENAME TO away',
     'cutover',
@@ -258,7 +262,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
   },
   {
     topic: 'After the switch',
-    name: 'a trigger is off for one write of the old application',
+    name: 'a fence trigger is disabled for one write by the old application',
     from: 'caught-up',
     at: 'switched',
     happens: sql('source', `${OFF}; ${PAST}; ${ON}`),

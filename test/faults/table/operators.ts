@@ -2,20 +2,20 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FaultGround, Side } from '../../support/fault-ground.ts'
 import { type Fault, type Point, sql } from './fault.ts'
 
-/** Another run starts while the cutover stands at a point; what becomes of it does not matter. */
+/** Starts another run while the cutover is suspended at `at`. That run's own outcome does not matter. */
 const beside = (action: string, at: Point, ...codes: string[]): Fault => ({
   topic: 'Two runs',
   name: `\`${action}\` starts`,
   from: 'caught-up',
   at,
   suiteOnly: true,
-  // The cutover stands still meanwhile.
+  // Long enough for the other run, during which the cutover is suspended.
   inputs: { lease: '40s' },
   happens: (ground: FaultGround) => ground.run(action, { beside: true }),
   expect: codes.length ? ['cutover', ...codes] : 'go',
 })
 
-/** Whichever of what an abort removes is missed first. */
+/** Codes of a cutover that misses an object removed by an abort. Timing decides which object is missed first. */
 const ABORTED = [
   'fence.changed-by-other',
   'fence.damaged',
@@ -32,8 +32,8 @@ const ABORTED = [
 ]
 
 const still = (at: Point, ...codes: string[]): Fault => ({
-  topic: 'The lease of the fence',
-  name: 'the runner stands still for longer than the lease',
+  topic: 'The fence lease',
+  name: 'the runner freezes for longer than the lease',
   from: 'caught-up',
   at,
   suiteOnly: true,
@@ -51,7 +51,7 @@ const LAPSED = [
 ]
 
 const killed = (at: Point): Fault => ({
-  topic: 'The runner is killed, and the step is run again',
+  topic: 'The runner is killed, and the step is rerun',
   name: 'the runner of `cutover` is killed',
   from: 'caught-up',
   at,
@@ -60,7 +60,7 @@ const killed = (at: Point): Fault => ({
   expect: 'go',
 })
 const dies = (step: string, from: Fault['from'], side: Side, once: string, what: string): Fault => ({
-  topic: 'The runner is killed, and the step is run again',
+  topic: 'The runner is killed, and the step is rerun',
   name: `the runner of \`${step}\` is killed ${what}`,
   from,
   dies: { step, side, once },
@@ -76,25 +76,31 @@ const stale = (name: string, side: Side, text: string, ...codes: string[]): Faul
   expect: ['cutover', ...codes],
 })
 
-/** What people and runners do: die, stand still, act at once, or trust an old piece of evidence. */
+/** Runners that are killed or freeze, concurrent runs, and stale evidence. */
 export const OPERATOR_FAULTS: readonly Fault[] = [
-  dies('prepare', 'fresh', 'source', "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'", 'at the fence'),
+  dies(
+    'prepare',
+    'fresh',
+    'source',
+    "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'",
+    'once the fence exists',
+  ),
   dies(
     'prepare',
     'fresh',
     'target',
     "SELECT 1 WHERE to_regclass('molt_actions.deferred') IS NOT NULL",
-    'at the ledger',
+    'once the ledger exists',
   ),
   {
-    ...dies('fetch', 'prepared', 'source', 'SELECT 1 FROM pg_replication_slots', 'when the slot is made'),
+    ...dies('fetch', 'prepared', 'source', 'SELECT 1 FROM pg_replication_slots', 'once the slot exists'),
     expect: ['fetch', 'load.interrupted'],
   },
   {
-    ...dies('fetch', 'prepared', 'target', 'SELECT 1 FROM customers LIMIT 1', 'half-way'),
+    ...dies('fetch', 'prepared', 'target', 'SELECT 1 FROM customers LIMIT 1', 'midway'),
     expect: ['fetch', 'load.interrupted'],
   },
-  dies('replicate', 'loaded', 'source', 'SELECT 1 FROM pg_replication_slots WHERE active', 'while it streams'),
+  dies('replicate', 'loaded', 'source', 'SELECT 1 FROM pg_replication_slots WHERE active', 'during streaming'),
   ...(
     [
       'caught up',
@@ -118,7 +124,7 @@ export const OPERATOR_FAULTS: readonly Fault[] = [
     'caught-up',
     'source',
     "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'molt_slot')",
-    'when the slot is dropped',
+    'once the slot is dropped',
   ),
 
   still('before arming'),
@@ -134,21 +140,21 @@ export const OPERATOR_FAULTS: readonly Fault[] = [
   beside('cleanup', 'committing'),
   beside('rollback', 'permanent on the source'),
   beside('rollback', 'committed'),
-  // An abort gives the application its rights on the target back.
+  // An abort restores the application's privileges on the target.
   ...(['caught up', 'verified', 'committing'] as const).map(
     (at): Fault => ({ ...beside('abort', at, ...ABORTED), open: ['source', 'target'] }),
   ),
   beside('abort', 'permanent on the source'),
 
   stale(
-    'the approval is of another plan',
+    'the approval is for another plan',
     'target',
     `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || '{"approval": {"planHash": "0"}}'`,
     'approval.plan-changed',
     'ledger.changed-by-hand',
   ),
   stale(
-    'the ledger says that the migration is committed',
+    'the ledger says that the migration has committed',
     'target',
     "UPDATE molt_actions.migrations SET phase = 'committed'",
     'fence.removed-after-commit',
@@ -165,14 +171,14 @@ export const OPERATOR_FAULTS: readonly Fault[] = [
   },
   {
     ...stale(
-      'the heartbeat of the target is that of another source, until the next one comes',
+      "the target's heartbeat row names another source until the next heartbeat",
       'target',
       'UPDATE molt_actions_heartbeat SET source_id = gen_random_uuid()',
     ),
     expect: 'go',
   },
   {
-    ...stale('the replicator is not that of the plan', 'target', 'SELECT 1', 'tools.not-planned'),
+    ...stale('the replicator is not the planned build', 'target', 'SELECT 1', 'tools.not-planned'),
     trick: { replicatorSays: [] },
   },
 ]

@@ -4,13 +4,13 @@ import { PlainScript } from '../../support/plain-script.ts'
 import { standInFolder, trickedFolder } from '../../support/stand-in.ts'
 import { type Ended, type Fault, POINTS, STEPS } from './fault.ts'
 
-/** What one side of the comparison concluded, and what is true. */
+/** What the plain script or the suite concluded, and what is true. */
 export interface Concluded<T> {
   ended: T
   truth: Truth
 }
 
-/** What a plain script of the documented commands makes of a fault. */
+/** Runs a plain script of the documented commands with this fault. */
 export async function byScript(ground: FaultGround, fault: Fault): Promise<Concluded<string>> {
   const client = await begin(ground, fault)
   const moment = POINTS[fault.at ?? 'begin']
@@ -23,7 +23,7 @@ export async function byScript(ground: FaultGround, fault: Fault): Promise<Concl
   return { ended, truth: await ground.look() }
 }
 
-/** What the suite makes of it, step by step up to the first red one. */
+/** Runs the suite's steps with this fault, up to the first step that fails. */
 export async function bySuite(ground: FaultGround, fault: Fault): Promise<Concluded<Ended>> {
   const client = await begin(ground, fault)
   const { at = 'begin', hours } = fault
@@ -70,7 +70,7 @@ function toolsOf({ trick }: Fault): string {
 const PATIENCE = 75_000
 const NOT_YET = /^(hold\.|fence\.armed-by-other)/
 
-/** As a person does it: a killed run keeps its hold and its fence until they lapse. */
+/** Reruns a step as an operator would: until the killed run's hold and fence have expired. */
 async function rerun(ground: FaultGround, step: string, tools: string): Promise<Came> {
   for (const end = performance.now() + PATIENCE; ; await sleep(1_000)) {
     const came = await ground.run(step, { tools })
@@ -78,7 +78,7 @@ async function rerun(ground: FaultGround, step: string, tools: string): Promise<
   }
 }
 
-/** Where the application must be able to write: nowhere else, and not nowhere. */
+/** The only sides where the application must be able to write. */
 export function openAfter({ open }: Fault, { step, red }: Ended): readonly Side[] {
   if (open) return open
   return red && step !== 'finalize' ? ['source'] : ['target']

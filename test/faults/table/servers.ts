@@ -14,7 +14,7 @@ const LOST = ['database.connection-lost', 'connect.failed', 'connect.not-ready']
 const STREAM_LOST = [...LOST, 'drain.not-proved', 'stream.stuck.connection', 'hold.lost']
 const FULL = ['database.out-of-resources', 'stream.stuck.other', 'drain.not-proved', 'hold.lost']
 
-/** With the connections that a server reserves for superusers. */
+/** Takes all connections, including those that a server reserves for superusers. */
 async function takeAllConnections(ground: FaultGround, side: Side): Promise<void> {
   for (;;)
     try {
@@ -35,53 +35,53 @@ async function freeDisk(ground: FaultGround): Promise<void> {
   ground.cluster.options.diskFull = false
 }
 
-/** Either server restarted, gone, frozen, out of disk or connections, or with another clock than the runner. */
+/** Servers that restart, crash, go down, freeze, or run out of disk or connections, and a runner with a wrong clock. */
 export const SERVER_FAULTS: readonly Fault[] = [
-  server('the source restarts while changes are streamed', 'caught up', (ground) => ground.source.restart('fast')),
-  server('the source crashes while changes are streamed', 'caught up', (ground) => ground.source.restart('immediate')),
-  server('the target restarts while changes are streamed', 'caught up', (ground) => ground.behind.restart('fast')),
-  server('the target crashes while changes are streamed', 'caught up', (ground) => ground.behind.restart('immediate')),
+  server('the source restarts during streaming', 'caught up', (ground) => ground.source.restart('fast')),
+  server('the source crashes during streaming', 'caught up', (ground) => ground.source.restart('immediate')),
+  server('the target restarts during streaming', 'caught up', (ground) => ground.behind.restart('fast')),
+  server('the target crashes during streaming', 'caught up', (ground) => ground.behind.restart('immediate')),
+  server('the source goes down during streaming', 'caught up', (ground) => ground.source.kill(), ...STREAM_LOST),
+  server('the target goes down during streaming', 'caught up', (ground) => ground.behind.kill(), ...STREAM_LOST),
+  server('the source restarts during the write pause', 'drained', (ground) => ground.source.restart('fast'), ...LOST),
   server(
-    'the source is gone while changes are streamed',
-    'caught up',
-    (ground) => ground.source.kill(),
-    ...STREAM_LOST,
+    'the source crashes during the write pause',
+    'drained',
+    (ground) => ground.source.restart('immediate'),
+    ...LOST,
   ),
+  server('the target restarts during the write pause', 'drained', (ground) => ground.behind.restart('fast'), ...LOST),
   server(
-    'the target is gone while changes are streamed',
-    'caught up',
-    (ground) => ground.behind.kill(),
-    ...STREAM_LOST,
+    'the target crashes during the write pause',
+    'drained',
+    (ground) => ground.behind.restart('immediate'),
+    ...LOST,
   ),
-  server('the source restarts in the write pause', 'drained', (ground) => ground.source.restart('fast'), ...LOST),
-  server('the source crashes in the write pause', 'drained', (ground) => ground.source.restart('immediate'), ...LOST),
-  server('the target restarts in the write pause', 'drained', (ground) => ground.behind.restart('fast'), ...LOST),
-  server('the target crashes in the write pause', 'drained', (ground) => ground.behind.restart('immediate'), ...LOST),
-  server('the source is gone in the write pause', 'drained', (ground) => ground.source.kill(), ...LOST),
-  server('the target is gone in the write pause', 'armed', (ground) => ground.behind.kill(), ...STREAM_LOST),
+  server('the source goes down during the write pause', 'drained', (ground) => ground.source.kill(), ...LOST),
+  server('the target goes down during the write pause', 'armed', (ground) => ground.behind.kill(), ...STREAM_LOST),
   {
-    ...server('the source is gone right after the decision', 'permanent on the source', (ground) =>
+    ...server('the source goes down right after the decision', 'permanent on the source', (ground) =>
       ground.source.kill(),
     ),
     after: (ground) => ground.source.start(),
     again: LOST,
   },
   {
-    ...server('the target is gone right after the decision', 'permanent on the source', (ground) =>
+    ...server('the target goes down right after the decision', 'permanent on the source', (ground) =>
       ground.behind.kill(),
     ),
     after: (ground) => ground.behind.start(),
     again: LOST,
   },
   {
-    ...server('the target crashes before write access is given back', 'committed', (ground) =>
+    ...server('the target crashes before write access is restored', 'committed', (ground) =>
       ground.behind.restart('immediate'),
     ),
     again: LOST,
   },
   {
     ...server(
-      'the target answers no more in the write pause',
+      'the target stops responding during the write pause',
       'drained',
       async (ground) => ground.behind.pause(),
       ...LOST,
@@ -94,12 +94,12 @@ export const SERVER_FAULTS: readonly Fault[] = [
   },
   {
     ...server(
-      'the source takes no new connection in the write pause',
+      'the source rejects new connections during the write pause',
       'drained',
       (ground) => ground.admin('source', 'ALTER DATABASE shop ALLOW_CONNECTIONS false'),
       'connect.not-allowed',
       'connect.failed',
-      // As molt reports it.
+      // When molt reports the rejected connection.
       'database.object-busy',
     ),
     after: (ground) => ground.admin('source', 'ALTER DATABASE shop ALLOW_CONNECTIONS true'),
@@ -107,7 +107,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
   ...(['source', 'target'] as const).flatMap((side): Fault[] => [
     {
       ...server(
-        `the ${side} is out of connections`,
+        `the ${side} has no free connections`,
         'begin',
         (ground) => takeAllConnections(ground, side),
         'connect.no-free-slot',
@@ -117,7 +117,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
     },
     {
       ...server(
-        `the ${side} is out of connections in the write pause`,
+        `the ${side} has no free connections during the write pause`,
         'armed',
         (ground) => takeAllConnections(ground, side),
         'connect.no-free-slot',
@@ -129,16 +129,16 @@ export const SERVER_FAULTS: readonly Fault[] = [
       after: freeConnections,
     },
   ]),
-  { ...server('the target is out of disk', 'begin', fillDisk, ...FULL), after: freeDisk },
-  { ...server('the target is out of disk in the write pause', 'drained', fillDisk, ...FULL), after: freeDisk },
+  { ...server("the target's disk is full", 'begin', fillDisk, ...FULL), after: freeDisk },
+  { ...server("the target's disk is full during the write pause", 'drained', fillDisk, ...FULL), after: freeDisk },
   {
-    ...server('the target is out of disk right after the decision', 'permanent on the source', fillDisk),
+    ...server("the target's disk is full right after the decision", 'permanent on the source', fillDisk),
     again: FULL,
     after: freeDisk,
   },
   {
     ...server(
-      "the source's disk has no room for the slot's WAL, which is removed",
+      "the slot's WAL exceeds max_slot_wal_keep_size and is removed",
       'begin',
       async (ground) => {
         await ground.stopApplication()
@@ -151,7 +151,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
       'stream.stuck.slot-invalid',
     ),
   },
-  server('the source was failed over to a standby that has its slots', 'begin', (ground) => ground.source.failOver()),
+  server('the source fails over to a standby that has the slot', 'begin', (ground) => ground.source.failOver()),
   ...[-7, 7].map(
     (hours): Fault => ({
       ...server(
@@ -166,7 +166,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
   ),
   {
     ...server(
-      'the role of the migration loses its rights on the source while changes are streamed',
+      'the migration role loses its privileges on the source during streaming',
       'caught up',
       sql('source', 'ALTER ROLE mover NOSUPERUSER'),
       'database.missing-right',
@@ -177,7 +177,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
   },
   {
     ...server(
-      'the role of the migration loses its rights on the source in the write pause',
+      'the migration role loses its privileges on the source during the write pause',
       'drained',
       sql('source', 'ALTER ROLE mover NOSUPERUSER'),
       'database.missing-right',
@@ -187,7 +187,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
   },
   {
     ...server(
-      'the role of the migration loses its rights on the target in the write pause',
+      'the migration role loses its privileges on the target during the write pause',
       'drained',
       sql('target', 'ALTER ROLE mover NOSUPERUSER'),
       'database.missing-right',
@@ -197,7 +197,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
   },
   {
     ...server(
-      'the role of the migration loses its rights on the target right after the decision',
+      'the migration role loses its privileges on the target right after the decision',
       'permanent on the source',
       sql('target', 'ALTER ROLE mover NOSUPERUSER'),
     ),
@@ -205,12 +205,12 @@ export const SERVER_FAULTS: readonly Fault[] = [
     again: ['write-access.missing', 'database.missing-right'],
   },
   server(
-    'the sessions of the migration on the source are ended while changes are streamed',
+    "the migration's sessions on the source are terminated during streaming",
     'caught up',
     sql('source', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mover'"),
   ),
   server(
-    'the connection that reads the slot is ended in the write pause',
+    'the connection that reads the slot is terminated during the write pause',
     'armed',
     sql('source', 'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active'),
   ),
