@@ -55,7 +55,7 @@ export function exampleRehearsal(rehearse: string): string {
 export function exampleComposite(root: string): string {
   return [
     '# Generated from action.yml by `npm run build`. Edit the source instead.',
-    '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
+    '# The root action for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
     '# .github/actions/molt/action.yml in your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
     '# instead of OWNER/REPO.',
     OURS(root),

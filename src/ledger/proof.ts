@@ -12,7 +12,7 @@ export interface Progress {
 
 /** How far one table is proved equal on both sides. */
 export interface TableProof {
-  /** The table's storage files when the change log started. If a file changes, the proof is void. */
+  /** Hash of the table's storage files and columns when the change log started. If it changes, the proof is void. */
   files: string
   /** Start time and number of rows of the last pass that compared every row. */
   proved?: { began: string; rows: number }
@@ -33,17 +33,23 @@ export interface ProofState {
   tables: Record<string, TableProof>
   /** Tables that must be compared in full, and why. */
   others: Record<string, string>
+  /** Number of tables whose comparison has not started. */
+  waiting: number
   /** Number of changed keys that have not been proved again yet. */
   open: number
+  /** Number of rows found lost. */
+  lost: number
   /** Time at which this state was saved. */
   at: string
 }
 
 const PROOFS = 'molt_actions.proofs'
 
-export async function readProof(db: Database, id: string): Promise<ProofState | undefined> {
+/** @param load the staging schema of the current load, because the proof of an earlier one says nothing about it */
+export async function readProof(db: Database, id: string, load: string | undefined): Promise<ProofState | undefined> {
   const rows = await rowsIfAny(db, `SELECT state FROM ${PROOFS} WHERE migration = $1`, [id])
-  return rows[0]?.state
+  const state: ProofState | undefined = rows[0]?.state
+  return state?.load === load ? state : undefined
 }
 
 /** Creates the table of proofs if it does not exist. The schema must exist. */

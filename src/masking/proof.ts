@@ -518,7 +518,7 @@ async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   )
 }
 
-/** Counts rows that match a pattern, in free text that was filled or partly rewritten and in kept columns. */
+/** Counts rows that match a pattern, in kept columns and in free text that was replaced or partly rewritten. */
 async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
   const ruled = own(rules.tables, table.name)
   const free = decisions.flatMap((decision, at) => {

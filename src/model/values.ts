@@ -34,10 +34,16 @@ export function plainForm(type: string, text: string, isEnum = false): string | 
 }
 
 function plainArray(type: string, text: string): string | undefined {
-  const items: unknown[] = parse(text, (item) => item)
-  const plain = (items.flat(6) as (string | null)[]).map((item) => (item === null ? null : plainForm(type, item)))
-  // The values are flattened, so the number of opening braces is kept, to tell nested arrays from flat ones.
-  return plain.includes(undefined) ? undefined : JSON.stringify([text.match(/^(\[.*?\]=)?\{+/)?.[0].length, plain])
+  let known = true
+  const plain = (item: unknown): unknown => {
+    if (Array.isArray(item)) return item.map(plain)
+    const form = item === null ? null : plainForm(type, item as string)
+    if (form === undefined) known = false
+    return form
+  }
+  const items = plain(parse(text, (item) => item))
+  // Arrays with the same items can begin at another index: `[2:3]={1,2}`.
+  return known ? JSON.stringify([/^\[.*?\]=/.exec(text)?.[0], items]) : undefined
 }
 
 const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g

@@ -183,8 +183,9 @@ export const CODES = {
     fix: 'Run `cleanup` again.',
   },
   'cleanup.not-compared': {
-    meaning: 'Rows have not been compared since the commit.',
-    cause: '`finalize` has not run, or ended before the comparison. After the cleanup, rows can no longer be compared.',
+    meaning: 'Not every row has been compared since the commit.',
+    cause:
+      '`finalize` has not run, ended before the comparison, or was inconclusive. After the cleanup, rows can no longer be compared.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
     next: { action: 'finalize' },
   },

@@ -65,8 +65,11 @@ export function sessionSettings(
   return { options: [own, ...options].filter(Boolean).join(' '), token }
 }
 
-/** CockroachDB only. Can be on for a role, but comparisons need full table scans. */
-const FULL_SCANS = 'disallow_full_table_scans'
+/**
+ * CockroachDB only. Can be on for a role, but comparisons need full table scans, and must not read a state from a few
+ * seconds ago.
+ */
+const TURNED_OFF = ['disallow_full_table_scans', 'default_transaction_use_follower_reads']
 
 /**
  * Checks that the server received the start-up parameters, and turns off limits that only some servers have. Uses a
@@ -74,14 +77,14 @@ const FULL_SCANS = 'disallow_full_table_scans'
  * @throws UserError `connect.pooler` if the server did not receive the parameters
  */
 export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
-  const timeouts = NEWER_TIMEOUTS.map((name) => `'${name}'`).join(', ')
+  const [timeouts, off] = [NEWER_TIMEOUTS, TURNED_OFF].map((names) => names.map((name) => `'${name}'`).join(', '))
   const { rows } = await client.query(
     `WITH own AS (
-            SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', '${FULL_SCANS}', ${timeouts}))
+            SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', ${off}, ${timeouts}))
      SELECT name, setting, CASE WHEN name IN (${timeouts})
               AND (SELECT setting FROM own WHERE name = 'lock_timeout') = '${token}'
             THEN set_config(name, '0', false)
-            WHEN name = '${FULL_SCANS}' THEN set_config('${FULL_SCANS}', 'off', false) END AS lifted FROM own`,
+            WHEN name IN (${off}) THEN set_config(name, 'off', false) END AS lifted FROM own`,
   )
   if (rows.find(({ name }) => name === 'lock_timeout')?.setting !== token) throw poolerError(side, 'drops')
 }

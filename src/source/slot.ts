@@ -106,6 +106,8 @@ export interface SlotFacts {
   /** WAL in bytes: how much the slot retains on the source's disk, and how much the stream has not acknowledged yet. */
   walBytes: number
   behindBytes: number
+  /** WAL that the slot of the change log keeps while nothing reads it, in bytes; null with a reader or without a slot. */
+  idleLogBytes: number | null
   /** The current reader. */
   reader: Reader | null
   /** Whether the decoding process is working rather than waiting. */
@@ -148,6 +150,8 @@ export async function readSlotFacts(
             (to_jsonb(s) ->> 'safe_wal_size')::float8 AS "safeWalSize",
             coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::float8 AS "walBytes",
             coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::float8 AS "behindBytes",
+            (SELECT pg_catalog.pg_wal_lsn_diff(now.lsn, l.restart_lsn)::float8 FROM pg_catalog.pg_replication_slots l
+              WHERE l.slot_name = $3 AND l.database = s.database AND NOT l.active) AS "idleLogBytes",
             CASE WHEN s.active THEN jsonb_build_object('pid', s.active_pid, 'application', coalesce(a.application_name, ''),
               'user', coalesce(a.usename, 'unknown'), 'address', host(a.client_addr),
               'since', coalesce(date_trunc('second', a.backend_start)::text, 'unknown')) END AS reader,
@@ -167,7 +171,7 @@ export async function readSlotFacts(
        CROSS JOIN (SELECT pg_catalog.pg_current_wal_lsn() AS lsn) now
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
       WHERE s.slot_name = $1 AND s.database = current_database()`,
-    [slot, publication],
+    [slot, publication, logSlotOf(slot)],
   )
   return rows[0]
 }

@@ -2,10 +2,15 @@
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { retentionNeeded } from '../../src/actions/cutover/retention.ts'
+import { requireCompared } from '../../src/actions/finalize/after-commit.ts'
 import { readRetention, readShortestRetention } from '../../src/destination/retention.ts'
+import type { Entry } from '../../src/ledger/ledger.ts'
 import { plusMaxOffset, readCommitTime } from '../../src/phases/after-commit/commit-time.ts'
-import { inBoth } from '../../src/phases/after-commit/compare.ts'
+import { compareAfterCommit, inBoth } from '../../src/phases/after-commit/compare.ts'
+import type { AfterCommit } from '../../src/phases/after-commit/result.ts'
 import { digestTables, type TableDigest } from '../../src/phases/verify/row-digests.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
+import { installFence, leaseFor, makePermanent, setLease } from '../../src/source/fence.ts'
 import { createTargetHeartbeat, HEARTBEAT } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { type Servers, startServers } from '../support/servers.ts'
@@ -107,6 +112,8 @@ test('reports only rows that differ both at the commit time and slightly later',
     ),
   ).toEqual({ table: 'orders', missing: 1, mismatch: 0, extraneous: 1 })
   const many = { ...digest([]), missing: 20_000 }
+  // All unknown rows are of another kind now.
+  expect(inBoth(many, { ...digest([]), mismatch: 15_000 })).toMatchObject({ mismatch: 15_000 })
   expect(inBoth(many, { ...many, missing: 15_000 })).toMatchObject({ missing: 15_000 })
   expect(plusMaxOffset('1700000000900000000.0000000012')).toBe('1700000001400000000.0000000000')
 })
@@ -124,4 +131,39 @@ test("reads each table's history retention", async () => {
     seconds: 600,
   })
   expect(await readShortestRetention(source, 'public', ['orders'])).toBeNull()
+})
+
+test('is red if the target has lost a column since the commit, or if the commit came later than the comparison', async () => {
+  const fence = await installFence(
+    source,
+    (await readTables(source, 'public')).filter(({ name }) => name === 'orders'),
+  )
+  const lease = await leaseFor(source, 60_000)
+  await setLease(source, lease)
+  expect(await makePermanent(source, lease)).toBe(true)
+  expect(fence.tables).toHaveLength(1)
+  const commitTime = await readCommitTime(target, 'public', 8)
+  await target.query('ALTER TABLE orders DROP COLUMN total')
+  const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['orders'] }
+  const entry = { id: 'main', phase: 'switched', plan, facts: { commitTime } } as unknown as Entry
+  const result = await compareAfterCommit(entry, {
+    sourceUrl: servers.source.url,
+    targetUrl: servers.target.url,
+    signal: new AbortController().signal,
+  })
+  expect(result.gaps).toContainEqual({ code: 'column-gone', table: 'orders', column: 'total' })
+  const codeOf = (found: AfterCommit | undefined, phase: Entry['phase']) => {
+    try {
+      requireCompared(found, { id: 'main', phase })
+      return 'green'
+    } catch (error) {
+      return errorCode(error)
+    }
+  }
+  const inconclusive = { ...result, verdict: 'inconclusive' as const }
+  expect(codeOf(inconclusive, 'switched')).toBe('verify.after-commit-inconclusive')
+  const gaps = [{ code: 'column' as const, table: 'orders', what: 'total' }]
+  expect(codeOf({ ...inconclusive, gaps }, 'switched')).toBe('green')
+  expect(codeOf(undefined, 'switched')).toBe('ledger.moved')
+  expect(codeOf(undefined, 'caught-up')).toBe('green')
 })

@@ -6,7 +6,7 @@ import * as z from 'zod'
 /*
  * Small schemas modeled on real applications, one per file. Sections: `about`; `options`; `source` and `rows`, SQL for
  * a new schema; `fixes`, what the owner changes on the source after the findings of `prepare`; `load`, statements that
- * run one after another during streaming, with `{n}` for the round; then the golden texts.
+ * run one after another during streaming, with `{n}` for the round; then the expected results.
  */
 
 const Options = z.strictObject({
@@ -25,7 +25,7 @@ export interface Case extends z.infer<typeof Options> {
   rows: string
   fixes: string
   load: string[]
-  /** The file's text before the golden texts. */
+  /** The file's text before the expected results. */
   head: string
   goldens: ReadonlyMap<string, string>
 }

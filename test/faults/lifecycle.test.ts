@@ -19,6 +19,9 @@ const ours = async () => {
   )
   return source[0]
 }
+/** The slot of a change log, as an earlier run leaves it. */
+const leaveLog = () =>
+  rehearsal.query('source', "SELECT pg_create_logical_replication_slot('molt_slot_verify', 'pgoutput')")
 const NOTHING = { slots: '0', publications: '0', triggers: '0', schema: null }
 
 const writable = () =>
@@ -30,6 +33,7 @@ const writable = () =>
 test('abort frees the source in any phase, even without the target', { timeout: 120_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
+  await leaveLog()
   requireSuccess('fence', await rehearsal.run('fence', { do: 'raise', lease: '10m', keep: 'true' }))
   expect(await writable()).toBe(false)
   const status = await rehearsal.run('status')
@@ -92,6 +96,7 @@ test('after a commit: abort and cleanup refuse, finalize drops the slot, and rol
   const early = await rehearsal.run('cleanup')
   expect(early.outputs['error-code'], words(early)).toBe('cleanup.rollback-window')
 
+  await leaveLog()
   const finalized = await rehearsal.run('finalize')
   requireSuccess('finalize', finalized)
   expect(finalized.outputs.phase).toBe('finalized')
@@ -134,6 +139,7 @@ test('cleanup after the rollback window removes everything that the suite create
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+  await leaveLog()
   const uncompared = await rehearsal.run('cleanup', { 'rollback-window': '0s' })
   expect(uncompared.outputs['error-code']).toBe('cleanup.not-compared')
   const unobserved = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'compare' })
@@ -142,7 +148,8 @@ test('cleanup after the rollback window removes everything that the suite create
   const listed = await rehearsal.run('cleanup', { ...over, 'dry-run': 'true' })
   requireSuccess('cleanup', listed)
   expect(words(listed)).toContain('would drop slot molt_slot')
-  expect(await ours()).toMatchObject({ slots: '1' })
+  expect(words(listed)).toContain('would drop slot molt_slot_verify')
+  expect(await ours()).toMatchObject({ slots: '2' })
   const bookkeeping = () =>
     rehearsal.query('target', "SELECT relname FROM pg_class WHERE relname LIKE '\\_molt\\_fetch%' AND relkind = 'r'")
   expect(await bookkeeping()).toHaveLength(2)

@@ -5,8 +5,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { Mutation, Transaction } from '../../rehearsal/molt/apply.ts'
+import type { DeferredName } from '../../src/destination/deferral.ts'
 import { createStreamLogin, newLoginName, retireStreamLogin } from '../../src/destination/stream-login.ts'
-import { connectForReplication } from '../../src/runtime/database.ts'
+import type { Entry } from '../../src/ledger/ledger.ts'
+import { readProof } from '../../src/ledger/proof.ts'
+import { RollingProof } from '../../src/phases/rolling/proof.ts'
+import type { ProofOptions } from '../../src/phases/rolling/session.ts'
+import { SlotGuard } from '../../src/phases/stream/slot-guard.ts'
+import { connectForReplication, Link } from '../../src/runtime/database.ts'
+import { ChangeLog } from '../../src/source/change-log.ts'
 import { HEARTBEAT } from '../../src/source/heartbeat.ts'
 import { withTables } from '../support/faulty-replicator.ts'
 import type { Proof } from '../support/proofs.ts'
@@ -14,10 +21,11 @@ import { ProvingGround, type Verdict } from '../support/proving-ground.ts'
 
 const NIGHT = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const rare = test.runIf(NIGHT)
-const TABLES = ['items', 'texts']
+const TABLES = ['items', 'texts', 'moments']
 const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
-  CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
+  CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));
+  CREATE TABLE moments (t timestamptz PRIMARY KEY, v text);`
 
 /** Returns all cases in nightly runs, otherwise only the first. */
 const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 1))
@@ -306,7 +314,133 @@ describe('transactions on the source', () => {
   })
 })
 
+describe('an attempt that fails', () => {
+  const entry = (deferred: DeferredName[] = []) => ({
+    entry: { id: 'test', plan: ground.plan, facts: { stagingSchema: '_replicator', deferred } } as unknown as Entry,
+  })
+
+  test('forgets no change of a table that its pause compared in full', async () => {
+    const first = await proved()
+    err(of('10', () => []))
+    await s("UPDATE items SET v = 'lost' WHERE id = 10")
+    // A hazard that only this attempt sees.
+    const verdict = await ground.decide(first, async () => {
+      await t(`CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+               CREATE TRIGGER keep BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION keep()`)
+    })
+    expect(verdict.full).toEqual({ items: expect.stringContaining('trigger') })
+    await t('DROP FUNCTION keep CASCADE')
+    await ground.handOver(first)
+    await ground.resume()
+    const second = await ground.prove(chunks)
+    await ground.complete(second).catch(() => {})
+    expect(await ground.decide(second)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  test('a foreign key that the pause rebuilds is no hazard, and any other is', async () => {
+    const rebuild = async () => {
+      await t('ALTER TABLE texts ADD CONSTRAINT ours FOREIGN KEY (b) REFERENCES items ON DELETE CASCADE NOT VALID')
+    }
+    const ours = { kind: 'foreign-key' as const, schema: 'public', table: 'texts', name: 'ours' }
+    for (const deferred of often([[ours], []])) {
+      await ground.begin(ROWS)
+      const proof = await proved({ ...chunks, ...entry(deferred) })
+      const verdict = await ground.decide(proof, rebuild)
+      await t('ALTER TABLE texts DROP CONSTRAINT ours')
+      const full = deferred.length ? {} : { texts: expect.stringContaining('cascade') }
+      expect(verdict).toEqual({ ...CLEAN, full })
+    }
+  })
+
+  test('keeps a doubt about a row that no log shows', async () => {
+    await ground.handOver(await proved())
+    await t("UPDATE items SET v = 'other' WHERE id = 7")
+    const again = await ground.prove({ ...chunks, age: 1 })
+    expect(await again.ended).toMatchObject({ code: 'verify.differences' })
+    await ground.kill(again)
+    expect(await readProof(ground.t, 'test', '_replicator')).toMatchObject({ lost: 1 })
+    expect(await readProof(ground.t, 'test', 'another load')).toBeUndefined()
+    const last = await ground.prove(chunks)
+    await ground.complete(last).catch(() => {})
+    expect(await ground.decide(last)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  test('is red with its own code if the log ends in the pause', async () => {
+    const verdict = await ground.decide(await proved(), async () => {
+      await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+    })
+    expect(verdict.red).toBe('verify.inconclusive')
+  })
+
+  const rolling = (refused?: string) => {
+    const { source, target } = ground.servers
+    const options = {
+      ...{ sourceUrl: source.url, targetUrl: target.url, plan: ground.plan, concurrency: 1, ...entry() },
+      ...{ maxLag: 2_000, walBudget: 2 ** 40, signal: new AbortController().signal },
+      stream: ground.replicator as unknown as ProofOptions['stream'],
+    }
+    return new RollingProof(options, 60_000, refused)
+  }
+
+  test('lets a cutover compare in full if nothing can be proved', async () => {
+    const proof = rolling('there is no login')
+    expect(await proof.halt()).toBeUndefined()
+    await proof.close()
+  })
+
+  test('does not begin a pause with a session that has ended', async () => {
+    const proof = rolling()
+    try {
+      await proof.untilProved(new AbortController().signal, () => {})
+      await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+      await vi.waitFor(() => expect(proof.proved).toBe(false), { interval: 10, timeout: 10_000 })
+      expect(await proof.halt()).toBeUndefined()
+    } finally {
+      await proof.close()
+    }
+  })
+})
+
 describe('the change log', () => {
+  rare('names keys at infinity and before the common era', async () => {
+    await ground.begin(
+      "INSERT INTO moments VALUES ('-infinity', 'a'), ('0044-03-15 12:00:00.5+00 BC', 'b'), ('2026-01-01', 'c'), ('infinity', 'd')",
+    )
+    const proof = await proved({ chunk: 1 })
+    await s("UPDATE moments SET v = v || '!'")
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+    expect([...proof.session.proofs.others]).toEqual([])
+  })
+
+  rare('is dropped if nothing reads it and it keeps more than the WAL budget', async () => {
+    const proof = await proved()
+    const link = new Link(ground.servers.source.url, 'source')
+    const limits = { onDdl: 'warn', walBudget: 1, onWalBudget: 'fail' } as const
+    const guard = new SlotGuard(link, ground.plan, limits)
+    const look = async () => {
+      await guard.keepToBudget({ ...(await guard.read()), walBytes: 0 }, async () => {})
+      return (await s("SELECT FROM pg_replication_slots WHERE slot_name = 'ground_verify'")).rowCount
+    }
+    expect(await look()).toBe(1)
+    await ground.handOver(proof)
+    await s('SELECT pg_switch_wal()')
+    await vi.waitFor(async () => expect(await look()).toBe(0), 10_000)
+    await link.close()
+  })
+
+  rare('is not read if another client advances it just before', async () => {
+    await ground.handOver(await proved())
+    await s("UPDATE items SET v = 'missed' WHERE id = 10")
+    const { attach } = ChangeLog
+    vi.spyOn(ChangeLog, 'attach').mockImplementationOnce(async (options) => {
+      await s("SELECT pg_replication_slot_advance('ground_verify', pg_current_wal_lsn())")
+      return attach.call(ChangeLog, options)
+    })
+    await expect(ground.prove(chunks)).rejects.toThrow('advanced by another client')
+    const second = await ground.prove(chunks)
+    expect(second.session.proofs.proved.size).toBe(0)
+  })
+
   test('proves nothing after another client has read the log', async () => {
     const first = await proved()
     await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
@@ -319,6 +453,21 @@ describe('the change log', () => {
     expect(second.session.proofs.proved.size).toBe(0)
     await ground.complete(second)
     expect(await ground.decide(second)).toEqual(CLEAN)
+  })
+
+  rare('proves nothing after the log was dropped', async () => {
+    await ground.handOver(await proved())
+    await s("SELECT pg_drop_replication_slot('ground_verify'); UPDATE items SET v = 'missed' WHERE id = 10")
+    const second = await ground.prove(chunks)
+    expect(second.session.proofs.proved.size).toBe(0)
+    await ground.complete(second)
+    expect(await ground.decide(second)).toEqual(CLEAN)
+  })
+
+  rare('is given up if it keeps more than the WAL budget', async () => {
+    const proof = await ground.prove({ ...chunks, walBudget: 1 })
+    expect(await proof.ended).toMatchObject({ code: 'slot.wal-budget' })
+    expect((await s("SELECT FROM pg_replication_slots WHERE slot_name = 'ground_verify'")).rowCount).toBe(0)
   })
 
   rare('rejects a log that another session is reading', async () => {
@@ -345,6 +494,16 @@ describe('the change log', () => {
     )
     const verdict = await ground.decide(proof)
     expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
+  })
+
+  test('proves nothing about a table with a column that was dropped and added again between two runs', async () => {
+    await ground.handOver(await proved())
+    // No row is rewritten or logged, and both sides still have the same columns.
+    await s('ALTER TABLE items DROP COLUMN at; ALTER TABLE items ADD COLUMN at timestamptz')
+    const second = await ground.prove(chunks)
+    expect([...second.session.proofs.proved.keys()].sort()).toEqual(['moments', 'texts'])
+    await ground.complete(second).catch(() => {})
+    expect(await ground.decide(second)).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
   test('proves nothing about a table whose replica identity was briefly changed', async () => {
@@ -378,6 +537,16 @@ describe('an interrupted proof', () => {
     await ground.complete(second).catch(() => {})
     expect(second.session.compared.rows).toBeLessThan(400 - 60)
     expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+  })
+
+  rare.each([
+    [250, 'not yet compared', { ...LOST, truth: ['items'] }],
+    [5, 'already compared', { ...CLEAN, late: ['items'], truth: ['items'] }],
+  ])('finds that row %i was changed on the target in the middle of the first pass, %s', async (id, _, verdict) => {
+    const proof = await midway()
+    await t(`UPDATE items SET v = 'other' WHERE id = ${id}`)
+    await ground.complete(proof).catch(() => {})
+    expect(await ground.decide(proof)).toMatchObject(verdict)
   })
 
   rare.each(['before it is saved', 'between the ledger and the log'])(

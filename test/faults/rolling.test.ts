@@ -59,7 +59,7 @@ test('proves every row under live load, and proves changed rows again', async ()
   await quiet(proof)
   await proof.session.save()
   const rows = (await scene.db.s.query('SELECT count(*)::int AS n FROM items')).rows[0].n
-  const state = await readProof(scene.db.t, 'test')
+  const state = await readProof(scene.db.t, 'test', '_replicator')
   expect(state).toMatchObject({ open: 0, others: {} })
   expect(state?.tables.items?.proved?.rows).toBeGreaterThan(rows / 3)
 })

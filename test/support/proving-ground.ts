@@ -88,6 +88,11 @@ export class ProvingGround {
     await this.s.query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", [SLOT])
     const { rows: beats } = await this.s.query(`SELECT * FROM ${OUR_SCHEMA}.${HEARTBEAT}`)
     await this.t.query(`INSERT INTO ${HEARTBEAT} VALUES (1, $1, $2, 0, '')`, [beats[0].migration, beats[0].source_id])
+    await this.resume()
+  }
+
+  /** Streams again after {@link decide}, as after a cutover that failed. */
+  async resume(): Promise<void> {
     this.replicator = await this.replicate()
     this.#beating = true
     this.#beat = this.#keepBeating()

@@ -105,6 +105,23 @@ describe('changed keys that are not proved yet', () => {
     expect(names(dirty)).toEqual(['1@10', '9@40'])
   })
 
+  it('counts a long key several times', () => {
+    const given: string[] = []
+    const dirty = keys(5, (table) => given.push(table))
+    const long = (n: number) => ({ ...change(n, n), key: [`${n}`.padEnd(250, 'x')] })
+    dirty.mark(long(1))
+    dirty.confirmed(99n)
+    dirty.mark(change(2, 2))
+    dirty.mark(change(3, 3))
+    expect([given, dirty.size]).toEqual([[], 3])
+    equal(dirty)
+    dirty.confirmed(99n)
+    dirty.mark(long(4))
+    expect([given, dirty.size]).toEqual([[], 1])
+    dirty.mark(long(5))
+    expect([given, dirty.size]).toEqual([['items'], 0])
+  })
+
   it('distinguishes tables with equal keys', () => {
     const dirty = keys()
     dirty.mark(change(1, 10, 'a'))

@@ -38,7 +38,7 @@ function sessions(source: Map<string, string>, target: Map<string, string>) {
         together.push(++running)
         await new Promise((resolve) => setTimeout(resolve, 5))
         running--
-        const row = (id: string) => [true, rows.has(id), isSource ? '10:20:12' : null, id, rows.get(id) ?? null]
+        const row = (id: string) => [true, rows.has(id), isSource ? '10:20:12' : null, rows.get(id) ?? null]
         return { rows: (ids ?? []).map(row) }
       },
     },

@@ -39,6 +39,8 @@ const APART: [type: string, here: string, there: string][] = [
   ['text[]', '{NULL}', '{"NULL"}'],
   ['text[]', '{}', '{""}'],
   ['integer[]', '{{1,2}}', '{1,2}'],
+  ['integer[]', '{{1,2},{3,4}}', '{{1,2,3,4}}'],
+  ['integer[]', '[2:3]={1,2}', '[4:5]={1,2}'],
   ['text', 'a ', 'a'],
   ['interval', '1 day', '24:00:00'],
   ['interval', '1 mon', '30 days'],

@@ -44,6 +44,7 @@ const OWN: Variable[] = [
   { name: 'crdb_version', fallback: '' },
   { name: 'create_table_with_schema_locked', fallback: 'off', since: [25, 3] },
   { name: 'default_int_size', fallback: '8' },
+  { name: 'default_transaction_use_follower_reads', fallback: 'off' },
   { name: 'disallow_full_table_scans', fallback: 'off' },
   { name: 'distsql', fallback: 'auto' },
   { name: 'enable_implicit_transaction_for_batch_statements', fallback: 'on' },

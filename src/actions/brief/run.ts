@@ -17,6 +17,7 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { runUrl } from '../../runtime/github.ts'
 import { notify } from '../../runtime/notify.ts'
+import { plural } from '../../runtime/progress.ts'
 import { readServer } from '../../source/server.ts'
 import { readSlot, slotLoss } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
@@ -77,13 +78,13 @@ async function gather(source: Database, target: Database, entry: Entry): Promise
     replicate: await last('replicate'),
     rehearsal: await last('cutover'),
     slot: await readSlot(source, entry.plan.slot),
-    proof: await readProof(target, entry.id),
+    proof: await readProof(target, entry.id, entry.facts.stagingSchema),
     from: await readServer(source),
     to: await readTarget(target),
   }
 }
 
-function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[] {
+function problemsOf(entry: Entry, { verify, definitions, slot, proof }: Facts): string[] {
   const problems: string[] = []
   if (entry.phase === 'loaded') problems.push('the target has not caught up yet')
   if (!slot) problems.push(`the slot ${entry.plan.slot} is gone from the source; the load must be repeated`)
@@ -91,6 +92,7 @@ function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[
   if (!verify) problems.push('nothing has been verified yet')
   else if (verify.body.partial) problems.push('the last verify covered only some tables')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
+  if (proof?.lost) problems.push(`rolling proof: ${plural(proof.lost, 'row')} lost`)
   // A verify also compares definitions, so it supersedes an earlier comparison of definitions alone.
   if (definitions && (!verify || definitions.at > verify.at))
     for (const each of definitions.body.problems ?? []) problems.push(`definitions: ${each}`)

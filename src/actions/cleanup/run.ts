@@ -1,6 +1,6 @@
 import { info, warning } from '@actions/core'
 import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../ledger/ledger.ts'
-import { afterCommitProblems, afterCommitText, lastAfterCommit } from '../../phases/after-commit/result.ts'
+import { afterCommitProblems, afterCommitText, isCompared, lastAfterCommit } from '../../phases/after-commit/result.ts'
 import {
   type Leftover,
   leftoversOnSource,
@@ -79,23 +79,24 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
 }
 
 /**
- * Requires that the rows have been compared since the commit. Once the fence is gone, rows can be neither compared nor
- * rolled back.
+ * Requires that the rows have been compared since the commit. Once the fence is gone, neither a comparison nor a
+ * rollback is possible.
  */
 async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const last = await lastAfterCommit(target, entry)
   if (last?.verdict === 'equal') return
   const what = last ? afterCommitProblems(last) : ['`finalize` has not compared rows since the commit']
-  if (inputs.waive?.includes('compare') || last?.verdict === 'inconclusive' || last?.verdict === 'unavailable')
+  if (inputs.waive?.includes('compare') || (last && isCompared(last)))
     return warning(
       `${inputs.waive?.includes('compare') ? '`waive: compare`. ' : ''}${afterCommitText(last)} ${what.slice(0, 5).join('; ')}`,
     )
+  const differ = last?.verdict === 'different'
   refuse(
-    last ? 'cleanup.rows-differ' : 'cleanup.not-compared',
-    last ? 'rows differed at the commit' : 'rows have not been compared since the commit',
+    differ ? 'cleanup.rows-differ' : 'cleanup.not-compared',
+    differ ? 'rows differed at the commit' : 'not every row has been compared since the commit',
     what,
-    last
+    differ
       ? 'Roll back, or restore the rows by hand from the fenced source and set `waive: compare`. Nothing was dropped.'
       : 'Run `finalize` to compare them, or set `waive: compare`. Nothing was dropped.',
   )

@@ -86,6 +86,7 @@ async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
+    await dropLog(context, entry)
     context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nAn earlier run committed this migration.`)
     if (phase === 'committed') context.summary(BY_HAND)
     await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
@@ -224,6 +225,7 @@ async function pauseWrites(
   }
   // From here on, only the drain may write a marker.
   const session = await proof?.halt()
+  if (rolling && !session) throw notNear(proof)
   checkpoint('before arming')
   const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
   try {

@@ -6,11 +6,12 @@ import {
   afterCommitProblems,
   afterCommitText,
   differenceText,
+  isCompared,
   keepAfterCommit,
   lastAfterCommit,
 } from '../../phases/after-commit/result.ts'
 import { withDatabase } from '../../runtime/database.ts'
-import { refuse } from '../../runtime/errors.ts'
+import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import type { Finalize } from './spec.ts'
@@ -57,14 +58,17 @@ function tell(result: AfterCommit): void {
 const WAY_BACK =
   'To return to the source, stop the application and run `rollback`. It loses every write to the target since the commit, and requires that `accept-data-loss` names each table with such writes. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
 
-/**
- * @throws VerdictError unless all rows were found equal. Columns that only `molt verify` can compare cause a warning
- */
-export function requireCompared(result: AfterCommit | undefined): void {
+/** @throws VerdictError unless all rows were found equal. Columns that only `molt verify` can compare cause a warning */
+export function requireCompared(result: AfterCommit | undefined, { id, phase }: Pick<Entry, 'id' | 'phase'>): void {
+  if (!result && COMMITTED.includes(phase))
+    throw new VerdictError(
+      'ledger.moved',
+      `another run committed migration \`${id}\` while this one started, so its rows are not compared yet. Run \`finalize\` again`,
+    )
   if (!result) return
   if (result.verdict === 'different')
     refuse('verify.after-commit', 'rows differed at the commit', afterCommitProblems(result), WAY_BACK)
-  if (result.verdict === 'inconclusive' && result.gaps.some(({ code }) => code !== 'column'))
+  if (!isCompared(result))
     refuse(
       'verify.after-commit-inconclusive',
       'the comparison of rows at the commit is incomplete',

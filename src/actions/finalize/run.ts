@@ -20,7 +20,7 @@ import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { minutes, plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
-import { dropSlot, readSlot } from '../../source/slot.ts'
+import { dropSlot, logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 import { readStructure } from '../../sql/structure.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
 import { missingViews } from '../../sql/views.ts'
@@ -77,7 +77,7 @@ async function finalize(
     await lockTables(target, id)
   }
   if (entry.phase === 'switched') done.dropped = await endReplication(source, entry)
-  requireCompared(compared)
+  requireCompared(compared, entry)
   if (entry.phase === 'switched') entry = await advance(target, entry, 'finalized')
   context.output('phase', entry.phase)
   tell(context, entry, done, compared)
@@ -237,6 +237,8 @@ async function broken(validation: Promise<void>): Promise<string | undefined> {
  */
 async function endReplication(source: Database, entry: Entry): Promise<string[]> {
   const { slot, publication } = entry.plan
+  // Only a run of this migration reads the change log, so its reader can be disconnected.
+  await seizeAndDrop(source, logSlotOf(slot))
   const found = await readSlot(source, slot)
   const reader = found?.activePid
   const dropped = [

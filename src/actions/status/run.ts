@@ -117,7 +117,7 @@ async function lookAtLedger(db: Database, { migration, rollbackWindow }: Status[
   if (!entry) return { entry, holds: [], steps: undefined, rollback: undefined, more: [] }
   await noteDecision(db, entry)
   const rollback = await readRollback(db, entry, rollbackWindow)
-  const proof = await readProof(db, migration)
+  const proof = await readProof(db, migration, entry.facts.stagingSchema)
   return {
     entry,
     holds: await holdTexts(db, migration),

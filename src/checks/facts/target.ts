@@ -34,7 +34,7 @@ export interface TargetFacts {
   triggers: { table: string; name: string }[]
   /** Other roles that can write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
-  /** The write privileges of these roles, one by one. */
+  /** The individual write privileges of these roles. */
   writeGrants: WriteGrant[]
   /** Every privilege of other roles on expected tables; see {@link readOtherRights}. */
   otherRights: WriteGrant[]

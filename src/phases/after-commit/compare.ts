@@ -79,7 +79,7 @@ async function comparablePairs(source: Database, target: Database, plan: Plan) {
       continue
     }
     const gone = a.columns.filter((column) => !b.columns.some((other) => other.name === column.name))
-    gaps.push(...gone.map((column) => columnGap(name, `the target no longer has the column ${column.name}`)))
+    gaps.push(...gone.map((column) => ({ code: 'column-gone' as const, table: name, column: column.name })))
     pairs.push([a, b])
   }
   return { pairs, gaps }
@@ -112,7 +112,7 @@ async function comparePairs(
   found.rows = digests.reduce((sum, { sourceRows }) => sum + sourceRows, 0)
   info(`compared ${plural(digests.length, 'table')} as of the commit in ${seconds(performance.now() - began)}`)
   found.gaps.push(...digests.flatMap(({ name, unproved }) => unproved.map((what) => columnGap(name, what))))
-  const apart = digests.filter(isApart)
+  const apart = digests.filter((each) => total(each) > 0)
   if (!apart.length) return
   // Nodes' clocks can differ, so a version that the stream wrote before the commit can be recorded slightly after it.
   await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
@@ -129,16 +129,12 @@ async function comparePairs(
   }
 }
 
-function isApart({ missing, mismatch, extraneous }: TableDigest): boolean {
-  return missing + mismatch + extraneous > 0
-}
-
 /**
  * Counts the rows that differ at both times, by their kind at the first. If not all keys are known, takes the smaller
  * count of each kind.
  */
 export function inBoth(first: TableDigest, second: TableDigest): TableDifference | undefined {
-  const known = [first, second].every((each) => each.rows.length === each.missing + each.mismatch + each.extraneous)
+  const known = [first, second].every((each) => each.rows.length === total(each))
   const keys = new Set(second.rows.map(({ key }) => JSON.stringify(key)))
   const left = first.rows.filter(({ key }) => keys.has(JSON.stringify(key)))
   const count = (kind: RowKind) =>
@@ -149,7 +145,14 @@ export function inBoth(first: TableDigest, second: TableDigest): TableDifference
     mismatch: count('mismatch'),
     extraneous: count('extraneous'),
   }
-  return difference.missing + difference.mismatch + difference.extraneous ? difference : undefined
+  if (total(difference)) return difference
+  // Unknown rows may be of another kind now, such as a missing row that the application has written again.
+  const both = known ? 0 : Math.min(total(first), total(second))
+  return both ? { ...difference, mismatch: both } : undefined
+}
+
+function total({ missing, mismatch, extraneous }: Record<RowKind, number>): number {
+  return missing + mismatch + extraneous
 }
 
 /** `batch timestamp … must be after replica GC threshold …`, without a specific SQLSTATE (XXUUU). */

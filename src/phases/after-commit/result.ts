@@ -22,6 +22,7 @@ export type AfterCommitGap =
   | { code: 'past-gone'; what: string }
   | { code: 'failed'; what: string }
   | { code: 'table-gone' | 'rows-hidden'; table: string }
+  | { code: 'column-gone'; table: string; column: string }
   | { code: 'column'; table: string; what: string }
 
 /** The result of the comparison after the commit: the frozen source, and the target as of the commit. */
@@ -59,6 +60,15 @@ export async function lastAfterCommit(target: Database, { id, facts }: Entry): P
 
 /** How many results to read from the ledger. */
 const RESULTS = 100
+
+/**
+ * Whether nothing is left to compare: every row is equal, or the rest is what only `molt verify` can compare, or the target
+ * keeps no history.
+ */
+export function isCompared({ verdict, gaps }: AfterCommit): boolean {
+  if (verdict === 'inconclusive') return gaps.every(({ code }) => code === 'column')
+  return verdict !== 'different'
+}
 
 /** One line per table with differences, and per gap. */
 export function afterCommitProblems({ differences, gaps }: AfterCommit): string[] {
@@ -104,6 +114,8 @@ function gapText(gap: AfterCommitGap): string {
       return `${gap.table} is missing on one side`
     case 'rows-hidden':
       return `row-level security on the target hides rows of ${gap.table} from this role`
+    case 'column-gone':
+      return `${gap.table}: the target no longer has the column ${gap.column}`
     case 'column':
       return `${gap.table}: ${gap.what}`
   }

@@ -28,11 +28,13 @@ interface Mark {
 
 /** Rounds in which a row must differ, without a newer change, before it counts as lost. */
 const LOSS_AFTER = 2
+/** For each so many characters, a key counts once more against the budget. */
+const LONG = 100
 
 /**
  * Keys that changed on the source, or differed in the first pass, and are not proved equal. Only the newest change of a
  * key is kept, so that a constantly written row does not hold back the change log. Memory is limited: past `budget`
- * keys, the table with most of them is given up, and must be compared again.
+ * keys, the table with most of them is given up, and must be compared again. A long key counts several times.
  *
  * A restarted replicator applies old values again from its last confirmed position, over newer ones. A key that was
  * found equal is therefore kept until the stream has confirmed its change, and {@link reopen} opens it again.
@@ -42,6 +44,8 @@ export class DirtyKeys {
   readonly #budget: number
   readonly #giveUp: (table: string) => void
   #size = 0
+  /** What the keys in memory count against the budget. */
+  #weight = 0
   #open = 0
 
   /** @param giveUp called for each table whose keys were dropped to save memory; marks after that call are kept */
@@ -166,6 +170,7 @@ export class DirtyKeys {
         if (provisional && at < lsn) {
           marks.delete(id)
           this.#size--
+          this.#weight -= weightOf(id)
         }
   }
 
@@ -181,8 +186,11 @@ export class DirtyKeys {
 
   /** Forgets every key of a table, which is then compared again or as a whole. */
   drop(table: string): void {
-    for (const { provisional } of this.#marks(table).values()) if (!provisional) this.#open--
-    this.#size -= this.#marks(table).size
+    for (const [id, { provisional }] of this.#marks(table)) {
+      if (!provisional) this.#open--
+      this.#size--
+      this.#weight -= weightOf(id)
+    }
     this.#tables.delete(table)
   }
 
@@ -191,11 +199,14 @@ export class DirtyKeys {
     const before = marks.get(id)
     // The newest goes last, so that the keys that wait longest are taken first.
     if (before) marks.delete(id)
-    else this.#size++
+    else {
+      this.#size++
+      this.#weight += weightOf(id)
+    }
     if (!before || before.provisional) this.#open++
     marks.set(id, mark)
     this.#tables.set(table, marks)
-    if (this.#size > this.#budget) this.#forget()
+    if (this.#weight > this.#budget) this.#forget()
   }
 
   #forget(): void {
@@ -212,6 +223,10 @@ export class DirtyKeys {
     const mark = this.#marks(table).get(idOf(key))
     return mark?.at === at ? mark : undefined
   }
+}
+
+function weightOf(id: string): number {
+  return 1 + Math.floor(id.length / LONG)
 }
 
 /** PostgreSQL's text cannot contain a NUL. */

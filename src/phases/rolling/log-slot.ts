@@ -36,12 +36,12 @@ export async function openLogSlot(
     "SELECT ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline",
   )
   const identity = { systemIdentifier: server.systemIdentifier, timeline: rows[0].timeline as number }
-  const state = await readProof(target, entry.id)
+  const state = await readProof(target, entry.id, entry.facts.stagingSchema)
   await requireNoForeignSlot(source, name)
   const slot = await readSlot(source, name)
   const stream = await readSlot(source, entry.plan.slot)
   if (slot?.activePid) await endReader(source, name)
-  if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
+  if (state && slot && continues(state, slot, stream, identity)) return { slot: name, identity, state }
   if (slot) {
     if (slot.plugin !== 'pgoutput')
       throw new UserError(
@@ -69,21 +69,27 @@ function continues(
   slot: SlotRow,
   stream: SlotRow | undefined,
   server: OpenedLog['identity'],
-  entry: Entry,
 ): boolean {
-  const { confirmedFlushLsn } = slot
   return (
-    state.load === entry.facts.stagingSchema &&
     state.systemIdentifier === server.systemIdentifier &&
     state.timeline === server.timeline &&
     slot.plugin === 'pgoutput' &&
     slot.walStatus !== 'lost' &&
-    confirmedFlushLsn !== null &&
-    // Otherwise another client has read the slot, or it is another slot of the same name.
-    parseLsn(confirmedFlushLsn) <= parseLsn(state.position) &&
+    hasAllSince(slot, state) &&
     // Otherwise, after a crash of the source, the stream may apply changes again that the proof has forgotten.
     parseLsn(stream?.confirmedFlushLsn ?? '') >= parseLsn(state.confirmed)
   )
+}
+
+/** Whether the slot still has every change since the proof was saved. */
+export async function keepsUp(source: Database, name: string, state: ProofState): Promise<boolean> {
+  const slot = await readSlot(source, name)
+  return slot !== undefined && hasAllSince(slot, state)
+}
+
+/** Otherwise another client has read the slot, or it is another slot of the same name. */
+function hasAllSince({ confirmedFlushLsn }: SlotRow, { position }: ProofState): boolean {
+  return confirmedFlushLsn !== null && parseLsn(confirmedFlushLsn) <= parseLsn(position)
 }
 
 /** Disconnects the reader that an earlier run has left: only this run may act on the migration. */

@@ -119,17 +119,20 @@ export class RollingProof {
     return false
   }
 
-  /** Stops the comparisons and their markers before writes are paused. Reading the change log continues. */
-  async halt(): Promise<ProofSession> {
+  /**
+   * Stops the comparisons and their markers before writes are paused. Reading the change log continues.
+   * @returns undefined when nothing is proved any more
+   * @throws VerdictError when rows are lost
+   */
+  async halt(): Promise<ProofSession | undefined> {
     this.#halted = true
-    await this.#session?.halt()
+    const session = this.#session
+    await session?.halt()
+    // Only then it is known how the session ended.
+    if (session) await this.#done
+    else this.#reason ??= 'its connection was lost'
     this.check()
-    if (!this.#session || this.#reason)
-      throw new VerdictError(
-        'verify.inconclusive',
-        `the rolling proof has ended: ${this.#reason ?? 'its connection is lost'}. Run \`cutover\` again`,
-      )
-    return this.#session
+    return this.#reason === undefined ? this.#session : undefined
   }
 
   /** Saves the proof's progress, and ends it. */
@@ -141,7 +144,8 @@ export class RollingProof {
       await session?.save().catch((error) => info(`the proof could not be saved: ${messageOf(error)}`))
     this.#closing.abort()
     await this.#done
-    await session?.close()
+    // The last one, which may have been opened in the meantime.
+    await this.#session?.close()
     await this.#dropStray()
   }
 
@@ -160,6 +164,7 @@ export class RollingProof {
       } catch (error) {
         if (this.#options.signal.aborted) return
         await session?.close()
+        this.#session = undefined
         if (error instanceof VerdictError && error.code === 'verify.differences') {
           this.#lost = error
           return

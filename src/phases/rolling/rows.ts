@@ -155,7 +155,8 @@ function nameOn(side: Side, table: ProvableTable): string {
 /** SQL for a key's text as the change log has it, with times in UTC. */
 function keyText({ type }: Column, expression: string): string {
   if (type === 'boolean') return `CASE WHEN ${expression} THEN 't' ELSE 'f' END`
-  if (/^timestamp.* with time zone$/.test(type)) return `((${expression} AT TIME ZONE 'UTC')::text || '+00')`
+  if (/^timestamp.* with time zone$/.test(type))
+    return `replace(replace((${expression} AT TIME ZONE 'UTC')::text || '+00', 'infinity+00', 'infinity'), ' BC+00', '+00 BC')`
   return `${expression}::text`
 }
 

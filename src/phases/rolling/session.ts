@@ -2,15 +2,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Entry } from '../../ledger/ledger.ts'
 import { type ProofState, writeProof } from '../../ledger/proof.ts'
 import { ConnectError, connect, type Database, sqlState } from '../../runtime/database.ts'
-import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { type ChangedKey, ChangeLog } from '../../source/change-log.ts'
 import { HEARTBEAT, OUR_SCHEMA, readMarker, writeMarker } from '../../source/heartbeat.ts'
 import { formatLsn, type Lsn, parseLsn } from '../../source/pgoutput.ts'
 import { logSlotOf, seizeAndDrop } from '../../source/slot.ts'
+import { scrubText } from '../../tools/scrub.ts'
 import type { Stream } from '../stream/supervisor.ts'
-import { type OpenedLog, openLogSlot } from './log-slot.ts'
+import { keepsUp, type OpenedLog, openLogSlot } from './log-slot.ts'
 import { lostRows } from './lost.ts'
 import { comparePieces } from './pass.ts'
 import { compareKeys, recheck } from './round.ts'
@@ -77,6 +78,7 @@ export class ProofSession {
   #confirmed: Lsn
   #busy: Promise<unknown> = Promise.resolve()
   #fencedAt: Lsn | undefined
+  #lost = 0
   readonly #passed = new Set<string>()
   /** Whether the columns of a relation are the key of its table. */
   readonly #identities = new WeakMap<readonly string[], boolean>()
@@ -98,6 +100,9 @@ export class ProofSession {
       opened.push({ end: sessions.close })
       const session = new ProofSession(options, { source, target }, sessions, log, provable)
       await session.#attach(log.slot)
+      // No other client can move the slot from here on, but one may have done so since it was checked.
+      if (log.state && !(await keepsUp(source, log.slot, log.state)))
+        throw new Error('the slot of the change log was advanced by another client')
       return session
     } catch (error) {
       await Promise.all(opened.map((each) => each.end().catch(() => {})))
@@ -257,7 +262,10 @@ export class ProofSession {
       keys,
     )
     if (spoilt) dirty.reopen()
-    if (lost.length) throw lostRows(lost, false)
+    if (!lost.length) return
+    this.#lost = lost.length
+    await this.save()
+    throw lostRows(lost, false)
   }
 
   async #lookAtSource(): Promise<Look> {
@@ -340,7 +348,7 @@ export class ProofSession {
     if (!whileStreaming) await writeMarker(this.#source, '')
     const end = performance.now() + TIMING.proofLog
     while ((this.#log?.position ?? 0n) < lsn) {
-      if (this.#logEnd) throw this.#logEnd
+      if (this.#logEnd) throw whileStreaming ? this.#logEnd : endedLog(this.#logEnd)
       const late = performance.now() > end
       if (whileStreaming && (this.#over || late)) throw new Skipped()
       if (late)
@@ -368,6 +376,7 @@ export class ProofSession {
       position: formatLsn(this.#position),
       confirmed: formatLsn(this.#confirmed),
       ...this.proofs.state,
+      lost: this.#lost,
       at: new Date().toISOString(),
     }
   }
@@ -379,17 +388,21 @@ export class ProofSession {
    */
   async compareRest(fencedAt: Lsn, signal: AbortSignal): Promise<Rest> {
     const { dirty, tables } = this.proofs
+    const { entry, plan } = this.#options
     this.#fencedAt = fencedAt
     for (const table of dirty.changedSince(fencedAt)) this.#passed.add(table)
     await this.readToDecision()
-    const unproved = this.proofs.unproved(await readProvable(this.#source, this.#target, this.#options.plan))
+    const now = await readProvable(this.#source, this.#target, plan, entry.facts.deferred)
+    const unproved = this.proofs.unproved(now)
     await this.#lookAtSource()
     dirty.confirmed(this.#confirmed)
     dirty.reopen()
-    for (const name of unproved.keys()) dirty.drop(name)
+    // Their changes are forgotten, so a later attempt may not count them as proved.
+    for (const name of unproved.keys()) if (tables.has(name)) this.proofs.restart(name)
     const keys = dirty.take()
     const judged = await compareKeys(this.#sessions, tables, keys, signal)
     const lost = judged.filter(({ verdict }) => verdict === 'differs')
+    this.#lost = lost.length
     if (lost.length) throw lostRows(lost, true)
     for (const { key, verdict } of judged) {
       if (verdict === 'equal') dirty.equal(key)
@@ -404,11 +417,19 @@ export class ProofSession {
    */
   async readToDecision(): Promise<void> {
     await this.#readLog(false)
-    if (this.#logEnd) throw this.#logEnd
+    if (this.#logEnd) throw endedLog(this.#logEnd)
     if (this.#passed.size)
       throw new VerdictError(
         'fence.write-passed',
         `a write passed the fence: the change log has rows of ${[...this.#passed].join(', ')} that changed after the drain`,
       )
   }
+}
+
+/** The error for a change log that has ended in the write pause. */
+function endedLog(error: Error): VerdictError {
+  return new VerdictError(
+    'verify.inconclusive',
+    `the change log ended in the write pause (${scrubText(messageOf(error))}), so nothing shows which rows changed last. Run \`cutover\` again`,
+  )
 }

@@ -121,17 +121,18 @@ export class TableProofs {
   }
 
   #unchanged(table: ProvableTable): boolean {
-    const before = this.tables.get(table.name)
-    const shape = ({ files, key, keyIndex, parts }: ProvableTable) => JSON.stringify([files, key, keyIndex, parts])
-    return before !== undefined && shape(before) === shape(table)
+    return this.tables.get(table.name)?.files === table.files
   }
 
-  get state(): Pick<ProofState, 'tables' | 'others' | 'open'> {
+  get state(): Pick<ProofState, 'tables' | 'others' | 'waiting' | 'open'> {
     const tables = byName<TableProof>()
     for (const [name, { files }] of this.tables) {
-      const [proved, pass] = [this.proved.get(name), this.passes.get(name)]
+      // No log has a row that a later pass found different, so the next run must finish that pass.
+      const doubtful = this.dirty.suspectChunks(name).size > 0
+      const [proved, pass] = [doubtful ? undefined : this.proved.get(name), this.passes.get(name)]
       if (proved || pass) tables[name] = { files, ...(proved && { proved }), ...(pass && { pass: pass.progress }) }
     }
-    return { tables, others: Object.fromEntries(this.others), open: this.dirty.open }
+    const waiting = this.tables.size - Object.keys(tables).length
+    return { tables, others: Object.fromEntries(this.others), waiting, open: this.dirty.open }
   }
 }

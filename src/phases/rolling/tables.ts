@@ -1,3 +1,5 @@
+import { createHash } from 'node:crypto'
+import type { DeferredName } from '../../destination/deferral.ts'
 import type { Plan } from '../../model/plan.ts'
 import { byName } from '../../model/records.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
@@ -13,8 +15,9 @@ export interface ProvableTable extends RowShape {
   /** Whether both servers sort keys the same way, so that a range of keys holds the same rows on both. */
   ordered: boolean
   /**
-   * Hash of the files (relfilenode) of the table and its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH
-   * change, and of its entry in the publication.
+   * Changes whenever rows can have changed without an entry in the log. Hash of the files (relfilenode) of the table and
+   * its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH change, of its entry in the publication, and of both
+   * sides' columns: a column that was dropped and added again has another number.
    */
   files: string
 }
@@ -41,11 +44,18 @@ interface Storage {
 /**
  * Finds the tables that can be proved while they stream, and why each other table must be compared in full. Called
  * before the first pass, during the proof and in the write pause, because a change in between voids the proof.
+ * @param rebuilt foreign keys that this run may rebuild at the moment, while nothing writes to the target
  */
-export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
-  const [[here, storage], [there, hazards]] = await Promise.all([
+export async function readProvable(
+  source: Database,
+  target: Database,
+  plan: Plan,
+  rebuilt: readonly DeferredName[] = [],
+): Promise<Provable> {
+  const [[here, storage], [there, states]] = await Promise.all([
     (async () => [await readTables(source, plan.sourceSchema), await readStorage(source, plan)] as const)(),
-    (async () => [await readTables(target, plan.targetSchema), await readHazards(target, plan)] as const)(),
+    (async () =>
+      [await readTables(target, plan.targetSchema), await readTargetStates(target, plan, rebuilt)] as const)(),
   ])
   const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
   const found: Provable = { tables: [], others: byName() }
@@ -57,17 +67,20 @@ export async function readProvable(source: Database, target: Database, plan: Pla
       found.others[name] = 'it is missing on one side'
       continue
     }
-    const reason = keyProblem(a, b, of, rows[0].rooted) ?? hazards.get(name)
+    const { columns = '', hazard } = states.get(name) ?? {}
+    const reason = keyProblem(a, b, of, rows[0].rooted) ?? hazard
     if (reason) found.others[name] = reason
-    else found.tables.push(provable(a, b, of))
+    else found.tables.push(provable(a, b, [of.files, columns]))
   }
   return found
 }
 
-function provable(here: Table, there: Table, { files }: Storage): ProvableTable {
+function provable(here: Table, there: Table, state: readonly string[]): ProvableTable {
   const shape = rowShape([here, there])
   // The log lists a key in the order of the table's columns.
   const key = here.columns.filter(({ name }) => here.key.includes(name))
+  const all = JSON.stringify([state, here.key, shape.parts])
+  const files = createHash('md5').update(all).digest('hex')
   return { ...shape, key, keyIndex: here.key, ordered: key.every(({ type }) => ORDERED.test(type)), files }
 }
 
@@ -106,6 +119,8 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
        UNION SELECT tree.root, i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
      SELECT r.relname AS name, r.relkind AS kind,
             md5(concat_ws(' ', string_agg(concat_ws(':', c.oid, c.relfilenode), ' ' ORDER BY c.oid),
+              (SELECT string_agg(concat_ws(':', a.attnum, a.attname), ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped),
               (SELECT concat_ws(':', p.oid, p.xmin, m.oid, m.xmin) FROM pg_catalog.pg_publication p
                  LEFT JOIN pg_catalog.pg_publication_rel m ON m.prpubid = p.oid AND m.prrelid = r.oid
                 WHERE p.pubname = $3))) AS files,
@@ -123,25 +138,48 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
   return new Map(rows.map((row) => [row.name, row]))
 }
 
-/** Table → why its rows can change on the target without a change in the source's log. */
-async function readHazards(target: Database, { targetSchema, tables }: Plan): Promise<Map<string, string>> {
+interface TargetState {
+  /** The columns with their numbers. */
+  columns: string
+  /** Why rows can change on the target without a change in the source's log. */
+  hazard?: string
+}
+
+async function readTargetStates(
+  target: Database,
+  { targetSchema, tables }: Plan,
+  rebuilt: readonly DeferredName[],
+): Promise<Map<string, TargetState>> {
   const { rows } = await target.query(
     `SELECT c.relname AS name, coalesce(array_to_string(c.reloptions, ' '), '') ~ '(^| )ttl' AS expires,
+            (SELECT string_agg(a.attnum::text || ':' || a.attname::text, ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped IS NOT TRUE) AS columns,
             EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgisinternal IS NOT TRUE) AS triggers,
             EXISTS (SELECT 1 FROM pg_catalog.pg_constraint f WHERE f.conrelid = c.oid AND f.contype = 'f'
-                     AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))) AS cascades
+                     AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))
+                     AND NOT (c.relname::text || '.' || f.conname::text) = ANY($3)) AS cascades
        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p')`,
-    [targetSchema, tables],
+    [targetSchema, tables, foreignKeys(targetSchema, rebuilt)],
   )
   const { version } = (await target.query('SELECT version() AS version')).rows[0]
-  const found = new Map<string, string>()
-  for (const { name, expires, triggers, cascades } of rows) {
+  const found = new Map<string, TargetState>()
+  for (const { name, columns, expires, triggers, cascades } of rows) {
     const hidden = hidesTriggers(version) && !triggers
     const shown = hidden ? await target.query(`SHOW TRIGGERS FROM ${qualified(targetSchema, name)}`) : undefined
-    if (expires) found.set(name, 'its rows expire on the target (row-level TTL)')
-    else if (triggers || shown?.rowCount) found.set(name, 'it has triggers on the target')
-    else if (cascades) found.set(name, 'a foreign key on the target changes its rows by cascade')
+    const hazard = hazardOf({ expires, triggers: triggers || Boolean(shown?.rowCount), cascades })
+    found.set(name, { columns, ...(hazard && { hazard }) })
   }
   return found
+}
+
+function foreignKeys(schema: string, rebuilt: readonly DeferredName[]): string[] {
+  const ours = rebuilt.filter((each) => each.kind === 'foreign-key' && each.schema === schema)
+  return ours.map(({ table, name }) => `${table}.${name}`)
+}
+
+function hazardOf(has: Record<'expires' | 'triggers' | 'cascades', boolean>): string | undefined {
+  if (has.expires) return 'its rows expire on the target (row-level TTL)'
+  if (has.triggers) return 'it has triggers on the target'
+  return has.cascades ? 'a foreign key on the target changes its rows by cascade' : undefined
 }

@@ -1,9 +1,10 @@
+import { warning } from '@actions/core'
 import type { Plan } from '../../model/plan.ts'
-import type { Database, Link } from '../../runtime/database.ts'
+import { type Database, type Link, sqlState } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { number } from '../../runtime/progress.ts'
-import { readSlotFacts, type SlotFacts, seizeAndDrop } from '../../source/slot.ts'
+import { dropSlot, logSlotOf, readSlotFacts, type SlotFacts, seizeAndDrop } from '../../source/slot.ts'
 import type { WatchLimits } from './watch.ts'
 
 const MIB = 2 ** 20
@@ -81,12 +82,14 @@ export class SlotGuard {
   }
 
   /**
-   * Limits the WAL that the slot keeps: a full disk would stop the source for everyone.
+   * Limits the WAL that the slot keeps, and that of a change log that nothing reads: a full disk would stop the source for
+   * everyone.
    * @param stopReading ends the stream, before its slot is dropped
    * @throws VerdictError when the slot keeps more than the budget; `on-wal-budget: drop-slot` drops the slot first
    */
-  async keepToBudget({ walBytes }: SlotFacts, stopReading: () => Promise<void>): Promise<void> {
+  async keepToBudget({ walBytes, idleLogBytes }: SlotFacts, stopReading: () => Promise<void>): Promise<void> {
     const { walBudget, onWalBudget } = this.#limits
+    if ((idleLogBytes ?? 0) > walBudget) await this.#dropIdleLog()
     if (walBytes > walBudget / 2) notify('wal-half', { walBytes: String(walBytes) })
     if (walBytes <= walBudget) return
     const kept = `the slot ${this.#plan.slot} keeps ${number(walBytes / MIB)} MiB of WAL on the source, more than \`wal-budget\` (${number(walBudget / MIB)} MiB)`
@@ -101,6 +104,19 @@ export class SlotGuard {
       'slot.wal-budget',
       `${kept}. It was dropped to save the source's disk (\`on-wal-budget: drop-slot\`). Repeat the load`,
     )
+  }
+
+  async #dropIdleLog(): Promise<void> {
+    const log = logSlotOf(this.#plan.slot)
+    try {
+      await this.#link.use((db) => dropSlot(db, log))
+      warning(
+        `the slot ${log} of the change log had no reader and kept more WAL than \`wal-budget\`, so it was dropped`,
+      )
+    } catch (error) {
+      // A proof has begun to read it, and keeps it to the budget.
+      if (sqlState(error) !== '55006') throw error
+    }
   }
 }
 
