@@ -146,7 +146,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const bypassed = await waiting(lenient)
     const passed = await bypassed.job('cutover')
     expect(words(requireGreen('cutover', passed))).toMatch(
-      /##\[warning\]environment `cutover` let the job pass without an approval/,
+      /##\[warning\]environment `cutover` let the job pass without approval/,
     )
   })
 

@@ -354,7 +354,7 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, but another run has set it, so it stays')
+  expect(words(left)).toContain('the fence is armed, but another run has set it, so it is left alone')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -470,7 +470,7 @@ nightly(
     expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
     const next = await cutover()
     requireSuccess('cutover', next)
-    expect(words(next)).toContain('which a cutover without a commit had rebuilt')
+    expect(words(next)).toContain('that an uncommitted cutover had rebuilt')
   },
 )
 
@@ -525,7 +525,7 @@ nightly(
       /compares less than the approved plan \(`full`\)/,
     )
     const brief = await rehearsal.run('brief')
-    expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
+    expect(words(brief)).toContain('discarded an earlier approval that no cutover used')
     expect(await phase()).toBe('caught-up')
     await approve("plan->>'hash'")
   },

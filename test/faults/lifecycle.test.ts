@@ -191,7 +191,7 @@ test("abort disconnects a live replicator, keeps other users' objects, and rebui
   }
   const kept = await rehearsal.run('abort', {}, { workDir: undefined })
   requireSuccess('abort', kept)
-  expect(words(kept)).toMatch(/disconnected the replicator that read the slot/)
+  expect(words(kept)).toMatch(/disconnected the replicator that was reading the slot/)
   expect(words(kept)).toMatch(/\d+ indexes and constraints dropped for the load are still missing/)
   expect(await ours()).toEqual(NOTHING)
   const ended = await following
