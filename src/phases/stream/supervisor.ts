@@ -136,10 +136,7 @@ export class Stream {
     await this.close()
   }
 
-  /**
-   * Stops the replicator and closes every connection. The slot stays, so that a later stream can resume where this one
-   * ended.
-   */
+  /** Stops the replicator and closes every connection. The slot stays, so that a later stream can resume from it. */
   async close(): Promise<void> {
     await this.#stopReplicator()
     // Close the links before waiting for the loops, because a loop may be waiting for an answer that never comes.
@@ -222,7 +219,6 @@ export class Stream {
   }
 
   /**
-   * Checks that the stream is healthy.
    * @throws VerdictError if the stream is stuck, or the error that ended one of its loops
    * @throws CancelledError if the run was cancelled
    */
@@ -269,9 +265,7 @@ export class Stream {
     }
   }
 
-  /**
-   * Restarts a replicator that ended unexpectedly, for example because it ran out of memory. It resumes from the slot.
-   */
+  /** Restarts a replicator that ended unexpectedly, for example out of memory. It resumes from the slot. */
   async #keepAlive(): Promise<void> {
     let vain = 0
     while (!this.#loops.stopped) {
