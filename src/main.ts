@@ -1,6 +1,6 @@
 import type { Action, Phase } from './runtime/action.ts'
 
-// Each is loaded only when it runs, so that an action does not wait for the code of the others.
+// Load an action's code only when it runs, so that it does not wait for the code of all others.
 const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   setup: () => import('./actions/setup/run.ts'),
   convert: () => import('./actions/convert/run.ts'),

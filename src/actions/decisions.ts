@@ -9,7 +9,7 @@ import { InputError } from '../runtime/errors.ts'
 import { didYouMean } from '../runtime/inputs.ts'
 import { readCatalog } from '../sql/catalog.ts'
 
-/** What is converted, and how. */
+/** The schema to convert, and the file with decisions about it. */
 interface Request {
   source: string
   schema: string
@@ -18,7 +18,7 @@ interface Request {
 }
 
 /**
- * The source's schema in CockroachDB's syntax, as `convert.yml` decides.
+ * Converts the source's schema to CockroachDB's syntax, following the decisions in `convert.yml`.
  * @throws InputError when the schema does not exist, or the file has mistakes
  */
 export async function convertSource(

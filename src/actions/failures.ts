@@ -4,8 +4,8 @@ import { withDatabase } from '../runtime/database.ts'
 import { TIMING } from '../runtime/timing.ts'
 
 /**
- * Records a step's failure in the ledger, for `status` and the dossier. Called only after the step has read the ledger,
- * so that an unreachable target costs one timeout and not two. Ignores its own errors.
+ * Records a step's failure in the ledger, for `status` and the dossier. Call it only once the step has read the ledger,
+ * so that an unreachable target does not cost a second timeout. Ignores its own errors.
  */
 export async function keepFailure(target: string, migration: string, failure: Failure): Promise<void> {
   const signal = AbortSignal.timeout(TIMING.failureKept)

@@ -13,7 +13,7 @@ import { type SequenceSet, setSequences } from '../sql/sequences.ts'
 export const config = {
   config: optional(
     text,
-    'YAML file with settings: one section per action, with the same names as its inputs, and `common` for all. An input overrides the file.',
+    'YAML file with settings. Each action has a section that uses the names of its inputs; the section `common` applies to all actions. An input overrides the file.',
   ),
 }
 
@@ -29,7 +29,7 @@ function allowInsecure(sides: string) {
 export const passwords = {
   'password-command': optional(
     argumentList,
-    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Runs without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set, and again for connections opened more than a minute later. See docs/managed-postgresql.md.',
+    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Runs without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set. A password older than a minute is not used for new connections: the command runs again. See docs/managed-postgresql.md.',
   ),
   'password-lasts': defaulted(
     choice('connection', 'job'),
@@ -45,9 +45,9 @@ export const insecureTarget = { 'allow-insecure': allowInsecure('`target`'), ...
 export const migration = {
   source: required(
     connectionUrl,
-    'PostgreSQL to move, as the migration user. The primary itself: not a replica, pooler or balancer.',
+    'PostgreSQL database to migrate, with the migration user. Must be the primary itself, not a replica, pooler or load balancer.',
   ),
-  target: required(connectionUrl, 'CockroachDB to move to.'),
+  target: required(connectionUrl, 'CockroachDB cluster to migrate to.'),
   migration: defaulted(
     pattern(/^[a-z][a-z0-9-]{0,39}$/, 'lower-case letters, digits and hyphens, 40 at most'),
     'main',
@@ -58,7 +58,7 @@ export const migration = {
   ...config,
 }
 
-/** For actions that notify people at once. */
+/** For actions that send notifications. */
 export const notifying = {
   'notify-url': optional(
     webhookUrl,
@@ -90,9 +90,9 @@ interface Connections {
 }
 
 /**
- * Requires TLS, because customers' rows and passwords travel on these connections.
+ * Requires TLS, because customers' rows and passwords travel over these connections.
  * @returns a sentence for each side that may be unencrypted
- * @throws InputError when a side does not enforce TLS and no input allows that by name
+ * @throws InputError when a side does not enforce TLS and `allow-insecure` is not set
  */
 export function requireTls(inputs: Partial<Connections>): string[] {
   const weak = (['source', 'target'] as const).flatMap((side) => {
@@ -108,7 +108,7 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   return weak.map(({ side, problem }) => `TLS is not enforced on the ${side} connection: ${problem}`)
 }
 
-/** Set for the later steps of a job: one annotation is enough, however many connections they open. */
+/** Set for later steps of the job, so that only one annotation appears, however many connections they open. */
 const WARNED = 'MOLT_ACTIONS_WARNED_INSECURE'
 
 let warned = false
@@ -122,7 +122,7 @@ function warnInsecure(weak: readonly string[]): void {
   delete process.env[WARNED]
 }
 
-/** Connects to both sides for `work`, and always closes both connections. `signal` ends attempts to connect. */
+/** Connects to both sides for `work`, and closes both connections afterwards. `signal` cancels connection attempts. */
 export async function withBoth<T>(
   { inputs, signal }: { inputs: Connections; signal: AbortSignal },
   work: (source: Database, target: Database) => Promise<T>,
@@ -154,8 +154,8 @@ export async function requireMigration(
 }
 
 /**
- * Requires the database that `prepare` saw, not a clone, a replica or another one, and that all its rows are visible: a
- * policy created since then would hide the same rows from the load and from every comparison.
+ * Requires that this is the database that `prepare` saw, not a clone or a replica, and that all its rows are visible. A
+ * row policy created later would hide the same rows from the load and from every comparison.
  * @throws VerdictError otherwise
  */
 async function requireSameSource(source: Database, entry: Entry): Promise<void> {
@@ -181,13 +181,13 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
   if (rows.length)
     throw new VerdictError(
       'source.row-level-security',
-      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would be neither moved nor compared. Run \`ALTER ROLE ${ident(rows[0].role)} BYPASSRLS;\` on the source. If it lacked BYPASSRLS during the load, load again`,
+      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role, so they would be neither moved nor compared. Run \`ALTER ROLE ${ident(rows[0].role)} BYPASSRLS;\` on the source. If it lacked BYPASSRLS during the load, load again`,
     )
 }
 
 /**
  * Sets the target's sequences past every value in use, as {@link setSequences} does.
- * @param note receives the sequences that were set, and the problems, before an error is thrown for them
+ * @param note receives the sequences that were set and the problems, before any error is thrown
  * @throws VerdictError when a sequence of the target is not past every value in use
  */
 export async function moveSequences(
@@ -207,7 +207,7 @@ export async function moveSequences(
       'sequences.not-set',
       'sequences could not be set',
       problems,
-      'Fix these and run the step again. Until then, an insert on the target could collide with an existing row.',
+      'Fix these, then run the step again. Until then, an insert on the target could collide with an existing row.',
     )
   return set
 }

@@ -6,15 +6,15 @@ import type { Facts } from './facts/facts.ts'
 export const SEVERITIES = ['block', 'warn', 'info'] as const
 export type Severity = (typeof SEVERITIES)[number]
 
-/** One thing that can go wrong, and how to fix it. Pure: `find` reads the facts and nothing else. */
+/** A problem to look for, with its fix. `find` reads only the facts and changes nothing. */
 export interface Check {
-  /** Stable, because waivers, annotations and links use it. */
+  /** Must stay stable, because waivers, annotations and links refer to it. */
   id: string
   severity: Severity
   title: string
   /** What happens if the finding is ignored. */
   protects: string
-  /** SQL or a setting, with `{names}` that each hit fills in. */
+  /** SQL or a setting, with placeholders in braces, which each hit fills in. */
   fix: string
   /** False where a later step would fail anyway, so a waiver would only postpone the failure. */
   waivable?: false
@@ -23,10 +23,10 @@ export interface Check {
 
 /** One finding: the object and what is wrong with it. */
 export interface Hit {
-  /** What a waiver names: `schema.table`, `schema.table.column`, a role, `source`, `target` … */
+  /** The name to use in a waiver: `schema.table`, `schema.table.column`, a role, `source`, `target` … */
   object: string
   what: string
-  /** Fills the `{names}` of the check's fix. */
+  /** Values for the placeholders in the check's fix. */
   names?: Record<string, string | number>
   /** SQL for `apply: true`. It never drops or restarts anything, and never makes a role a superuser. */
   apply?: { side: Side; sql: string }
@@ -43,7 +43,7 @@ export interface Finding {
   apply?: { side: Side; sql: string }
 }
 
-/** Accepts one object of one check, or with `*` all of them. */
+/** Accepts a check's findings about one object, or about all objects if `object` is `*`. */
 export interface Waiver {
   check: string
   object: string
@@ -74,7 +74,7 @@ export function runChecks(checks: readonly Check[], facts: Facts, waivers: reado
   )
 }
 
-/** `orders` covers `public.orders` and `public.orders.total`. So does `public.orders`. */
+/** Whether a waiver applies. Both `orders` and `public.orders` cover `public.orders` and `public.orders.total`. */
 function covers(waiver: Waiver, check: string, object: string): boolean {
   if (waiver.check !== check) return false
   const names = [object, object.slice(object.indexOf('.') + 1)]
@@ -86,8 +86,8 @@ export function waiverText(waiver: Waiver): string {
 }
 
 /**
- * Rejects invalid waivers. One that matches no finding is usually a misspelt name.
- * @throws InputError for an unknown check, one that cannot be waived, or a waiver that matches nothing
+ * Rejects invalid waivers. A waiver that matches no finding usually has a misspelled name.
+ * @throws InputError for an unknown check, a check that cannot be waived, or a waiver that matches nothing
  */
 export function requireWaiversMatch(
   checks: readonly Check[],
@@ -106,7 +106,7 @@ export function requireWaiversMatch(
     if (findings.some((found) => covers(waiver, found.check, found.object))) continue
     const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
     const there = objects.length ? `${check.id} found ${someOf(objects, 5)}` : `${check.id} found nothing`
-    throw new InputError('waiver.unused', `${text} matches nothing: ${there}. Remove it, or correct the name`)
+    throw new InputError('waiver.unused', `${text} matches nothing: ${there}. Remove the waiver, or correct its name`)
   }
 }
 

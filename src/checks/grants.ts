@@ -6,10 +6,10 @@ import { cockroachSince } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { expectedRelations, foreignKeyRights } from './rights.ts'
 
-/** The only part of the output to edit. */
+/** A placeholder in the printed SQL, which the administrator must replace. */
 const PASSWORD = 'WRITE A PASSWORD HERE'
 
-/** SQL that gives the migration user only the rights it needs on the source. It can be run repeatedly. */
+/** SQL that grants the migration user only the privileges that it needs on the source. Safe to run repeatedly. */
 export function sourceGrants(facts: Facts, user: string): string {
   const { server, role, relations, statementsSchema } = facts.source
   const schema = ident(facts.settings.schema)
@@ -34,7 +34,7 @@ export function sourceGrants(facts: Facts, user: string): string {
       : []),
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
-    // If a superuser owns tables, `ownership` grants USAGE to their new owner, and the user inherits it.
+    // If a superuser owns tables, `ownership` grants USAGE to the new owner, and the user inherits it.
     ...(tables.some((each) => each.ownerIsSuperuser) ? [] : [`GRANT USAGE ON SCHEMA ${schema} TO ${name};`]),
     ...sequences.map((each) => `GRANT SELECT ON SEQUENCE ${qualified(each.schema, each.name)} TO ${name};`),
     ...ownership(facts, user),
@@ -43,8 +43,8 @@ export function sourceGrants(facts: Facts, user: string): string {
 }
 
 /**
- * Only an owner can add a table to a publication and install a fence on it, so the user becomes a member of the owner.
- * If the owner is a superuser, membership would make the user one, so those tables get a new owner.
+ * Statements that make the user a member of each table's owner, because only an owner can publish a table and install a
+ * fence on it. Membership in a superuser would make the user a superuser, so tables of superusers get a new owner.
  */
 function ownership(facts: Facts, user: string): string[] {
   const tables = expectedRelations(facts)
@@ -66,7 +66,10 @@ function ownership(facts: Facts, user: string): string[] {
   return ['-- Only an owner can publish a table and install the fence on it.', ...grants]
 }
 
-/** The same for the target, which is CockroachDB, or PostgreSQL in a rehearsal. */
+/**
+ * SQL that grants the migration user only the privileges that it needs on the target: CockroachDB, or PostgreSQL in a
+ * rehearsal.
+ */
 export function targetGrants(facts: Facts, user: string): string {
   const { server, schema } = facts.target
   const name = ident(user)
@@ -98,7 +101,7 @@ export function targetGrants(facts: Facts, user: string): string {
     ...incomplete(facts),
     ...(tables.length
       ? [
-          "-- To load and stream; with the grant option, to pass these rights on to the stream's logins.",
+          "-- For the load and the stream. With the grant option, to grant the same to the stream's logins.",
           `GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables.join(', ')} TO ${name} WITH GRANT OPTION;`,
           server.isCockroach
             ? '-- DROP is for IMPORT INTO and TRUNCATE, CREATE for deferred indexes and constraints.'
@@ -119,18 +122,21 @@ export function targetGrants(facts: Facts, user: string): string {
           ...(cockroachSince(facts, 25, 1)
             ? []
             : [
-                '-- To cancel its own imports, for `abort` and a load that fails.',
+                '-- To cancel its own imports, for `abort` and after a failed load.',
                 `GRANT SYSTEM CONTROLJOB TO ${name};`,
               ]),
           '-- For IMPORT INTO over HTTP (`local-path`), and from buckets with implicit credentials or a custom endpoint.',
           `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
-          '-- `mode: use-copy` and `direct-copy` require the role admin. Not granted here.',
+          '-- `mode: use-copy` and `direct-copy` require the role admin, which is not granted here.',
         ]
       : []),
   ])
 }
 
-/** Rights on an existing ledger, which an administrator may have created with `setup`, or `convert` and `apply`. */
+/**
+ * Privileges on an existing ledger, which an administrator may have created with `setup`, or with `convert` and
+ * `apply`.
+ */
 function onLedger({ target: { role } }: Facts, name: string): string[] {
   if (!role.ledger) return []
   return [
@@ -147,13 +153,13 @@ function incomplete(facts: Facts): string[] {
     : []
 }
 
-/** Expected tables that do not exist on the target yet, so nothing can be granted on them. */
+/** Expected tables that do not exist on the target yet, so privileges on them cannot be granted. */
 export function missingTables({ settings, target }: Facts): string[] {
   const there = new Set(target.schema.tables.map(({ name }) => name))
   return settings.tables.filter((name) => !there.has(name))
 }
 
-/** Dropping and adding a foreign key requires rights at both ends, even outside the migration. */
+/** Dropping and adding a foreign key requires privileges on both of its tables, even on a table that is not moved. */
 function onForeignKeys(facts: Facts, user: string): string[] {
   const asUser = {
     ...facts,
@@ -171,14 +177,14 @@ function onForeignKeys(facts: Facts, user: string): string[] {
   return grants.length ? ['-- To drop foreign keys for the load and add them again.', ...grants] : []
 }
 
-/** The grant options needed to restore other roles' write rights, which are revoked until the commit. */
+/** The grant options needed to restore other roles' write privileges, which are revoked until the commit. */
 function writeAccess(facts: Facts, user: string): string[] {
   const { target, settings } = facts
   if (settings.writeAccess === 'waive') return []
   const owned = takenOver(facts, user)
   const grants = target.writeGrants.filter(({ role }) => role !== user)
   if (!grants.length) return owned
-  const giveBack = '-- To give write access back to the application after the commit.'
+  const giveBack = "-- To restore the application's write access after the commit."
   if (target.server.isCockroach)
     return [...owned, giveBack, ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`)]
   const tables = new Set(grants.map(({ table }) => qualified(settings.targetSchema, table)))
@@ -186,7 +192,7 @@ function writeAccess(facts: Facts, user: string): string[] {
   return [...owned, giveBack, ...taken.filter((each) => !owned.includes(each))]
 }
 
-/** Tables whose owner could write to them until the commit. */
+/** Statements that take over tables whose owner could otherwise write to them before the commit. */
 function takenOver({ target, settings }: Facts, user: string): string[] {
   if (![undefined, 'planned', 'prepared'].includes(settings.phase)) return []
   const owners = target.unrevocable.filter(
@@ -196,7 +202,7 @@ function takenOver({ target, settings }: Facts, user: string): string[] {
   if (!owners.length) return []
   const statements = ownershipStatements(settings.targetSchema, owners, user)
   return [
-    '-- No REVOKE keeps these roles from writing until the commit. Change the owners back after `finalize`.',
+    '-- REVOKE cannot stop these roles from writing before the commit. Change the owners back after `finalize`.',
     ...statements.map((each) => `${each};`),
   ]
 }

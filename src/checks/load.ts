@@ -22,17 +22,15 @@ export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
   return { bytes, largest: tables[0]?.name ?? '' }
 }
 
-/**
- * Checks whether the load fits into memory and time, and each transaction into the replicator's memory. All estimates.
- */
+/** Estimates whether the load fits into memory and time, and each transaction into the replicator's memory. */
 export const loadChecks: readonly Check[] = [
   {
     id: 'load.recreate',
     severity: 'block',
     waivable: false,
-    title: 'Recreating the tables removes no rights',
+    title: 'Recreating the tables removes no privileges',
     protects:
-      '`table-handling: drop-on-target-and-recreate` drops the tables, and with them the rights of other roles. MOLT does not restore them, so after the switch the application could not even read.',
+      "`table-handling: drop-on-target-and-recreate` drops the tables, and with them other roles' privileges. MOLT does not restore those, so after the switch the application could not even read.",
     fix: 'Set `table-handling: truncate-if-exists`, which keeps the tables.',
     *find({ settings, target }) {
       const loads = [undefined, 'planned', 'prepared'].includes(settings.phase)
@@ -52,7 +50,7 @@ export const loadChecks: readonly Check[] = [
     severity: 'block',
     title: 'The load fits into the memory of this machine',
     protects:
-      'molt fetch holds row batches of several tables at once. When memory runs out, the system kills it without a message.',
+      'molt fetch keeps row batches of several tables in memory at once. When memory runs out, the system kills it without a message.',
     fix: 'Set `row-batch-size` of the load to {batch} or less, or use a larger runner.',
     *find(facts) {
       const { bytes, largest } = fetchMemory(facts)
@@ -68,7 +66,7 @@ export const loadChecks: readonly Check[] = [
     id: 'load.memory-tight',
     severity: 'warn',
     title: 'The load leaves memory to spare',
-    protects: 'Rows vary in size, so an estimate above half of the memory is a risk.',
+    protects: 'Rows vary in size, so an estimate above half the memory is a risk.',
     fix: 'Set `row-batch-size` of the load to {batch} or less.',
     *find(facts) {
       const { bytes, largest } = fetchMemory(facts)
@@ -81,7 +79,7 @@ export const loadChecks: readonly Check[] = [
     id: 'load.time',
     severity: 'warn',
     title: "The load fits into the job's time limit",
-    protects: 'GitHub ends a job at its limit (6 h on hosted runners). The load is lost, and the slot stays.',
+    protects: 'GitHub ends a job at its limit (6 h on hosted runners). The load is then lost, and the slot remains.',
     fix: 'Use a self-hosted runner with `timeout-minutes: {minutes}` or more, or move the largest tables in a separate migration.',
     *find(facts) {
       const seconds = loadSeconds(facts)
@@ -97,7 +95,7 @@ export const loadChecks: readonly Check[] = [
     id: 'load.session',
     severity: 'warn',
     title: 'The load finishes before the cloud session expires',
-    protects: 'OIDC credentials expire, by default after one hour. Uploads to the bucket fail from then on.',
+    protects: 'OIDC credentials expire, by default after one hour. After that, uploads to the bucket fail.',
     fix: 'Request a longer session (`role-duration-seconds: {seconds}`), or give the runner’s own identity access to the bucket.',
     *find(facts) {
       const seconds = loadSeconds(facts)
@@ -114,7 +112,7 @@ export const loadChecks: readonly Check[] = [
     id: 'load.transaction',
     severity: 'warn',
     title: 'The replicator can hold every transaction in memory',
-    protects: 'The replicator holds one whole transaction in memory before it applies it.',
+    protects: 'The replicator keeps each transaction in memory until it has applied it.',
     fix: 'Until the cutover, write at most {rows} rows per transaction.',
     *find({ source: { statements } }) {
       if (statements && statements.largestRows > 100_000)
@@ -130,7 +128,7 @@ export const loadChecks: readonly Check[] = [
     severity: 'info',
     title: 'The size of transactions is unknown',
     protects:
-      'The replicator holds one whole transaction in memory; a nightly batch can be too large for it. Without statistics, `observe` has no baseline either.',
+      'The replicator keeps each transaction in memory, and a nightly batch may be too large for it. Without statistics, `observe` has no baseline either.',
     fix: 'CREATE EXTENSION pg_stat_statements; -- or ask the application teams about batch writes',
     *find({ source: { statements } }) {
       if (!statements)

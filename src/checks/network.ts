@@ -15,8 +15,8 @@ export const networkChecks: readonly Check[] = [
     id: 'net.tls',
     severity: 'warn',
     title: 'Both connections verify the server',
-    protects: 'Below verify-full, anyone on the network path can read the data or impersonate the server.',
-    fix: 'Add `sslmode=verify-full` and `sslrootcert`, the CA file, to `{side}`.',
+    protects: 'Without verify-full, anyone on the network path can read the data or impersonate the server.',
+    fix: 'Add `sslmode=verify-full` and `sslrootcert=` with the CA file to `{side}`.',
     *find(facts) {
       for (const side of SIDES) {
         const { sslmode, local } = facts.machine.urls[side]
@@ -33,7 +33,7 @@ export const networkChecks: readonly Check[] = [
     id: 'net.certificate',
     severity: 'warn',
     title: "The servers' certificates outlast the migration",
-    protects: 'A certificate that expires while the stream runs stops the stream and the cutover.',
+    protects: 'If a certificate expires while the stream is running, the stream and the cutover stop.',
     fix: 'Renew the certificate of the {side} first.',
     *find(facts) {
       for (const side of SIDES) {
@@ -51,7 +51,8 @@ export const networkChecks: readonly Check[] = [
     id: 'net.password',
     severity: 'block',
     title: 'Every program decodes the passwords the same way',
-    protects: 'Some programs cut or change a password with unencoded characters, so one connects and another fails.',
+    protects:
+      'Some programs truncate or change a password that has unencoded characters, so some connect and others fail.',
     fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
     *find(facts) {
       for (const side of SIDES)
@@ -62,7 +63,7 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'net.bucket',
     severity: 'info',
-    title: "The target's access to the bucket is not checked",
+    title: "The target's access to the bucket cannot be checked",
     protects: 'IMPORT INTO reads the files from the cluster: its nodes, not this runner, must reach the bucket.',
     fix: "On the target: CHECK EXTERNAL CONNECTION '{bucket}?AUTH=implicit'; -- as the migration user",
     *find({ settings }) {
@@ -79,7 +80,7 @@ export const networkChecks: readonly Check[] = [
     severity: 'warn',
     title: 'molt and replicator are installed',
     protects: 'Without the tools, `prepare` cannot check their versions and capabilities.',
-    fix: 'Run `setup` before `prepare` in the same job. {tool} is missing.',
+    fix: 'Run `setup` before `prepare` in the same job, to install {tool}.',
     *find({ machine: { tools } }) {
       for (const tool of ['molt', 'replicator'] as const)
         if (!tools[tool]) yield { object: tool, what: `${tool} is not on the PATH`, names: { tool } }

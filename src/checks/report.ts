@@ -46,13 +46,13 @@ export function annotate(findings: readonly Finding[]): void {
   for (const each of findings) if (each.waivedBy) info(`waived by ${each.waivedBy}: ${each.what}`)
 }
 
-/** The job summary: verdict, blocking findings, waived ones, then the rest, each with its fix. */
+/** The job summary: the verdict, then findings that block, waived findings, and all others, each with its fix. */
 export function summaryOf(facts: Facts, findings: readonly Finding[], hash: string): string {
   const of = (severity: Severity) => open(findings, severity)
   const waived = findings.filter((each) => each.waivedBy)
   const blocked = of('block').length
   const head = [
-    `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${plural(blocked, 'finding')} ${blocked === 1 ? 'blocks' : 'block'}` : 'nothing blocks'}`,
+    `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${plural(blocked, 'finding')} ${blocked === 1 ? 'blocks' : 'block'}` : 'no findings block'}`,
     `${plural(of('warn').length, 'warning')}, ${number(of('info').length)} informational, ${number(waived.length)} waived, from ${number(CHECKS.length)} checks. Plan \`${hash.slice(0, 12)}\`.`,
     moved(facts),
   ]
@@ -66,7 +66,7 @@ export function summaryOf(facts: Facts, findings: readonly Finding[], hash: stri
   return [...head, ...parts, sampleNote(facts), tableList(tables.map(({ name }) => name))].filter(Boolean).join('\n\n')
 }
 
-/** One line: the tables, their size, both sides, and the estimated time. */
+/** One line with the number of tables, their size, both sides, and the estimated time. */
 function moved(facts: Facts): string {
   const { source, target, settings } = facts
   const minutes = Math.max(1, Math.ceil(loadSeconds(facts) / 60))
@@ -111,7 +111,7 @@ function waivedSection(findings: readonly Finding[]): string {
 function sampleNote({ source: { samples } }: Facts): string {
   if (!samples.tables && !samples.skipped) return ''
   const left = samples.skipped ? `; ${plural(samples.skipped, 'table')} skipped for lack of time` : ''
-  return `Rows were sampled: up to the first ${number(samples.rowsPerTable)} of ${plural(samples.tables, 'table')}${left}. Other rows can still hold such values.`
+  return `Rows were sampled: up to the first ${number(samples.rowsPerTable)} of ${plural(samples.tables, 'table')}${left}. Other rows may still have such values.`
 }
 
 function tableList(names: readonly string[]): string {
@@ -165,7 +165,7 @@ export function preflightOf(
   }
 }
 
-/** The check's id, linked to its documentation on GitHub only: a local repository may not be published. */
+/** The check's id. Linked to its documentation on GitHub only, because a local repository may not be published. */
 function checkName(id: string): string {
   const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository, GITHUB_ACTION_REF: ref } = process.env
   if (!onGithub() || !repository) return `\`${id}\``

@@ -14,7 +14,7 @@ export const expectedRelations = once(({ source: { relations }, settings }: Fact
 
 export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
 
-/** The rights that this user lacks to drop and recreate the deferred foreign keys. */
+/** The privileges that this user lacks to drop and recreate the deferred foreign keys. */
 export function foreignKeyRights(facts: Facts): { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }[] {
   const { target, settings } = facts
   const { role, schema, server } = target
@@ -27,7 +27,7 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
     all.find((each) => each.schema === of && each.table === table && each.name === name)?.references
   const foreign = [
     ...planned.map((each) => ({ ...each, parent: named(schema.constraints, each, each.schema) })),
-    // Not on the target now. The source has them under the same names.
+    // These have been dropped on the target. Look them up on the source, by the same names.
     ...target.awaited.map((each) => {
       const parent = named(facts.source.schema.constraints, each, settings.schema)
       const there = parent && { ...parent, schema: parent.schema === settings.schema ? schema.name : parent.schema }
@@ -48,7 +48,7 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
   return [...lacking.values()]
 }
 
-/** Whether the load has yet to start. */
+/** Whether the load has not started yet. */
 function loads({ settings }: Facts): boolean {
   return ['undefined', 'planned', 'prepared'].includes(String(settings.phase))
 }
@@ -57,7 +57,7 @@ function has(system: readonly string[], privilege: string): boolean {
   return system.includes(privilege) || system.includes('ALL')
 }
 
-/** Checks the rights of the migration user on both sides. */
+/** Checks the privileges of the migration user on both sides. */
 export const rightChecks: readonly Check[] = [
   {
     id: 'right.schema',
@@ -79,7 +79,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.read',
     severity: 'block',
     title: 'The migration user can read every table and sequence',
-    protects: 'The load fails at the first table that it cannot read, and sequences cannot be set on the target.',
+    protects: 'The load fails at the first table that the user cannot read, and sequences cannot be set on the target.',
     fix: 'GRANT SELECT ON {object} TO {role};',
     *find(facts) {
       const { role, relations } = facts.source
@@ -98,7 +98,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can replicate',
-    protects: 'Both the slot and the stream require it.',
+    protects: 'Creating the slot and streaming require the REPLICATION attribute.',
     fix: '{sql}',
     *find({ source: { role } }) {
       if (role.superuser || role.replication || role.providerGranted.length) return
@@ -180,7 +180,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.statistics',
     severity: 'block',
     title: 'The migration user can see the statements and sessions of other users',
-    protects: 'Without it, `observe` has no baseline and cannot see who still uses the source after the commit.',
+    protects: 'Otherwise, `observe` has no baseline and cannot see who still uses the source after the commit.',
     fix: 'GRANT {right} TO {role};',
     *find({ source: { role, statementsSchema } }) {
       const names = { role: ident(role.name) }
@@ -202,7 +202,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-tables',
     severity: 'block',
     title: 'The migration user can write to the tables on the target',
-    protects: 'The load or the stream fails at the first table to which the user cannot write.',
+    protects: 'The load or the stream fails at the first table that the user cannot write to.',
     fix: 'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role};',
     *find({ target: { relations, role }, settings }) {
       const expected = new Set(settings.tables)
@@ -245,9 +245,9 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-logins',
     severity: 'block',
-    title: 'The migration user can create logins on the target and grant them rights on the tables',
+    title: 'The migration user can create logins on the target and grant them privileges on the tables',
     protects:
-      'Each leg of the stream writes under its own login, which is revoked when the leg ends. A replicator on a machine that was paused therefore cannot apply old changes over new ones. Without such logins, the migration user gives up its own write rights just before the commit, which CockroachDB refuses for owners and administrators. Also, rows cannot be proved while they stream: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
+      'Each leg of the stream writes under its own login, which is revoked when the leg ends, so that a replicator whose machine was paused cannot apply old changes over new ones. Without such logins, the migration user revokes its own write privileges just before the commit, which CockroachDB does not allow for owners and administrators. Also, there is no rolling proof: `final-verify: auto` compares every row during the write pause, and `changed` is refused.',
     fix: '{sql}',
     *find({ target: { role, server }, settings }) {
       const user = ident(role.name)
@@ -278,7 +278,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can read and set the sequences on the target',
-    protects: 'The cutover sets them. A sequence that is not set generates numbers that are already in use.',
+    protects: 'The cutover sets the sequences. Otherwise, they generate numbers that are already in use.',
     fix: 'GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {role};',
     *find({ target: { role }, settings: { targetSchema } }) {
       for (const sequence of role.lockedSequences)
@@ -293,7 +293,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-settings',
     severity: 'block',
     title: 'The migration user can see cluster settings on the target',
-    protects: 'Without it, `observe` cannot compare the number of connections with the limit.',
+    protects: 'Otherwise, `observe` cannot compare the number of connections with the limit.',
     fix: 'GRANT SYSTEM VIEWCLUSTERSETTING TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.settings)
@@ -309,7 +309,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can drop indexes and constraints on the target',
-    protects: 'Deferral drops and rebuilds them, for which CockroachDB requires CREATE on the table.',
+    protects: 'Deferral drops and rebuilds indexes and constraints. CockroachDB requires CREATE on the table for that.',
     fix: '{sql}',
     *find({ target, settings }) {
       const { role, server } = target
@@ -332,7 +332,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user can see statements and sessions on the target',
     protects:
-      'Without it, SHOW CLUSTER SESSIONS shows only its own sessions: other writers are missed, and `observe` is inconclusive.',
+      "Otherwise, SHOW CLUSTER SESSIONS shows only this user's sessions: other writers go unnoticed, and `observe` is inconclusive.",
     fix: 'GRANT SYSTEM VIEWACTIVITYREDACTED TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.activity)
@@ -349,7 +349,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can drop foreign keys and add them again',
     protects:
-      'A foreign key that is dropped for the load could not be added again, which requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
+      'Otherwise, a foreign key that is dropped for the load cannot be added again. This requires CREATE on its own table, and CREATE (REFERENCES since CockroachDB 26.3) on the referenced table, even if that table is not moved.',
     fix: '{sql}{instead}',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
@@ -373,9 +373,9 @@ export const rightChecks: readonly Check[] = [
     id: 'right.write-access',
     severity: 'block',
     waivable: false,
-    title: 'The migration user can give write access back after the commit',
+    title: 'The migration user can restore write access after the commit',
     protects:
-      'Write access to the target is revoked until the commit. If it could not be given back, the application would be locked out of both sides.',
+      'Write access to the target is revoked until the commit. If it could not be restored, the application would be locked out of both sides.',
     fix: '{sql} -- or set `write-access: waive`',
     *find({ target: { role, server }, settings }) {
       if (settings.writeAccess === 'waive' || !['undefined', 'planned', 'prepared'].includes(String(settings.phase)))
@@ -385,7 +385,7 @@ export const rightChecks: readonly Check[] = [
         const option = grantOptionStatements(settings.targetSchema, lost, role.name)
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} could not give back these rights on the target: ${grantsText(lost)}`,
+          what: `${role.name} could not restore these privileges on the target: ${grantsText(lost)}`,
           names: {
             sql: server.isCockroach
               ? `${option.join('; ')};`
@@ -400,7 +400,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user can cancel its own imports',
     protects:
-      'Up to v24.3, CANCEL JOB requires admin or CONTROLJOB. A load that fails or is aborted would leave its tables offline.',
+      'Up to v24.3, CANCEL JOB requires admin or CONTROLJOB. A failed or aborted load would leave its tables offline.',
     fix: 'GRANT SYSTEM CONTROLJOB TO {role};',
     *find(facts) {
       const { role, server } = facts.target
@@ -419,7 +419,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: "The migration user can import from the load's files",
     protects:
-      'IMPORT INTO over HTTP, from a custom endpoint or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after exporting every row.',
+      'IMPORT INTO over HTTP, from a custom endpoint or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it, the load fails after exporting every row.',
     fix: 'GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO {role};',
     *find(facts) {
       const { role, server } = facts.target
@@ -435,9 +435,9 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-copy',
     severity: 'block',
-    title: 'The migration user can load by COPY',
+    title: 'The migration user can load with COPY',
     protects:
-      '`mode: use-copy` and `direct-copy` load by COPY FROM, which requires the role admin. Without it the load fails at its first row.',
+      '`mode: use-copy` and `direct-copy` load with COPY FROM, which requires the role admin. Without it, the load fails at its first row.',
     fix: 'Set `mode: import`. To keep the mode, make the migration user an administrator: GRANT admin TO {role};',
     *find(facts) {
       const { role, server } = facts.target
@@ -445,7 +445,7 @@ export const rightChecks: readonly Check[] = [
       if (server.isCockroach && !role.admin && loads(facts) && (mode === 'use-copy' || mode === 'direct-copy'))
         yield {
           object: role.name,
-          what: `${role.name} does not have the role admin on the target, and \`mode: ${mode}\` loads by COPY FROM`,
+          what: `${role.name} does not have the role admin on the target, and \`mode: ${mode}\` loads with COPY FROM`,
           names: { role: ident(role.name) },
         }
     },
@@ -468,10 +468,13 @@ export const rightChecks: readonly Check[] = [
   },
 ]
 
-/** Only for this deferral: it does not restore what `convert` or an earlier `prepare` has deferred. */
+/** A fix only for this run's deferral. It does not restore what `convert` or an earlier `prepare` has deferred. */
 const OR_KEEP = ' -- or set `defer: none`'
 
-/** For PostgreSQL, where only an owner can alter a table. Membership in the owner could make the role a superuser. */
+/**
+ * For PostgreSQL, where only an owner can alter a table. Changes the owner, because membership in a superuser would
+ * make the role a superuser.
+ */
 function ownTable(table: string, role: string): string {
   return `ALTER TABLE ${table} OWNER TO ${ident(role)};`
 }

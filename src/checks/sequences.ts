@@ -4,17 +4,20 @@ import { numbersLeft, type Sequence, unfitSequence } from '../sql/sequences.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 
-/** A busy table can use up this many numbers within days. */
+/** Fewer remaining numbers than this get a warning, because a busy table may use them up within days. */
 const FEW = 10_000n
 
-/** Computed from both sides' definitions: a trial `setval` on the target would survive a rollback. */
+/**
+ * Checks the sequences by their definitions on both sides. A trial `setval` on the target would not be undone by a
+ * rollback.
+ */
 export const sequenceChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-definition',
     severity: 'block',
     title: 'Sequences count the same way on both sides',
     protects:
-      'Frameworks that reserve numbers in blocks, such as Hibernate, rely on the increment: with a different one, inserts collide. A sequence that cycles on only one side repeats numbers there, or runs out on the other.',
+      'Frameworks that reserve numbers in blocks, such as Hibernate, rely on the increment. With a different increment, inserts collide. A sequence that cycles on only one side repeats numbers there, or runs out on the other.',
     fix: '{fix}',
     *find(facts) {
       for (const { sequence, there } of pairs(facts)) {
@@ -29,13 +32,13 @@ export const sequenceChecks: readonly Check[] = [
     waivable: false,
     title: 'Every sequence has numbers left on the target',
     protects:
-      'Otherwise the cutover cannot set the sequence past the numbers already used, or every insert on the target fails.',
+      'Otherwise, the cutover cannot set the sequence past the numbers already used, or every insert on the target fails.',
     fix: '{fix}',
     *find(facts) {
       const { targetSchema } = facts.settings
       for (const { sequence, there, used } of pairs(facts)) {
         const unfit = unfitSequence(sequence, there, targetSchema, used)
-        // `tgt.sequence-definition` reports a different direction.
+        // If the directions differ, `tgt.sequence-definition` reports it.
         if (unfit && sequence.increment > 0n === there.increment > 0n)
           yield { object: `${targetSchema}.${sequence.name}`, what: unfit.what, names: { fix: unfit.fix } }
       }
@@ -44,10 +47,10 @@ export const sequenceChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-margin',
     severity: 'warn',
-    title: 'Every sequence has many numbers left',
+    title: 'No sequence is close to its end',
     protects:
       'The cutover skips `sequence-margin` numbers to leave room for inserts in flight. A sequence near its end may not have that many left.',
-    fix: 'Before the load, widen the sequence and the column of {table} that it feeds to bigint on both sides.',
+    fix: 'Before the load, change the sequence, and the column of {table} that it feeds, to bigint on both sides.',
     *find(facts) {
       for (const { sequence, there, used } of pairs(facts)) {
         const left = used === null || sequence.cycle ? FEW : numbersLeft(there, used)
@@ -76,7 +79,8 @@ function differences(here: Sequence, there: Sequence): string[] {
   const bounds = here.min !== there.min || here.max !== there.max
   return [
     here.increment !== there.increment && `INCREMENT BY ${here.increment}`,
-    // A cycling sequence restarts at its bound. Otherwise wider bounds on the target are harmless.
+    // The bounds matter only for a sequence that cycles, because it restarts there. Wider bounds on the target are
+    // harmless otherwise.
     ((here.cycle && bounds) || here.increment > 0n !== there.increment > 0n) &&
       `MINVALUE ${here.min} MAXVALUE ${here.max}`,
     here.cycle !== there.cycle && (here.cycle ? 'CYCLE' : 'NO CYCLE'),

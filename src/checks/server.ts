@@ -8,7 +8,7 @@ import { sourceSettingChecks } from './settings.ts'
 const MIB = 2 ** 20
 const GIB = 2 ** 30
 
-/** One hit on the source as a whole, if `when` is true. */
+/** One finding about the source as a whole, if `when` is true. */
 function source(when: boolean, what: string, names?: Hit['names']): Hit[] {
   return when ? [{ object: 'source', what, ...(names && { names }) }] : []
 }
@@ -19,7 +19,7 @@ const role = (facts: Facts) => ident(facts.source.role.name)
 
 type Limit = keyof Facts['source']['server']['connectionsFree']
 
-/** How to raise the limit that leaves the role `more` connections short. */
+/** How to raise a limit by `more` connections. */
 const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
   server: ({ source: { server } }, more) =>
     `ALTER SYSTEM SET max_connections = ${server.connectionsMax + more}; -- then restart`,
@@ -28,7 +28,7 @@ const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
     `ALTER DATABASE ${ident(server.database)} CONNECTION LIMIT -1; -- or ${more} more`,
 }
 
-/** Checks what the load and the stream need on the source server, and what would interrupt them. */
+/** Checks that the source server has what the load and the stream need, and that nothing would interrupt them. */
 export const serverChecks: readonly Check[] = [
   {
     id: 'src.version',
@@ -59,7 +59,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'wal_level is logical',
-    protects: 'Without it, no logical slot can be created, and the load fails at once.',
+    protects: 'Otherwise, no logical slot can be created, and the load fails at once.',
     fix: "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server (providers: parameter `rds.logical_replication` or `cloudsql.logical_decoding`)",
     find: (facts) => source(facts.source.server.walLevel !== 'logical', `wal_level is ${facts.source.server.walLevel}`),
   },
@@ -68,8 +68,8 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'A replication slot is free',
-    protects: 'The load creates a slot first; with none free, it fails.',
-    fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart; or drop slots nobody reads: SELECT slot_name FROM pg_replication_slots WHERE NOT active',
+    protects: 'The load starts by creating a slot, and fails if none is free.',
+    fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart; or drop slots that nothing reads: SELECT slot_name FROM pg_replication_slots WHERE NOT active',
     find: ({ source: { server } }) =>
       source(!server.slot && server.slotsFree < 1, `all ${server.slotsMax} replication slots are in use`, {
         wanted: server.slotsMax + 4,
@@ -80,13 +80,13 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'A slot and a WAL sender are free for the change log',
     protects:
-      'The rolling proof reads the changed rows through its own slot. Without one, the cutover compares every row in the write pause, which then grows with the data.',
+      'The rolling proof reads the changed rows through its own slot. Without one, the cutover compares every row during the write pause, so the pause grows with the data.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {slots}; ALTER SYSTEM SET max_wal_senders = {senders}; -- then restart',
     find: ({ source: { server } }) => {
       const [own, reader] = [server.slot ? 0 : 1, server.slot?.active ? 0 : 1]
       return source(
         server.slotsFree < own + 1 || server.sendersFree < reader + 1,
-        `${server.slotsFree} replication slots and ${server.sendersFree} WAL senders are free; the load and the rolling proof take 2 of each`,
+        `${server.slotsFree} replication slots and ${server.sendersFree} WAL senders are free; the load and the rolling proof need 2 of each`,
         { slots: server.slotsMax + 4, senders: server.sendersMax + 4 },
       )
     },
@@ -95,7 +95,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.slots-reserve',
     severity: 'warn',
     title: 'Spare replication slots remain',
-    protects: 'Otherwise a standby or backup that needs a slot during the migration cannot get one.',
+    protects: 'Otherwise, a standby or a backup that needs a slot during the migration cannot get one.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(
@@ -109,7 +109,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'A WAL sender is free',
-    protects: 'The stream reads through a WAL sender; with none free, it never starts.',
+    protects: 'The stream reads through a WAL sender, and never starts if none is free.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(server.sendersFree < 1 && !server.slot?.active, `all ${server.sendersMax} WAL senders are in use`, {
@@ -121,7 +121,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Spare WAL senders remain',
     protects:
-      'After a broken connection, the old sender lingers until its timeout, so the new connection needs another one.',
+      'After a broken connection, the old sender lingers until its timeout, so the new connection needs another sender.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(
@@ -135,7 +135,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'An unread slot cannot fill the disk',
     protects:
-      'With max_slot_wal_keep_size at -1 the source keeps all WAL since the slot was last read. A stream that stops on Friday fills the disk by Sunday.',
+      'With max_slot_wal_keep_size at -1, the source keeps all WAL since the slot was last read. A stream that stops on Friday fills the disk by Sunday.',
     fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf(); -- or watch the disk: {days} GiB a day at the current rate",
     find: ({ source: { server } }) =>
       source(
@@ -152,7 +152,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'The slot survives the load',
     protects:
-      'If the source writes more WAL during the load than max_slot_wal_keep_size holds, the slot and the load are lost.',
+      'If the source writes more WAL during the load than max_slot_wal_keep_size allows, the slot and the load are lost.',
     fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf();",
     *find(facts) {
       const { server } = facts.source
@@ -171,7 +171,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'wal_sender_timeout leaves time for a large transaction',
     protects:
-      'The replicator does not answer while it applies a large transaction. If the server then ends the connection, the transaction starts over.',
+      'The replicator does not respond while it applies a large transaction. If the server then closes the connection, the transaction starts over.',
     fix: "ALTER ROLE {role} SET wal_sender_timeout = '60s';",
     find: (facts) => {
       const { senderTimeoutMs } = facts.source.server
@@ -186,7 +186,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No transaction is open for long',
     protects:
-      'The slot is created only after every older transaction has ended; the fence waits for those that have written.',
+      'Creating the slot waits until every older transaction has ended, and arming the fence waits for those that have written.',
     fix: 'End it, or: SELECT pg_terminate_backend({pid});',
     *find({ source: { transactions }, settings }) {
       for (const each of transactions)
@@ -201,10 +201,10 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.prepared-transaction',
     severity: 'block',
-    title: 'No prepared transaction is left over',
+    title: 'No prepared transaction is left behind',
     protects:
-      'A prepared transaction has no session that could end, so the slot and the fence would wait indefinitely.',
-    fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED; ask its owner',
+      'A prepared transaction does not end with its session, so the slot and the fence would wait for it indefinitely.',
+    fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED; ask its owner first',
     *find({ source: { transactions } }) {
       for (const each of transactions)
         if (each.kind === 'prepared') {
@@ -222,7 +222,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'There are enough connections for the load',
     protects:
-      'The load opens a connection for each table and reader. If they reach the limit, the application is refused.',
+      "The load opens a connection for each table and reader. When they reach the limit, the application's connections are refused.",
     fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
     *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings
@@ -255,7 +255,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'Connections go directly to one server',
     protects:
-      'Behind a transaction pooler or a load balancer, a snapshot of one connection may not exist on the next. The load then fails or, worse, mixes two states of the data.',
+      'Behind a transaction pooler or a load balancer, another connection may not find the snapshot. The load then fails or, worse, reads tables at different points in time.',
     fix: "Set `source` to the primary's own host and port (5432, not 6432 or the pooler's endpoint).",
     *find({ source: { connection } }) {
       for (const doubt of connection.doubts) yield { object: 'source', what: doubt }
@@ -267,7 +267,7 @@ export const serverChecks: readonly Check[] = [
     waivable: false,
     title: 'The slot does not exist yet',
     protects:
-      'The load cannot create its slot. If the existing one belongs to another system, dropping it breaks that system.',
+      'The load cannot create its slot. If another system uses the existing slot, dropping it breaks that system.',
     fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nothing uses it; otherwise set `slot` to another name",
     *find(facts) {
       const { slot } = facts.source.server
@@ -284,9 +284,9 @@ export const serverChecks: readonly Check[] = [
     id: 'src.slot-name',
     severity: 'block',
     waivable: false,
-    title: 'No other database on the server uses the name of the slot',
+    title: 'No other database on the server has a slot of this name',
     protects:
-      'Slot names are unique across the server: the load cannot create its own slot, and must not touch the existing one.',
+      'Slot names are unique across the server, so the load cannot create its own slot, and must not touch the existing one.',
     fix: 'Set `slot` to another name, such as {free}.',
     *find({ source: { server }, settings }) {
       const { slot, database } = server
@@ -309,7 +309,7 @@ export const serverChecks: readonly Check[] = [
       if (!publication || facts.settings.phase !== undefined) return
       yield {
         object: facts.settings.publication,
-        what: `the publication ${facts.settings.publication} already exists; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : plural(publication.tables.length, 'table')}`,
+        what: `the publication ${facts.settings.publication} already exists; it belongs to ${publication.owner} and publishes ${publication.allTables ? 'all tables' : plural(publication.tables.length, 'table')}`,
         names: { publication: ident(facts.settings.publication) },
       }
     },
@@ -317,9 +317,9 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.publication-all',
     severity: 'block',
-    title: 'The publication sends only expected tables',
+    title: 'The publication contains only expected tables',
     protects:
-      'The stream ignores schemas: it writes a change of a table in another schema to the target table of the same name.',
+      'The stream ignores schemas, so it writes changes to a table in another schema to the target table of the same name.',
     fix: 'DROP PUBLICATION {publication};',
     *find({ source: { publication }, settings }) {
       if (publication?.allTables)
@@ -333,15 +333,15 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.publication-partial',
     severity: 'block',
-    title: 'The publication sends whole tables',
-    protects: 'A row filter or column list silently leaves out rows or columns.',
+    title: 'The publication has no row filters or column lists',
+    protects: 'A row filter or column list silently omits rows or columns.',
     fix: 'ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE {table};',
     *find({ source: { publication }, settings }) {
       for (const each of publication?.tables ?? [])
         if (each.filtered || each.listed)
           yield {
             object: `${each.schema}.${each.table}`,
-            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} through a ${each.filtered ? 'row filter' : 'column list'}`,
+            what: `the publication ${settings.publication} publishes ${each.schema}.${each.table} with a ${each.filtered ? 'row filter' : 'column list'}`,
             names: {
               publication: ident(settings.publication),
               table: `${ident(each.schema)}.${ident(each.table)}`,
@@ -352,7 +352,7 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.publication-truncate',
     severity: 'warn',
-    title: 'The publication does not send TRUNCATE',
+    title: 'The publication does not publish TRUNCATE',
     protects: 'One TRUNCATE on the source stops the stream permanently.',
     fix: "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete');",
     *find({ source: { publication }, settings }) {
@@ -360,7 +360,7 @@ export const serverChecks: readonly Check[] = [
       const name = ident(settings.publication)
       yield {
         object: settings.publication,
-        what: `the publication ${settings.publication} sends TRUNCATE`,
+        what: `the publication ${settings.publication} publishes TRUNCATE`,
         names: { publication: name },
         apply: { side: 'source', sql: `ALTER PUBLICATION ${name} SET (publish = 'insert, update, delete')` },
       }
@@ -370,27 +370,27 @@ export const serverChecks: readonly Check[] = [
     id: 'src.owner',
     severity: 'block',
     waivable: false,
-    title: 'The source belongs to no other migration',
+    title: 'No other migration is using the source',
     protects: "MOLT's publication has a fixed name, so a second migration would drop the publication of the first.",
     fix: 'Run `cleanup` with `migration: {migration}` first.',
     *find({ source: { owner }, settings }) {
       if (owner !== undefined && owner !== settings.migration)
-        yield { object: 'source', what: `the source belongs to migration \`${owner}\``, names: { migration: owner } }
+        yield { object: 'source', what: `the source is in use by migration \`${owner}\``, names: { migration: owner } }
     },
   },
   {
     id: 'src.masked',
     severity: 'block',
-    title: 'A masked source is proved',
+    title: 'A masked source has passed its proof',
     protects:
-      'Rows that `mask` wrote but did not prove can hold personal data, and would expose it on the target and in logs.',
+      'Rows that `mask` wrote but did not prove may contain personal data, and would expose it on the target and in logs.',
     fix: 'Run `mask` again until its proof succeeds.',
     find: ({ source: { masked } }) =>
       source(
         masked !== null && masked !== 'proved',
         masked === 'unknown'
-          ? '`mask` wrote the source, but this role cannot read molt_actions_mask.run, which records whether the proof succeeded'
-          : `\`mask\` wrote the source, but has not proved it (${masked})`,
+          ? '`mask` wrote to the source, but this role cannot read molt_actions_mask.run, which records whether the proof succeeded'
+          : `\`mask\` wrote to the source, but has not proved it (${masked})`,
       ),
   },
   {

@@ -30,7 +30,7 @@ const WAITS = ['lock_timeout', 'idle_session_timeout', 'transaction_timeout'].ma
 
 const FIX = '{fix}'
 
-/** Checks of the settings that molt and the replicator inherit. Our own sessions set theirs explicitly. */
+/** Checks of the settings that molt and the replicator inherit. This suite's own sessions set theirs explicitly. */
 function settingChecks(side: Side): Check[] {
   const prefix = side === 'source' ? 'src' : 'tgt'
   const find =
@@ -43,8 +43,7 @@ function settingChecks(side: Side): Check[] {
       severity: 'block',
       waivable: false,
       title: `The tools' sessions on the ${side} use the expected text formats`,
-      protects:
-        'The other side refuses dates, intervals, bytes and numbers in another format, or reads them as different values.',
+      protects: 'The other side refuses dates, intervals, bytes and numbers in another format, or misreads them.',
       fix: FIX,
       find: find(...TEXT_FORMS),
     },
@@ -52,7 +51,8 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.time-zone`,
       severity: 'warn',
       title: `The tools use UTC on the ${side}`,
-      protects: 'Times before time zones were standardized have offsets with seconds, which some programs cannot read.',
+      protects:
+        'In other time zones, times from before standard time have offsets with seconds, which some programs cannot read.',
       fix: FIX,
       find: find(TIME_ZONE),
     },
@@ -72,7 +72,7 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.session-timeouts`,
       severity: 'block',
       title: `No timeout ends the tools' sessions on the ${side}`,
-      protects: 'A timeout ends the load or the stream partway, and again at every retry.',
+      protects: 'A timeout ends the load or the stream partway, and does so again at every retry.',
       fix: FIX,
       find: find(...WAITS, ...(side === 'target' ? [STATEMENTS, IDLE_TRANSACTIONS] : [])),
     },
@@ -80,8 +80,8 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.search-path`,
       severity: 'block',
       waivable: false,
-      title: `The tools' search path on the ${side} contains an existing schema`,
-      protects: 'Otherwise no unqualified name can be resolved or created.',
+      title: `The tools' search path on the ${side} has a schema that exists`,
+      protects: 'Otherwise, no unqualified name can be resolved or created.',
       fix: FIX,
       find: (facts) => searchPath(facts, side),
     },
@@ -95,7 +95,7 @@ export const sourceSettingChecks: readonly Check[] = [
   {
     id: 'src.statement-timeout',
     severity: 'block',
-    title: "The role's statements do not time out",
+    title: "No timeout ends the role's statements",
     protects: 'A statement_timeout ends the export of a large table partway, and the load with it.',
     fix: FIX,
     find: (facts) => hitOf(facts, 'source', STATEMENTS),
@@ -103,9 +103,9 @@ export const sourceSettingChecks: readonly Check[] = [
   {
     id: 'src.idle-timeout',
     severity: 'block',
-    title: "The role's open transactions do not time out",
+    title: "No timeout ends the role's idle transactions",
     protects:
-      'The load holds its snapshot in a transaction that sits idle while other sessions read. If it ends, the load fails.',
+      'The load keeps its snapshot in a transaction that is idle while other sessions read. If that transaction ends, the load fails.',
     fix: FIX,
     find: (facts) => hitOf(facts, 'source', IDLE_TRANSACTIONS),
   },
@@ -129,12 +129,15 @@ function searchPath(facts: Facts, side: Side): Hit[] {
   return [hit(facts, side, `no schema in the search_path of the role ${facts[side].role.name} exists`, rule, false)]
 }
 
-/** Fixes a setting for the role in this database, which overrides the role's, the database's and the server's. */
+/**
+ * Reports a setting. The fix sets it for the role in this database, which overrides the role's, the database's and the
+ * server's setting.
+ */
 function hit(facts: Facts, side: Side, what: string, { name, wanted }: Rule, byUrl: boolean): Hit {
   const { role, server } = facts[side]
   const object = role.name
   if (byUrl)
-    return { object, what: `${what}, set by the URL`, names: { fix: `Remove ${name} from \`options\` in the URL.` } }
+    return { object, what: `${what}, set in the URL`, names: { fix: `Remove ${name} from \`options\` in the URL.` } }
   const value = name === 'search_path' ? ident(wanted) : literal(wanted)
   const sql = `ALTER ROLE ${ident(role.name)} IN DATABASE ${ident(server.database)} SET ${name} = ${value}`
   return { object, what, names: { fix: `${sql};` }, apply: { side, sql } }

@@ -26,7 +26,7 @@ interface ColumnPair {
   target: SchemaColumn
 }
 
-/** Columns with their counterparts on the target, leaving out the many pairs without any difference. */
+/** Columns with their counterparts on the target. Omits pairs without any difference, because there are many. */
 const columnPairs = once((facts: Facts): ColumnPair[] => {
   const found: ColumnPair[] = []
   const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
@@ -115,7 +115,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Both sides have the same key columns in the same order',
-    protects: 'MOLT moves no row of such a table, yet reports it as loaded and exits 0.',
+    protects: "Otherwise, MOLT moves none of the table's rows, yet reports the table as loaded and exits with code 0.",
     fix: '{fix}',
     *find(facts) {
       for (const { source, target } of pairs(facts))
@@ -136,7 +136,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Every column exists on the target',
-    protects: 'MOLT skips the column and loads the rest. The stream stops at the first change.',
+    protects: 'MOLT skips a missing column and loads the others. The stream stops at the first change.',
     fix: 'ALTER TABLE {table} ADD COLUMN {column} {type};',
     *find(facts) {
       for (const { source, target } of pairs(facts)) {
@@ -161,7 +161,7 @@ export const shapeChecks: readonly Check[] = [
     waivable: false,
     title: 'The target has no column that the source lacks',
     protects:
-      'The tools report such a table as different, or do not compare it. NOT NULL without a default stops the load.',
+      'The tools report a table with an extra column as different, or do not compare it. If the column is NOT NULL without a default, the load fails.',
     fix: 'ALTER TABLE {table} DROP COLUMN {column}; -- or add it to the source',
     *find(facts) {
       for (const { source, target } of pairs(facts)) {
@@ -181,14 +181,14 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Column types are compatible',
-    protects: 'MOLT skips such a column, and the row counts still match.',
+    protects: 'MOLT skips a column with an incompatible type, and the row counts still match.',
     fix: '{change}',
     *find(facts) {
       for (const each of unlike(facts))
         if (typeFamily(each.source) !== typeFamily(each.target))
           yield columnHit(each, `is ${each.target.type}, but ${each.source.type} on the source`, {
             change: lacksType(facts, each.source.detail)
-              ? 'Change the column on the source first. CockroachDB lacks its type; another check names the type to use.'
+              ? 'Change the column on the source first. CockroachDB does not have its type; another check names the type to use.'
               : `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.source.name)} TYPE ${each.source.type};`,
           })
     },
@@ -197,7 +197,7 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.int-narrow',
     severity: 'block',
     title: 'Integers are at least as wide as on the source',
-    protects: 'The first value beyond the narrower type stops the load or the stream.',
+    protects: "The first value outside the narrower type's range stops the load or the stream.",
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts)) {
@@ -212,7 +212,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     title: 'Text and numbers fit into the target columns',
     protects:
-      'The first longer value stops the load or the stream ("value too long"), or is rounded and fails the final comparison.',
+      'The first value that does not fit stops the load or the stream ("value too long"), or it is rounded and the final comparison fails.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts))
@@ -225,7 +225,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     title: 'MOLT compares the values of both types as equal',
     protects:
-      'Such values move without an error, but molt verify reports them as different: the cutover fails in the write pause, even if earlier verifies were clean.',
+      'Values of these types are moved without an error, but molt verify reports them as different: the cutover fails during the write pause, even if earlier verifies were clean.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts))
@@ -279,9 +279,9 @@ export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.generated',
     severity: 'block',
-    title: 'Generated columns are generated on both sides',
+    title: 'A column is generated on both sides or on neither',
     protects:
-      'The tools move no generated column: a plain column on the target stays empty, and a generated one refuses values.',
+      'The tools do not move generated columns: a plain column on the target stays empty, and a generated one refuses values.',
     fix: 'Make {table}.{column} the same on both sides: generated and stored, or plain.',
     *find(facts) {
       for (const each of columnPairs(facts))
@@ -310,7 +310,7 @@ export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.nullable',
     severity: 'warn',
-    title: "The target keeps the source's NOT NULL",
+    title: "The target has the source's NOT NULL constraints",
     protects: 'After the switch, the target accepts NULL where the application relies on a value.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; -- on the target',
     *find(facts) {
@@ -323,12 +323,12 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.default',
     severity: 'warn',
     title: "The source's defaults exist on the target",
-    protects: 'After the switch, an INSERT without the column writes NULL or fails.',
+    protects: 'After the switch, an INSERT that omits the column writes NULL or fails.',
     fix: 'Set the default of {table}.{column} on the target. On the source it is {default}.',
     *find(facts) {
       const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
-      // Without any right on a table, the catalog hides its defaults. The missing right has its own finding.
+      // Without any privilege on a table, the catalog hides its defaults. Another check reports the missing privilege.
       const hidden = new Set(facts.target.relations.filter(isHidden).map(({ name }) => name))
       for (const each of columnPairs(facts)) {
         if (each.source.generated || each.target.default !== null || hidden.has(each.table.name)) continue

@@ -11,14 +11,14 @@ export type Since = readonly [major: number, minor: number] | null
 export interface TypeSupport {
   name: string
   title: string
-  /** Matches pg_type.typname, or with `kinds` pg_type.typtype. */
+  /** Matches pg_type.typname; `kinds` matches pg_type.typtype instead. */
   types?: RegExp
   kinds?: string
   since: Since
-  /** CockroachDB has the type, but according to its documentation MOLT does not move it. */
+  /** Set if CockroachDB has the type but, according to its documentation, MOLT does not move it. */
   unmoved?: true
   consequence: string
-  /** The type to use on the target, and how to get there. */
+  /** What to use on the target instead, and how to change to it. */
   instead: string
 }
 
@@ -33,7 +33,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'Domains',
     kinds: 'd',
     since: null,
-    consequence: 'CockroachDB has no CREATE DOMAIN; MOLT does not know the type and fails on the table.',
+    consequence: 'CockroachDB has no domains. MOLT does not know the type and fails on the table.',
     instead:
       'ALTER TABLE {table} ALTER COLUMN {column} TYPE <base type>; -- and repeat the domain’s CHECK on the column',
   },
@@ -42,15 +42,15 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'Range types',
     kinds: 'r',
     since: null,
-    consequence: 'CockroachDB has no range types; the column cannot be created.',
-    instead: 'Split {column} of {table} into two columns, lower and upper bound, on both sides.',
+    consequence: 'CockroachDB has no range types, so the column cannot be created.',
+    instead: 'Split {column} of {table} into two columns for the lower and upper bound, on both sides.',
   },
   {
     name: 'multirange',
     title: 'Multirange types',
     kinds: 'm',
     since: null,
-    consequence: 'CockroachDB has no multirange types; the column cannot be created.',
+    consequence: 'CockroachDB has no multirange types, so the column cannot be created.',
     instead: 'Move {column} of {table} into a separate table, one row per range.',
   },
   {
@@ -76,7 +76,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'money',
     types: /^money$/,
     since: null,
-    consequence: 'CockroachDB has no money type, and its text depends on lc_monetary.',
+    consequence: 'CockroachDB has no money type, and the text form of money depends on lc_monetary.',
     instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE numeric(19,2) USING {column}::numeric;',
   },
   {
@@ -166,12 +166,12 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: "PostgreSQL's internal types (pg_lsn, xid, tid, txid_snapshot …)",
     types: /^(xid|xid8|cid|tid|txid_snapshot|pg_snapshot|aclitem|pg_ndistinct|refcursor|pg_lsn)$/,
     since: null,
-    consequence: 'They have a meaning only inside one PostgreSQL server.',
+    consequence: 'Their values have a meaning only within one PostgreSQL server.',
     instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
   },
   {
     name: 'extension-type',
-    title: 'Other types of extensions',
+    title: 'Other extension types',
     types: /^(cube|seg|isbn13?|ean13|ismn13?|issn13?|upc|earth|bloom|intbig_gkey|gtrgm|roaringbitmap|semver)$/,
     since: null,
     consequence: 'CockroachDB does not load PostgreSQL extensions.',
@@ -182,7 +182,10 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
 /** Extensions with a built-in counterpart in CockroachDB, and the first version that has it. */
 export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> = {
   'uuid-ossp': { since: [20, 1], note: 'its functions are built in' },
-  pgcrypto: { since: [20, 1], note: 'gen_random_uuid, digest and others are built in; check each function you call' },
+  pgcrypto: {
+    since: [20, 1],
+    note: 'gen_random_uuid, digest and others are built in; check every function that you call',
+  },
   fuzzystrmatch: { since: [21, 1], note: 'some of its functions are built in' },
   pg_trgm: { since: [22, 2], note: 'trigram indexes are built in' },
   postgis: { since: [20, 2], note: 'spatial types are built in; MOLT does not move them' },

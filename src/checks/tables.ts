@@ -17,13 +17,13 @@ const ofSchema = ({ source: { relations }, settings }: Facts) =>
 
 const IDENTITIES: Record<string, string> = { n: 'NOTHING', f: 'FULL', i: 'USING INDEX' }
 
-/** Checks whether the load and the stream can move each expected table completely, and nothing else. */
+/** Checks whether the load and the stream move each expected table completely, and no other tables. */
 export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.no-key',
     severity: 'block',
     title: 'Every table has a primary key',
-    protects: 'Without a key, neither load nor stream can identify rows: the tools skip the table, or stop.',
+    protects: 'Without a key, neither the load nor the stream can identify rows, so the tools skip the table or stop.',
     fix: 'Add a primary key to {table} on both sides, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
@@ -36,7 +36,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'Replica identity is the primary key',
     protects:
-      "The stream identifies rows by the key that the source sends. FULL stops replicator 1.0 permanently at the first DELETE (seen with 1.0.4). The public sources of October 2024 apply such a DELETE (seen), but no documentation promises this for a release. USING INDEX sends columns that are not the target's key. With NOTHING, the source refuses UPDATE and DELETE.",
+      "The stream identifies rows by the key that the source sends. FULL stops replicator 1.0 permanently at the first DELETE (seen with 1.0.4). The public sources of October 2024 apply such a DELETE (seen), but no documentation says so for a release. USING INDEX sends columns that are not the target's key. With NOTHING, the source refuses UPDATE and DELETE.",
     fix: 'ALTER TABLE {table} REPLICA IDENTITY DEFAULT;',
     *find(facts) {
       for (const each of expectedRelations(facts)) {
@@ -58,7 +58,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.unlogged',
     severity: 'block',
     waivable: false,
-    title: 'Tables are logged',
+    title: 'No table is unlogged',
     protects: 'An unlogged table writes no WAL, so the stream never sees its changes, and no publication accepts it.',
     fix: 'ALTER TABLE {table} SET LOGGED; -- rewrites the table; or leave it out with `exclude-tables`',
     *find(facts) {
@@ -72,7 +72,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Foreign tables are not moved',
     protects:
-      "A foreign table shows another server's data. It is not moved, and CockroachDB has no foreign data wrappers.",
+      "A foreign table shows another server's data. MOLT does not move it, and CockroachDB has no foreign data wrappers.",
     fix: 'Move the data from the server that holds it, or copy it into an ordinary table: CREATE TABLE {copy} AS SELECT * FROM {table};',
     *find(facts) {
       for (const each of ofSchema(facts))
@@ -89,7 +89,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Views are not moved',
     protects:
-      'The tools move only tables. Create views and materialized views on the target from the converted schema.',
+      'The tools move only tables. Create views and materialized views on the target, from the converted schema.',
     fix: '{fix}',
     *find(facts) {
       for (const each of ofSchema(facts))
@@ -99,7 +99,7 @@ export const tableChecks: readonly Check[] = [
             what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialized view' : 'view'}`,
             names: {
               fix: facts.target.views.includes(each.name)
-                ? `It exists on the target. Compare both definitions${each.kind === 'm' ? ', and after the switch run REFRESH MATERIALIZED VIEW there' : ''}.`
+                ? `The view exists on the target. Compare both definitions${each.kind === 'm' ? ', and after the switch run REFRESH MATERIALIZED VIEW there' : ''}.`
                 : `Create ${qualified(facts.settings.targetSchema, each.name)} on the target before the switch.`,
             },
           }
@@ -197,7 +197,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "No table's name contains quotes, braces, control characters or a runner command",
     protects:
-      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load cannot be proved. In a GitHub log, `::name::` is a command.',
+      'The tools print names in quotes, in braces or unquoted, so messages about such a table are ambiguous, and its load cannot be proved complete. In a GitHub log, `::name::` is a command.',
     fix: 'Rename {table}, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
@@ -212,7 +212,7 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.same-name',
     severity: 'block',
-    title: 'The publication sends no two tables with the same name',
+    title: 'No two tables in the publication have the same name',
     protects: 'The stream ignores the schema, so both silently end up in one table on the target.',
     fix: 'ALTER PUBLICATION {publication} DROP TABLE {table};',
     *find({ source: { publication }, settings }) {
@@ -221,7 +221,7 @@ export const tableChecks: readonly Check[] = [
         if (each.schema !== settings.schema && expected.has(each.table))
           yield {
             object: `${each.schema}.${each.table}`,
-            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} in addition to ${settings.schema}.${each.table}`,
+            what: `the publication ${settings.publication} publishes ${each.schema}.${each.table} in addition to ${settings.schema}.${each.table}`,
             names: { publication: settings.publication, table: qualified(each.schema, each.table) },
           }
     },
@@ -231,7 +231,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Other schemas have tables with the same names',
     protects:
-      'They are not moved. If the publication sent them too, the stream would mix them with the expected tables.',
+      'These tables are not moved. If the publication contained them, the stream would mix their rows into the expected tables.',
     fix: 'Keep {others} out of the publication.',
     *find(facts) {
       const expected = new Set(facts.settings.tables)
@@ -287,7 +287,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "MOLT's filter matches exactly the expected tables",
     protects:
-      'MOLT takes a regular expression. One that matches too much loads other tables; one that matches too little skips tables.',
+      'MOLT takes a regular expression. If it matches too much, other tables are loaded; if it matches too little, tables are skipped.',
     fix: 'List the tables one by one in `tables`. The current filter is {filter}',
     *find(facts) {
       const { filter, tables } = facts.settings
@@ -311,7 +311,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "MOLT's filter fits on a command line",
     protects: 'Linux refuses an argument of 128 KiB or more, so molt fetch could not start.',
-    fix: 'Split the {count} tables into several migrations, one after the other: list a part of them in `tables` for each.',
+    fix: 'Split the {count} tables into several migrations, one after the other, each with some of the tables in `tables`.',
     *find({ settings }) {
       const bytes = Buffer.byteLength(settings.filter)
       if (bytes >= ARGUMENT_LIMIT)
@@ -327,7 +327,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Without anchors, MOLT would match more than the names in `tables`',
     protects:
-      'MOLT does not anchor its filters: if you run molt yourself, `orders` also loads orders_archive. This action anchors them.',
+      'MOLT does not anchor its filters: if you run molt yourself, `orders` also loads orders_archive. This suite anchors them.',
     fix: 'If you run molt yourself, set the filter to {filter}',
     *find({ source: { schema }, settings }) {
       for (const asked of settings.asked ?? []) {
@@ -346,7 +346,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'The replicator handles long values that an UPDATE leaves unchanged',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). This check recognizes it by its version or, in a build without one, by its flag `--enableToastedColumns`.',
+      'PostgreSQL does not send a long (TOASTed) value that an UPDATE leaves unchanged. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). This check recognizes that replicator by its version or, if a build has none, by its flag `--enableToastedColumns`.',
     fix: 'Use a newer replicator, or leave {table} out with `exclude-tables`',
     *find(facts) {
       if (facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)
@@ -355,9 +355,9 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.toast-unproven',
     severity: 'warn',
-    title: 'Long values that an UPDATE leaves unchanged, with a replicator newer than 1.0',
+    title: 'Long values that an UPDATE leaves unchanged, with a newer replicator than 1.0',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on it. The public sources of October 2024 read it from the target instead (seen: such rows were equal afterwards); no documentation promises this for a release.',
+      'PostgreSQL does not send a long (TOASTed) value that an UPDATE leaves unchanged. Replicator 1.0 stops on such an UPDATE. The public sources of October 2024 read it from the target instead (seen: such rows were equal afterwards); no documentation says so for a release.',
     fix: 'Rehearse an UPDATE of {table} that leaves the long column unchanged, and verify the table in full before the cutover.',
     *find(facts) {
       if (!facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)
@@ -394,7 +394,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.foreign-key-invalid',
     severity: 'warn',
     title: 'Foreign keys of the source are valid',
-    protects: 'Rows that violate a NOT VALID foreign key are moved too, and then prevent its validation on the target.',
+    protects:
+      'Rows that violate a NOT VALID foreign key are moved too, and prevent its validation on the target later.',
     fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name};',
     *find({ source: { schema }, settings }) {
       const expected = new Set(settings.tables)
@@ -412,7 +413,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'A NOT VALID constraint of the source is also NOT VALID on the target',
     protects:
-      'Source rows can violate the constraint. The load fails, or `finalize` cannot validate the constraint after the commit, when the source is permanently fenced.',
+      'Source rows may violate the constraint. In that case, the load fails, or `finalize` cannot validate the constraint after the commit, when the source is permanently fenced.',
     fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name}; -- on the source; or recreate it on the target with NOT VALID',
     *find({ source, target, settings }) {
       const valid = new Set(
@@ -439,7 +440,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.subscription',
     severity: 'block',
     title: 'No logical subscription feeds a table',
-    protects: 'The fence does not stop writes by a subscription. They continue during the cutover and are lost.',
+    protects: "The fence does not stop a subscription's writes. They continue during the cutover and are lost.",
     fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
@@ -449,14 +450,14 @@ export const tableChecks: readonly Check[] = [
   },
 ]
 
-/** Reports tables that hold long values out of line. */
+/** Reports tables with TOASTed values. */
 function* toasted(facts: Facts): Iterable<Hit> {
   for (const each of expectedRelations(facts)) {
-    // Zero updates prove nothing: the counter restarts on a clone, after a failover and after a reset.
+    // Report tables with 0 updates too, because the counter restarts on a clone, after a failover and after a reset.
     if (!(each.toastBytes > 0)) continue
     yield {
       object: nameOf(each),
-      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, with ${number(each.updates)} updates since its statistics were reset`,
+      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of TOASTed values, and has had ${number(each.updates)} updates since its statistics were reset`,
       names: table(each),
     }
   }

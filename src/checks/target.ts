@@ -16,20 +16,23 @@ import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
 
-/** Seconds; CockroachDB's default. */
+/** CockroachDB's default, in seconds. */
 const GC_TTL_AT_LEAST = 14_400
 
-/** Whether the load has not started. Constraints, indexes and triggers on the target are reported only until then. */
+/**
+ * Whether the load has not started yet. Constraints, indexes and triggers on the target are reported only before the
+ * load.
+ */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
-/** Checks the target server, and that the expected tables are complete, empty and written by nobody else. */
+/** Checks the target server, and that the expected tables are complete and empty and cannot be written to by others. */
 export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.cockroach',
     severity: 'block',
     waivable: false,
     title: 'The target is CockroachDB',
-    protects: 'MOLT refuses any other target, and a proof on another database proves nothing about CockroachDB.',
+    protects: 'MOLT refuses any other target, and a rehearsal on another database says nothing about CockroachDB.',
     fix: 'Set `target` to the cluster. To rehearse on the CockroachDB-like server, set `embedded: true` in `setup` or `decision: rehearse`.',
     *find({ target: { server }, settings, machine: { tools } }) {
       const rehearsal = server.isLikeServer && (settings.rehearses || isStandIn(tools.molt?.version ?? ''))
@@ -41,7 +44,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.version',
     severity: 'warn',
     title: 'The target runs a maintained CockroachDB version',
-    protects: 'Versions before 23.1 get no fixes, and this suite follows the documentation of 23.1 and newer.',
+    protects: 'Versions before 23.1 no longer get fixes, and this suite follows the documentation of 23.1 and newer.',
     fix: 'Upgrade the cluster to CockroachDB 24.3 or newer.',
     *find({ target: { server } }) {
       if (server.isCockroach && server.major < 24)
@@ -53,7 +56,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'The schema has the same name on both sides',
     protects:
-      'molt fetch and verify pair tables by schema and name. If the target uses another schema, they find no tables there and still report success.',
+      'molt fetch and verify pair tables by schema and name. If the schema has another name on the target, they find no tables there and still report success.',
     fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive this only after a rehearsal has loaded the schema, with `--transformations-file` in `extra-args` of the load.',
     *find({ settings: { schema, targetSchema } }) {
       if (schema !== targetSchema)
@@ -78,7 +81,7 @@ export const targetChecks: readonly Check[] = [
       for (const name of facts.target.filled)
         yield {
           object: `${targetSchema}.${name}`,
-          what: `${targetSchema}.${name} holds rows on the target`,
+          what: `${targetSchema}.${name} already has rows on the target`,
           names: { table: qualified(targetSchema, name) },
         }
     },
@@ -100,10 +103,10 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.unique',
     severity: 'block',
-    title: 'No unique index beside the primary key during the stream',
+    title: 'No unique indexes except primary keys during the stream',
     protects:
-      'A transaction that swaps a unique value between two rows is valid on the source, but fails on the target (23505) at every retry: the stream is stuck.',
-    fix: '{drop} -- or set `defer: indexes`, which saves and drops them, and rebuilds them after the drain',
+      'A transaction that swaps a unique value between two rows is valid on the source, but fails on the target (23505) at every retry, so the stream is stuck.',
+    fix: '{drop} -- or set `defer: indexes`, which saves and drops unique indexes, and rebuilds them after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
       for (const index of targetIndexes(facts)) {
@@ -122,7 +125,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.index',
     severity: 'warn',
     title: 'No secondary indexes during the load',
-    protects: 'Each index slows the load down. Building it afterwards takes one pass.',
+    protects: 'Every index slows down the load. Building one afterwards takes a single pass.',
     fix: 'Set `defer: indexes`; or DROP INDEX {index} and create it again after the load',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
@@ -138,8 +141,9 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.foreign-key',
     severity: 'block',
-    title: 'No foreign keys during load and stream',
-    protects: 'Tables load in parallel. A child row that arrives before its parent fails, and so does the load.',
+    title: 'No foreign keys during the load and the stream',
+    protects:
+      'Tables load in parallel, so a child row may arrive before its parent. The row then fails, and the load with it.',
     fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`, which saves and drops them, and adds them again after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
@@ -162,7 +166,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'info',
     title: 'CHECK constraints on the target',
     protects:
-      'A check that is stricter than on the source stops the load or the stream at the first row that violates it.',
+      'If a check is stricter than on the source, it stops the load or the stream at the first row that violates it.',
     fix: 'Compare {name} of {table} with the source, or set `defer: constraints`',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
@@ -180,9 +184,9 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.stricter',
     severity: 'block',
-    title: 'The source guarantees what unique indexes and foreign keys of the target require',
+    title: "The source guarantees what the target's unique indexes and foreign keys require",
     protects:
-      'Source rows can violate a unique index or foreign key that only the target has. The cutover, or `finalize` after the commit, could not build it.',
+      'Source rows may violate a unique index or foreign key that only the target has. The cutover, or `finalize` after the commit, could not build it.',
     fix: '{drop} -- or add it to the source too, and validate it',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -209,7 +213,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'The source has the CHECK constraints of the target',
     protects:
-      'Source rows can violate a CHECK that only the target has. With `defer: constraints`, `finalize` finds out after the commit.',
+      'Source rows may violate a CHECK that only the target has. With `defer: constraints`, only `finalize` notices, after the commit.',
     fix: 'Add {name} to {table} of the source too, and validate it; or drop it on the target',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -225,8 +229,8 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.trigger',
     severity: 'block',
-    title: 'No triggers on the target during load and stream',
-    protects: 'The stream carries what a trigger writes on the source. A trigger on the target would write it again.',
+    title: 'No triggers on the target during the load and the stream',
+    protects: 'The stream includes what triggers on the source write. A trigger on the target would write it again.',
     fix: 'DROP TRIGGER {name} ON {table}; -- `finalize` lists it until it is created again',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -245,7 +249,7 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: 'Every sequence of the source exists on the target',
     protects:
-      'After the switch, inserts fail for lack of a number, or collide with existing rows because numbers start over.',
+      'After the switch, inserts fail because they get no number, or collide with existing rows because numbers start over.',
     fix: 'CREATE SEQUENCE {sequence} INCREMENT {increment} MINVALUE {min} MAXVALUE {max};',
     *find(facts) {
       const { targetSchema, tables } = facts.settings
@@ -304,7 +308,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: "The expected tables' sequences are moved too",
     protects:
-      'The cutover sets the sequences of the schema, except those of tables that are not moved. A sequence that is not set generates numbers after the switch that are already in use.',
+      'The cutover sets the sequences of the schema, except those of tables that are not moved. After the switch, a sequence that was not set generates numbers that are already in use.',
     fix: '{change} -- on both sides; if you waive this, set the sequence on the target yourself before the application writes there',
     *find(facts) {
       const { schema } = facts.source
@@ -328,8 +332,8 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.trial',
     severity: 'warn',
-    title: 'Deferred definitions are tried before they are dropped',
-    protects: 'Without a trial, a definition that the target refuses fails only in the write pause.',
+    title: 'Deferred definitions are tried out before they are dropped',
+    protects: 'Without a trial, a definition that the target refuses does not fail until the write pause.',
     fix: 'Remove `trial: none`.',
     *find(facts) {
       const { settings, target } = facts
@@ -348,7 +352,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: "The target's sequences cache no numbers",
     protects:
-      'On CockroachDB, setting a cached sequence is a schema change in the middle of the write pause, and nodes still use older numbers from their caches.',
+      'On CockroachDB, setting a cached sequence is a schema change in the middle of the write pause, and nodes keep using older numbers from their caches.',
     fix: 'ALTER SEQUENCE {sequence} CACHE 1; -- before the cutover; restore it afterwards',
     *find({ source, target: { schema } }) {
       const moved = new Set(source.schema.sequences.map((each) => each.name))
@@ -366,7 +370,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'info',
     title: 'What INT and SERIAL mean on the target',
     protects:
-      'INT is 8 bytes there by default, which some drivers return as text. SERIAL generates unordered numbers unless configured otherwise.',
+      'By default, INT has 8 bytes, which some drivers return as text, and SERIAL generates numbers that are not sequential.',
     fix: "SET default_int_size = 4; SET serial_normalization = 'sql_sequence'; -- in the session that creates the schema",
     *find({ target: { intSize, serial, server } }) {
       if (server.isCockroach && (intSize !== '4' || serial !== 'sql_sequence'))
@@ -381,7 +385,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user can read whole tables on the target',
-    protects: "MOLT's sessions read whole tables, which `disallow_full_table_scans` refuses.",
+    protects: "MOLT's sessions read whole tables, which `disallow_full_table_scans` forbids.",
     fix: 'ALTER ROLE {role} SET disallow_full_table_scans = off;',
     *find({ target: { tools, role } }) {
       if (tools.settings.disallow_full_table_scans?.value === 'on')
@@ -397,7 +401,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'The target keeps history long enough for long scans',
     protects:
-      'A scan that takes longer than gc.ttlseconds ends in `batch timestamp must be after replica GC threshold`: verify and index builds of large tables would fail.',
+      'A scan that takes longer than gc.ttlseconds fails with `batch timestamp must be after replica GC threshold`, so verify and index builds may fail on large tables.',
     fix: 'ALTER DATABASE {database} CONFIGURE ZONE USING gc.ttlseconds = {seconds}; -- until the migration is finalized',
     *find({ target: { gcTtlSeconds, server } }) {
       if (gcTtlSeconds !== null && gcTtlSeconds < GC_TTL_AT_LEAST)
@@ -431,7 +435,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'All jobs on the target are visible',
     protects:
-      'SHOW JOBS shows only your own jobs without VIEWJOB: a running import or changefeed is missed, and `observe` is inconclusive.',
+      "Without VIEWJOB, SHOW JOBS shows only this user's jobs: a running import or changefeed goes unnoticed, and `observe` is inconclusive.",
     fix: 'GRANT SYSTEM VIEWJOB TO {role};',
     *find({ target: { jobs, role, server, sight } }) {
       if (server.isCockroach && (jobs === null || sight?.jobs === false))
@@ -447,7 +451,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No old staging schema is left',
     protects:
-      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, changes are skipped although the slot has moved past them. This suite uses a new schema for each load. If you run the replicator yourself, it may reuse one.',
+      'The position that an earlier replicator run stored there takes precedence over the slot. If it is ahead of the slot, changes are silently skipped. This suite uses a new schema for each load, but a replicator that you run yourself may reuse one.',
     fix: 'DROP SCHEMA {schema} CASCADE; -- if no other migration uses it',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -484,9 +488,9 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.table-owner',
     severity: 'block',
     waivable: false,
-    title: 'No login owns a table on the target, except the migration user',
+    title: 'No login except the migration user owns a table on the target',
     protects:
-      'An owner, and each member of it, can write to its tables whatever is revoked. Such a write between the final verification and the commit would go unnoticed until `finalize`.',
+      'Write access cannot be revoked from an owner or its members. A write between the final verification and the commit would go unnoticed until `finalize`.',
     fix: '{sql} -- after `finalize`, change the owner back; or set `write-access: waive`',
     *find(facts) {
       const { target, settings } = facts
@@ -495,7 +499,7 @@ export const targetChecks: readonly Check[] = [
       for (const each of target.unrevocable.filter(({ administrator }) => !administrator))
         yield {
           object: each.role,
-          what: `${each.role} can write to ${plural(each.tables.length, 'expected table')} on the target whatever is revoked: ${unrevocableText([{ ...each, tables: [someOf(each.tables, 3)] }], name)}`,
+          what: `${each.role} can write to ${plural(each.tables.length, 'expected table')} on the target, and this cannot be revoked: ${unrevocableText([{ ...each, tables: [someOf(each.tables, 3)] }], name)}`,
           names: { sql: `${ownershipStatements(settings.targetSchema, [each], name).join('; ')};` },
         }
     },
@@ -505,7 +509,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No other login is an administrator of the target',
     protects:
-      'An administrator can write to the target until the commit whatever is revoked. The comparison of `finalize` finds such writes only after the commit.',
+      'Write access cannot be revoked from an administrator. Only `finalize` finds writes from before the commit, after it.',
     fix: 'Make sure that {role} writes nothing to the target until the commit{or}',
     *find({ target: { unrevocable } }) {
       for (const { role, through, parent, administrator } of unrevocable)
@@ -525,12 +529,12 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No other role can write to the target',
     protects:
-      'A write to the target before the switch is overwritten, or makes the sides differ. Afterwards, there is no way to know which side is right.',
+      'A write to the target before the switch is overwritten, or makes the sides differ. Nothing then shows which side is right.',
     fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- after the switch: GRANT INSERT, UPDATE, DELETE ON TABLE {tables} TO {role};',
     *find({ target: { writers, unrevocable }, settings }) {
       const owns = (role: string) => unrevocable.some((each) => each.role === role)
       for (const { role, tables } of writers) {
-        // Nothing could be revoked from it, which has a finding of its own.
+        // Its access cannot be revoked, which other checks report.
         if (owns(role) && settings.writeAccess === 'close') continue
         const all = tables.map((table) => qualified(settings.targetSchema, table))
         yield {
@@ -543,7 +547,7 @@ export const targetChecks: readonly Check[] = [
   },
 ]
 
-/** Removes the URLs, which can contain keys, from the statement of an import or changefeed. */
+/** Removes URLs, which may contain keys, from the description of an import or changefeed job. */
 function withoutFiles(description: string): string {
   return description.replace(/( \w+ DATA \(| INTO ').*$/s, ' …')
 }
@@ -597,7 +601,7 @@ function feedIn(text: string): { schema: string; name: string } | undefined {
   return name === undefined ? undefined : { schema: parts?.at(-2) ?? 'public', name }
 }
 
-/** An index's name in a statement: CockroachDB's index names are unique only within their table. */
+/** The name of an index for use in a statement. CockroachDB's index names are unique only within their table. */
 function indexName({ target: { server } }: Facts, { schema, table, name }: Index): string {
   return server.isCockroach ? `${qualified(schema, table)}@${ident(name)}` : qualified(schema, name)
 }
@@ -650,14 +654,20 @@ function guaranteesReference(here: Schema, there: Schema, wanted: Constraint): b
   )
 }
 
-/** By name, because each server writes conditions in its own way; `structure` compares them. */
+/**
+ * Whether the source has this check, by name. The servers print conditions differently, so comparing those is left to
+ * `structure`.
+ */
 function guaranteesCheck(constraints: readonly Constraint[], wanted: Constraint): boolean {
   return constraints.some(
     (each) => each.kind === 'c' && isAsValid(each, wanted) && each.table === wanted.table && each.name === wanted.name,
   )
 }
 
-/** A constraint that is NOT VALID under the same name on both sides is never validated. */
+/**
+ * Whether `here` is valid, or need not be: a constraint that is NOT VALID under the same name on both sides is never
+ * validated.
+ */
 function isAsValid(here: Constraint, there: Constraint): boolean {
   return here.validated || (!there.validated && here.name === there.name)
 }

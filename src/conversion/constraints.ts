@@ -26,7 +26,7 @@ export function convertConstraints(work: Work, tables: ReadonlySet<string>): voi
   }
 }
 
-/** Leaves a constraint that only the partition has. Inherited ones are converted with the table. */
+/** Leaves a partition's own constraint for manual work. Inherited constraints are converted with the table. */
 function leaveOfPartition(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { kind, name, inherited, definition } = constraint
   if (inherited || (kind !== 'check' && kind !== 'foreign key')) return
@@ -41,7 +41,10 @@ function original(work: Work, { schema, table, name, definition }: Constraint): 
   return `ALTER TABLE ${of} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** Applies the decision of `convert.yml` on a constraint; returns its name, or undefined when it is dropped. */
+/**
+ * Applies the decision in `convert.yml` about a constraint.
+ * @returns its name on the target; undefined if it is dropped
+ */
 function decidedName(work: Work, { table, name, definition }: Constraint, object: string): string | undefined {
   const decided = own(work.table(table).constraints, name)
   if (decided?.drop !== undefined) {
@@ -109,7 +112,7 @@ function expectCheck(work: Work, { table, name }: Constraint, newName: string, c
 
 function convertForeignKey(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { references } = constraint
-  // PostgreSQL repeats a key that references a partitioned table for each of its partitions.
+  // PostgreSQL repeats a foreign key to a partitioned table for each partition.
   if (!references || (constraint.inherited && !tables.has(references.table))) return
   if (references.schema !== work.schema) {
     work.leave('foreign-key.other-schema', object, original(work, constraint))

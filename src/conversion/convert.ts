@@ -6,7 +6,7 @@ import type { Version } from './rules.ts'
 import { convertTables } from './tables.ts'
 import { type Conversion, Work } from './work.ts'
 
-/** The rule for each kind of object that needs manual work; every other kind is `object.unknown`. */
+/** The rule for each kind of object that needs manual work. Other kinds get the rule `object.unknown`. */
 const RULE_OF_KIND: Record<string, string> = {
   view: 'view',
   'materialized view': 'materialized-view',
@@ -30,7 +30,7 @@ const RULE_OF_KIND: Record<string, string> = {
 }
 
 /**
- * An object's name in the report. Objects of the database have no schema, and names from the server already include it.
+ * An object's name in the report. Database-level objects have no schema, and names of unknown kinds already include it.
  */
 function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind' | 'name' | 'table'>): string {
   if (kind === 'grant') return `grant on ${name}`
@@ -42,7 +42,7 @@ function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind'
   return work.name(kind, ...(table ? [table] : []), name)
 }
 
-/** Whether a comment is lost, because its object is not created on the target. Of types, only enums are. */
+/** Whether a comment is lost because its object is not created on the target. The only types created are enums. */
 function isLost(work: Work, { on, name, of }: Comment, tables: ReadonlySet<string>): boolean {
   if (on === 'type') return work.types.get(`${work.schema}.${name}`)?.kind !== 'enum'
   if (on === 'table' || on === 'column') return !tables.has(name)

@@ -10,24 +10,26 @@ const reason = z.string().min(3).describe('Why; shown in the report.')
 const buckets = z.int().min(2).max(2048)
 
 const column = z.strictObject({
-  type: sql.optional().describe('CockroachDB type, as in DECIMAL(19,4).'),
-  collation: z.string().optional().describe('Locale, as in de-u-ks-level2; empty for none.'),
-  default: z.union([sql, z.null()]).optional().describe('CockroachDB expression; null for no default.'),
+  type: sql.optional().describe('CockroachDB type, such as DECIMAL(19,4).'),
+  collation: z.string().optional().describe('Locale, such as de-u-ks-level2. An empty string means no collation.'),
+  default: z.union([sql, z.null()]).optional().describe('CockroachDB expression; null removes the default.'),
   generated: z
     .union([sql, z.null()])
     .optional()
-    .describe('CockroachDB expression of a generated column; null for a plain one.'),
+    .describe('CockroachDB expression for a generated column; null makes it a plain column.'),
   serial: z
     .enum(['sequence', 'unique-rowid', 'uuid'])
     .optional()
-    .describe('How a column that a sequence feeds is numbered. `unique-rowid` needs 8 bytes, `uuid` a uuid column.'),
+    .describe(
+      'How new values are generated for a serial column. `unique-rowid` requires an 8-byte column, `uuid` a uuid column.',
+    ),
 })
 
 const index = z.strictObject({
   drop: reason.optional(),
   name: z.string().min(1).optional(),
-  hash: z.union([z.boolean(), buckets]).optional().describe('Sharding; a number sets the buckets.'),
-  storing: z.array(z.string()).optional().describe('Columns to store beside the key.'),
+  hash: z.union([z.boolean(), buckets]).optional().describe('Hash sharding; a number sets the number of buckets.'),
+  storing: z.array(z.string()).optional().describe('Columns for the STORING clause.'),
   sql: sql.optional().describe('The full CREATE INDEX in CockroachDB’s syntax.'),
 })
 
@@ -38,8 +40,11 @@ const constraint = z.strictObject({
 })
 
 const table = z.strictObject({
-  key: z.array(z.string()).min(1).optional().describe('Primary key columns; MOLT needs the same key on the source.'),
-  hash: z.union([z.boolean(), buckets]).optional().describe('Sharding of the primary key; a number sets the buckets.'),
+  key: z.array(z.string()).min(1).optional().describe('Primary key columns. MOLT requires the same key on the source.'),
+  hash: z
+    .union([z.boolean(), buckets])
+    .optional()
+    .describe('Hash sharding of the primary key; a number sets the number of buckets.'),
   columns: z.record(z.string(), column).optional(),
   indexes: z.record(z.string(), index).optional(),
   constraints: z.record(z.string(), constraint).optional(),
@@ -51,18 +56,18 @@ export const decisions = z.strictObject({
   types: z
     .record(z.string(), sql)
     .optional()
-    .describe('CockroachDB types by the source’s type name, as in money: DECIMAL(19,4).'),
+    .describe('Maps the name of a source type to a CockroachDB type, such as money: DECIMAL(19,4).'),
   rules: z
     .strictObject({
-      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every sequential key.'),
+      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every sequential primary key.'),
       'key.serial': z
         .enum(['sequence', 'unique-rowid'])
         .optional()
-        .describe('`unique-rowid` numbers every 8-byte serial column without its sequence.'),
+        .describe('`unique-rowid` replaces the sequence of every 8-byte serial column.'),
       'index.brin': z.enum(['drop', 'btree']).optional(),
     })
     .optional()
-    .describe('Settings of a rule for the whole schema.'),
+    .describe('Settings that apply a rule to the whole schema.'),
   tables: z.record(z.string(), table).optional(),
 })
 
@@ -78,7 +83,7 @@ const PARTS = { columns: 'column', indexes: 'index', constraints: 'constraint' }
 /** Mistakes in convert.yml, one per line. */
 export type Problems = string[]
 
-/** Suggests a known name for a misspelled one. */
+/** Returns text that suggests a known name for a misspelled one, or an empty string. */
 export type Suggest = (name: string, known: readonly string[]) => string
 
 /** Reads convert.yml. The file must exist. */
@@ -98,7 +103,7 @@ function explain(issue: z.core.$ZodIssue, suggest: Suggest): Problems {
   return issue.keys.map((key) => `${at ? `${at}.` : ''}${key} is not a known key${suggest(key, known)}`)
 }
 
-/** The keys allowed at a path. In a record, every name leads to the schema of its values. */
+/** The keys allowed at a path. A record accepts any key, so the path continues with the schema of its values. */
 function keysAt(path: readonly PropertyKey[]): string[] {
   let schema: unknown = decisions
   for (const key of path) {
@@ -118,7 +123,7 @@ function unwrap(schema: unknown): unknown {
   return schema instanceof z.ZodOptional ? unwrap(schema.unwrap()) : schema
 }
 
-/** Lists names in convert.yml that do not exist in the database's schema, and decisions that cannot be built. */
+/** Lists names in convert.yml that the database's schema does not have, and decisions that cannot be applied. */
 export function unknownNames(found: Decisions, catalog: Catalog, suggest: Suggest): Problems {
   const tables = new Map(catalog.tables.map((each) => [each.name, each]))
   return Object.entries(found.tables ?? {}).flatMap(([name, decision]) => {
@@ -159,8 +164,8 @@ function constraintProblems(table: string, { indexes, constraints }: TableDecisi
 }
 
 /**
- * Checks decisions about indexes. The ledger identifies an index by its name, and builds it when it is too late to
- * correct the file.
+ * Checks decisions about indexes. Indexes are built after the load, when it is too late to correct the file, and the
+ * ledger identifies each by its name.
  */
 function indexProblems(
   table: string,

@@ -2,8 +2,9 @@ import { type Token, tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 
 /*
- * Translates PostgreSQL expressions, as its catalog prints them (fully parenthesized, names qualified), to
- * CockroachDB's syntax. Reports everything without a known counterpart, and the caller then leaves the expression out.
+ * Translates PostgreSQL expressions to CockroachDB's syntax. Expects them as the catalog prints them: fully
+ * parenthesized, with qualified names. Reports each part that CockroachDB is not known to support; the caller then
+ * leaves out the expression.
  */
 
 /** `division`: CockroachDB keeps the fraction when it divides integers. */
@@ -13,21 +14,21 @@ export interface Translation {
   sql: string
   /** What was changed; empty if the text is the same on both sides. */
   changes: Change[]
-  /** What CockroachDB lacks. Unless empty, the expression cannot be used. */
+  /** What CockroachDB lacks. If not empty, the expression cannot be used. */
   unsupported: string[]
 }
 
 /** Looks up the names in an expression. */
 export interface Names {
-  /** The target's name of a type in a cast; undefined if there is none. */
+  /** The target's name for the type in a cast; undefined if the target has no such type. */
   castType(name: string): string | undefined
   /** Columns that have a collation on the target. */
   collated: ReadonlySet<string>
-  /** Whether the target gets this sequence, named as the source's server prints it. */
+  /** Whether this sequence is created on the target. The name is in the form that the source's server prints. */
   hasSequence(name: string): boolean
 }
 
-/** PostgreSQL prints LIKE as `~~`, which means something else on CockroachDB. */
+/** PostgreSQL prints LIKE as `~~`, which has another meaning in CockroachDB. */
 const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }
 
 const OPERATORS = new Set(
@@ -40,7 +41,7 @@ const COMPARISONS = new Set(['=', '<>', '<', '>', '<=', '>='])
 /** Pattern operators of an extension. CockroachDB's CITEXT has none (cockroachdb/cockroach#151244). */
 const PATTERN = /^!?~~?\*?$/
 
-/** Functions that accept a precision, as in `CURRENT_TIMESTAMP(3)`. */
+/** Functions that accept a precision, such as `CURRENT_TIMESTAMP(3)`. */
 const TIME_FUNCTIONS = /^(current_timestamp|current_time|localtimestamp|localtime)$/i
 
 /** Keywords that can precede a parenthesis without being a function. */
@@ -71,7 +72,9 @@ const FUNCTIONS = new Set(
   st_point st_setsrid st_srid st_transform st_within st_x st_y`.split(/\s+/),
 )
 
-/** Text search configurations of CockroachDB (docs, full-text-search), which names them by plain strings. */
+/**
+ * CockroachDB's text search configurations (docs, full-text-search). CockroachDB takes their names as plain strings.
+ */
 const CONFIGURATIONS = new Set(
   'simple danish dutch english finnish french german hungarian italian norwegian portuguese russian spanish swedish turkish'.split(
     ' ',
@@ -87,7 +90,7 @@ export const UNQUOTED_RESERVED = new Set(['family', 'index', 'nothing'])
 /** Types that cannot be array elements in a column (cockroachdb/cockroach#23468, and the grammar). */
 export const NO_ARRAYS = /^(JSONB|TSVECTOR|TSQUERY|VECTOR)/
 
-/** Type names of several words, longest first. */
+/** Multi-word type names, longest first. */
 const LONG_TYPES = [
   'timestamp without time zone',
   'timestamp with time zone',
@@ -120,7 +123,7 @@ class Translator {
     return this.#tokens[this.#at + ahead]
   }
 
-  /** The next tokens, without white space. */
+  /** The remaining tokens, without white space. */
   #ahead(): Token[] {
     return this.#tokens.slice(this.#at).filter(({ kind }) => kind !== 'space')
   }
@@ -137,12 +140,12 @@ class Translator {
     const like = LIKE[text]
     if (like) this.changes.add('operator')
     else if (!OPERATORS.has(text)) this.unsupported.add(`the operator ${text}`)
-    // PostgreSQL drops the fraction of integers; CockroachDB keeps it.
+    // When PostgreSQL divides integers, it drops the fraction. CockroachDB keeps it.
     if (text === '/') this.changes.add('division')
     this.#out += like ?? text
   }
 
-  /** Translates a column, a function, or `OPERATOR` with its argument; names can be qualified. */
+  /** Translates a column or function name, which may be qualified, or `OPERATOR` with its argument. */
   #name(token: Token): void {
     const parts = this.#path(token)
     const called = this.#peek()?.text === '('
@@ -176,7 +179,7 @@ class Translator {
     this.#out += UNQUOTED_RESERVED.has(word) ? ident(word) : parts.join('.')
   }
 
-  /** Whether a collated column is only compared, or cast to text. */
+  /** Whether the collated column is only compared or cast to text here. */
   #staysText(): boolean {
     const [first, second] = this.#ahead()
     if (first?.kind === 'operator') return COMPARISONS.has(first.text)
@@ -200,7 +203,7 @@ class Translator {
     if (next?.text === '||') this.unsupported.add('the operator || of tsvector')
   }
 
-  /** The tokens from a parenthesis to its closing one. */
+  /** Translates the tokens from a parenthesis to the matching closing one. */
   #arguments(): void {
     let depth = 0
     do {
@@ -219,7 +222,10 @@ class Translator {
     this.#out += ')::DECIMAL'
   }
 
-  /** CockroachDB orders by bytes, and accepts the names of that collation (cockroachdb/cockroach#96828). */
+  /**
+   * Translates COLLATE. CockroachDB sorts by bytes, and accepts the collation names that mean byte order
+   * (cockroachdb/cockroach#96828).
+   */
   #collation(): void {
     while (this.#peek()?.kind === 'space') this.#at++
     const first = this.#tokens[this.#at++]

@@ -7,7 +7,7 @@ import { checkName, hashOf } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** Converts indexes, except those of primary keys, for 2-indexes.sql. Includes UNIQUE constraints. */
+/** Converts indexes and UNIQUE constraints, but not primary keys, for 2-indexes.sql. */
 export function convertIndexes(work: Work, tables: ReadonlySet<string>): void {
   const constraints = new Map(
     work.catalog.constraints
@@ -38,7 +38,7 @@ function alter(work: Work, table: string, { name, definition }: Constraint): str
   return `ALTER TABLE ${work.qualified(table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** The decision about an index. For a UNIQUE constraint, it can be under the index's or the constraint's name. */
+/** The decision about an index. For a UNIQUE constraint, convert.yml can list it under `indexes` or `constraints`. */
 function decisionOf(work: Work, { table, name }: Index, constraint: Constraint | undefined) {
   const { indexes, constraints } = work.table(table)
   return { ...own(indexes, name), ...(constraint && own(constraints, name)) }
@@ -88,7 +88,10 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
 }
 
-/** Ignores a statement that cannot be parsed: the comparison then reports the difference. */
+/**
+ * Records the index that a later comparison must expect. Skips a statement that cannot be parsed; the comparison then
+ * reports a difference.
+ */
 function expectIndex(work: Work, index: Index, name: string, sql: string): void {
   const found = readIndex(sql)
   if (!found) return
@@ -168,7 +171,10 @@ function reported(work: Work, rule: string, object: string, index: Index): Metho
   return 'inverted'
 }
 
-/** Whether an inverted index can replace it. CockroachDB inverts only the last column, and cannot store others. */
+/**
+ * Whether an inverted index can replace this index. In CockroachDB, only the last column can be inverted, and STORING
+ * is not supported.
+ */
 function isInverted({ columns, include }: Index): boolean {
   const inverted = columns.map((each) => GIN_PARTS.test(each.opclass ?? ''))
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)
@@ -200,7 +206,10 @@ function stripped(expression: string): string {
   return expression
 }
 
-/** Whether the target's index loses the operator class. Not for BRIN, whose default classes have other names. */
+/**
+ * Whether the target's index loses the operator class. Returns false for BRIN: its operator classes have no equivalent
+ * in a B-tree index.
+ */
 function losesOpclass(method: string, opclass: string): boolean {
   if (method === 'btree' || method === 'hash') return true
   return /^g/.test(method) && !/^((jsonb|array|tsvector|gin_trgm|gist_trgm)_ops|gist_geo\w+)$/.test(opclass)

@@ -7,21 +7,21 @@ import type { Conversion, Finding, Statement } from './work.ts'
 const finding = z.strictObject({
   rule: z.string().describe('Id of the rule; docs/conversion-rules.md explains it.'),
   outcome: z.enum(OUTCOMES),
-  object: z.string().describe('Kind and name, as in `column public.orders.total`.'),
-  from: z.string().nullable().describe('The original, if it says more than the name.'),
-  to: z.string().nullable().describe('The form on the target; null if nothing was written.'),
+  object: z.string().describe('Kind and name, such as `column public.orders.total`.'),
+  from: z.string().nullable().describe('Original definition; null if the name says it all.'),
+  to: z.string().nullable().describe('Definition on the target; null if none was written.'),
 })
 
 const report = z.strictObject({
   version: z.literal(1),
   schema: z.string(),
-  target: z.string().describe('CockroachDB version, as in 25.2.'),
+  target: z.string().describe('CockroachDB version, such as 25.2.'),
   counts: z
     .strictObject({ same: z.int(), adapted: z.int(), lossy: z.int(), manual: z.int() })
-    .describe('Findings by outcome.'),
+    .describe('Number of findings by outcome.'),
   statements: z
     .strictObject({ tables: z.int(), indexes: z.int(), constraints: z.int() })
-    .describe('Statements of each file.'),
+    .describe('Number of statements in each file.'),
   findings: z.array(finding),
 })
 
@@ -42,7 +42,7 @@ export function reportOf(conversion: Conversion): Report {
 }
 
 const compare = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0)
-/** Sorts the worst outcome first. */
+/** Sorts findings, worst outcome first. */
 const order = ({ outcome }: Finding) => -OUTCOMES.indexOf(outcome)
 
 function countsOf(findings: readonly Finding[]): Record<Outcome, number> {
@@ -71,8 +71,8 @@ export function filesOf(conversion: Conversion): Map<string, string> {
 }
 
 /**
- * Since 26.1, new tables have a schema lock, which refuses the statements of 3-constraints.sql. Source:
- * cockroachdb/docs, v26.2 `alter-table.md`.
+ * Since 26.1, CockroachDB locks the schema of new tables, and the lock blocks the statements in 3-constraints.sql.
+ * Source: cockroachdb/docs, v26.2 `alter-table.md`.
  */
 function unlocked({ target, tables }: Conversion): Pick<Statement, 'sql'>[] {
   return tables.length && isSince(target, [26, 1]) ? [{ sql: 'SET create_table_with_schema_locked = off' }] : []
@@ -99,7 +99,7 @@ const TITLES: Record<Outcome, string> = {
   same: 'The same on both sides',
 }
 
-/** Objects listed per rule; report.json lists all. */
+/** Maximum number of objects listed per rule; report.json lists all. */
 const SHOWN = 20
 
 function markdown(found: Report): string {
@@ -111,10 +111,10 @@ function markdown(found: Report): string {
   const parts = [
     `# Schema \`${found.schema}\` for CockroachDB ${found.target}`,
     summary(found),
-    `| outcome | findings | what it means |\n| --- | ---: | --- |\n| manual | ${counts.manual} | not converted: the original is in \`4-manual.sql\` |\n| lossy | ${counts.lossy} | converted, and something is lost |\n| adapted | ${counts.adapted} | another form with the same effect |\n| same | ${counts.same} | the same on both sides |`,
+    `| outcome | findings | what it means |\n| --- | ---: | --- |\n| manual | ${counts.manual} | not converted: the original is in \`4-manual.sql\` |\n| lossy | ${counts.lossy} | converted, but something is lost |\n| adapted | ${counts.adapted} | another form with the same effect |\n| same | ${counts.same} | the same on both sides |`,
     ...section('manual', groups),
     ...section('lossy', groups),
-    ...(decide.length ? ['## Worth a decision', ...decide.map(ruleSection)] : []),
+    ...(decide.length ? ['## Decide these', ...decide.map(ruleSection)] : []),
     ...section('adapted', groups),
     `## ${TITLES.same}\n\n${sameTable(groups)}`,
   ]
@@ -124,7 +124,7 @@ function markdown(found: Report): string {
 function summary({ counts, statements }: Report): string {
   const all = statements.tables + statements.indexes + statements.constraints
   const todo = counts.manual + counts.lossy
-  if (!todo) return `${plural(all, 'statement')}. Nothing is lost, and nothing is left to do by hand.`
+  if (!todo) return `${plural(all, 'statement')}. Nothing is lost, and nothing needs manual work.`
   return `${plural(all, 'statement')}. **Read ${plural(todo, 'finding')} before you continue**: ${counts.manual} left for you, ${counts.lossy} with a loss.`
 }
 
@@ -161,19 +161,19 @@ function ruleSection({ rule: id, findings }: Group): string {
   ].join('\n\n')
 }
 
-/** Splits an object into kind and name. Kinds of several words are listed. */
+/** Splits an object into kind and name. Lists the kinds that have several words. */
 const KIND =
   /^(materialized view|event trigger|default privileges|foreign server|foreign-data wrapper|security label|window function|operator (?:class|family)|text search \w+|database collation|grant on (?:table|sequence|schema)|\S+) (.*)$/is
 
 function line({ object, from, to }: Finding): string {
   const [, kind, name = object] = KIND.exec(object) ?? []
-  // A reason follows the original as a comment. It is shown apart, because `code` cuts long texts.
+  // A reason can follow the original as an SQL comment. Show it separately, because `code` cuts long text.
   const [, original = from, reason] = /^(.*?);? -- (.*)$/s.exec(from ?? '') ?? []
   const change = [original, to].filter((each) => each !== null).map((each) => code(each as string))
   return `- ${kind ? `${kind} ` : ''}${code(name)}${change.length ? `: ${change.join(' → ')}` : ''}${reason ? ` (${markdownText(reason)})` : ''}`
 }
 
-/** Cuts long texts, which report.json has in full. */
+/** Formats text as code. Cuts long text, which report.json has in full. */
 function code(text: string): string {
   return markdownCode(text.length > 120 ? `${text.slice(0, 119)}…` : text)
 }
@@ -203,7 +203,7 @@ export function rulesDocs(): string {
       `${did} ${means}${todo ? ` ${todo}` : ''}`,
     ].join('\n\n')
   })
-  return `# Conversion rules\n\n<!-- Generated from src/conversion/rules.ts by \`npm run build\`. Edit the source instead. -->\n\nHow \`convert\` handles each part of a PostgreSQL schema. **same**: means the same on CockroachDB. **adapted**: another form with the same effect. **lossy**: converted, with a loss. **manual**: needs manual work; the original is in \`4-manual.sql\`.\n\n${rows.join('\n\n')}\n`
+  return `# Conversion rules\n\n<!-- Generated from src/conversion/rules.ts by \`npm run build\`. Edit the source instead. -->\n\nHow \`convert\` handles each part of a PostgreSQL schema. **same**: means the same on CockroachDB. **adapted**: takes another form with the same effect. **lossy**: converted, but something is lost. **manual**: needs manual work; the original is in \`4-manual.sql\`.\n\n${rows.join('\n\n')}\n`
 }
 
 function sourceLink(source: string): string {

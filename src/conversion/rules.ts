@@ -1,13 +1,13 @@
 /*
  * How each part of a PostgreSQL schema translates to CockroachDB. `convert`, its report and docs/conversion-rules.md
- * use this table. `source` is the source of a fact: a page of CockroachDB's documentation, an issue in its tracker
+ * use this table. `source` says where a fact comes from: a page of CockroachDB's documentation, an issue in its tracker
  * (`#31632`), its grammar, or MOLT's documentation.
  */
 
 export const OUTCOMES = ['same', 'adapted', 'lossy', 'manual'] as const
 /**
- * `same`: means the same. `adapted`: another form, same effect. `lossy`: something is lost. `manual`: needs manual
- * work.
+ * `same`: means the same. `adapted`: takes another form with the same effect. `lossy`: something is lost. `manual`:
+ * needs manual work.
  */
 export type Outcome = (typeof OUTCOMES)[number]
 
@@ -17,12 +17,12 @@ export interface Rule {
   id: string
   title: string
   outcome: Outcome
-  /** First CockroachDB that has the feature; from then on the outcome is `same`. */
+  /** First CockroachDB version with the feature; from that version on, the outcome is `same`. */
   since?: Version
   source: string
   did: string
   means: string
-  /** Empty when there is nothing to do. */
+  /** What the user must do; empty if nothing. */
   todo: string
 }
 
@@ -47,7 +47,7 @@ const rule = (
 })
 
 const CHANGE_SOURCE =
-  'Change the column on the source first: MOLT moves values only between types of the same family, and `prepare` blocks until then.'
+  'Change the column on the source first: MOLT moves values only between types of the same family, and `prepare` fails until you do.'
 
 const TYPE_RULES = [
   rule(
@@ -55,7 +55,7 @@ const TYPE_RULES = [
     'Integer widths',
     'same',
     'int',
-    'Written with their width: INT2, INT4, INT8.',
+    'Written with an explicit width: INT2, INT4, INT8.',
     'A bare INT is 8 bytes in CockroachDB, so the width is always written.',
   ),
   rule(
@@ -71,7 +71,7 @@ const TYPE_RULES = [
     'numeric with a negative scale, or a scale above the precision',
     'lossy',
     'decimal',
-    'DECIMAL without precision.',
+    'DECIMAL without a precision.',
     'CockroachDB keeps more digits than the source, and does not round.',
     'Round in the application, or give the column an explicit precision on the source.',
   ),
@@ -81,7 +81,7 @@ const TYPE_RULES = [
     'adapted',
     'data-types',
     'DECIMAL(19,2).',
-    'Values are numbers without a currency sign.',
+    'Values are plain numbers, without a currency sign.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -91,7 +91,7 @@ const TYPE_RULES = [
     'citext',
     'Before 25.3: STRING.',
     'Comparisons distinguish upper and lower case.',
-    'Upgrade the target to 25.3, or compare lower(…) and index it uniquely.',
+    'Upgrade the target to 25.3, or compare lower(…) and create a unique index on it.',
     [25, 3],
   ),
   rule(
@@ -120,7 +120,7 @@ const TYPE_RULES = [
     'lossy',
     'jsonpath',
     'Before 25.2: STRING.',
-    'Paths are plain text.',
+    'Paths become plain text.',
     CHANGE_SOURCE,
     [25, 2],
   ),
@@ -140,7 +140,7 @@ const TYPE_RULES = [
     'data-types',
     'STRING, with the range as text.',
     'Range operators, their indexes and exclusion constraints are missing.',
-    'Split the column into a lower and an upper bound on the source; `prepare` blocks until then.',
+    'Split the column into a lower and an upper bound on the source. `prepare` fails until you do.',
   ),
   rule(
     'type.xml',
@@ -148,7 +148,7 @@ const TYPE_RULES = [
     'lossy',
     'postgresql-compatibility',
     'STRING.',
-    'CockroachDB has no XML functions, and text is not checked.',
+    'CockroachDB has no XML functions, and does not check that the text is valid XML.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -166,7 +166,7 @@ const TYPE_RULES = [
     'same',
     'timestamp',
     'Kept with their precision.',
-    'infinity becomes a far date; `prepare` checks for it.',
+    'infinity becomes a date in the far future; `prepare` checks for it.',
   ),
   rule(
     'type.char',
@@ -187,15 +187,15 @@ const TYPE_RULES = [
   ),
   rule(
     'type.internal',
-    'Types that have a meaning only on one server',
+    'Types that only make sense on one server',
     'lossy',
     'data-types',
     'STRING.',
-    'xid, tid, pg_lsn, snapshots and reg… types refer to PostgreSQL’s own storage and catalog.',
+    'xid, tid, pg_lsn, snapshot and reg… types refer to PostgreSQL’s own storage and catalog.',
     CHANGE_SOURCE,
   ),
   rule('type.bit', 'bit and bit varying', 'same', 'bit', 'Kept.', 'Nothing changes.'),
-  rule('type.array', 'Arrays', 'same', 'array', 'Kept.', 'Arrays have only one dimension.'),
+  rule('type.array', 'Arrays', 'same', 'array', 'Kept.', 'In CockroachDB, arrays have only one dimension.'),
   rule(
     'type.array-dimensions',
     'Arrays declared with several dimensions',
@@ -203,18 +203,18 @@ const TYPE_RULES = [
     'array',
     'A one-dimensional array.',
     '{{1,2},{3,4}} becomes {1,2,3,4}.',
-    'Store nested arrays as jsonb on the source; `prepare` blocks when it finds one.',
+    'Store nested arrays as jsonb on the source. `prepare` fails if it finds one.',
   ),
   rule(
     'type.array-element',
     'Arrays of jsonb, tsvector, tsquery and vector',
     'lossy',
     '#23468',
-    'JSONB for arrays of jsonb, and of types that become it; STRING[] for the others.',
-    'CockroachDB has no columns of these array types.',
+    'Arrays of jsonb, and of types that become JSONB, become JSONB. All other arrays become STRING[].',
+    'CockroachDB does not allow columns of these array types.',
     CHANGE_SOURCE,
   ),
-  rule('type.enum', 'Enums', 'same', 'enum', 'Created with the labels in their order.', 'Nothing changes.'),
+  rule('type.enum', 'Enums', 'same', 'enum', 'Created with the same labels in the same order.', 'Nothing changes.'),
   rule(
     'type.domain',
     'Domains',
@@ -239,7 +239,7 @@ const TYPE_RULES = [
     'adapted',
     'inet',
     'INET.',
-    'Host bits to the right of the mask are accepted.',
+    'CockroachDB accepts host bits to the right of the mask.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -258,7 +258,7 @@ const TYPE_RULES = [
     'data-types',
     'STRING.',
     'Operators and functions are missing.',
-    'Split the column into numbers, such as x and y, on the source; `prepare` blocks until then.',
+    'Split the column into numbers, such as x and y, on the source. `prepare` fails until you do.',
   ),
   rule(
     'type.postgis',
@@ -275,7 +275,7 @@ const TYPE_RULES = [
     'adapted',
     'jsonb',
     'JSONB.',
-    'White space, the order of keys and duplicate keys are lost.',
+    'White space, key order and duplicate keys are lost.',
     'Use text on both sides if the exact text matters.',
   ),
   rule(
@@ -283,8 +283,8 @@ const TYPE_RULES = [
     'Collations',
     'adapted',
     'collate',
-    'CockroachDB’s name of the locale; C and POSIX need none, because CockroachDB sorts by bytes.',
-    'A column with a collation has its own type: it cannot be concatenated or compared with other text without COLLATE.',
+    'CockroachDB’s name for the locale. C and POSIX need none, because CockroachDB sorts by bytes.',
+    'A collated string is a separate type: it cannot be concatenated or compared with other text without COLLATE.',
     'Test each query on the column.',
   ),
   rule(
@@ -302,7 +302,7 @@ const TYPE_RULES = [
     'lossy',
     'postgresql-compatibility',
     'STRING.',
-    'CockroachDB loads no extensions, so the type’s operators and checks are missing.',
+    'CockroachDB cannot load extensions, so the type’s operators and checks are missing.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -310,7 +310,7 @@ const TYPE_RULES = [
     'Unknown types',
     'manual',
     'none',
-    'STRING instead.',
+    'STRING.',
     '`convert` does not know the type.',
     'Set the type in `convert.yml`.',
   ),
@@ -322,9 +322,9 @@ const COLUMN_RULES = [
     'serial and other columns fed by a sequence',
     'same',
     'serial',
-    'The sequence and nextval stay, so numbers continue where the source stopped.',
-    'Each number costs a write to the sequence. A CACHE makes it cheaper and leaves gaps.',
-    'For numbers without a sequence, set `serial: unique-rowid` for the column in `convert.yml`.',
+    'The sequence and nextval are kept, so numbering continues where the source stopped.',
+    'Each nextval writes to the sequence. A CACHE makes this cheaper, but leaves gaps.',
+    'To number rows without a sequence, set `serial: unique-rowid` for the column in `convert.yml`.',
   ),
   rule('key.identity', 'GENERATED BY DEFAULT AS IDENTITY', 'same', 'create-table', 'Kept.', 'Nothing changes.'),
   rule(
@@ -333,8 +333,8 @@ const COLUMN_RULES = [
     'adapted',
     'create-table',
     'GENERATED BY DEFAULT AS IDENTITY.',
-    'ALWAYS refuses the values of the load and the stream. The target accepts explicit values.',
-    'If the application depends on it, set the column to GENERATED ALWAYS after the switch.',
+    'ALWAYS would reject the values that the load and the stream write. The target accepts explicit values.',
+    'If the application depends on ALWAYS, set the column to GENERATED ALWAYS after the switch.',
   ),
   rule(
     'sequence.plain',
@@ -350,8 +350,8 @@ const COLUMN_RULES = [
     'lossy',
     'create-sequence',
     'NO CYCLE.',
-    'At its end, the sequence returns an error.',
-    'Restart it by hand or in the application before it ends.',
+    'When the sequence reaches its limit, nextval returns an error.',
+    'Restart it by hand or in the application before it reaches its limit.',
   ),
   rule(
     'sequence.small',
@@ -374,8 +374,8 @@ const COLUMN_RULES = [
     'Division of integers',
     'lossy',
     'postgresql-compatibility',
-    'Kept as it is.',
-    'PostgreSQL drops the fraction, CockroachDB keeps it: 1 / 2 is 0.5.',
+    'Kept as is.',
+    'PostgreSQL drops the fraction; CockroachDB keeps it: 1 / 2 is 0.5.',
     'Use // to divide integers.',
   ),
   rule(
@@ -384,8 +384,8 @@ const COLUMN_RULES = [
     'manual',
     'functions-and-operators',
     'The column has no default.',
-    'An INSERT without the column writes NULL, or fails.',
-    'Port the function, then set the default of the column.',
+    'An INSERT that omits the column writes NULL or fails.',
+    'Port the function, then set the column’s default.',
   ),
   rule('generated.stored', 'Generated columns', 'same', 'computed-columns', 'Kept.', 'Both sides compute the column.'),
   rule(
@@ -394,25 +394,25 @@ const COLUMN_RULES = [
     'manual',
     'computed-columns',
     'A plain column.',
-    'Nothing fills the column; `prepare` blocks.',
-    'Rewrite the expression in `convert.yml`, or make it a plain column on the source.',
+    'Nothing fills the column, so `prepare` fails.',
+    'Rewrite the expression in `convert.yml`, or turn the column into a plain one on the source.',
   ),
   rule(
     'key.hotspot',
     'Sequential keys',
     'same',
     'hash-sharded-indexes',
-    'Kept as it is.',
+    'Kept as is.',
     'All new rows go to one range, so one node handles every insert.',
-    'Choose: `hash: true` spreads writes, but range scans by key read every shard; a random uuid requires an application change. A table with few writes needs neither.',
+    'Choose one: `hash: true` spreads writes, but a range scan by key reads every shard. A random uuid requires an application change. A table with few writes needs neither.',
   ),
   rule(
     'key.hash',
     'Hash-sharded keys',
     'adapted',
     'hash-sharded-indexes',
-    'The key is USING HASH, as `convert.yml` says.',
-    'Writes spread over the shards; a scan in key order reads all of them.',
+    'The key uses USING HASH, as set in `convert.yml`.',
+    'Writes spread across the shards; a scan in key order reads all of them.',
     'From 24.2, the catalog lists the hidden shard column as part of the key, and MOLT compares keys. If it reports different primary keys, shard the key after the switch.',
   ),
   rule(
@@ -421,7 +421,7 @@ const COLUMN_RULES = [
     'manual',
     'primary-key',
     'No key is written: CockroachDB adds the hidden column rowid.',
-    'MOLT moves no row of such a table; `prepare` blocks.',
+    'MOLT cannot move the rows of such a table, so `prepare` fails.',
     'Add a primary key on the source, or set `key` in `convert.yml` and add it on both sides.',
   ),
 ] as const
@@ -435,7 +435,7 @@ const INDEX_RULES = [
     'same',
     'expression-indexes',
     'Kept.',
-    'ON CONFLICT cannot name an expression.',
+    'ON CONFLICT cannot use an expression.',
   ),
   rule(
     'index.unsupported',
@@ -451,8 +451,8 @@ const INDEX_RULES = [
     'DESC and the order of NULLs',
     'adapted',
     'order-by',
-    'ASC or DESC stays; NULLS FIRST and LAST are left out.',
-    'CockroachDB sorts NULL before all values, in an index and in ORDER BY without NULLS LAST.',
+    'ASC and DESC are kept; NULLS FIRST and NULLS LAST are left out.',
+    'CockroachDB sorts NULL before all values, both in indexes and in ORDER BY without NULLS LAST.',
     'Write NULLS LAST in queries, or set null_ordered_last.',
   ),
   rule('index.include', 'INCLUDE', 'adapted', 'create-index', 'STORING.', 'Nothing changes.'),
@@ -462,7 +462,7 @@ const INDEX_RULES = [
     'adapted',
     'create-index',
     'A B-tree index.',
-    'Nothing changes. CockroachDB’s USING HASH means sharding.',
+    'Nothing changes. In CockroachDB, USING HASH means hash sharding.',
   ),
   rule(
     'index.gin',
@@ -470,7 +470,7 @@ const INDEX_RULES = [
     'adapted',
     'inverted-indexes',
     'An inverted index.',
-    'The operators of jsonb, arrays, full text and trigrams use it.',
+    'Operators on jsonb, arrays, full text and trigrams can use it.',
   ),
   rule(
     'index.gin-unsupported',
@@ -478,7 +478,7 @@ const INDEX_RULES = [
     'manual',
     'inverted-indexes',
     'Not created.',
-    'An inverted index has only one inverted column, the last one.',
+    'Only the last column of an inverted index can be inverted.',
     'Create one index per column.',
   ),
   rule(
@@ -496,7 +496,7 @@ const INDEX_RULES = [
     'create-index',
     'Not created.',
     'Queries that depend on it become slow.',
-    'Replace the query, or index the parts in a B-tree.',
+    'Rewrite the query, or index the parts in a B-tree.',
   ),
   rule(
     'index.brin',
@@ -505,16 +505,16 @@ const INDEX_RULES = [
     'create-index',
     'Not created.',
     'Range queries on the column read the whole table.',
-    'Create a B-tree index where queries need it; hash-sharded if the values are sequential.',
+    'Create a B-tree index where queries need one. Shard it by hash if the values are sequential.',
   ),
   rule(
     'index.vector',
     'Vector indexes (hnsw, ivfflat)',
     'lossy',
     'vector-indexes',
-    'From 25.2 a VECTOR INDEX; before that, none.',
-    'Parameters of the method are lost; in 25.2 only the L2 distance is fast.',
-    'Set feature.vector_index.enabled, and measure the recall.',
+    'A VECTOR INDEX from 25.2; none before that.',
+    'Index parameters are lost. In 25.2, only L2 distance is fast.',
+    'Set feature.vector_index.enabled, and measure recall.',
   ),
   rule(
     'index.opclass',
@@ -522,7 +522,7 @@ const INDEX_RULES = [
     'adapted',
     'create-index',
     'Left out.',
-    'CockroachDB sorts by bytes: LIKE ’x%’ uses a plain index, as with text_pattern_ops.',
+    'CockroachDB sorts by bytes, so LIKE ’x%’ can use a plain index, as with text_pattern_ops.',
   ),
   rule(
     'index.collation',
@@ -548,7 +548,7 @@ const INDEX_RULES = [
     'adapted',
     'convert.yml',
     'Not created.',
-    'As decided, with the reason given.',
+    '`convert.yml` gives the reason.',
   ),
 ] as const
 
@@ -559,8 +559,8 @@ const CONSTRAINT_RULES = [
     'NULLS NOT DISTINCT',
     'lossy',
     'grammar',
-    'A unique index in which NULLs are distinct.',
-    'Several rows with NULL are possible.',
+    'A unique index that treats NULLs as distinct.',
+    'Several rows can contain NULL.',
     'Add a unique index on coalesce(…) with a value that never occurs, or make the column NOT NULL.',
   ),
   rule(
@@ -569,7 +569,7 @@ const CONSTRAINT_RULES = [
     'lossy',
     '#31632',
     'Checked immediately.',
-    'A transaction that violates it temporarily fails.',
+    'A transaction that temporarily violates the constraint fails.',
     'Order the writes in the application.',
   ),
   rule(
@@ -579,9 +579,9 @@ const CONSTRAINT_RULES = [
     '#46657',
     'Not created.',
     'Rows that the constraint forbids are accepted.',
-    'Enforce it in the application in a SERIALIZABLE transaction, or in a trigger.',
+    'Enforce it in the application within a SERIALIZABLE transaction, or in a trigger.',
   ),
-  rule('check.plain', 'CHECK', 'same', 'check', 'Added NOT VALID and validated.', 'Nothing changes.'),
+  rule('check.plain', 'CHECK', 'same', 'check', 'Added as NOT VALID, then validated.', 'Nothing changes.'),
   rule(
     'check.no-inherit',
     'CHECK with NO INHERIT',
@@ -595,9 +595,9 @@ const CONSTRAINT_RULES = [
     'Constraints that the source has not validated',
     'adapted',
     'alter-table',
-    'Kept NOT VALID.',
-    'Existing rows that violate it stay; new rows are checked.',
-    'Validate it on the source first where you can.',
+    'Kept as NOT VALID.',
+    'Existing rows may violate the constraint; new rows are checked.',
+    'If you can, validate it on the source first.',
   ),
   rule(
     'check.unsupported',
@@ -613,7 +613,7 @@ const CONSTRAINT_RULES = [
     'Foreign keys',
     'same',
     'foreign-key',
-    'Added NOT VALID and validated.',
+    'Added as NOT VALID, then validated.',
     'Nothing changes.',
   ),
   rule(
@@ -622,8 +622,8 @@ const CONSTRAINT_RULES = [
     'lossy',
     'grammar',
     'NO ACTION.',
-    'Deleting the parent fails while a child refers to it. SET NULL for all columns would clear others too.',
-    'Set the columns in the application before the delete.',
+    'Deleting a parent row fails while a child row refers to it. A plain SET NULL would also clear the columns that are not listed.',
+    'Set the columns in the application before the DELETE.',
   ),
   rule(
     'foreign-key.match-partial',
@@ -632,7 +632,7 @@ const CONSTRAINT_RULES = [
     'foreign-key',
     'Not created.',
     'PostgreSQL has not implemented it either.',
-    'Write MATCH SIMPLE or FULL.',
+    'Use MATCH SIMPLE or MATCH FULL.',
   ),
   rule(
     'foreign-key.other-schema',
@@ -646,24 +646,31 @@ const CONSTRAINT_RULES = [
 ] as const
 
 const TABLE_RULES = [
-  rule('table.plain', 'Tables', 'same', 'create-table', 'Created with columns and key.', 'Nothing changes.'),
+  rule(
+    'table.plain',
+    'Tables',
+    'same',
+    'create-table',
+    'Created with its columns and primary key.',
+    'Nothing changes.',
+  ),
   rule(
     'table.partitioned',
     'Partitioned tables',
     'adapted',
     'partitioning',
     'One table; its partitions are not created.',
-    'Old partitions cannot be dropped or detached: rows are deleted, or expire by row-level TTL.',
-    'If partitions were dropped by age, set ttl_expiration_expression.',
+    'You cannot drop or detach old partitions. Delete their rows, or let them expire with row-level TTL.',
+    'If you drop partitions by age today, set ttl_expiration_expression.',
   ),
   rule(
     'partition.own',
-    'Indexes and constraints of single partitions',
+    'Indexes and constraints on single partitions',
     'manual',
     'partitioning',
     'Not created.',
-    'The single table has only what the partitioned table has, and no partition can be referred to.',
-    'Add it to the whole table where it holds for all rows, with a condition on the partition key where it does not.',
+    'The table on the target has only the indexes and constraints of the partitioned table, and a foreign key cannot reference a partition.',
+    'Add it to the whole table. If it does not hold for all rows, add a condition on the partition key.',
   ),
   rule(
     'table.inheritance',
@@ -671,7 +678,7 @@ const TABLE_RULES = [
     'lossy',
     '#22456',
     'A separate table with the inherited columns.',
-    'A query on the parent no longer sees rows of its children.',
+    'A query on the parent no longer returns rows from its children.',
     'Query each table, or a view with UNION ALL.',
   ),
   rule(
@@ -705,8 +712,8 @@ const TABLE_RULES = [
     'manual',
     'row-level-security',
     'Off.',
-    'Every role with rights on the table sees all rows.',
-    'Port the policies (CockroachDB has them from 25.2), and enable it before the application connects.',
+    'Every role with privileges on the table sees all rows.',
+    'Port the policies (CockroachDB has them from 25.2), and enable row-level security before the application connects.',
   ),
   rule(
     'storage.parameters',
@@ -714,16 +721,16 @@ const TABLE_RULES = [
     'adapted',
     'with-storage-parameter',
     'Left out.',
-    'They control PostgreSQL’s storage and vacuum.',
+    'They only affect PostgreSQL.',
   ),
   rule('comment.kept', 'Comments', 'same', 'comment-on', 'Kept.', 'Nothing changes.'),
   rule(
     'comment.lost',
-    'Comments on sequences, views, types other than enums, and other objects',
+    'Comments on sequences, views, types except enums, and other objects',
     'lossy',
     'comment-on',
     'Left out.',
-    'CockroachDB has comments only on schemas, tables, columns, types, indexes and constraints.',
+    'CockroachDB supports comments only on schemas, tables, columns, types, indexes and constraints.',
   ),
   rule(
     'owner',
@@ -740,16 +747,16 @@ const TABLE_RULES = [
     'lossy',
     'collate',
     'No collation: the target sorts text by bytes.',
-    'ORDER BY, <, > and ranges over text differ from the source: upper case comes before lower case, accented letters last.',
+    'ORDER BY, <, > and range conditions on text behave differently from the source: upper case sorts before lower case, and accented letters sort last.',
     'Use COLLATE where the order matters to users.',
   ),
   rule(
     'name.long',
-    'Names of 63 bytes',
+    'Names that are 63 bytes long',
     'lossy',
     'keywords-and-identifiers',
     'Kept.',
-    'PostgreSQL truncates longer names to 63 bytes, but CockroachDB does not: a statement with the full name finds nothing.',
+    'PostgreSQL truncates longer names to 63 bytes, but CockroachDB does not. A statement that uses the full name does not find the object.',
     'Use the stored name in statements.',
   ),
   rule(
@@ -767,8 +774,8 @@ const TABLE_RULES = [
     'same',
     'keywords-and-identifiers',
     'Quoted.',
-    'Nothing changes for tables and columns. MOLT looks a type up in lower case.',
-    'Rename types on the source; `prepare` names them.',
+    'Nothing changes for tables and columns. MOLT looks up types in lower case.',
+    'Rename these types on the source; `prepare` lists them.',
   ),
 ] as const
 
@@ -781,119 +788,119 @@ const OBJECT_RULES = [
     'Views',
     'views',
     'Queries on the view fail until it exists.',
-    'Run the definition on the target, and change what CockroachDB refuses.',
+    'Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'materialized-view',
     'Materialized views',
     'views',
-    'As for views. REFRESH has no CONCURRENTLY, and you create indexes by hand.',
+    'Queries on the view fail until it exists. REFRESH does not support CONCURRENTLY, and you create indexes by hand.',
     'Run the definition on the target, and schedule the refresh.',
   ),
   port(
     'function',
     'Functions',
     'user-defined-functions',
-    'Calls fail until it exists.',
-    'CockroachDB has SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what CockroachDB refuses.',
+    'Calls fail until the function exists.',
+    'CockroachDB supports SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'procedure',
     'Procedures',
     'stored-procedures',
-    'CALL fails until it exists.',
-    'CockroachDB has PL/pgSQL procedures, with limits. Run the definition on the target, and change what CockroachDB refuses.',
+    'CALL fails until the procedure exists.',
+    'CockroachDB supports PL/pgSQL procedures, with limits. Run the definition on the target, and change what CockroachDB rejects.',
   ),
   port(
     'aggregate',
     'Aggregates and window functions',
     'user-defined-functions',
-    'CockroachDB has no user-defined ones.',
-    'Aggregate in the application or in a query.',
+    'CockroachDB does not support user-defined aggregates or window functions.',
+    'Compute the result in the application or in the query.',
   ),
   port(
     'trigger',
     'Triggers',
     'triggers',
-    'Writes fire no triggers. None may exist while the stream runs, because the stream already carries what triggers wrote.',
+    'Writes fire no triggers. The target must have none while the stream runs, because the stream already carries what the triggers wrote.',
     'CockroachDB has row triggers from 24.3. Create them after the switch, or move their logic into the application.',
   ),
   port(
     'event-trigger',
     'Event triggers',
     'postgresql-compatibility',
-    'CockroachDB has none.',
-    'Audit schema changes with the event log.',
+    'CockroachDB has no event triggers.',
+    'Use the event log to audit schema changes.',
   ),
   port(
     'rule',
     'Rules',
     'postgresql-compatibility',
-    'CockroachDB has none, so writes are not rewritten.',
+    'CockroachDB has no rules, so writes are not rewritten.',
     'Move the logic into a trigger or the application.',
   ),
   port(
     'policy',
     'Row-level security policies',
     'row-level-security',
-    'Every role with rights on the table sees all rows.',
+    'Every role with privileges on the table sees all rows.',
     'CockroachDB has policies from 25.2. Create them after the load.',
   ),
   port(
     'extension',
     'Extensions',
     'postgresql-compatibility',
-    'CockroachDB loads none; functions of uuid-ossp, pgcrypto, pg_trgm and fuzzystrmatch are partly built in.',
-    'Find what uses the extension.',
+    'CockroachDB cannot load extensions. Some functions of uuid-ossp, pgcrypto, pg_trgm and fuzzystrmatch are built in.',
+    'Find out what uses the extension.',
   ),
   port(
     'statistics',
     'Extended statistics',
     'create-statistics',
     'CockroachDB collects multi-column statistics for indexes automatically.',
-    'Create statistics on several columns where plans need them.',
+    'Create multi-column statistics where query plans need them.',
   ),
   port(
     'collation',
     'User-defined collations',
     'collate',
     'CockroachDB has no CREATE COLLATION.',
-    'Name a locale with its extensions, such as "de-u-ks-level2".',
+    'Use a locale with extensions, such as "de-u-ks-level2".',
   ),
   port(
     'grant',
     'Grants and default privileges',
     'grant',
-    'The application’s role has no rights on the target.',
-    'Create the roles and run the grants. `prepare` revokes write access until the commit. Column grants do not exist.',
+    'The application’s role has no privileges on the target.',
+    'Create the roles and run the grants. `prepare` revokes write access until the commit. CockroachDB has no column grants.',
   ),
   port(
     'cast',
     'User-defined casts',
     'postgresql-compatibility',
     'CockroachDB has no CREATE CAST, so values are not converted automatically.',
-    'Write the conversion out where the application relies on it.',
+    'Add an explicit conversion where the application relies on the cast.',
   ),
   port(
     'replication',
     'Publications and subscriptions',
     'create-changefeed',
-    'After the switch, readers of the publication get nothing, and no subscription feeds the target.',
+    'After the switch, subscribers to the publication receive no changes, and no subscription feeds the target.',
     'Replace each with a changefeed or your own program.',
   ),
   port(
     'setting',
-    'Settings of the database, and of roles in it',
+    'Settings of the database and of its roles',
     'alter-role',
-    'Sessions on the target start with its own defaults.',
-    'Set those that CockroachDB supports on the role or in the connection string.',
+    'Sessions start with the target’s defaults.',
+    'Set the ones that CockroachDB supports on the role or in the connection string.',
   ),
   port(
     'type.user-defined',
     'Base types, range types and composite types',
     'create-type',
     'The type is not created.',
-    'See the columns that use it.',
+    'See the findings for the columns that use it.',
   ),
   port(
     'object.unknown',
@@ -916,8 +923,8 @@ export const RULES: readonly Rule[] = [
     'Decided in `convert.yml`',
     'adapted',
     'convert.yml',
-    'As set in the file.',
-    'The team’s own decision.',
+    'Set in `convert.yml`.',
+    'Your decision overrides the rule.',
   ),
 ]
 

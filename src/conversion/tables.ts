@@ -37,7 +37,8 @@ export function convertTables(work: Work): void {
 }
 
 /**
- * Whether the target gets this table. Partitions become rows of their table; foreign tables are left for manual work.
+ * Whether this table is created on the target. Partitions become part of their parent table, and foreign tables are
+ * left for manual work.
  */
 function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
@@ -60,7 +61,7 @@ function convertTypes(work: Work, tables: readonly Table[]): void {
   }
 }
 
-/** The types of all columns, and the base types of their domains. */
+/** Types of all columns, and base types of their domains. */
 function usedTypes(work: Work, tables: readonly Table[]): Set<string> {
   const used = new Set<string>()
   const use = (type: TypeName) => {
@@ -86,7 +87,10 @@ function leaveType(work: Work, type: Type): void {
   else work.leave('type.user-defined', object, type.definition)
 }
 
-/** Leaves out sequences of identity columns, which create their own, and of columns that are numbered differently. */
+/**
+ * Sequences to create. Leaves out those of identity columns, which create their own, and of columns that no longer use
+ * a sequence on the target.
+ */
 function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
   const byName = new Map(tables.map((each) => [each.name, each]))
   return work.catalog.sequences.filter((sequence) => {
@@ -198,7 +202,7 @@ function domainChecks(work: Work, table: Table, column: Column, domain: Type, de
   })
 }
 
-/** Leaves the checks of a domain whose values are array elements. */
+/** Leaves a domain's checks for manual work if the column is an array of the domain. */
 function leaveElementChecks(work: Work, table: Table, column: Column): void {
   const domain = work.typeOf(column.type)
   if (domain?.kind !== 'domain') return
@@ -210,7 +214,7 @@ function leaveElementChecks(work: Work, table: Table, column: Column): void {
     )
 }
 
-/** Records a decision about one part of a column's definition. */
+/** Records that a later comparison must expect what convert.yml decides about one part of a column. */
 function expectPart(
   work: Work,
   table: Table,
@@ -239,7 +243,7 @@ function convertCollation(work: Work, table: Table, column: Column, decided: str
 
 type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
-/** How a column fed by a sequence gets its numbers on the target. Returns `sequence` for all other columns too. */
+/** How the target generates values for a serial column. Also returns `sequence` for columns without a sequence. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
   const decided = own(work.table(table.name).columns, column.name)?.serial
   if (decided) return decided
@@ -366,7 +370,10 @@ export function hashOf(decided: boolean | number | undefined): HashSharding | nu
   return decided ? { buckets: decided === true ? null : decided } : null
 }
 
-/** Whether the values of a key's first column only grow: a sequence feeds it, or it defaults to the current time. */
+/**
+ * Whether the values of a key's first column keep increasing: it is filled from a sequence, or defaults to the current
+ * time.
+ */
 function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
   if (!column) return false
   if (
@@ -393,14 +400,15 @@ function commentsOf(work: Work, table: Table): string[] {
   return [...others, ...ofKey]
 }
 
-/** Column names that CockroachDB's grammar reserves (reserved_keyword), but PostgreSQL allows. */
+/** Column names that are reserved in CockroachDB's grammar (reserved_keyword) but allowed in PostgreSQL. */
 const RESERVED = new Set([...UNQUOTED_RESERVED, 'none'])
 
 /** Reports names that need care in the application. The conversion keeps every name. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {
   const name = parts.at(-1) as string
   const object = work.name(kind, ...parts)
-  // PostgreSQL does not split a character, so a truncated name can be up to three bytes short of 63.
+  // PostgreSQL truncates at character boundaries, so a truncated name with multibyte characters can be up to three
+  // bytes shorter. Such names are not reported.
   if (Buffer.byteLength(name) === 63) work.found('name.long', object)
   if (RESERVED.has(name)) work.found('name.reserved', object)
   if (name !== name.toLowerCase()) work.found('name.mixed-case', object)

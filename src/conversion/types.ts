@@ -13,17 +13,17 @@ export interface TypeChoice {
 }
 
 interface Mapping {
-  /** `%m` stands for the source's modifier. */
+  /** The type's name; `%m` stands for the source's type modifier, such as `(10,2)`. */
   type: string
   rule: string
   since?: Version
-  /** Type before `since`; STRING by default. */
+  /** Type for targets older than `since`. Default: STRING. */
   before?: string
 }
 
 const plain = (type: string, rule = 'type.basic'): Mapping => ({ type, rule })
 
-/** Built-in types of PostgreSQL, by pg_type.typname. */
+/** Built-in PostgreSQL types, by pg_type.typname. */
 const BUILT_IN: Record<string, Mapping> = {
   int2: plain('INT2', 'type.integer'),
   int4: plain('INT4', 'type.integer'),
@@ -64,7 +64,7 @@ const BUILT_IN: Record<string, Mapping> = {
 const GEOMETRIC = /^(point|line|lseg|box|path|polygon|circle)$/
 const INTERNAL = /^(xid8?|cid|tid|txid_snapshot|pg_snapshot|pg_lsn|aclitem|refcursor|reg\w+|int2vector|oidvector)$/
 
-/** Types of extensions, by name. */
+/** Extension types, by name. */
 const EXTENSIONS: Record<string, Mapping> = {
   citext: { type: 'CITEXT', rule: 'type.citext', since: [25, 3] },
   ltree: { type: 'LTREE', rule: 'type.ltree', since: [25, 4] },
@@ -89,7 +89,7 @@ function mapping({ name, schema, kind, extension }: TypeName): Mapping {
   return own(EXTENSIONS, name) ?? plain('STRING', extension ? 'type.extension' : 'type.unknown')
 }
 
-/** The target's type for a column, a field or a domain's base. The caller handles the domain itself. */
+/** The target's type for a column or a domain's base type. The caller converts the domain's constraints. */
 export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoice {
   const decided = work.decisions.types?.[type.text] ?? work.decisions.types?.[type.name]
   const found = decided ? { type: decided, rule: 'override' } : scalar(work, type)
@@ -102,17 +102,17 @@ export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoi
   return { type: `${found.type}[]`, rule }
 }
 
-/** Rules that say nothing more about arrays of the type. */
+/** Rules that have nothing to add for arrays of the type, which get the rule `type.array` instead. */
 const PLAIN = new Set(['type.basic', 'type.integer', 'type.enum', 'type.timestamp', 'type.interval', 'type.bit'])
 
 function scalar(work: Work, type: TypeName): TypeChoice {
   const own = work.typeOf(type)
   if (type.kind === 'e' && own) {
-    // An enum of another schema is created in this one, since one migration moves one schema.
+    // An enum from another schema is created in this schema, because a migration moves only one schema.
     return { type: qualified(work.schema, work.enumName(own)), rule: 'type.enum' }
   }
   if (type.kind === 'd' && own?.base) return { type: chooseType(work, own.base).type, rule: 'type.domain' }
-  // Without a length, CHAR holds one character, but `bpchar` holds any number.
+  // Without a length, CHAR holds one character, but `bpchar` holds any number of characters.
   if (type.name === 'bpchar' && type.schema === 'pg_catalog' && type.modifier === null)
     return { type: 'STRING', rule: 'type.char' }
   if (type.name === 'numeric' && type.schema === 'pg_catalog') return numeric(type)
@@ -153,7 +153,9 @@ const CASTS: Record<string, string> = {
   json: 'JSONB',
 }
 
-/** The target's type for a cast to `text`, as PostgreSQL prints it; undefined if there is none. */
+/**
+ * The target's type for a cast. `text` is the type as PostgreSQL prints it. Undefined if the target has no such type.
+ */
 function castType(work: Work, text: string): string | undefined {
   const [, base = text, modifier = '', zone = ''] = /^(.*?)(\([\d,-]+\))?( with(?:out)? time zone)?$/.exec(text) ?? []
   const known = CASTS[base + zone]
@@ -179,7 +181,7 @@ export function domainsOf(work: Work, column: Column): Type[] {
   return found
 }
 
-/** Of the column, or of its domain. */
+/** The collation of the column, or else of its domain. */
 export function collationOf(work: Work, column: Column): Column['collation'] {
   return column.collation ?? domainsOf(work, column).find((each) => each.collation)?.collation ?? null
 }
@@ -194,7 +196,7 @@ function collatedColumns(work: Work, table: string): Set<string> {
   return new Set(collated.map((each) => each.name))
 }
 
-/** Translates an expression of the source about columns of `table` to CockroachDB's syntax. */
+/** Translates an expression over the columns of `table` to CockroachDB's syntax. */
 export function translateIn(work: Work, table: string, expression: string): Translation {
   return translate(expression, {
     castType: (name) => castType(work, name),

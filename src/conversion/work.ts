@@ -4,15 +4,15 @@ import { ident } from '../runtime/database.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
 
-/** The result for an object or a part of one. */
+/** Result of converting an object or part of an object. */
 export interface Finding {
   rule: string
   outcome: Outcome
-  /** Kind and name, as in `column public.orders.total`. */
+  /** Kind and name, such as `column public.orders.total`. */
   object: string
-  /** The original, if it says more than the name. */
+  /** Original definition; null if the name says it all. */
   from: string | null
-  /** The form on the target; null if nothing was written. */
+  /** Definition on the target; null if none was written. */
   to: string | null
 }
 
@@ -37,7 +37,7 @@ export interface Conversion {
   /** Objects to port by hand, with their original definitions. */
   manual: { rule: string; object: string; original: string }[]
   findings: Finding[]
-  /** Decisions of `convert.yml` about definitions that are compared later. */
+  /** Decisions in `convert.yml` that later comparisons of both sides' definitions must accept. */
   decided: Decision[]
 }
 
@@ -47,7 +47,7 @@ export class Work {
   readonly decisions: Decisions
   readonly result: Conversion
   readonly types: ReadonlyMap<string, Type>
-  /** Names of the sequences that the target gets. */
+  /** Names of the sequences that are created on the target. */
   sequences: ReadonlySet<string> = new Set()
   readonly #sequences: ReadonlyMap<string, Sequence>
   readonly #keys: ReadonlyMap<string, Constraint>
@@ -101,7 +101,7 @@ export class Work {
     this.found('override', object, from, to)
   }
 
-  /** Records what a later comparison must expect on the target. */
+  /** Records what a later comparison of both sides' definitions must expect on the target. */
   expect(of: Decision['of'], table: string, name: string, target: Decision['target']): void {
     this.result.decided.push({ of, table, name, target })
   }
@@ -110,7 +110,10 @@ export class Work {
     return this.types.get(`${type.schema}.${type.name}`)
   }
 
-  /** By its qualified name, as the server prints it. */
+  /**
+   * Whether a sequence is created on the target.
+   * @param printed its qualified name as the server prints it
+   */
   hasSequence(printed: string): boolean {
     const [schema, name] = [...printed.matchAll(/"((?:[^"]|"")*)"|[^."]+/g)].map(
       ([plain, quoted]) => quoted?.replaceAll('""', '"') ?? plain,
@@ -119,14 +122,17 @@ export class Work {
   }
 
   /**
-   * An enum's name on the target. An enum of another schema is created in this one, and renamed if its name is taken.
+   * An enum's name on the target. An enum from another schema is created in this schema, and renamed if the name is
+   * taken.
    */
   enumName({ schema, name }: Pick<Type, 'schema' | 'name'>): string {
     const isTaken = [...this.types.values()].some((each) => each.name === name && each.schema !== schema)
     return schema === this.schema || !isTaken ? name : `${schema}_${name}`
   }
 
-  /** Caches a table's columns that have a collation on the target. `find` is called once per table. */
+  /**
+   * Returns a table's columns that have a collation on the target. Calls `find` once per table and caches the result.
+   */
   collated(table: string, find: () => ReadonlySet<string>): ReadonlySet<string> {
     const known = this.#collated.get(table) ?? find()
     this.#collated.set(table, known)
@@ -137,7 +143,7 @@ export class Work {
     return tableDecision(this.decisions, name)
   }
 
-  /** The sequence that feeds a column. */
+  /** The sequence that a column takes its values from. */
   sequence(table: string, column: string): Sequence | undefined {
     return this.#sequences.get(JSON.stringify([table, column]))
   }

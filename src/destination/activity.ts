@@ -1,29 +1,29 @@
 import { type Database, sqlState } from '../runtime/database.ts'
 
 /*
- * Reads what CockroachDB reports about its clients: statement and transaction statistics, sessions and jobs. Source of
- * the columns and JSON: cockroachdb/docs, `crdb-internal.md` of v24.1 to v26.3. All of it is readable even if
- * `allow_unsafe_internals` is off. Each part requires a privilege. Without it, some statements fail, and others
- * silently show only this user's own data.
+ * Reads what CockroachDB reports about its clients: statement and transaction statistics, sessions and jobs. The
+ * columns and JSON are documented in cockroachdb/docs, `crdb-internal.md`, v24.1 to v26.3, and can be read even if
+ * `allow_unsafe_internals` is off. Each part requires a privilege. Without it, some queries fail, and others silently
+ * show only this user's own data.
  */
 
 /** Statistics of one statement and application. Times are in milliseconds. */
 export interface TargetStatement {
-  /** Constants and placeholders are `_`. */
+  /** The statement's text, with `_` for constants and placeholders. */
   query: string
   application: string
   calls: number
   rows: number
   totalMs: number
-  /** Sum of the squares of each call's time. */
+  /** Sum of the squared durations of the calls. */
   squaresMs: number
   failures: number
-  /** Attempts after the first one. */
+  /** Number of attempts after the first. */
   retries: number
   /** SQLSTATE of a failure; empty if there was none. */
   lastError: string
   fullScan: boolean
-  /** Mean over sampled executions. */
+  /** Mean contention time of the sampled executions. */
   contentionMs: number
 }
 
@@ -33,7 +33,7 @@ export interface TargetTransactions {
   count: number
   totalMs: number
   squaresMs: number
-  /** Highest number of retries of one transaction. */
+  /** Highest number of retries of any one transaction. */
   maxRetries: number
 }
 
@@ -49,7 +49,7 @@ export interface TargetJob {
   status: string
 }
 
-/** What the migration user can see of other users. */
+/** What the migration user can see of other users' activity. */
 export interface Sight {
   /** Statements, transactions and sessions: VIEWACTIVITY or VIEWACTIVITYREDACTED. */
   activity: boolean
@@ -62,7 +62,7 @@ export interface Sight {
 const STATEMENTS = 2000
 const CONNECTION_LIMIT = 'SHOW CLUSTER SETTING server.max_connections_per_gateway'
 
-/** Reads what this role can see. */
+/** Finds out what this role can see. */
 export async function readSight(db: Database): Promise<Sight> {
   return { activity: await seesActivity(db), jobs: await seesJobs(db), settings: await seesSettings(db) }
 }
@@ -77,7 +77,7 @@ async function seesSettings(db: Database): Promise<boolean> {
   }
 }
 
-/** Tries to read statistics, because both role options and system privileges allow it. Refused with 42501. */
+/** Tries to read statistics instead of looking up privileges, because role options allow it too. Refused with 42501. */
 async function seesActivity(db: Database): Promise<boolean> {
   try {
     await db.query('SELECT 1 FROM crdb_internal.statement_statistics LIMIT 1')
@@ -88,7 +88,7 @@ async function seesActivity(db: Database): Promise<boolean> {
   }
 }
 
-/** Looks up the privilege, because SHOW JOBS is never refused. */
+/** Looks up the privilege instead of trying, because SHOW JOBS is never refused. */
 async function seesJobs(db: Database): Promise<boolean> {
   const privileges = await readSystemPrivileges(db)
   return ['VIEWJOB', 'CONTROLJOB', 'ALL'].some((each) => privileges.includes(each))
@@ -105,7 +105,7 @@ export async function readSystemPrivileges(db: Database): Promise<string[]> {
   return rows.map(({ privilege }) => privilege)
 }
 
-/** The database's own clock. */
+/** The current time by the database's clock. */
 export async function readClock(db: Database): Promise<Date> {
   return (await db.query('SELECT clock_timestamp() AS now')).rows[0].now
 }
@@ -129,7 +129,7 @@ const STATEMENT_STATISTICS = `
 
 /**
  * Reads the statements of clients other than `own` in this database, the most expensive first.
- * @param since statistics are kept by the hour, so the whole hour of this time is included
+ * @param since statistics are kept per hour, so the whole hour that contains this time is included
  */
 export async function readTargetStatements(
   db: Database,
@@ -167,12 +167,12 @@ export async function readTargetTransactions(
   return rows
 }
 
-/** The start of the aggregation period, by default an hour. */
+/** The start of the aggregation period that contains this time. A period is an hour by default. */
 function hourOf(time: Date): Date {
   return new Date(Math.floor(time.getTime() / 3_600_000) * 3_600_000)
 }
 
-/** Counts open sessions by application and user, without internal ones and `own`. */
+/** Counts open sessions by application and user, except internal sessions and applications in `own`. */
 export async function readTargetSessions(db: Database, own: readonly string[]): Promise<TargetSession[]> {
   const { rows } = await db.query<TargetSession>(
     `SELECT application_name AS application, user_name AS role, count(*)::FLOAT8 AS sessions
@@ -184,8 +184,8 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
 }
 
 /**
- * Describes the sessions that hold a lock for which a session of one of the applications `waiting` waits. Queries every
- * node. VIEWACTIVITYREDACTED hides the keys, so then all holders of contended locks in the same range are listed.
+ * Describes the sessions that block a session of the applications in `waiting` by holding a lock. Queries every node.
+ * VIEWACTIVITYREDACTED hides the keys; in that case, lists all holders of contended locks in the same range.
  */
 export async function readLockHolders(db: Database, waiting: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -205,8 +205,8 @@ export async function readLockHolders(db: Database, waiting: readonly string[]):
 }
 
 /**
- * The number of connections that all nodes together allow; undefined if there is no limit, or this role cannot read it
- * (VIEWCLUSTERSETTING).
+ * The number of connections that all nodes together allow; undefined if there is no limit, or if this role cannot read
+ * it (VIEWCLUSTERSETTING).
  */
 export async function readConnectionLimit(db: Database): Promise<number | undefined> {
   try {

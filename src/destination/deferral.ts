@@ -18,31 +18,37 @@ import { readSchema } from '../sql/schema.ts'
 import { unlockTables } from './schema-lock.ts'
 
 /*
- * Objects that slow the load or could stop the stream are dropped on the target before the load, and rebuilt later. The
- * ledger has each object's DDL before the drop, and the drop is recorded afterwards. Whether an object exists is always
- * read from the catalog, so every step can be repeated.
+ * Objects that slow down the load or could stop the stream are dropped on the target before the load, and rebuilt
+ * later. Each object's DDL is written to the ledger before the drop, and the drop itself afterwards. Whether an object
+ * exists is always read from the catalog, so every step can be repeated.
  */
 
-/** Listed in the order of dropping. Objects are rebuilt in reverse order. */
+/** Objects are dropped in this order, and rebuilt in reverse order. */
 export const DEFERRED_KINDS = ['foreign-key', 'check', 'unique', 'index'] as const
 export type DeferredKind = (typeof DEFERRED_KINDS)[number]
 
 export interface Deferral {
   indexes: boolean
   constraints: boolean
-  /** The user's promise that values never move between rows, so that unique indexes do not block the stream. */
+  /**
+   * The user's assurance that no unique value ever moves from one row to another, so unique indexes do not block the
+   * stream.
+   */
   uniqueAfterLoad?: boolean
 }
 
 /**
- * One captured object of the target. Its `kind` decides when it is rebuilt; for unique indexes, see {@link Deferral}.
+ * An object of the target whose definition has been captured. `kind` decides when it is rebuilt; for unique indexes,
+ * see {@link Deferral}.
  */
 export interface Deferred {
   kind: DeferredKind
   schema: string
   table: string
   name: string
-  /** The statement that rebuilds it; a foreign key or check as NOT VALID, so that nothing waits for a scan. */
+  /**
+   * The statement that rebuilds it. Foreign keys and checks are added as NOT VALID, so that nothing waits for a scan.
+   */
   create: string
   drop: string
   dropped: boolean
@@ -53,7 +59,7 @@ export interface Deferred {
   comments: string[]
 }
 
-/** An object to be stored in the ledger. */
+/** An object as it is stored in the ledger. */
 export type Captured = Omit<Deferred, 'dropped' | 'rebuilt'>
 
 /** What identifies a captured object. */
@@ -61,9 +67,9 @@ export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
 const placeOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
 
-/** Includes the kind, because a foreign key or check can have the name of an index of its table. */
+/** Includes the kind, because a foreign key or check can have the same name as an index of its table. */
 const keyOf = (each: DeferredName) => `${isIndex(each) ? 'index' : 'constraint'} ${placeOf(each)}`
-/** The same key in the ledger. */
+/** The columns of the same key in the ledger. */
 const KEY = `schema_name, table_name, name, kind IN ('index', 'unique')`
 const keyValues = (each: DeferredName) =>
   `(${[each.schema, each.table, each.name].map(literal).join(', ')}, ${isIndex(each)})`
@@ -101,9 +107,10 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
 }
 
 /**
- * Captures and drops what `deferral` names on the target's expected tables. A repeated run resumes: captured objects
- * keep their capture, and objects that are already gone are recorded as dropped.
- * @returns how many objects were dropped now, and the checks that were kept because no catalog shows their condition
+ * Captures and drops what `deferral` names on the target's expected tables. A repeated run resumes: it keeps earlier
+ * captures, and records objects that no longer exist as dropped.
+ * @returns how many objects this run dropped, and the checks that were kept because the catalog does not show their
+ * condition
  */
 export async function deferObjects(
   db: Database,
@@ -137,7 +144,7 @@ export async function deferObjects(
   return { dropped, kept }
 }
 
-/** The expected tables, and both tables of each captured foreign key. */
+/** The tables that the drops change: the expected tables, and both tables of each captured foreign key. */
 function changedTables({ name, constraints }: Schema, tables: readonly string[], captured: readonly DeferredName[]) {
   const ours = new Set(captured.map(placeOf))
   const ends = constraints.flatMap((each) =>
@@ -163,9 +170,9 @@ export async function recordDeferred(db: Database, migration: string, objects: r
 }
 
 /**
- * Plans what to capture, without doing it.
- * @returns `kept`: checks that stay because no catalog shows their condition. `unwritable`: messages about objects that
- * could not be rebuilt; unless it is empty, nothing may be dropped
+ * Lists the objects to capture, without changing anything.
+ * @returns `kept`: checks that stay because the catalog does not show their condition. `unwritable`: messages about
+ * objects that could not be rebuilt. If there are any, nothing may be dropped
  */
 export function plannedDeferral(
   schema: Schema,
@@ -184,7 +191,7 @@ export function plannedDeferral(
       const constraint = schema.constraints.find(
         (each) => isOurs(each) && each.kind === 'u' && each.table === index.table && each.index === index.name,
       )
-      // An exclusion constraint exists only on PostgreSQL, and its index cannot be dropped without it.
+      // An index of an exclusion constraint, which only PostgreSQL has, cannot be dropped by itself.
       if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
       if (!index.definition || !index.name)
         unwritable.push(
@@ -198,7 +205,7 @@ export function plannedDeferral(
     const to = each.references
     const inbound = to !== null && to.schema === schema.name && expected.has(to.table)
     const unnamed = each.columns.includes('') || to?.columns.includes('')
-    // CockroachDB silently drops a foreign key together with the unique index that it depends on.
+    // Dropping a unique index on CockroachDB silently drops the foreign keys that depend on it.
     const rests =
       inbound && uniques.size > 0 && (unnamed || uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`))
     if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound)))) {
@@ -237,7 +244,10 @@ function deferredIndex(index: Index, constraint: Constraint | undefined, cockroa
   }
 }
 
-/** CockroachDB names an index by its table, and requires CASCADE for one that backs a UNIQUE constraint. */
+/**
+ * The statement that drops an object on CockroachDB, where an index is named `table@index`, and an index that backs a
+ * UNIQUE constraint requires CASCADE.
+ */
 export function dropOnCockroach(object: DeferredName): string {
   if (isConstraint(object)) return dropConstraint(object)
   const { kind, schema, table, name } = object
@@ -264,16 +274,14 @@ function deferredConstraint(each: Constraint, definition: string): Deferred {
 
 const NEW = { dropped: false, rebuilt: false, valid: true, comments: [] }
 
-/** Adds NOT VALID, so that nothing waits for a scan. The server prints it at the end. */
+/** Adds NOT VALID at the end, where the server also prints it, so that nothing waits for a scan. */
 function notValid(definition: string): string {
   return /\bNOT VALID$/.test(definition) ? definition : `${definition} NOT VALID`
 }
 
 const REFERRED = /(\) REFERENCES )(?:(?:"(?:[^"]|"")*"|[^\s".(]+)\.?)+/
 
-/**
- * Adds the referenced schema, which the server omits if the table is on this session's search path.
- */
+/** Adds the schema of the referenced table, which the server omits if that table is on this session's search path. */
 function withSchema({ definition, references: to }: Constraint): string {
   return to
     ? definition.replace(REFERRED, (_, before: string) => `${before}${qualified(to.schema, to.table)}`)
@@ -295,7 +303,7 @@ function foreignKey({ columns, references: to }: Constraint): string {
   }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)}`
 }
 
-/** Returns a function that gives the statements to restore an object's comments. */
+/** Returns a function that lists the statements to restore an object's comments. */
 async function readComments(db: Database, cockroach: boolean): Promise<(object: Deferred) => string[]> {
   const [constraints = [], indexes = []] = await queryAll(db, [CONSTRAINT_COMMENTS, INDEX_COMMENTS])
   return (object) => {
@@ -322,7 +330,10 @@ const INDEX_COMMENTS = `
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0`
 
-/** Stores an object, but never over an earlier capture, because a second run may see a half-dropped object. */
+/**
+ * Stores an object, but never overwrites an earlier capture, because a second run may see an object that is only partly
+ * dropped.
+ */
 async function capture(db: Database, migration: string, object: Captured): Promise<void> {
   const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
@@ -353,14 +364,16 @@ async function mark(
 export interface Rebuild {
   /** Called with each name once the object exists. */
   onBuilt?: (name: string) => void
-  /** More connections to the target, to build objects in parallel, because each waits for its schema change. */
+  /**
+   * More connections to the target, to build objects in parallel, because each build waits for its own schema change.
+   */
   lanes?: readonly Database[]
 }
 
 /**
- * Rebuilds missing objects of these kinds. Repeatable. Foreign keys and checks are added as NOT VALID: validate them
- * with {@link validateDeferred}. On CockroachDB, each statement waits for its schema change, so the constraints of a
- * table share a statement.
+ * Rebuilds missing objects of these kinds. Safe to repeat. Foreign keys and checks are added as NOT VALID: validate
+ * them with {@link validateDeferred}. On CockroachDB, each statement waits for its schema change, so the constraints of
+ * a table share a statement.
  * @returns the names of the objects that were built now
  * @throws VerdictError at the first object that rows violate; objects that are already built stay
  */
@@ -392,9 +405,7 @@ export async function rebuildDeferred(
   return names
 }
 
-/**
- * Works on units in parallel, one at a time per lane. After a failure, waits for running units, and starts no others.
- */
+/** Processes units in parallel, one per lane at a time. After a failure, waits for running units and starts no more. */
 async function sideBySide<T>(
   lanes: readonly Database[],
   units: readonly T[],
@@ -435,17 +446,20 @@ async function buildUnit(
       await db.query(`${prefix}${clauses.join(', ')}`)
       return
     } catch {
-      // Built one by one below, so that the error names its constraint.
+      // Build them one by one below, so that the error names the constraint.
     }
   for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
 }
 
-/** Retries of a non-unique index on 23505, which CREATE INDEX can raise spuriously (cockroachdb/cockroach#142861). */
+/**
+ * How often to try to build an object. CREATE INDEX can spuriously fail with 23505, even if not unique
+ * (cockroachdb/cockroach#142861).
+ */
 const INDEX_ATTEMPTS = 3
 
 /**
  * Builds one object, unless it exists.
- * @param absent the object is known to be missing, so the catalog need not be read
+ * @param absent whether the object is known to be missing, so that the catalog need not be read
  */
 async function buildOne(db: Database, object: Deferred, absent = false): Promise<void> {
   for (let attempt = 1; ; attempt++) {
@@ -455,7 +469,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
     } catch (error) {
       const code = sqlState(error)
       const spurious = code === '23505' && isIndex(object) && !UNIQUE.test(object.create)
-      // It exists, or its state is unknown: the next round reads the catalog first.
+      // The object exists already, or its state is unknown. The next attempt reads the catalog first.
       const unknown = code === '40003' || code === '42P07' || code === '42710'
       if ((!spurious && !unknown) || attempt >= INDEX_ATTEMPTS) throw unbuildable(object, error)
     }
@@ -478,19 +492,23 @@ async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
   }
 }
 
-/** The error for rows that violate a definition. Omits the server's message, in which CockroachDB quotes the row. */
+/**
+ * The error to throw when rows violate a definition. Omits the server's message, because CockroachDB quotes the row in
+ * it.
+ */
 function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validated' = 'built'): unknown {
   const code = sqlState(error)
   if (!code?.startsWith('23')) return error
   const { kind, schema, table, name } = object
   return new VerdictError(
     'deferral.rows-break-definition',
-    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there violate its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, fix them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, then rerun the step`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows on the target violate its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, fix them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, then rerun the step`,
   )
 }
 
 /**
- * A statement that lists the first rows that violate a definition. For people to run: row values must not reach a log.
+ * A query that lists the first rows that violate a definition. Users run it themselves, because row values must not
+ * reach a log.
  */
 export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
   const from = qualified(schema, table)
@@ -499,7 +517,7 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   const [, columns, referred, others] = /\bFOREIGN KEY \(([^)]*)\) REFERENCES (.*?) ?\(([^)]*)\)/s.exec(create) ?? []
   if (columns && referred)
     return `SELECT ${columns} FROM ${from} WHERE (${columns}) NOT IN (SELECT ${others} FROM ${referred} WHERE (${others}) IS NOT NULL) LIMIT 20`
-  // The detail begins with the columns, or expressions, as the server writes them.
+  // The error's detail begins with the columns or expressions, as the server prints them.
   const [, key] = /^Key \((.*?)\)=\(/s.exec((error as { detail?: string }).detail ?? '') ?? []
   const [, where] = /\) WHERE (.*)$/s.exec(create) ?? []
   if (/^(unique|index)$/.test(kind) && key)
@@ -507,11 +525,11 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   return create
 }
 
-/** Kinds that can block the stream, because it applies rows in an order that these objects may refuse. */
+/** Kinds of objects that can block the stream, because they may refuse the order in which it applies rows. */
 const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
 
 /**
- * Drops objects again that an earlier cutover without a commit has rebuilt and that could block the stream. Repeatable.
+ * Drops the objects that an uncommitted cutover has rebuilt and that could block the stream. Safe to repeat.
  * @returns the names of the dropped objects
  */
 export async function deferAgain(db: Database, migration: string): Promise<string[]> {
@@ -520,13 +538,14 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   )
   const stateOf = await readStates(db, captured)
   const there = captured.filter((each) => stateOf(each) !== 'absent')
-  // Marked first: if this run dies in between, the next one must not take the drop for another user's schema change.
+  // Mark them first. If this run dies in between, the next run must not mistake the drop for another user's schema
+  // change.
   await mark(db, migration, there, 'rebuilt_at', 'NULL')
   for (const kind of IN_THE_WAY) for (const object of there) if (object.kind === kind) await db.query(object.drop)
   return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
 }
 
-/** Validates every foreign key and check that was valid when captured, and restores all comments. Repeatable. */
+/** Validates every foreign key and check that was valid when captured, and restores all comments. Safe to repeat. */
 export async function validateDeferred(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
   for (const object of await listDeferred(db, migration)) {
@@ -559,7 +578,7 @@ export async function listAwaited(db: Database, migration: string): Promise<Pick
   return (await listDeferred(db, migration)).filter(({ rebuilt }) => !rebuilt)
 }
 
-/** Adds the names of the captured objects to `before`. */
+/** Lists the names in `before` and those of all captured objects. */
 export async function deferredNames(
   db: Database,
   migration: string,
@@ -571,9 +590,9 @@ export async function deferredNames(
 }
 
 /**
- * Lists dropped objects that cannot be rebuilt, because the ledger has lost their definitions. Leaves out those that a
- * user has rebuilt by hand.
- * @param taken the names that `prepare` recorded apart from the definitions
+ * Lists dropped objects that cannot be rebuilt because their definitions are missing in the ledger. Leaves out objects
+ * that were rebuilt by hand.
+ * @param taken the names that `prepare` recorded separately from the definitions
  */
 export async function lostDefinitions(
   db: Database,
@@ -587,12 +606,12 @@ export async function lostDefinitions(
   for (const each of missing)
     if (stateOf(each) !== 'valid')
       problems.push(
-        `${each.kind} ${each.name} of ${each.schema}.${each.table} was dropped for the load, and its definition was deleted from ${DEFERRED}. Rebuild it by hand under this name, as on the source`,
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was dropped for the load, and its definition was deleted from ${DEFERRED}. Rebuild it by hand with this name, as on the source`,
       )
   return problems
 }
 
-/** Lists captured objects that are missing or invalid; only an empty list is a success. */
+/** Lists captured objects that are missing or invalid. All is well only if the list is empty. */
 export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
   const problems: string[] = []
   const captured = await listDeferred(db, migration)
@@ -613,9 +632,9 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
 }
 
 /**
- * Deletes captured definitions of objects that are rebuilt or no longer wanted. Never pass a missing object that is
- * still wanted, because it could not be rebuilt.
- * @param only default: all of the migration
+ * Deletes captured definitions of objects that are rebuilt or no longer needed. Never pass a missing object that is
+ * still needed, because it could not be rebuilt.
+ * @param only the objects; by default, all objects of the migration
  */
 export async function forgetDeferred(db: Database, migration: string, only?: readonly Deferred[]): Promise<void> {
   for (const each of only ?? (await listDeferred(db, migration)))
@@ -623,8 +642,8 @@ export async function forgetDeferred(db: Database, migration: string, only?: rea
 }
 
 /**
- * Rebuilds and validates everything that was dropped. Repeatable. An object that cannot be built keeps its definition
- * and does not stop the others. Objects of a table that no longer exists are skipped.
+ * Rebuilds and validates everything that was dropped. Safe to repeat. An object that cannot be built keeps its
+ * definition and does not stop the others. Objects of a table that no longer exists are skipped.
  */
 export async function restoreDeferred(
   db: Database,

@@ -2,15 +2,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, qualified, sqlState } from '../runtime/database.ts'
 import { TIMING } from '../runtime/timing.ts'
 
-/** An unfinished IMPORT INTO; its table is offline until it ends. */
+/** An unfinished IMPORT INTO job. Its table is offline until the job ends. */
 export interface ImportJob {
   id: string
-  /** `schema.table`, as far as the job's description shows it. */
+  /** `schema.table`, or as much of it as the job's description shows. */
   table: string
   status: string
-  /** The role that started it. */
+  /** The role that started the job. */
   owner: string
-  /** From 0 to 1. */
+  /** Progress, from 0 to 1. */
   fraction: number
   /** Whether the job reads files of this migration's loads. Only such a job may be cancelled. */
   ours: boolean
@@ -18,9 +18,9 @@ export interface ImportJob {
 
 /** A table that the catalogs hide during an import. */
 export interface OfflineTable {
-  /** `schema.table` */
+  /** The name, as `schema.table`. */
   table: string
-  /** Undefined when this role cannot see the job. */
+  /** The import job; undefined when this role cannot see it. */
   job?: ImportJob
 }
 
@@ -61,7 +61,8 @@ export async function readImportJobs(
 }
 
 /**
- * Reads the description from SHOW JOB, because since v24.1 SHOW JOBS cuts it to 100 characters, before the file names.
+ * Reads the description from SHOW JOB. Since v24.1, SHOW JOBS truncates it to 100 characters, which loses the file
+ * names.
  */
 async function fullDescription(db: Database, id: string, shown: string): Promise<string> {
   const { rows } = await db.query(`SELECT description FROM [SHOW JOB ${BigInt(id)}]`)
@@ -75,9 +76,8 @@ const NAMED = new RegExp(
 )
 
 /**
- * Parses the tables in the description of an import or a changefeed, such as
- * `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`: each as its parts, from the database to the table, without
- * those that are not given.
+ * Parses the tables in the description of an import or a changefeed, such as `IMPORT INTO shop.public."Orders"(id,
+ * name) CSV DATA (…)`. Each table is split into database, schema and table name, as far as they are given.
  */
 export function namedTables(description: string): string[][] {
   const list = NAMED.exec(description)?.[1] ?? ''
@@ -88,7 +88,7 @@ export function namedTables(description: string): string[][] {
   )
 }
 
-/** Whether a job may read or write one of these tables: it names one, or names no table. */
+/** Whether a job may read or write one of these tables: it names one of them, or it names no table at all. */
 export function concerns(
   description: string,
   { database, schema, tables }: { database: string; schema: string; tables: readonly string[] },
@@ -101,7 +101,7 @@ export function concerns(
   })
 }
 
-/** Describes a job for people, with the statement that ends it. */
+/** Describes a job in words, with the statement that ends it. */
 export function jobText({ id, table, status, owner }: ImportJob): string {
   return `import job ${id} of the role ${owner} into ${table} is ${status}. ${jobFix({ id, status })}`
 }
@@ -118,14 +118,14 @@ export interface Cancelled {
   ended: ImportJob[]
   /** Jobs still running at the deadline. */
   left: ImportJob[]
-  /** Jobs that this role has no right to cancel: up to v24.3, CANCEL JOB requires admin or CONTROLJOB. */
+  /** Jobs that this role is not allowed to cancel. Up to v24.3, CANCEL JOB requires admin or CONTROLJOB. */
   refused: ImportJob[]
 }
 
 /**
- * Cancels the import jobs of our loads by id until none is left, so that their tables are online again. MOLT must have
- * ended before, because it starts smaller imports when one is cancelled.
- * @param timeout milliseconds for all jobs
+ * Cancels the import jobs of this migration's loads until none are left, so that their tables are online again. MOLT
+ * must have exited before, because it starts smaller imports when one is cancelled.
+ * @param timeout milliseconds for all jobs together
  */
 export async function cancelImports(
   db: Database,
@@ -140,7 +140,7 @@ export async function cancelImports(
   for (let quiet = 0; ; ) {
     const left = (await readImportJobs(db, schema, tables, folders)).filter(({ ours }) => ours)
     const waiting = left.filter(({ id }) => !refused.has(id))
-    // A statement that was running when molt ended can start its job a moment later.
+    // A statement that was running when molt exited may start its job a moment later.
     quiet = waiting.length ? 0 : quiet + 1
     const over = performance.now() > deadline
     if (over || quiet > (seen.size ? 1 : 0)) {
@@ -160,7 +160,8 @@ export async function cancelImports(
 }
 
 /**
- * Cancels a job; false if this role lacks the right. Ignores other refusals, because the job may have ended meanwhile.
+ * Cancels a job. Returns false if this role lacks the privilege. Ignores other refusals, because the job may have ended
+ * meanwhile.
  */
 async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
   try {
@@ -175,7 +176,7 @@ async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
 /** SQLSTATE of an object in the wrong state: `relation "orders" is offline: importing`. */
 const NOT_IN_STATE = '55000'
 
-/** Lists which of these hidden tables are offline because of an import. The others do not exist. */
+/** Lists the hidden tables that an import keeps offline. The remaining ones do not exist. */
 export async function readOffline(
   db: Database,
   schema: string,

@@ -2,8 +2,8 @@ import { type Database, literal } from '../runtime/database.ts'
 import type { WriteGrant } from './write-access.ts'
 
 /**
- * Every right of other roles on these tables, and ownership as `OWNER`. A table that is dropped and created again has none
- * of them; administrators need none.
+ * Every privilege of other roles on these tables, with ownership as `OWNER`. Dropping and recreating a table loses them
+ * all. Leaves out administrators, which need no privileges.
  */
 export async function readOtherRights(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []

@@ -1,8 +1,8 @@
 import { type Database, ident, qualified, queryAll } from '../runtime/database.ts'
 
 /*
- * Reads how long the target keeps history: `gc.ttlseconds` of the zone of a table or database, which can be inherited.
- * A read as of an earlier time fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
+ * Reads how long the target keeps the history of rows: `gc.ttlseconds` in the zone of a table or database, which may be
+ * inherited. Reading older versions of rows fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
  */
 
 /** The database's retention in seconds; null if this role cannot read it. */

@@ -1,6 +1,6 @@
 import type { Database } from '../runtime/database.ts'
 
-/** Part of `version()` on the CockroachDB-like server for rehearsals, but on no cluster. */
+/** Part of `version()` on the CockroachDB-like server for rehearsals, but never on a real cluster. */
 export const LIKE_SERVER = 'molt-actions like-server'
 
 export interface TargetFacts {

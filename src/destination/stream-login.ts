@@ -9,15 +9,15 @@ import { readTarget } from './server.ts'
 
 /*
  * Each leg of the stream writes to the target under its own login. A replicator whose machine was paused still has
- * changes in its socket buffer. When it resumes, it applies them over newer ones, and it reconnects when its session is
- * ended. Only revoking its login stops it.
+ * changes in its socket buffer. When it resumes, it applies them over newer changes, and if its session is ended, it
+ * reconnects. Only revoking its login stops it.
  */
 
-/** A role that can write only to the expected tables and the heartbeat, and the target's URL with this login. */
+/** A role that can write only to the expected tables and the heartbeat, with the target's URL for this role. */
 export interface StreamLogin {
   role: string
   url: string
-  /** Duration of the grant on its tables in milliseconds; on CockroachDB, it is a schema change. */
+  /** How long granting privileges on the tables took, in milliseconds. On CockroachDB, a grant is a schema change. */
   grantMs?: number
 }
 
@@ -31,7 +31,7 @@ export function isStreamLogin(role: string): boolean {
   return role.startsWith(PREFIX)
 }
 
-/** The rights of a leg's login on each table. */
+/** The privileges of a leg's login on each table. */
 export const LOGIN_RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
 
 /** Whether the migration role can create logins on the target. */
@@ -45,8 +45,8 @@ export async function mayCreateLogins(db: Database): Promise<boolean> {
 }
 
 /**
- * Tests for CREATEROLE and CREATELOGIN, which no catalog shows. The server checks both before it looks up the role, so
- * altering a role that does not exist changes nothing (pkg/sql/alter_role.go).
+ * Tests for CREATEROLE and CREATELOGIN, which no catalog shows. Alters a role that does not exist, which changes
+ * nothing, because the server checks both before it looks up the role (pkg/sql/alter_role.go).
  */
 async function mayOnCockroach(db: Database): Promise<boolean> {
   try {
@@ -59,9 +59,9 @@ async function mayOnCockroach(db: Database): Promise<boolean> {
 }
 
 /**
- * Creates the login of one leg with the rights that a replicator needs, and connects with it once as a test.
- * @param tables bare names, including the heartbeat
- * @throws the database's error when the login cannot be created, granted its rights, or log in
+ * Creates the login of one leg with the privileges that a replicator needs, and connects with it once as a test.
+ * @param tables unqualified names, including the heartbeat
+ * @throws the database's error when the login cannot be created, cannot be granted its privileges, or cannot log in
  */
 export async function createStreamLogin(
   db: Database,
@@ -87,11 +87,11 @@ export async function createStreamLogin(
 }
 
 /**
- * Revokes a leg's login and ends its sessions, so that the leg can no longer write. Repeatable, even if the role does
- * not exist. Sets a new password and logs in as the role, because ending another role's sessions requires rights that a
- * migration role rarely has.
- * @param leg a session of the role that is already open, which saves logging in
- * @throws VerdictError `stream.login-alive` if the role can still log in, or one of its sessions does not end
+ * Revokes a leg's login and ends its sessions, so that the leg can no longer write. Safe to repeat, even if the role no
+ * longer exists. Sets a new password and logs in as the role, because a migration role rarely has the privileges to end
+ * another role's sessions.
+ * @param leg an open session of the role, if there is one, to avoid logging in
+ * @throws VerdictError `stream.login-alive` if the role can still log in, or if one of its sessions does not end
  */
 export async function retireStreamLogin(db: Database, targetUrl: string, role: string, leg?: Leg): Promise<void> {
   if (leg) return retireBy(db, role, leg)
@@ -140,12 +140,13 @@ export async function dropStreamLogin(db: Database, role: string): Promise<void>
     [role],
   )
   const tables = rows.map(({ schema, name }) => qualified(schema, name)).join(', ')
-  // Not ALL, for which CockroachDB requires ALL WITH GRANT OPTION.
+  // Do not revoke ALL, because that requires ALL WITH GRANT OPTION on CockroachDB.
   const revoke = `REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`
   if (tables) await unhurried(db, () => db.query(revoke))
   for (const schema of new Set<string>(rows.map((row) => row.schema)))
     await db.query(`REVOKE USAGE ON SCHEMA ${ident(schema)} FROM ${ident(role)}`).catch((error) => {
-      // If every role can use the schema, nothing was granted, and this role may not be allowed to revoke it.
+      // If every role can use the schema, USAGE was never granted to this one, and the migration role may not be
+      // allowed to revoke it.
       if (!isNotGrantable(error)) throw error
     })
   await db.query(`DROP ROLE IF EXISTS ${ident(role)}`)
@@ -175,10 +176,10 @@ export async function endOwnSessions(own: Database, applications: readonly strin
 async function endOtherSessions(leg: Leg, role: string, which = ''): Promise<void> {
   const end = leg.isCockroach ? endOnCockroach : endOnPostgres
   const deadline = performance.now() + TIMING.sessionsEnd
-  // Looks twice, because a session that was logging in during the revocation shows up late.
+  // Look twice, because a session that was logging in during the revocation shows up late.
   for (let none = 0; none < 2; ) {
     none = (await end(leg, which)) ? 0 : none + 1
-    if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
+    if (performance.now() > deadline) throw alive(role, 'its sessions did not end')
     if (!none) await sleep(TIMING.sessionsLook)
   }
 }
@@ -191,7 +192,7 @@ async function endOnPostgres({ db }: Leg, which: string): Promise<number> {
   return rowCount ?? 0
 }
 
-/** Uses CockroachDB's documented statements. Not exercised on a cluster. */
+/** Uses CockroachDB's documented statements. Not tested on a real cluster. */
 async function endOnCockroach({ db, session }: Leg, which: string): Promise<number> {
   const others = `SELECT session_id FROM [SHOW CLUSTER SESSIONS] WHERE user_name = current_user() AND session_id <> ${literal(session)} ${which}`
   const { rowCount } = await db.query(others)
@@ -209,9 +210,9 @@ function alive(role: string, why: string): VerdictError {
 const WRITES = 'INSERT, UPDATE, DELETE'
 
 /**
- * Revokes this role's own write rights on the tables that it owns. A fallback for streams without a login to revoke. An
- * owner can grant the rights to itself again.
- * @returns the tables to which the role can still write: superusers always can, and on CockroachDB owners too
+ * Revokes this role's own write privileges on the tables that it owns. A fallback for streams without a separate login.
+ * An owner can grant the privileges to itself again.
+ * @returns the tables that the role can still write to: superusers always can, and so can owners on CockroachDB
  */
 export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   await changeOwnWrites(db, 'REVOKE', 'FROM', schema, await ownedTables(db, schema, tables))
@@ -219,8 +220,8 @@ export async function revokeOwnWrites(db: Database, schema: string, tables: read
 }
 
 /**
- * Lists the tables that this role owns. Only an owner can grant a right back to itself. On CockroachDB, other roles
- * would also lose the grant option, which restores the application's write access after the commit.
+ * Lists the tables that this role owns. Only an owner can restore its own privileges. On CockroachDB, other roles would
+ * also lose the grant option, which is needed to restore the application's write access after the commit.
  */
 async function ownedTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -232,7 +233,7 @@ async function ownedTables(db: Database, schema: string, tables: readonly string
   return rows.map(({ name }) => name)
 }
 
-/** Grants this role its missing write rights again. */
+/** Restores this role's missing write privileges. */
 export async function grantOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<void> {
   const there = new Set(await ownWrites(db, schema, tables, ' AND '))
   await changeOwnWrites(
@@ -255,18 +256,18 @@ async function changeOwnWrites(
   const { rows } = await db.query('SELECT current_user AS me')
   const names = tables.map((table) => qualified(schema, table)).join(', ')
   const change = `${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`
-  // A refusal changes nothing, and the caller reads back the result.
+  // Ignore a refusal, because it changes nothing, and the caller reads back the result.
   await unhurried(db, () => db.query(change)).catch((error) => {
     if (!isNotGrantable(error)) throw error
   })
 }
 
-/** Whether the server refused this role the right to grant or revoke. */
+/** Whether the server refused because this role lacks the privilege to grant or revoke. */
 function isNotGrantable(error: unknown): boolean {
   return /^(42501|01006|01007)$/.test(sqlState(error) ?? '')
 }
 
-/** Lists the tables on which this role has one of the write rights, or with ` AND ` all of them. */
+/** Lists the tables on which this role has any write privilege, or with ` AND `, all of them. */
 async function ownWrites(
   db: Database,
   schema: string,

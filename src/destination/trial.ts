@@ -8,12 +8,12 @@ import type { Deferred } from './deferral.ts'
 import { readTarget } from './server.ts'
 
 /*
- * Finds definitions that the server would refuse, before anything is dropped: builds each distinct form once on empty
- * copies of its tables. The ledger records the schema of the copies before it is created, so that the next run can
- * clean up after one that was killed.
+ * Finds definitions that the server would refuse, before anything is dropped: builds one definition of each form on
+ * empty copies of its tables. The name of the copies' schema is written to the ledger first, so that the next run can
+ * clean up if this run is killed.
  */
 
-/** Time limit for all forms in milliseconds. Each form is a schema change on CockroachDB. */
+/** Time limit for all forms together, in milliseconds. Each form is a schema change on CockroachDB. */
 const TRIAL_LIMIT = 60_000
 
 /** A unique name for the schema of the copies. */
@@ -54,11 +54,11 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
     )
   if (tried < forms.length)
     warning(
-      `only ${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried, because 60 s were over`,
+      `only ${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried, because the time limit is 60 s`,
     )
 }
 
-/** Runs a statement, and repeats it if its outcome is unknown (40003). Its object may then already exist. */
+/** Runs a statement, and repeats it if its outcome is unknown (40003). In that case, its object may already exist. */
 async function build(target: Database, statement: string): Promise<void> {
   try {
     await target.query(statement)
@@ -73,12 +73,15 @@ async function build(target: Database, statement: string): Promise<void> {
 /** SQLSTATEs of a schema, relation or other object that already exists. */
 const IS_THERE = /^(42P06|42P07|42710)$/
 
-/** Drops the schema of the copies, including one left by an earlier run. Repeatable. */
+/** Drops the schema of the copies, including one left behind by an earlier run. Safe to repeat. */
 export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
   if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
 }
 
-/** The form of a definition, without names: definitions that differ only in names have the same form. */
+/**
+ * The form of a definition: its statement without names, so that definitions that differ only in names have the same
+ * form.
+ */
 function formOf({ kind, create }: Deferred): string {
   return `${kind} ${create.replace(/"(?:[^"]|"")*"|\b[a-z_][\w$]*\b/g, (word) => (KEYWORDS.test(word) ? word : '_'))}`
 }
@@ -88,7 +91,7 @@ const KEYWORDS =
 
 interface Place {
   schema: string
-  /** Number of the form, which makes its names unique. */
+  /** Number of the form, which makes the names of its copies unique. */
   at: number
   isCockroach: boolean
 }
@@ -124,7 +127,7 @@ async function copyOf(
   return copy
 }
 
-/** Rewrites the statement for the copy of the object's table. */
+/** Rewrites the statement to apply to the copy of the object's table. */
 function renamed({ schema, table }: Deferred, copy: string, create: string): string {
   const alter = `ALTER TABLE ${qualified(schema, table)} `
   if (create.startsWith(alter)) return `ALTER TABLE ${copy} ${create.slice(alter.length)}`

@@ -1,20 +1,20 @@
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * Write access that no REVOKE removes: that of owners, of administrators, and of members of an owner, an administrator
- * or the migration user.
+ * Finds write access that REVOKE cannot remove. Owners and administrators have it, and so do members of an owner, an
+ * administrator or the migration user.
  */
 
 /** A login whose write access to tables cannot be revoked. */
 export interface Unrevocable {
   role: string
-  /** The role that gives the access: an owner, an administrator or the migration user; perhaps the login itself. */
+  /** The role that the access comes from: an owner, an administrator or the migration user. May be the login itself. */
   through: string
-  /** The role through which it is a member of `through`; null if it is `through` itself. */
+  /** The role through which the login is a member of `through`; null if the login is `through`. */
   parent: string | null
-  /** Whether `through` is an administrator, so that a change of owner would not help. */
+  /** Whether `through` is an administrator. If so, changing the tables' owner does not help. */
   administrator: boolean
-  /** The requested tables to which it can write. */
+  /** The requested tables that the login can write to. */
   tables: string[]
 }
 
@@ -24,9 +24,9 @@ const tablesSql = (schema: string, tables: readonly string[], columns: string) =
    WHERE n.nspname = ${literal(schema)} AND c.relname IN (${tables.map(literal).join(', ')}) AND c.relkind IN ('r', 'p')`
 
 /**
- * Two statements for {@link unrevocableOf}. They follow memberships in the catalog, because CockroachDB runs a query
- * for every call of `pg_has_role`.
- * @param tables at least one
+ * Two queries whose results {@link unrevocableOf} needs. They follow memberships in the catalog, because CockroachDB
+ * runs a query for every call of `pg_has_role`.
+ * @param tables at least one table
  */
 export function unrevocableSql(schema: string, tables: readonly string[]): [owners: string, holders: string] {
   return [
@@ -50,7 +50,7 @@ interface OwnerRow {
 }
 type HolderRow = Omit<Unrevocable, 'tables'> & { mine: boolean }
 
-/** Lists logins with irrevocable write access, except this session's own and CockroachDB's built-in ones. */
+/** Lists logins whose write access cannot be revoked, except this session's login and CockroachDB's built-in ones. */
 export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly HolderRow[]): Unrevocable[] {
   const administrators = new Set(holders.flatMap(({ role, administrator }) => (administrator ? [role] : [])))
   const found = new Map<string, Unrevocable>()
@@ -60,7 +60,8 @@ export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly Hol
     const all = each.administrator || mine
     const tables = owners.filter(({ owner }) => all || owner === each.through).map(({ table }) => table)
     const key = JSON.stringify([each.role, each.administrator || each.through])
-    // A membership can be revoked by name; newer versions of CockroachDB also call a member of admin a superuser.
+    // Prefer the row with a membership, which can be revoked by name. Newer versions of CockroachDB also list a member
+    // of admin as a superuser.
     if (tables.length && !found.get(key)?.parent) found.set(key, { ...each, tables })
   }
   return [...found.values()]
@@ -68,7 +69,7 @@ export function unrevocableOf(owners: readonly OwnerRow[], holders: readonly Hol
 
 /**
  * Statements that make this access revocable: the migration user becomes the owner of the tables, and the old owner is
- * granted its rights.
+ * granted privileges instead.
  * @param user the migration user
  */
 export function ownershipStatements(schema: string, found: readonly Unrevocable[], user: string): string[] {
@@ -85,7 +86,7 @@ export function ownershipStatements(schema: string, found: readonly Unrevocable[
   return statements
 }
 
-/** Describes logins for people: `app owns orders; batch is a member of team, which owns orders`. */
+/** Describes logins in words: `app owns orders; batch is a member of team, which owns orders`. */
 export function unrevocableText(found: readonly Unrevocable[], user: string): string {
   return found
     .map(({ role, through, administrator, tables }) => {

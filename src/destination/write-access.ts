@@ -3,11 +3,11 @@ import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 import { ownershipStatements, type Unrevocable, unrevocableOf, unrevocableSql, unrevocableText } from './unrevocable.ts'
 
 /*
- * Write access: until the cutover commits, only the tools can write to the target's tables. The write rights of the
+ * Write access: until the cutover commits, only the tools can write to the target's tables. The write privileges of the
  * application's roles are recorded and revoked, and restored at the commit.
  */
 
-/** One right of one role before write access was revoked. */
+/** A privilege that a role had before write access was revoked. */
 export interface WriteGrant {
   table: string
   role: string
@@ -15,7 +15,7 @@ export interface WriteGrant {
   grantable: boolean
 }
 
-/** TRUNCATE is a right only on PostgreSQL; CockroachDB requires DROP for it. */
+/** TRUNCATE is a privilege only on PostgreSQL. CockroachDB requires DROP for it. */
 const WRITES = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'DROP', 'ALL']
 
 const grantsSql = (schema: string, tables: readonly string[]) => `
@@ -28,15 +28,15 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
    ORDER BY 1, 2, 3`
 
 /**
- * Reads all write rights on these tables, except those of our role, the owner and administrators: see {@link
- * Unrevocable}.
+ * Reads all write privileges on these tables, except those of this session's role, owners and administrators (see
+ * {@link Unrevocable}).
  */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
 }
 
-/** Selects what this session can grant: a right on a table, or ANY if it owns the table or is an administrator. */
+/** Selects what this session can grant: a privilege on a table, or ANY if it owns the table or is an administrator. */
 const optionsSql = (schema: string, tables: readonly string[]) => `
   SELECT g.table_name AS table, g.privilege_type AS privilege
     FROM information_schema.table_privileges g
@@ -56,13 +56,13 @@ const tablesSql = (schema: string, tables: readonly string[]) =>
 
 const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
 
-/** The current write access. */
+/** Who can write to the target's tables now. */
 export interface Access {
-  /** Write rights that roles have now. */
+  /** Write privileges that roles have now. */
   open: WriteGrant[]
-  /** Open and revoked rights that this session could not restore, on tables that exist. */
+  /** Current and revoked privileges that this session could not restore, on tables that exist. */
   ungrantable: WriteGrant[]
-  /** Revoked rights of roles that no longer exist. */
+  /** Revoked privileges of roles that no longer exist. */
   gone: WriteGrant[]
   /** Logins whose write access cannot be revoked. */
   unrevocable: Unrevocable[]
@@ -71,9 +71,9 @@ export interface Access {
 }
 
 /**
- * Reads write access in one round trip. On CockroachDB, a role can grant a right only if it has it WITH GRANT OPTION,
- * owns the table or is admin. ALL requires ALL WITH GRANT OPTION.
- * @param taken revoked rights that must be restored later
+ * Reads write access in one round trip. On CockroachDB, a role can grant a privilege only if it has that privilege WITH
+ * GRANT OPTION, owns the table or is an admin. Granting ALL requires ALL WITH GRANT OPTION.
+ * @param taken revoked privileges that must be restored later
  */
 export async function readAccess(
   db: Database,
@@ -109,8 +109,8 @@ export async function readAccess(
 }
 
 /**
- * Revokes these rights, without a time limit. Uses few statements, because each is a schema change on CockroachDB.
- * Repeatable.
+ * Revokes these privileges, without a time limit. Uses few statements, because each is a schema change on CockroachDB.
+ * Safe to repeat.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
   const statements = revokeStatements(schema, grants)
@@ -120,7 +120,7 @@ export async function closeWriteAccess(db: Database, schema: string, grants: rea
   })
 }
 
-/** The statements that revoke these rights, as few as possible. */
+/** The statements that revoke these privileges, as few as possible. */
 export function revokeStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   const each = grants.flatMap((grant) =>
     grant.privilege === 'ALL'
@@ -133,7 +133,7 @@ export function revokeStatements(schema: string, grants: readonly WriteGrant[]):
   )
 }
 
-/** The statements that restore these rights, as few as possible. */
+/** The statements that restore these privileges, as few as possible. */
 export function grantStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   return bundles(grants).map((bundle) => grantStatement(schema, bundle))
 }
@@ -142,24 +142,27 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
   return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
 }
 
-/** The result of restoring rights. */
+/** The result of restoring privileges. */
 export interface Given {
-  /** The rights that are still missing; only an empty list is a success. If the target cannot be read, all of them. */
+  /**
+   * The privileges that are still missing; all of them if the target cannot be read. Restoring succeeded only if the
+   * list is empty.
+   */
   missing: WriteGrant[]
-  /** Missing rights whose role or table no longer exists, so no statement can restore them. */
+  /** Missing privileges whose role or table no longer exists, so no statement can restore them. */
   gone: WriteGrant[]
-  /** The server's messages, one for each different refusal. */
+  /** The server's messages, each listed once. */
   causes: string[]
 }
 
-/** SQLSTATEs of a missing right, role or table. Other parts of the statement may still work. */
+/** SQLSTATEs of a missing privilege, role or table. Other parts of the statement may still succeed by themselves. */
 const REFUSES_PART = /^(0100[67]|42|0LP|3F000|55)/
-/** SQLSTATEs of a missing role, table or schema. A table that an import keeps offline has a different one. */
+/** SQLSTATEs of a missing role, table or schema. A table that an import keeps offline has a different SQLSTATE. */
 const GONE = /^(42704|42P01|3F000)$/
 
 /**
- * Restores exactly these rights, without a time limit, because each statement is a schema change. If one is refused,
- * the others are still granted. Never throws the target's errors: the caller must report what is missing.
+ * Restores exactly these privileges, without a time limit, because each statement is a schema change. If one is
+ * refused, still grants the others. Never throws the target's errors; the caller must report what is missing.
  */
 export async function openWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<Given> {
   if (!grants.length) return { missing: [], gone: [], causes: [] }
@@ -198,7 +201,7 @@ function causeOf(error: unknown): string {
   return state ? `SQLSTATE ${state}: ${messageOf(error)}` : messageOf(error)
 }
 
-/** @throws VerdictError that names the statements for rights that could not be restored */
+/** @throws VerdictError that lists the statements for privileges that could not be restored */
 export function requireGiven(
   { missing, causes }: Given,
   schema: string,
@@ -209,7 +212,7 @@ export function requireGiven(
   refuse(code, [what, ...causes.slice(0, 3)].join('. '), statements, next)
 }
 
-/** Lists which of these rights are missing now. */
+/** Lists the privileges among these that are missing now. */
 export async function missingGrants(
   db: Database,
   schema: string,
@@ -222,10 +225,10 @@ export async function missingGrants(
 }
 
 /**
- * Requires that no application role can write to the target, and that the revoked rights can be restored after the
+ * Requires that no application role can write to the target, and that the revoked privileges can be restored after the
  * commit.
- * @param login the role under which the stream writes
- * @throws VerdictError if one of the two is not the case, or `prepare` has neither revoked nor waived write access
+ * @param login the role that the stream uses to write
+ * @throws VerdictError if either requirement is not met, or `prepare` has neither revoked nor waived write access
  */
 export async function requireClosed(
   db: Database,
@@ -245,28 +248,28 @@ export async function requireClosed(
   if (open.length)
     throw new VerdictError(
       'write-access.granted-early',
-      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then run \`verify\` again`,
+      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. These privileges were granted after \`prepare\`. Revoke them, then run \`verify\` again`,
     )
   const owners = access.unrevocable.filter(({ administrator }) => !administrator)
   if (owners.length)
     throw new VerdictError(
       'write-access.not-revocable',
-      `these roles can write to the target, which must stay read-only until the commit, and revoking rights does not change that: ${unrevocableText(owners, access.user)}. Run on the target as an administrator: ${ownershipStatements(targetSchema, owners, access.user).join('; ')}. Then verify again`,
+      `these roles can write to the target, which must stay read-only until the commit, and REVOKE does not change that: ${unrevocableText(owners, access.user)}. Run on the target as an administrator: ${ownershipStatements(targetSchema, owners, access.user).join('; ')}. Then run \`verify\` again`,
     )
   const gone = [...new Set(access.gone.map(({ role }) => role))]
   if (gone.length)
     throw new VerdictError(
       'write-access.role-gone',
-      `roles that had write access to the target no longer exist, so it cannot be given back: ${grantsText(access.gone, 'had')}. Create them again: ${gone.map((role) => `CREATE ROLE ${ident(role)} LOGIN`).join('; ')}. Before the load, you can also run \`prepare\` again, which forgets them`,
+      `roles that had write access to the target no longer exist, so their access cannot be restored: ${grantsText(access.gone, 'had')}. Create these roles again: ${gone.map((role) => `CREATE ROLE ${ident(role)} LOGIN`).join('; ')}. Before the load, you can also run \`prepare\` again, which forgets them`,
     )
   if (ungrantable.length)
     throw new VerdictError(
       'write-access.not-grantable',
-      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user cannot grant it. Run on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
+      `write access could not be restored after the commit: ${grantsText(ungrantable, 'had')}, and this user cannot grant that. Run on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
     )
 }
 
-/** The statements that allow `user` to restore these rights. */
+/** The statements that allow `user` to restore these privileges. */
 export function grantOptionStatements(schema: string, grants: readonly WriteGrant[], user: string): string[] {
   return grantStatements(
     schema,
@@ -277,7 +280,7 @@ export function grantOptionStatements(schema: string, grants: readonly WriteGran
   )
 }
 
-/** Describes rights for people: `app has INSERT, UPDATE on orders, customers`. */
+/** Describes privileges in words: `app has INSERT, UPDATE on orders, customers`. */
 export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string {
   return bundles(grants)
     .map(
@@ -286,7 +289,7 @@ export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string 
     .join('; ')
 }
 
-/** Merges both lists. If a run died while it revoked rights, one list has what it recorded, the other what is left. */
+/** Merges recorded and current privileges. If a run died while it was revoking them, neither list is complete. */
 export function mergeWriteGrants(kept: readonly WriteGrant[], found: readonly WriteGrant[]): WriteGrant[] {
   return [...new Map([...kept, ...found].map((grant) => [nameOf(grant), grant])).values()]
 }
@@ -298,7 +301,7 @@ interface Bundle {
   grantable: boolean
 }
 
-/** Combines rights into few statements of privileges, tables and roles. */
+/** Combines privileges, tables and roles, so that few statements are needed. */
 function bundles(grants: readonly WriteGrant[]): Bundle[] {
   const merged = (rights: Bundle[], by: (each: Bundle) => unknown, into: 'privileges' | 'tables' | 'roles') => {
     const found = new Map<string, Bundle>()
@@ -346,7 +349,7 @@ function nameOf({ table, role, privilege }: WriteGrant): string {
 
 const isPublic = (role: string) => role.toLowerCase() === 'public'
 
-/** Quotes a role, but not PUBLIC, which means every role. Catalogs write it in upper or lower case. */
+/** Quotes a role's name, except PUBLIC, which means every role. Catalogs write PUBLIC in upper or lower case. */
 function grantee(role: string): string {
   return isPublic(role) ? 'PUBLIC' : ident(role)
 }

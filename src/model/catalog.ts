@@ -28,9 +28,9 @@ export interface Column {
   expression: string | null
   generated: 'stored' | 'virtual' | null
   identity: 'always' | 'by default' | null
-  /** The column's collation if it differs from its type's, such as `pg_catalog."de-x-icu"`; else null. */
+  /** The column's collation, such as `pg_catalog."de-x-icu"`; null if it is the default of the column's type. */
   collation: Collation | null
-  /** Storage, compression and statistics targets that differ from the type's. */
+  /** Storage, compression and statistics settings that differ from the defaults of the type. */
   settings: string[]
 }
 
@@ -47,7 +47,7 @@ export interface Table {
   unlogged: boolean
   /** The composite type of a typed table. */
   ofType: string | null
-  /** PARTITION BY's argument. */
+  /** The partition key, as in PARTITION BY. */
   partitionKey: string | null
   /** Tables that this one inherits from; for a partition, its parent. */
   parents: string[]
@@ -64,11 +64,11 @@ export interface Table {
 export interface IndexColumn {
   /** The column's name; null for an expression. */
   column: string | null
-  /** As the server prints it, the column's quoted name or an expression. */
+  /** The column's quoted name or the expression, as the server prints it. */
   expression: string
   descending: boolean
   nullsFirst: boolean
-  /** The operator class if it is not the type's default; else null. */
+  /** The operator class; null if it is the type's default. */
   opclass: string | null
   collation: Collation | null
 }
@@ -87,7 +87,7 @@ export interface Index {
   /** The constraint that the index enforces. */
   constraint: string | null
   definition: string
-  /** Whether it is a partition's part of a partitioned index. */
+  /** Whether this is the index of one partition, attached to a partitioned index. */
   isPartition: boolean
 }
 
@@ -102,7 +102,7 @@ export interface Constraint {
   deferrable: boolean
   validated: boolean
   noInherit: boolean
-  /** Inherited from a parent table or, in a partition, from the partitioned table. */
+  /** Whether it is inherited from a parent table or, in a partition, from the partitioned table. */
   inherited: boolean
   index: string | null
   references: Reference | null
@@ -128,16 +128,16 @@ export interface Type {
   name: string
   kind: 'enum' | 'domain' | 'composite' | 'range'
   labels: string[]
-  /** Base type of a domain. */
+  /** The base type, if this is a domain. */
   base: TypeName | null
-  /** A domain's collation if it differs from its base type's. */
+  /** The domain's collation; null if it is that of the base type. */
   collation: Collation | null
   notNull: boolean
   default: string | null
   checks: { name: string; expression: string }[]
-  /** Fields of a composite type. */
+  /** The fields, if this is a composite type. */
   fields: { name: string; type: TypeName; collation: Collation | null }[]
-  /** Parameters of a range, such as `subtype = integer`. */
+  /** The parameters, if this is a range type, such as `subtype = integer`. */
   range: string[]
   /** CREATE statement for PostgreSQL. */
   definition: string
@@ -154,12 +154,13 @@ export interface Sequence {
   cycle: boolean
   table: string | null
   column: string | null
-  /** Created by a column's GENERATED … AS IDENTITY. */
+  /** Whether a column's GENERATED … AS IDENTITY created it. */
   identity: boolean
 }
 
 /**
- * An object other than the tables' own parts, such as a function or a policy. `table` is null if it belongs to none.
+ * An object that is not part of a table's definition, such as a function or a policy. `table` is null if it belongs to
+ * no table.
  */
 export interface SchemaObject {
   kind: string
@@ -171,7 +172,7 @@ export interface SchemaObject {
 export interface Comment {
   on: 'table' | 'column' | 'index' | 'constraint' | 'type' | 'schema' | 'sequence' | 'view' | 'other'
   name: string
-  /** The column's name, or the table of a constraint or index. */
+  /** For a column, its name. For a constraint or an index, its table. */
   of: string | null
   text: string
 }
@@ -179,7 +180,7 @@ export interface Comment {
 /** The tables of a schema and everything they consist of. */
 export interface Definitions {
   schema: string
-  /** server_version_num. */
+  /** The server's `server_version_num`. */
   version: number
   /** The database's collation, such as `en_US.UTF-8`. */
   collation: string

@@ -5,7 +5,7 @@ export interface CollationFacts {
   deterministic: boolean
 }
 
-/** CockroachDB's name of a locale; null for byte order, undefined if CockroachDB has no such locale. */
+/** CockroachDB's name for a collation's locale; null for byte order, undefined if CockroachDB has no such locale. */
 export function localeOf({ provider, locale, deterministic }: CollationFacts): string | null | undefined {
   if (/^(C|POSIX|C\.UTF-?8)$/i.test(locale)) return null
   if (!deterministic || provider === 'builtin') return undefined

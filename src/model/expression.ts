@@ -2,10 +2,10 @@ import { own } from './records.ts'
 import { tokens } from './tokens.ts'
 
 /**
- * Converts SQL expressions from the catalogs of both servers into one comparable form. PostgreSQL parenthesizes
- * everything and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`). CockroachDB annotates literals
- * (`lower(email) IN ('a':::STRING,)`). The form is in prefix notation. It drops the original parentheses, widening
- * casts, schemas of functions, and letter case outside quotes.
+ * Converts SQL expressions from both servers' catalogs to a comparable form. PostgreSQL parenthesizes everything and
+ * adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`). CockroachDB annotates literals (`lower(email) IN
+ * ('a':::STRING,)`). The comparable form is in prefix notation. It omits the original parentheses, widening casts, the
+ * schemas of functions, and letter case outside quotes.
  */
 
 interface Piece {
@@ -13,7 +13,7 @@ interface Piece {
   text: string
 }
 
-/** Operator precedence. An operator that is not listed binds like `||` ({@link OTHER}). */
+/** Operator precedence. An operator that is not listed has the precedence of `||` ({@link OTHER}). */
 const BINDING: Record<string, number> = {
   or: 1,
   and: 2,
@@ -42,7 +42,7 @@ const IN = 6
 const OTHER = 7
 const UNARY = 11
 
-/** PostgreSQL prints LIKE as an operator. */
+/** Operators with different spellings. PostgreSQL prints LIKE as `~~`. */
 const SAME_OPERATOR: Record<string, string> = {
   '!=': '<>',
   '~~': 'like',
@@ -59,7 +59,7 @@ const SAME_FUNCTION: Record<string, string> = {
   date_part: 'extract',
 }
 const BARE_FUNCTIONS = new Set(['current_timestamp', 'current_date', 'current_time', 'current_user', 'session_user'])
-/** Casts to these types lose nothing. PostgreSQL adds them where CockroachDB needs none. */
+/** Types to which a cast loses nothing. PostgreSQL adds such casts where CockroachDB needs none. */
 const WIDENING =
   /^(text|character varying|varchar|string|citext|name|numeric|decimal|bigint|int8|int|float8|double precision|anyarray|regclass)$/
 const LONG_TYPE = /^(timestamp|time)(\(\d\))? with(out)? time zone|^character varying|^double precision|^bit varying/
@@ -91,26 +91,26 @@ export function expressionForm(sql: string): string | undefined {
 }
 
 export interface IndexStatement {
-  /** Undefined if the server chooses it. */
+  /** The index's name; undefined if the server chooses it. */
   name: string | undefined
   table: string
   unique: boolean
-  /** In key order; `(expression)` stands for an expression. */
+  /** Key columns in order; `(expression)` stands for an expression. */
   columns: string[]
   /** Comparable forms of the keys, without directions. */
   keys: string[]
   /** Comparable form of the condition. */
   where: string | undefined
   /**
-   * Comparable form: keys with direction, stored columns and condition. Leaves out the name, the method (except
-   * inverted), sharding, operator classes, key collations and NULL ordering, because the conversion changes them.
+   * Comparable form: keys with direction, stored columns and condition. Omits the name, the method (except inverted),
+   * sharding, operator classes, key collations and the order of NULLs, because the conversion changes them.
    */
   form: string
 }
 
 /**
  * Parses CREATE INDEX.
- * @param sql as `convert`, pg_get_indexdef or pg_indexes prints it, or as a person writes it for CockroachDB
+ * @param sql as `convert`, pg_get_indexdef or pg_indexes prints it, or as written by hand for CockroachDB
  */
 export function readIndex(sql: string): IndexStatement | undefined {
   try {
@@ -123,7 +123,7 @@ export function readIndex(sql: string): IndexStatement | undefined {
 
 class NoExpression extends Error {}
 
-/** Tokens without white space, and a position among them. */
+/** Reads tokens one after another, without white space. */
 class Tokens {
   protected readonly tokens: Piece[]
   protected at = 0
@@ -147,7 +147,7 @@ class Tokens {
     })
   }
 
-  /** Consumes these words or signs if they are next. */
+  /** Consumes these words or symbols if they come next. */
   protected take(...words: string[]): boolean {
     if (!this.is(...words)) return false
     this.at += words.length
@@ -401,13 +401,16 @@ function keyColumn(key: string): string {
   return column ? (JSON.parse(column) as string) : '(expression)'
 }
 
-/** Flattens the operands of a chain of one operator. */
+/** Flattens a chain of the same operator into one list of operands. */
 function inner(name: string, form: string): string {
   const head = `(${name} `
   return form.startsWith(head) ? form.slice(head.length, -1) : form
 }
 
-/** Drops casts of literals, whose context decides the type, and widening ones. `'-1'::integer` becomes a number. */
+/**
+ * Drops widening casts, and casts of literals, because the context decides their type. `'-1'::integer` becomes a
+ * number.
+ */
 function cast(of: string, type: string): string {
   const literal = /^'(-?\d+(?:\.\d+)?)'$/.exec(of)
   if (literal && /^(int\d?|bigint|numeric|decimal|float8|double precision)$/.test(type)) return literal[1] as string

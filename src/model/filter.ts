@@ -4,9 +4,10 @@ export interface TableName {
 }
 
 /**
- * Lists how the tools' filters differ from the expected tables on one side. The tools read them as POSIX expressions,
- * and newer builds ignore case: they silently merge two tables whose names differ only in case.
- * @param filters anchored expressions for the schema and the bare table name, as passed to the tool
+ * Lists the ways in which the tools' filters do not match exactly the expected tables on one side. The tools read
+ * filters as POSIX expressions. Newer builds ignore case, and silently merge two tables whose names differ only in
+ * case.
+ * @param filters anchored expressions for the schema and the unqualified table name, as passed to the tool
  */
 export function filterProblems(
   side: 'source' | 'target',

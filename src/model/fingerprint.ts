@@ -12,7 +12,7 @@ export interface PackedFingerprint {
   objects: string
 }
 
-/** A change of one object. `before` or `after` is null if it was added or dropped. */
+/** A change to one object. `before` is null if the object was added, and `after` if it was dropped. */
 export interface SchemaChange {
   side: 'source' | 'target'
   object: string
@@ -21,8 +21,8 @@ export interface SchemaChange {
 }
 
 /**
- * Fingerprints the definitions of `tables` (columns with types and defaults, constraints, indexes, enums) and the
- * schema's sequences. Leaves out what the migration itself changes: validation of constraints, and a sequence's value
+ * Fingerprints the definitions of `tables` (columns with types and defaults, constraints, indexes, enums) and of the
+ * schema's sequences. Omits what the migration itself changes: the validation of constraints, and a sequence's value
  * and cache.
  */
 export function fingerprint(schema: Schema, tables: readonly string[]): Fingerprint {
@@ -46,7 +46,7 @@ export function fingerprint(schema: Schema, tables: readonly string[]): Fingerpr
   for (const each of schema.constraints)
     if (each.schema === schema.name && expected.has(each.table) && !isShardCheck(each))
       found[`constraint ${each.table}.${each.name}`] = constraintText(each)
-  // The primary key's index is covered by its constraint.
+  // Skip the primary key's index, because its constraint is already included.
   for (const each of schema.indexes)
     if (expected.has(each.table) && !each.primary) found[`index ${each.table}.${each.name}`] = each.definition
   for (const each of schema.sequences)
@@ -87,7 +87,7 @@ function constraintText(each: Constraint): string {
 export function packFingerprint(of: Fingerprint): PackedFingerprint {
   const objects = Object.keys(of).sort()
   const text = Buffer.from(JSON.stringify([objects, objects.map((object) => of[object])]))
-  // Names repeat over megabytes, beyond gzip's window.
+  // Brotli, because repeated names are megabytes apart, beyond gzip's window.
   const params = { [constants.BROTLI_PARAM_QUALITY]: 5, [constants.BROTLI_PARAM_LGWIN]: 18 }
   return {
     sha256: createHash('sha256').update(text).digest('hex'),
@@ -101,7 +101,9 @@ export function unpackFingerprint(packed: PackedFingerprint): Fingerprint {
   return Object.fromEntries(objects.map((object, at) => [object, definitions[at] as string]))
 }
 
-/** Lists added, dropped and changed objects. An added or dropped table stands for everything in it. */
+/**
+ * Lists added, dropped and changed objects. If a table was added or dropped, lists only the table and not its parts.
+ */
 export function compareFingerprints(
   side: SchemaChange['side'],
   before: Fingerprint,
@@ -126,7 +128,7 @@ function tableCameOrWent(object: string, before: Fingerprint, after: Fingerprint
   return false
 }
 
-/** Describes a change for people, with the definitions before and after. */
+/** Describes a change in words, with the definitions before and after. */
 export function describeChange({ side, object, before, after }: SchemaChange): string {
   if (before === null) return `${object} is new on the ${side}: ${after}`
   if (after === null) return `${object} is gone from the ${side}. Before: ${before}`

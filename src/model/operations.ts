@@ -8,11 +8,11 @@ type Decision = 'rehearse' | 'commit'
 export interface Operation {
   /** Name of the part in `pause-parts` and `estimated-parts`. */
   name: string
-  /** Absent if the part belongs to both decisions. */
+  /** The decision that includes this part; absent if both do. */
   decision?: Decision
-  /** Skipped unless the input has a value. */
+  /** Input without which the part is skipped. */
   unless?: 'smokeTest'
-  /** Inputs that configure it. */
+  /** Inputs that configure the part. */
   inputs: readonly string[]
   does: string
   proves: string
@@ -23,7 +23,7 @@ const OPERATIONS = [
     name: 'fence',
     inputs: ['lease', 'holders-timeout'],
     does: 'Refuses writes to the expected tables on the source, and waits until every writing transaction has ended.',
-    proves: 'A write is refused with the id of this fence.',
+    proves: 'A test write is refused with the id of this fence.',
   },
   {
     name: 'drain',
@@ -35,7 +35,7 @@ const OPERATIONS = [
   {
     name: 'stream off',
     inputs: [],
-    does: "Ends the replicator and revokes the stream's login.",
+    does: "Stops the replicator and revokes the stream's login.",
     proves: 'No replicator, not even a frozen one of an earlier leg, can write to the target.',
   },
   {
@@ -43,7 +43,7 @@ const OPERATIONS = [
     unless: 'smokeTest',
     inputs: ['smoke-test', 'smoke-test-timeout'],
     does: 'Runs your program with a read-only URL of the target.',
-    proves: 'Your program ends with exit code 0.',
+    proves: 'Your program exits with code 0.',
   },
   {
     name: 'verify',
@@ -54,7 +54,7 @@ const OPERATIONS = [
   {
     name: 'sequences',
     inputs: ['sequence-margin'],
-    does: "Sets the target's sequences past the last used value, and reads them back, in parallel with the verify.",
+    does: "Sets the target's sequences past the last used values and reads them back, in parallel with the verify.",
     proves: 'The next value of each sequence is free on the target.',
   },
   {
@@ -67,7 +67,7 @@ const OPERATIONS = [
     name: 'indexes off again',
     decision: 'rehearse',
     inputs: [],
-    does: 'Drops the rebuilt indexes and constraints again, because the stream continues.',
+    does: 'Drops the rebuilt indexes and constraints, because the stream continues.',
     proves: 'Nothing blocks the stream.',
   },
   {
@@ -89,7 +89,7 @@ const OPERATIONS = [
     decision: 'commit',
     inputs: [],
     does: 'Restores write access to the target for the application roles.',
-    proves: 'Each role has all its previous rights.',
+    proves: 'Each role has all its previous privileges.',
   },
 ] as const satisfies readonly Operation[]
 
@@ -104,7 +104,7 @@ export function operationsOf(decision: Decision, inputs: { smokeTest?: readonly 
   )
 }
 
-/** Position of a part in the pause, from 0. */
+/** Index of a part in the pause, from 0. */
 export function partIndex(part: string): number {
   return OPERATIONS.findIndex(({ name }) => name === part)
 }

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { Decided } from './structure.ts'
 
-/** JSON with sorted keys and without undefined values: equal values give equal text. */
+/** JSON with sorted keys and without undefined values, so that equal values give equal text. */
 export function canonicalJson(value: unknown): string {
   return JSON.stringify(value, (_, each) =>
     each && typeof each === 'object' && !Array.isArray(each)
@@ -12,28 +12,28 @@ export function canonicalJson(value: unknown): string {
 
 /**
  * Levels of comparison, strictest first. `full` compares every row, with molt and with hashes that both databases
- * compute. `molt` compares every row with molt only, `counts` only row counts, and `tables` only definitions.
+ * compute. `molt` compares every row only with molt, `counts` compares only row counts, and `tables` only definitions.
  */
 export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
 
 /**
- * Levels of comparison in the write pause, strictest first. `changed` compares the rows that changed last, and relies
- * on the rolling proof for all others. `auto` means `full` if that is short enough, otherwise `changed`.
+ * Levels of comparison during the write pause, strictest first. `changed` compares only the last changed rows and
+ * relies on the rolling proof for all others. `auto` means `full` if that is fast enough, otherwise `changed`.
  */
 export const FINAL_VERIFIES = ['full', 'auto', 'changed', 'molt', 'counts', 'tables'] as const
 export type FinalVerify = (typeof FINAL_VERIFIES)[number]
-/** Levels that a report can claim to have compared. */
+/** Levels that can appear in a report. */
 export type ReportLevel = VerifyLevel | 'changed'
 
 /**
- * The decisions that must not change during a migration: what is moved, and how. Contains no hosts, credentials, data
- * or times. Stored as JSON in the ledger; later phases must match it.
+ * What is moved and how, which must not change during a migration. Contains no hosts, credentials, data or times.
+ * Stored as JSON in the ledger, and later phases must match it.
  */
 export interface Plan {
   sourceSchema: string
   targetSchema: string
-  /** The expected tables, bare names, resolved once on the source. */
+  /** The expected tables as unqualified names, resolved once on the source. */
   tables: string[]
   /** Tables of the schema that were excluded by name; absent when tables were listed. */
   excluded?: string[]
@@ -41,15 +41,18 @@ export interface Plan {
   publication: string
   /** Accepted findings, as `check=object`. */
   waivers?: string[]
-  /** What is dropped on the target for the load: `none`, or a list such as `indexes,constraints`. */
+  /** What is dropped on the target before the load: `none`, or a list such as `indexes,constraints`. */
   defer?: string
-  /** What `convert.yml` decides about definitions of the expected tables; absent without decisions. */
+  /** The decisions in `convert.yml` about definitions of the expected tables; absent if there are none. */
   decided?: Decided[]
-  /** Default `auto`. */
+  /** `auto` if absent. */
   finalVerify?: FinalVerify
-  /** The target is the CockroachDB-like server. The hash differs, so its rehearsals do not count for a real cluster. */
+  /**
+   * Whether the target is the CockroachDB-like server. This changes the hash, so rehearsals on it do not count for a
+   * real cluster.
+   */
   likeServer?: boolean
-  /** Program → sha256, for the tools that `prepare` found installed. */
+  /** The sha256 of each tool that `prepare` found installed, by name. */
   tools?: Record<string, string>
   /** {@link planHash} of this plan. */
   hash?: string

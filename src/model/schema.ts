@@ -2,10 +2,13 @@ import type { Column, Table } from './tables.ts'
 
 /** A column, with details that only the checks and the fingerprint need. */
 export interface SchemaColumn extends Column {
-  /** The default or a generated column's expression, as the database writes it; null if there is none. */
+  /** The default, or the expression of a generated column, as the database prints it; null if there is none. */
   default: string | null
   identity: boolean
-  /** CockroachDB's name of the column's explicit collation; null if the column has none or CockroachDB lacks it. */
+  /**
+   * CockroachDB's name for the column's explicit collation; null if the column has none, or CockroachDB does not have
+   * it.
+   */
   collation: string | null
   /** Details of the type; only for the source. */
   detail?: ColumnDetail
@@ -17,7 +20,7 @@ export interface ColumnDetail {
   typeName: string
   typeSchema: string
   array: boolean
-  /** The column's collation if it differs from its type's; else null. */
+  /** The column's collation; null if it is the default of the column's type. */
   collation: string | null
 }
 
@@ -29,7 +32,7 @@ interface Reference {
   schema: string
   table: string
   columns: string[]
-  /** pg_constraint's letters: a no action, r restrict, c cascade, n set null, d set default. */
+  /** Letters as in pg_constraint: a no action, r restrict, c cascade, n set null, d set default. */
   onUpdate: string
   onDelete: string
   match: string
@@ -42,14 +45,14 @@ export interface Constraint {
   /** pg_constraint.contype: p primary key, u unique, f foreign key, c check, x exclusion. */
   kind: string
   columns: string[]
-  /** The condition of a check; null for others, and if two checks in the catalog have this name. */
+  /** The condition of a check; null for other kinds, and if the catalog has two checks with this name. */
   condition: string | null
-  /** The part after `ADD CONSTRAINT name`, as the server writes it. */
+  /** The part after `ADD CONSTRAINT name`, as the server prints it. */
   definition: string
   deferrable: boolean
   validated: boolean
   references: Reference | null
-  /** The index that enforces it. */
+  /** The index that enforces the constraint. */
   index: string | null
 }
 
@@ -65,7 +68,7 @@ export interface Index {
   columns: string[]
   /** btree, gin, gist … */
   method: string
-  /** CREATE INDEX as the database writes it. */
+  /** The CREATE INDEX statement, as the database prints it. */
   definition: string
 }
 
@@ -76,19 +79,19 @@ interface SchemaSequence {
   max: string
   cycle: boolean
   cache: string
-  /** The column that owns it. */
+  /** The table and column that own the sequence. */
   table: string | null
   column: string | null
 }
 
-/** One schema on one side. The constraints include foreign keys from other schemas that reference it. */
+/** One schema on one side. The constraints include foreign keys in other schemas that reference this one. */
 export interface Schema {
   name: string
   tables: SchemaTable[]
   constraints: Constraint[]
   indexes: Index[]
   sequences: SchemaSequence[]
-  /** Only for the source: every partition, with the table at the root. */
+  /** Only for the source: every partition, with its topmost table. */
   partitions?: { root: string; name: string }[]
   /** Only for the target: triggers and rules of its tables. */
   actions?: { kind: 'trigger' | 'rule'; table: string; name: string; definition: string }[]

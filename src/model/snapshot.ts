@@ -1,10 +1,10 @@
-/** A PostgreSQL snapshot: which transactions a statement sees. Its text form is `xmin:xmax:xip,xip`. */
+/** A PostgreSQL snapshot, which decides what transactions a statement sees. Its text form is `xmin:xmax:xip,xip`. */
 export interface Snapshot {
-  /** Every older transaction has ended. */
+  /** Oldest running transaction: every transaction before it has ended. */
   xmin: bigint
-  /** Transactions from this one on are invisible. */
+  /** First invisible transaction: it and all later ones are invisible. */
   xmax: bigint
-  /** Transactions between the two that had not ended, and so are invisible. */
+  /** Transactions between `xmin` and `xmax` that were still running, so they are invisible too. */
   running: ReadonlySet<bigint>
 }
 
@@ -17,7 +17,7 @@ export function parseSnapshot(text: string): Snapshot {
 }
 
 /**
- * Whether a snapshot includes a committed transaction. The WAL contains a commit before any snapshot does; with
+ * Whether a committed transaction is visible in a snapshot. A commit is in the WAL before snapshots show it; with
  * synchronous replication, minutes can pass in between.
  * @param xid the transaction's id without its epoch, as in the WAL
  */
@@ -26,7 +26,7 @@ export function isVisible({ xmin, xmax, running }: Snapshot, xid: number): boole
   return id < xmin || (id < xmax && !running.has(id))
 }
 
-/** Adds the epoch that puts the id closest to `near`: ids in use are never more than half the range apart. */
+/** Adds the epoch with which the id is closest to `near`. Ids in use are never more than half the range apart. */
 function withEpoch(xid: number, near: bigint): bigint {
   const id = (near & ~0xffffffffn) | BigInt(xid)
   if (id - near > 0x80000000n) return id - 0x100000000n

@@ -1,15 +1,18 @@
 import { ident, qualified } from '../runtime/database.ts'
 import type { Difference, Table } from './tables.ts'
 
-/** A definition: a form that is comparable between the servers, and the server's own text. */
+/** A definition, in a form that is comparable between the servers and as the server prints it. */
 interface Definition {
   form: string
   text: string
-  /** Set if `convert.yml` decides the target's definition. `text` is then CockroachDB's. */
+  /**
+   * Set if `convert.yml` decides what the target's definition is. In that case, `text` is the definition for
+   * CockroachDB.
+   */
   decided?: true
 }
 
-/** `columns` are in key order; `(expression)` stands for an expression. */
+/** A secondary index. `columns` are in key order; `(expression)` stands for an expression. */
 interface Index extends Definition {
   table: string
   name: string
@@ -18,7 +21,9 @@ interface Index extends Definition {
   columns: string[]
 }
 
-/** `columns` are in alphabetical order; `references` is the table that a foreign key references. */
+/**
+ * A check or foreign key. `columns` are in alphabetical order; `references` is the table that a foreign key references.
+ */
 interface Constraint extends Definition {
   table: string
   name: string
@@ -37,14 +42,14 @@ interface ColumnPart extends Definition {
 
 export interface SequenceState {
   name: string
-  /** The table that it feeds; null for a standalone sequence. */
+  /** The table that the sequence feeds; null if it feeds none. */
   table: string | null
-  /** The furthest number used on either side, in the sequence or its column; undefined if none was used. */
+  /** The last number that the sequence or its column has used on either side; undefined if none was used. */
   used: bigint | undefined
   /** The target sequence's next value; undefined if the target lacks the sequence. */
   next: bigint | undefined
   increment: bigint
-  /** Why the target's sequence cannot be set beyond `used`, as a message. */
+  /** A message about why the target's sequence cannot be set past `used`. */
   unfit?: string
 }
 
@@ -56,24 +61,27 @@ export interface StructureProblem {
   what: string
 }
 
-/** All compared definitions except primary keys. */
+/** All definitions that are compared, except primary keys. */
 export interface Structure {
   indexes: Index[]
   constraints: Constraint[]
   columnParts: ColumnPart[]
 }
 
-/** A decision of `convert.yml` about one definition of the source. */
+/** A decision in `convert.yml` about one definition on the source. */
 export interface Decision {
   of: 'index' | 'constraint' | 'type' | ColumnPart['part']
   table: string
   /** Name of the index, constraint or column. */
   name: string
-  /** What differs on the target; null if the definition is left out there. */
+  /** What differs on the target; null if the definition is omitted there. */
   target: Partial<Pick<Index, 'name' | 'unique' | 'columns' | 'form' | 'text'>> | null
 }
 
-/** A decision, with the form of the source's definition. It applies only to a definition of this form. */
+/**
+ * A decision with the form of the source's definition. If the source's definition changes, the decision no longer
+ * applies.
+ */
 export interface Decided extends Decision {
   source: string
 }
@@ -87,7 +95,7 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
   for (const { table, name, form } of source.constraints) note('constraint', table, name, form)
   for (const { part, table, column, form } of source.columnParts) note(part, table, column, form)
   for (const { name: table, columns } of tables) for (const { name, type } of columns) note('type', table, name, type)
-  // The last one holds: a check can get another name and another condition.
+  // The last decision wins, because a check may be renamed and then get another condition.
   const last = new Map(decisions.map((each) => [keyOf(each), each]))
   return [...last.values()].flatMap((each) => {
     const form = forms.get(keyOf(each))
@@ -97,7 +105,7 @@ export function pinDecisions(decisions: readonly Decision[], source: Structure, 
 
 const keyOf = ({ of, table, name }: Pick<Decision, 'of' | 'table' | 'name'>) => JSON.stringify([of, table, name])
 
-/** Describes a decision for people: `orders: index by_state is left out`. */
+/** Describes a decision in words: `orders: index by_state is left out`. */
 export function decidedText({ of, table, name, target }: Decision): string {
   const what = `${table}: ${of} ${of === 'index' || of === 'constraint' ? name : `of ${name}`}`
   if (!target) return `${what} is left out`
@@ -105,7 +113,7 @@ export function decidedText({ of, table, name, target }: Decision): string {
 }
 
 /**
- * The definitions that the target must have: the source's, changed by the decisions. A decision is ignored if the
+ * The definitions that the target must have: the source's, with the decisions applied. Ignores a decision if the
  * source's definition has changed since.
  */
 export function asDecided(source: Structure, decided: readonly Decided[]): Structure {
@@ -123,8 +131,8 @@ export function asDecided(source: Structure, decided: readonly Decided[]): Struc
 }
 
 /**
- * Lists the source's definitions that the target lacks or defines differently. Names may differ, and the target may
- * have additional definitions.
+ * Lists the source's definitions that are missing, invalid or different on the target. Names may differ, and the target
+ * may have additional definitions.
  */
 export function structureProblems(
   source: Structure,
@@ -186,7 +194,10 @@ function otherForm(what: string, wanted: Definition, found: Definition): Structu
   return [{ kind: 'different', what: `${what} differs: ${wanted.text} ${by}, ${found.text} on the target` }]
 }
 
-/** Pairs each definition of the source with one of the same signature on the target, preferably of the same form. */
+/**
+ * Pairs each definition on the source with a definition of the same signature on the target, preferably of the same
+ * form.
+ */
 function paired<T extends { table: string; form: string }>(
   source: readonly T[],
   target: readonly T[],
@@ -216,8 +227,8 @@ export function sequenceProblems(states: readonly SequenceState[]): string[] {
 }
 
 /**
- * Lists columns whose target type is of the same family but cannot hold every source value, unless `convert.yml` says
- * so.
+ * Lists columns whose type on the target belongs to the same family but cannot hold every source value. Omits those
+ * that `convert.yml` accepts.
  */
 export function narrowColumns(
   source: Table,
@@ -237,7 +248,7 @@ export function narrowColumns(
     return {
       kind: 'column-narrower',
       table,
-      what: `${table} has the column ${name} as ${type} on the source and ${other} on the target, which cannot hold every value`,
+      what: `${table} has the column ${name} as ${type} on the source and ${other} on the target, which cannot store every value`,
       fix: `give it the type ${type} on the target`,
     }
   })
@@ -275,9 +286,9 @@ export function typeForm(sql: string): string {
   return `${TYPE_NAMES[name] ?? name}${sizes}${array}`
 }
 
-/** Bytes of types without a length or precision. */
+/** Size in bytes of types without a length or precision. */
 const WHOLE: Record<string, number> = { smallint: 2, integer: 4, bigint: 8, real: 4, 'double precision': 8 }
-/** Precision of a type that is written without one. */
+/** Precision of a type that does not specify one. */
 const UNSAID: Record<string, number> = { timestamp: 6, time: 6 }
 
 /** Whether `target` keeps fewer digits or characters than `source`, for two types of the same kind. */

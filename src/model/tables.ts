@@ -3,10 +3,10 @@ import { ident, qualified } from '../runtime/database.ts'
 /** A column as the catalog describes it. */
 export interface Column {
   name: string
-  /** As `format_type` writes it: `numeric(12,2)`, `timestamp with time zone`. */
+  /** The type as `format_type` prints it: `numeric(12,2)`, `timestamp with time zone`. */
   type: string
   notNull: boolean
-  /** Computed by the database. The tools do not move it. */
+  /** Whether the database computes the column. The tools do not move such a column. */
   generated: boolean
   identityAlways: boolean
   /** An enum's labels in order; null for other types. */
@@ -37,7 +37,7 @@ export type DifferenceKind =
   | 'enum-labels'
   | 'identity-always'
 
-/** A difference between source and target. `what` and `fix` are texts for people. */
+/** A difference between source and target. `what` and `fix` are messages for the user. */
 export interface Difference {
   kind: DifferenceKind
   table: string
@@ -58,7 +58,10 @@ const FAMILIES: [RegExp, string][] = [
   [/^bit/, 'bit'],
 ]
 
-/** Groups types between which both tools move values, such as `integer` and INT8, or `varchar(40)` and STRING. */
+/**
+ * The family of a column's type. Both tools can move values between types of one family, such as `integer` and INT8, or
+ * `varchar(40)` and STRING.
+ */
 export function typeFamily(column: Column): string {
   if (column.labels) return 'enum'
   const array = column.type.endsWith('[]')
@@ -67,19 +70,27 @@ export function typeFamily(column: Column): string {
   return array ? `${family}[]` : family
 }
 
-/** A POSIX expression that matches exactly these bare names. The tools do not anchor their filters. */
+/**
+ * A POSIX expression that matches exactly these unqualified names. It is anchored, because the tools do not anchor
+ * their filters.
+ */
 export function exactFilter(names: readonly string[]): string {
   return `^(${names.map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|')})$`
 }
 
-/** Lists the differences that prevent rows of the expected tables from being moved. */
+/** Lists the differences that keep rows of the expected tables from being moved. */
 export function compareTables(expected: readonly Table[], target: readonly Table[]): Difference[] {
   const byName = new Map(target.map((table) => [table.name, table]))
   return expected.flatMap((source) => {
     const other = byName.get(source.name)
     if (other) return compareTable(source, other)
     return [
-      difference('missing-on-target', source, 'is missing on the target', 'create it there from the converted schema'),
+      difference(
+        'missing-on-target',
+        source,
+        'is missing on the target',
+        'create the table there, from the converted schema',
+      ),
     ]
   })
 }
@@ -92,7 +103,7 @@ function compareTable(source: Table, target: Table): Difference[] {
         'primary-key',
         source,
         `has the primary key (${source.key.join(', ') || 'none'}) on the source and (${target.key.join(', ') || 'none'}) on the target`,
-        'give both the same key columns in the same order, because MOLT moves no row of such a table and still exits 0',
+        "give both the same key columns in the same order, because otherwise MOLT moves none of the table's rows and still exits with code 0",
       ),
     )
   const columns = new Map(target.columns.map((column) => [column.name, column]))
@@ -105,7 +116,7 @@ function compareTable(source: Table, target: Table): Difference[] {
           'column-on-target-only',
           source,
           `has the column ${column.name} only on the target`,
-          'drop it, or add it to the source',
+          'drop the column, or add it to the source',
         ),
       )
   return found
@@ -128,7 +139,7 @@ function compareColumn(table: Table, source: Column, target: Column | undefined)
         'column-type',
         table,
         `has the column ${source.name} as ${source.type} on the source and ${target.type} on the target`,
-        'give both the same type, because MOLT skips such a column',
+        'give the column the same type on both sides, because otherwise MOLT skips it',
       ),
     )
   if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))

@@ -7,7 +7,7 @@ export interface Token {
 const TOKEN =
   /(?<space>\s+)|(?<string>e'(?:[^'\\]|''|\\[\s\S])*'|[bx]?'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")*")|(?<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)|(?<word>[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)|(?<cast>:::?)|(?<operator>[-+*/<>=~!@#%^&|`?]+)|(?<other>[\s\S])/gi
 
-/** Splits an SQL text into tokens, whose texts add up to the original. A backslash escapes only within `e'…'`. */
+/** Splits SQL text into tokens, which add up to the original text. A backslash escapes only within `e'…'`. */
 export function tokens(sql: string): Token[] {
   return [...sql.matchAll(TOKEN)].map(({ groups = {} }) => {
     const [kind, text] = Object.entries(groups).find(([, value]) => value !== undefined) as [Token['kind'], string]

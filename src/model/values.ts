@@ -1,15 +1,15 @@
 import { isIP } from 'node:net'
 import { parse } from 'postgres-array'
 
-/** Types whose values both servers write identically in the text form that `row-digests.ts` reads. */
+/** Types whose values both servers print identically, in the text form that `row-digests.ts` reads. */
 const EXACT =
   /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*|oid|(\w+\.)?(citext|ltree))$/
-/** CockroachDB writes a zero with more decimals than this as `0E-7`. */
+/** Numbers with at most 6 decimals. With more, CockroachDB prints a zero as `0E-7`. */
 const NUMERIC = /^numeric\(\d+(,[0-6])?\)$/
 
 /**
- * Whether equal values of this type always have equal texts on both servers.
- * @param type as `format_type` writes it
+ * Whether equal values of this type always have the same text on both servers.
+ * @param type as `format_type` prints it
  */
 export function writtenAlike(type: string, isEnum = false): boolean {
   return isEnum || EXACT.test(type) || NUMERIC.test(type)
@@ -18,7 +18,7 @@ export function writtenAlike(type: string, isEnum = false): boolean {
 /**
  * Normalizes a value's text. The servers differ in JSON key order and white space, trailing zeros, exponents, and
  * quotes in arrays.
- * @returns undefined for a type whose forms are unknown, where only equal texts prove equal values
+ * @returns undefined for a type with unknown text forms, where only equal texts prove equal values
  */
 export function plainForm(type: string, text: string, isEnum = false): string | undefined {
   if (type.endsWith('[]')) return plainArray(type.slice(0, -2), text)
@@ -49,7 +49,7 @@ function plainArray(type: string, text: string): string | undefined {
 const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
 
 /**
- * Turns a number into a string, because JSON.parse would round a long one. A prefix tells strings and numbers apart.
+ * Turns a number into a string, because JSON.parse would round a long number. A prefix tells strings and numbers apart.
  */
 function plainToken(token: string): string {
   return token.startsWith('"') ? `"t${token.slice(1)}` : `"n${plainNumber(token)}"`

@@ -4,12 +4,12 @@ import { VerdictError } from '../runtime/errors.ts'
 import { requireToolPasswords } from '../runtime/password-command.ts'
 import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 
-/** The check of `prepare` whose waiver lets a plan accept any build of a program. */
+/** The check in `prepare` that must be waived for a plan to accept any build of a program. */
 const WAIVED_BY = 'tool.version'
 
 /**
- * Requires the programs that were rehearsed and approved, because others can move data differently. Ignores a program
- * that is not on the PATH, which the step that starts it reports, and one that `prepare` has not seen.
+ * Requires the programs that were rehearsed and approved, because other builds can move data differently. Ignores a
+ * program that is not on the PATH, because the step that starts it reports this, and one that `prepare` did not record.
  * @throws VerdictError for the first program that differs from the plan's; UserError for a password that may expire
  */
 export async function requirePlannedTools(
@@ -24,16 +24,16 @@ export async function requirePlannedTools(
   }
 }
 
-/** Requires the planned program, by its sha256. */
+/** Requires that the program's sha256 is the one in the plan. */
 export function requirePlannedTool({ tools = {}, waivers = [] }: Plan, tool: string, found: string): void {
   const planned = tools[tool]
   if (!planned || planned === found) return
-  const text = `${tool} on this runner is not the program of the plan: its sha256 is ${found}, but \`prepare\` saw ${planned}`
+  const text = `${tool} on this runner is not the program in the plan: its sha256 is ${found}, but \`prepare\` recorded ${planned}`
   const waiver = [`${WAIVED_BY}=${tool}`, `${WAIVED_BY}=*`].find((each) => waivers.includes(each))
   if (!waiver)
     throw new VerdictError(
       'tools.not-planned',
-      `${text}. Another program can move or compare data differently from what was rehearsed and approved. Set the same \`version\` and \`checksum\` of \`setup\` for all jobs. Before the load, you can also run \`prepare\` again with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
+      `${text}. Another build can move or compare data differently from the one that was rehearsed and approved. Set the same \`version\` and \`checksum\` for \`setup\` in all jobs. Before the load, you can also rerun \`prepare\` with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
     )
-  warning(`${text}; the plan accepts that (\`waive: ${waiver}\`)`)
+  warning(`${text}. The plan accepts this (\`waive: ${waiver}\`)`)
 }

@@ -1,8 +1,8 @@
 /*
- * Escapes names and texts from a database, so that they do not act as Markdown or HTML and fit into a table cell.
+ * Escapes names and text from a database, so that they are not rendered as Markdown or HTML, and fit into a table cell.
  */
 
-/** Escapes a text for Markdown. Text between backticks stays code. */
+/** Escapes text for Markdown. Text between backticks stays code. */
 export function markdownText(text: string): string {
   return text
     .split(/`([^`]+)`/)
@@ -18,7 +18,7 @@ function plainText(text: string): string {
     .replace(/[\\`*[\]|]|(?<![a-z0-9])_|_(?![a-z0-9])/gi, '\\$&')
 }
 
-/** Inline code on one line, ready to copy, with as many backticks as needed. */
+/** Formats text as inline code on one line, with as many backticks as needed. */
 export function markdownCode(text: string): string {
   const line = text.replace(/\s+/g, ' ').replaceAll('|', '\\|')
   const runs = [...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)

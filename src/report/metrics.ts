@@ -2,7 +2,7 @@ import { renameSync, writeFileSync } from 'node:fs'
 import { warning } from '@actions/core'
 import { messageOf } from '../runtime/errors.ts'
 
-/** Figures of a step that streams or watches. Undefined ones are left out. */
+/** Figures to export from a step that streams or watches. Undefined figures are left out. */
 export interface Figures {
   migration: string
   phase: string
@@ -14,7 +14,7 @@ export interface Figures {
   thresholdsPassed?: number
 }
 
-/** Gauges. Their names end in the unit, as OpenMetrics requires. */
+/** Gauges to export. Their names end in the unit, as OpenMetrics requires. */
 const GAUGES: readonly [key: keyof Figures, name: string, unit: string, help: string][] = [
   ['lagSeconds', 'lag_seconds', 'seconds', 'Age of the oldest heartbeat that has not reached the target.'],
   ['rowsPerSecond', 'rows_per_second', '', 'Rows applied to the target per second.'],
@@ -23,15 +23,15 @@ const GAUGES: readonly [key: keyof Figures, name: string, unit: string, help: st
   ['thresholdsPassed', 'thresholds_passed', '', 'Thresholds exceeded in the last watch.'],
 ]
 
-/** States. The current state is a label of a sample with the value 1. */
+/** States to export. The current state is the label of a sample whose value is 1. */
 const STATES: readonly [key: 'phase' | 'verdict', help: string][] = [
   ['phase', 'Phase of the migration in the ledger.'],
   ['verdict', 'Verdict of the last watch.'],
 ]
 
 /**
- * OpenMetrics text. Uses only gauges, so that a node exporter's textfile collector, which reads Prometheus text, accepts
- * it too.
+ * Formats figures as OpenMetrics text. Uses only gauges, so that the node exporter's textfile collector, which reads
+ * Prometheus text, accepts it too.
  * @param at milliseconds since 1970, by the runner's clock
  */
 export function metricsText(figures: Figures, at: number): string {
@@ -44,7 +44,9 @@ export function metricsText(figures: Figures, at: number): string {
     const value = figures[key]
     if (value) lines.push(...family(key, '', help, [[`${migration},${key}="${label(value)}"`, 1]]))
   }
-  lines.push(...family('updated_timestamp_seconds', 'seconds', 'When this file was written.', [[migration, at / 1000]]))
+  lines.push(
+    ...family('updated_timestamp_seconds', 'seconds', 'Time at which this file was written.', [[migration, at / 1000]]),
+  )
   return `${lines.join('\n')}\n# EOF\n`
 }
 
@@ -70,8 +72,8 @@ function label(value: string): string {
 let warned = false
 
 /**
- * Replaces the metrics file atomically. The file is world-readable, because a node exporter runs as another user. If the
- * file cannot be written, warns once and does not fail the step.
+ * Replaces the metrics file atomically. The file is world-readable, because the node exporter runs as another user. If
+ * the file cannot be written, warns once, but does not fail the step.
  */
 export function writeMetrics(path: string | undefined, figures: Figures): void {
   if (!path) return

@@ -3,7 +3,10 @@ import { differences, isFinished, type TableVerdict } from '../tools/molt-verify
 import { markdownText } from './markdown.ts'
 import type { VerifyReport } from './verify-report.ts'
 
-/** The report as Markdown, readable in ten seconds: verdict, problems, differences, and the clean tables collapsed. */
+/**
+ * Formats a report as Markdown that can be read in ten seconds: the verdict, problems and differences, with clean
+ * tables collapsed.
+ */
 export function verifyTable(report: VerifyReport): string {
   const bad = report.tables.filter((table) => differences(table) > 0)
   const same = report.tables.filter((table) => differences(table) === 0)
@@ -20,29 +23,29 @@ export function verifyTable(report: VerifyReport): string {
   return parts.join('\n\n')
 }
 
-/** Whether a table was compared completely at the report's level. Levels that compare no rows skip no tables. */
+/** Whether a table was compared completely at the report's level. Always true for levels that do not compare rows. */
 export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
   return level === 'counts' || level === 'tables' || isFinished(table)
 }
 
 function headline(report: VerifyReport, clean: number, rows: number): string {
-  const how = report.counted === 'estimated' ? ' (row counts are estimates, except those from molt)' : ''
+  const how = report.counted === 'estimated' ? ' (row counts are estimates, except for those from molt)' : ''
   const what = {
     full: 'every row compared twice: by molt, and by hashes that both databases computed',
-    changed: 'every row compared while it was streamed, and again when it changed',
+    changed: 'every row compared during the stream, and again after each change',
     molt: 'every row compared by molt',
     counts: 'only row counts compared',
     tables: '',
   }[report.level]
   if (report.verdict === 'clean')
     return report.level === 'tables'
-      ? '### ✅ Verify: the definitions match; no row was compared'
+      ? '### ✅ Verify: the definitions match; no rows were compared'
       : `### ✅ Verify: ${plural(clean, 'table')} equal, ${plural(rows, 'row')}, ${what}${how}`
-  if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, no known loss${how}`
+  if (report.verdict === 'unsettled') return `### ⚠️ Verify: equality not proved, no known loss${how}`
   return `### ❌ Verify: ${plural(report.problems.length, 'problem')}${how}`
 }
 
-/** Items per list, to stay far below GitHub's limit for a summary. */
+/** Maximum number of items per list, to stay well below GitHub's limit for a summary. */
 const LISTED = 500
 
 function list(items: readonly string[]): string {
@@ -51,7 +54,7 @@ function list(items: readonly string[]): string {
   return shown.join('\n')
 }
 
-/** A collapsed section. The empty line at its end is required: without it, Markdown after it is not rendered. */
+/** Returns a collapsed section. It must end in an empty line, or Markdown after it is not rendered. */
 export function folded(title: string, body: string): string {
   return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
 }
@@ -69,7 +72,7 @@ function tableOf(tables: readonly TableVerdict[]): string {
   ].join('\n')
 }
 
-/** A completed load as Markdown, with the rows by table collapsed. */
+/** Formats a completed load as Markdown, with the rows by table collapsed. */
 export function loadedTable(loaded: {
   arrived: Record<string, number>
   rows: number

@@ -6,53 +6,55 @@ import type { VerifyReport } from './verify-report.ts'
 const count = z.number().int().min(0)
 
 const table = z.strictObject({
-  name: z.string().describe('Bare name.'),
-  equal: z.boolean().describe('No row differs, or all differing rows were only late.'),
-  rows: count.describe('Rows of the table on the source.'),
-  missing: count.describe('Rows missing on the target.'),
-  mismatch: count.describe('Rows with a different value on the target.'),
-  extraneous: count.describe('Rows that exist only on the target.'),
-  columnMismatch: count.describe('Rows whose columns differ on the target.'),
-  unseen: count.optional().describe('Differing rows that molt missed, but the row hashes of both databases showed.'),
-  shards: count.describe('Shards fully compared; 0 when rows were only counted.'),
-  columns: z.array(z.string()).optional().describe('Differing columns, most frequent first.'),
-  diagnosis: z.string().optional().describe('The likely cause.'),
+  name: z.string().describe('Name without the schema.'),
+  equal: z.boolean().describe('Whether no rows differ, or all differing rows were only lagging.'),
+  rows: count.describe('Number of rows on the source.'),
+  missing: count.describe('Number of rows missing on the target.'),
+  mismatch: count.describe('Number of rows with a different value on the target.'),
+  extraneous: count.describe('Number of rows that exist only on the target.'),
+  columnMismatch: count.describe('Number of rows whose columns differ on the target.'),
+  unseen: count
+    .optional()
+    .describe('Number of differing rows that molt missed, but the row hashes of both databases revealed.'),
+  shards: count.describe('Number of fully compared shards; 0 if rows were only counted.'),
+  columns: z.array(z.string()).optional().describe('Differing columns, the most frequent first.'),
+  diagnosis: z.string().optional().describe('Likely cause of the differences.'),
   samples: z
     .array(
       z.strictObject({
         kind: z.enum(['missing', 'mismatch', 'extraneous']),
         columns: z.array(z.string()),
-        keyHash: z.string().describe('HMAC-SHA-256 of the key, with a secret that only the databases have.'),
+        keyHash: z.string().describe('HMAC-SHA-256 of the key, with a secret stored only in the databases.'),
       }),
     )
     .optional()
-    .describe('The first differing rows, without keys and values.'),
+    .describe('The first differing rows, without their keys and values.'),
   recheck: z
     .strictObject({ lag: count, loss: count, changing: count, unlike: count, unchecked: count })
     .optional()
-    .describe('While streaming: the outcome of the recheck of differing rows.'),
+    .describe('Result of rechecking the differing rows; only while changes stream.'),
   unlike: z
     .boolean()
     .optional()
-    .describe('Molt reports differing rows, but the row hashes of both databases are equal.'),
+    .describe('Whether molt reports differing rows although the row hashes of both databases are equal.'),
 })
 
-/** The report of `verify`; the published schema is generated from it. */
+/** The report of `verify`. The published JSON Schema is generated from this. */
 export const verifyReport = z.strictObject({
   version: z.literal(1),
   verdict: z.enum(['clean', 'different', 'unsettled']),
   level: z.enum([...VERIFY_LEVELS, 'changed']),
   while: z.enum(['streaming', 'drained']),
-  counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted in addition to molt.'),
+  counted: z.enum(['exact', 'estimated', 'no']).describe('How the rows were counted, apart from molt.'),
   problems: z.array(z.string()),
   notes: z.array(z.string()),
-  decisions: z.array(z.string()).describe('What a person must create or decide.'),
+  decisions: z.array(z.string()).describe('What the user must create or decide.'),
   insecure: z.array(z.string()).describe('Sides whose connection may lack TLS.'),
   durationMs: count,
   tables: z.array(table),
 })
 
-/** A report in its published form. */
+/** Converts a report to its published form. */
 export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
   const { verdict, level, counted, problems, notes, decisions, insecure, durationMs } = report
   return {
@@ -76,7 +78,7 @@ export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
   }
 }
 
-/** The JSON Schema of {@link verifyReport}, for `docs`. */
+/** JSON Schema of {@link verifyReport}, for `docs`. */
 export function verifySchema(): string {
   const schema = z.toJSONSchema(verifyReport, { target: 'draft-2020-12' })
   return `${JSON.stringify({ title: 'Report of the verify action', ...schema }, null, 2)}\n`

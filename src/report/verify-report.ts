@@ -2,32 +2,32 @@ import type { ReportLevel } from '../model/plan.ts'
 import type { Unknowns } from '../tools/events.ts'
 import type { TableVerdict } from '../tools/molt-verify.ts'
 
-/** A problem of one table, by its bare name, or of the whole verify. */
+/** A problem with one table, given by its name without the schema, or with the whole verify. */
 export interface VerifyFinding {
   table?: string
   what: string
 }
 
-/** What was compared and found. Green only when `problems` is empty. Contains no keys or values of rows. */
+/** What was compared and found. The verify passes only if `problems` is empty. Contains no keys or values of rows. */
 export interface VerifyReport {
   level: ReportLevel
   /** `streaming`: rows were changing, and differences were rechecked. `drained`: no difference is accepted. */
   while: 'streaming' | 'drained'
-  /** How rows were counted in addition to molt. */
+  /** How the rows were counted, apart from molt. */
   counted: 'exact' | 'estimated' | 'no'
-  /** `unsettled`: no known loss, but equality is not proved. */
+  /** `unsettled`: no loss is known, but equality is not proved. */
   verdict: 'clean' | 'different' | 'unsettled'
   tables: TableVerdict[]
   problems: string[]
-  /** The same problems, each with its table. */
+  /** The same problems, with the table of each. */
   findings: VerifyFinding[]
-  /** Not problems, but worth knowing. */
+  /** Notes that are not problems but worth knowing. */
   notes: string[]
-  /** What a person must create or decide, such as a trigger that the target lacks. */
+  /** What the user must create or decide, such as a trigger that the target lacks. */
   decisions: string[]
-  /** Sides whose connection may lack TLS, as text. */
+  /** Sentences about sides whose connection may lack TLS. */
   insecure: string[]
-  /** Unknown output of molt. */
+  /** Output of molt that was not recognised. */
   unknown?: Unknowns
   durationMs: number
 }

@@ -1,6 +1,6 @@
 import type { SchemaObject } from '../model/catalog.ts'
 
-/** Runs a statement whose $1 is the schema's oid. */
+/** Runs a query with the schema's oid as $1. */
 type Read = (sql: string) => Promise<SchemaObject[]>
 
 const MEMBER = (catalog: string, oid: string) =>
@@ -8,7 +8,7 @@ const MEMBER = (catalog: string, oid: string) =>
 
 const OURS = "s.nspname = 'molt_actions'"
 
-/** Includes ICU rules and the built-in provider, which only newer servers have. */
+/** A schema's collations, including ICU rules and the built-in provider, which only newer servers have. */
 const COLLATIONS = `
   SELECT 'collation' AS kind, l.collname AS name, NULL AS table, 'CREATE COLLATION ' || quote_ident(n.nspname) || '.' || quote_ident(l.collname) || ' ('
           || CASE f->>'collprovider' WHEN 'c' THEN 'provider = libc, lc_collate = ' || quote_literal(l.collcollate) || ', lc_ctype = ' || quote_literal(l.collctype)
@@ -76,7 +76,7 @@ const OBJECTS = [
           || CASE k.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || k.castfunc::regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END
           || CASE k.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END AS definition
      FROM pg_catalog.pg_cast k WHERE k.oid >= 16384 AND $1::oid IS NOT NULL AND NOT ${MEMBER('pg_cast', 'k.oid')}`,
-  // Publications of every form: of tables, of schemas, of all tables. MOLT's publication does not count.
+  // Publications of every kind: for tables, for schemas and for all tables. Leaves out MOLT's own publication.
   `SELECT 'publication' AS kind, p.pubname AS name, NULL AS table,
           'CREATE PUBLICATION ' || quote_ident(p.pubname) || ' FOR ' || CASE WHEN b.puballtables THEN 'ALL TABLES'
             ELSE 'TABLE ' || string_agg(quote_ident(p.schemaname) || '.' || quote_ident(p.tablename), ', ' ORDER BY p.tablename COLLATE "C") END AS definition
@@ -112,7 +112,7 @@ const OBJECTS = [
 
 /**
  * All other objects that depend on the schema or its tables, with the server's name for their kind: base types,
- * operators, text search configurations, and kinds of newer servers that this reader does not know.
+ * operators, text search configurations, and kinds that only newer servers have.
  */
 const OTHERS = `
   SELECT DISTINCT i.type AS kind, i.identity AS name, NULL AS table, i.type || ' ' || i.identity AS definition
@@ -129,12 +129,12 @@ const OTHERS = `
      AND i.type NOT LIKE 'publication %'
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype = 'e')`
 
-/** Reads the CREATE statements, for PostgreSQL, of a schema's collations. */
+/** Reads the CREATE statements of a schema's collations, as for PostgreSQL. */
 export async function readCollations(read: Read): Promise<string[]> {
   return (await read(COLLATIONS)).map(({ definition }) => definition)
 }
 
-/** Reads the schema's views, code, security and other objects, and the database's extensions and event triggers. */
+/** Reads the schema's views, routines, policies and other objects, and the database's extensions and event triggers. */
 export async function readObjects(read: Read): Promise<SchemaObject[]> {
   const found = await read([...OBJECTS, OTHERS].map((sql) => `(${sql})`).join(' UNION ALL '))
   const key = ({ kind, table, name, definition }: SchemaObject) => JSON.stringify([kind, table ?? '', name, definition])

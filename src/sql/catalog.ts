@@ -4,9 +4,9 @@ import { readObjects } from './catalog-objects.ts'
 import { createComposite, createDomain, createEnum, createRange } from './ddl.ts'
 
 /*
- * Reads a PostgreSQL schema completely, in a fixed number of queries. The server prints names and expressions with an
- * empty search path, so every name outside pg_catalog is qualified, and every user gets the same text. Catalog columns
- * that only newer servers have are read through `to_jsonb`, which gives NULL for a missing one.
+ * Reads a complete PostgreSQL schema in a fixed number of queries. The search path is empty, so the server qualifies
+ * every name outside pg_catalog, and every user gets the same text. Catalog columns that only newer servers have are
+ * read through `to_jsonb`, which gives NULL for a missing column.
  */
 
 const TYPE_NAME = `jsonb_build_object('text', pg_catalog.format_type(%t, %m), 'name', e.typname, 'schema', en.nspname,
@@ -58,7 +58,7 @@ const TABLES = `
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid AND m.deptype = 'e')
    ORDER BY c.relname COLLATE "C"`
 
-/** Types of all schemas, because a column's type, or a domain's base type, may be in another schema. */
+/** Types in all schemas, because a column's type or a domain's base type may be in another schema. */
 const TYPES = `
   SELECT t.oid::int8::float8 AS oid, n.nspname AS schema, t.typname AS name, CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite' ELSE 'range' END AS kind,
          ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
@@ -124,7 +124,7 @@ const actionOf = (letter: string) =>
 const namesOf = (table: string, key: string) =>
   `ARRAY(SELECT a.attname::text FROM unnest(${key}) WITH ORDINALITY u(num, at) JOIN pg_catalog.pg_attribute a ON a.attrelid = ${table} AND a.attnum = u.num ORDER BY at)`
 
-/** Includes foreign keys in other schemas that reference this one. */
+/** Constraints, including foreign keys in other schemas that reference this one. */
 const CONSTRAINTS = `
   SELECT n.nspname AS schema, t.relname AS table, k.conname AS name,
          CASE k.contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique' WHEN 'c' THEN 'check' WHEN 'f' THEN 'foreign key'

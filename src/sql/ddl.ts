@@ -14,11 +14,11 @@ export interface ColumnDefinition {
   notNull: boolean
   default: string | null
   generated: { expression: string; kind: 'stored' | 'virtual' } | null
-  /** `options` are the options of its sequence. */
+  /** An identity column. `options` belong to its sequence. */
   identity: { kind: 'always' | 'by default'; options: string } | null
 }
 
-/** If `buckets` is null, the cluster chooses the number. */
+/** Hash sharding. If `buckets` is null, the cluster chooses the number. */
 export interface HashSharding {
   buckets: number | null
 }
@@ -39,7 +39,7 @@ export interface TableDefinition {
   /** Properties that only PostgreSQL has. */
   postgres?: {
     unlogged: boolean
-    /** PARTITION BY's argument. */
+    /** The partition key, as in PARTITION BY. */
     partitionKey: string | null
     /** Storage parameters, each as `name=value`. */
     options: string[]
@@ -52,7 +52,7 @@ export interface IndexDefinition {
   name: string
   unique: boolean
   method: 'btree' | 'inverted' | 'vector'
-  /** Key columns and expressions, as they stand between the parentheses of CREATE INDEX. */
+  /** Key columns and expressions, as written between the parentheses of CREATE INDEX. */
   columns: string[]
   storing: string[]
   where: string | null
@@ -86,7 +86,10 @@ export function createRange({ schema, name, range }: Type): string {
   return `CREATE TYPE ${qualified(schema, name)} AS RANGE (${range.join(', ')})`
 }
 
-/** Writes CREATE DOMAIN. `bare` leaves out the default and the checks, because their functions may need the domain. */
+/**
+ * Writes CREATE DOMAIN. `bare` omits the default and the checks, because functions in them may need the domain to
+ * exist.
+ */
 export function createDomain(domain: Type, bare = false): string {
   const { schema, name, base, collation, notNull, checks } = domain
   const parts = [
@@ -117,7 +120,10 @@ export function createPostgresSequence(schema: string, sequence: Sequence): stri
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} AS ${sequence.type} ${postgresSequenceOptions(sequence)}`
 }
 
-/** Options for CockroachDB: the bounds stand for the sequence's type, and CYCLE is left out because it is refused. */
+/**
+ * Sequence options for CockroachDB. The bounds replace the sequence's type, and CYCLE is omitted because CockroachDB
+ * refuses it.
+ */
 export function sequenceOptions({ start, increment, min, max, cache }: Sequence): string {
   return `INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max} START WITH ${start} CACHE ${cache}`
 }
@@ -168,7 +174,7 @@ function columnSql({
   return parts.filter(Boolean).join(' ')
 }
 
-/** Separate from USING HASH, because CockroachDB's grammar puts it after STORING. */
+/** The bucket count, separate from USING HASH, because CockroachDB's grammar puts it after STORING. */
 function bucketsSql(hash: HashSharding | null): string {
   return hash && hash.buckets !== null ? ` WITH (bucket_count = ${hash.buckets})` : ''
 }
@@ -201,12 +207,12 @@ export function addCheck(schema: string, table: string, name: string, condition:
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} CHECK (${condition}) NOT VALID`
 }
 
-/** `definition` is as PostgreSQL's catalog prints it. */
+/** Adds a constraint. `definition` is as PostgreSQL's catalog prints it. */
 export function addConstraint(schema: string, table: string, name: string, definition: string): string {
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** Adds the key as NOT VALID, so that no lock is held during a scan. It is validated later. */
+/** Adds a foreign key as NOT VALID, so that no lock is held during a scan. It is validated later. */
 export function addForeignKey(key: ForeignKeyDefinition): string {
   const { references: to } = key
   const actions = [

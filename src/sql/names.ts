@@ -20,7 +20,10 @@ export async function holdsRows(db: Database, schema: string, table: string): Pr
   return rows.length > 0
 }
 
-/** Estimated rows and bytes of the tables with their partitions, from the server's statistics. Only for progress. */
+/**
+ * Estimates the rows and bytes of the tables with their partitions, from the server's statistics. Only for progress and
+ * other estimates.
+ */
 export async function estimateSize(
   db: Database,
   schema: string,

@@ -16,13 +16,13 @@ import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { ENUMS, type EnumRow, enumLabels } from './tables.ts'
 
 /*
- * Reads one schema in three round trips, however many tables it has. The queries for the target are CockroachDB's SQL,
- * and also work on PostgreSQL. They avoid two traps (docs/cockroachdb.md). Some booleans are always NULL, so all are
- * tested with `IS NOT TRUE`. And the column ids in `conkey` differ from attribute numbers after ALTER COLUMN TYPE, so
- * the columns of keys and foreign keys come from elsewhere.
+ * Reads one schema in three round trips, however many tables it has. The queries for the target are written for
+ * CockroachDB and also work on PostgreSQL. They avoid two traps (docs/cockroachdb.md). Some booleans are always NULL,
+ * so all are tested with `IS NOT TRUE`. After ALTER COLUMN TYPE, the column ids in `conkey` differ from attribute
+ * numbers, so the columns of keys and foreign keys are read from elsewhere.
  */
 
-/** Reads everything about a schema's tables that is compared. */
+/** Reads everything about a schema's tables that is compared between the sides. */
 export async function readSchema(db: Database, side: Side, name: string): Promise<Schema> {
   const of = (sql: string) => sql.replaceAll('$1', literal(name))
   const [columns, defaults, constraints, indexes, sequences, labels, ...more] = await queryAll(
@@ -61,8 +61,8 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
 const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE`
 
 /**
- * Returns a table's columns in one row, as texts with type oids: 10,000 tables give 10,000 rows instead of 100,000. The
- * few dozen types are read separately.
+ * Returns each table's columns in one row, as texts with type oids, so that 10,000 tables give 10,000 rows instead of
+ * 100,000. The few dozen types are read separately.
  */
 const columnsSql = (side: Side) => `
   SELECT c.oid, c.relname AS table, c.relkind AS kind, json_agg(
@@ -123,7 +123,7 @@ const constraintsSql = (side: Side) => `
    WHERE k.contype IN ('p', 'u', 'f', 'c', 'x') AND c.relispartition IS NOT TRUE AND (n.nspname = $1 OR rn.nspname = $1)
    ORDER BY n.nspname, c.relname, k.conname`
 
-/** A foreign key's own columns by name: `conkey` cannot be trusted on the target. */
+/** The names of a foreign key's own columns, because `conkey` is unreliable on the target. */
 const FOREIGN_KEY_COLUMNS = `
   SELECT k.table_schema AS schema, k.table_name AS table, k.constraint_name AS name, k.column_name AS column
     FROM information_schema.key_column_usage k
@@ -195,7 +195,7 @@ const INDEX_NAMES = `
     LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
    WHERE n.nspname = $1 AND i.relkind IN ('i', 'I')`
 
-/** Lacks indexes that are being built or dropped, although pg_index has them. Their definition stays empty. */
+/** Does not include indexes that are being built or dropped, although pg_index does. Their definition stays empty. */
 const INDEX_DEFINITIONS = `
   SELECT tablename AS table, indexname AS name, indexdef AS definition FROM pg_catalog.pg_indexes WHERE schemaname = $1`
 
@@ -204,7 +204,7 @@ const SEQUENCES = `
          s.cycle, s.cache_size::text AS cache, t.relname AS table, a.attname AS column
     ${SEQUENCES_OF_SCHEMA}`
 
-/** Triggers and rules of the target. The source's are left out, because the stream moves their effects. */
+/** Triggers and rules on the target. Those on the source are not read, because the stream moves their effects. */
 const ACTIONS = `
   SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, t.tgenabled::text AS definition
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -216,35 +216,35 @@ const ACTIONS = `
   ORDER BY 2, 3`
 
 type Row = QueryResultRow
-/** Column names by table oid and column number. */
+/** Column names, by table oid and column number. */
 type Names = Map<number, string[]>
 
 interface TableRow {
   oid: number
   table: string
   kind: string
-  /** From `columnsSql`: a JSON array of texts. */
+  /** A JSON array of texts, as `columnsSql` returns it. */
   columns: string
 }
 
 /**
- * A table's column numbers, and for each the text that {@link COLUMN} parses. 100,000 columns have a few thousand
- * different texts.
+ * A table with its column numbers and, for each column, the text that {@link COLUMN} parses. 100,000 columns have a few
+ * thousand different texts.
  */
 type ReadTable = Omit<TableRow, 'columns'> & { attnums: number[]; columns: string[] }
 type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail' | 'collation'>
 
-/** Type with modifier and collation, NOT NULL, generated, identity, name. */
+/** Parses the type with modifier and collation, then NOT NULL, generated, identity and name. */
 const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
 
 /** Facts about a column that `columnsSql` does not return. */
 interface Extra {
   default: string | null
-  /** Only for columns of the target. */
+  /** Set only for columns on the target. */
   collation: string | null
 }
 
-/** By table and column name. */
+/** Facts by table name, then by column name. */
 type Extras = Map<string, Map<string, Extra>>
 
 function separateColumns(intern: (text: string) => string): (row: TableRow) => ReadTable {
@@ -267,7 +267,7 @@ async function readTypes(
   const texts = new Set(tables.flatMap((table) => table.columns))
   const keys = new Set([...texts].map((text) => text.split(' ', 3).join(' ')))
   if (!keys.size) return new Map()
-  // Converted to numbers, so that the statement cannot contain anything else.
+  // Convert to numbers, so that the statement cannot contain anything else.
   const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
   const { rows } = await db.query(typesSql(side, kinds.join(', ')))
   return new Map(
@@ -284,7 +284,7 @@ async function readTypes(
   )
 }
 
-/** Returns a function that creates columns. Identical columns share one object. */
+/** Returns a function that creates columns, sharing one object among identical columns. */
 function columnMaker(types: Map<string, ReadType>): (text: string, extra: Extra | undefined) => SchemaColumn {
   const known = new Map<string, SchemaColumn>()
   return (text, extra) => {
@@ -323,7 +323,7 @@ function extrasOf(rows: readonly Row[]): Extras {
   return found
 }
 
-/** Interns strings, because 100,000 columns have only a few thousand different texts. */
+/** Returns a function that interns strings, because 100,000 columns have only a few thousand different texts. */
 function interner(): (text: string) => string {
   const seen = new Map<string, string>()
   return (text) => {
@@ -334,7 +334,7 @@ function interner(): (text: string) => string {
   }
 }
 
-/** The column's name, which is last in the text from `columnsSql`. */
+/** The column's name, which comes last in the text from `columnsSql`. */
 const columnName = (text: string) => text.split(' ').slice(6).join(' ')
 
 function namesOf(tables: readonly ReadTable[]): Names {
@@ -347,7 +347,7 @@ function namesOf(tables: readonly ReadTable[]): Names {
   )
 }
 
-/** Reads the columns of tables in other schemas that a foreign key connects with this schema. */
+/** Reads the columns of tables in other schemas that a foreign key connects to this schema. */
 async function readOutside(db: Database, schema: string, constraints: readonly Row[]): Promise<Names> {
   const oids = constraints.flatMap((row) => [
     ...(row.schema === schema ? [] : [row.oid]),
@@ -430,7 +430,7 @@ function targetKeys(
         )
       return keyed.get(`${table}\n${name}`) ?? unnamed(key)
     },
-    // The order may differ from the referenced key's. Only the definition shows which column is meant.
+    // The order may differ from that of the referenced key, and only the definition shows which column is meant.
     referred({ refOid, refKey, definition }) {
       const columns = referredColumns(definition ?? '')
       const known = new Set(nameOf.get(refOid))
@@ -466,7 +466,10 @@ function isUsers(column: string): boolean {
   return !OWN_COLUMN.test(column)
 }
 
-/** The checks' conditions by name, because information_schema lacks the table. null if checks of one name differ. */
+/**
+ * The conditions of checks by name, because information_schema does not show the table. null if checks with the same
+ * name differ.
+ */
 function conditionsOf(rows: Row[]): Map<string, string | null> {
   const found = new Map<string, string | null>()
   for (const { name, condition } of rows)
@@ -514,9 +517,7 @@ function toIndex(row: Row, nameOf: Names): Index {
   }
 }
 
-/**
- * Replaces hidden columns of an index: drops the shard, and shows an expression as an empty string.
- */
+/** Replaces hidden columns of an index: omits the shard column, and shows an expression as an empty string. */
 function shownColumn(name: string): string[] {
   if (SHARD_COLUMN.test(name)) return []
   return [EXPRESSION_COLUMN.test(name) ? '' : name]

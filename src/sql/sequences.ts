@@ -1,11 +1,11 @@
 import { type Database, ident, literal, qualified, queryAll, unhurried } from '../runtime/database.ts'
 
-/** A sequence of the schema, and the column that it feeds, if any. Values can exceed 2^53. */
+/** A sequence in the schema, with the column that it feeds, if any. Values can exceed 2^53. */
 export interface Sequence {
   name: string
   /**
-   * The last generated value; null before the first. On a source, a sequence that was restarted, or starts past its
-   * bound, has the value before its next one.
+   * The last generated value; null if there is none. For an unused sequence on the source, the value before its next
+   * one, if that is within its bounds.
    */
   lastValue: bigint | null
   increment: bigint
@@ -15,13 +15,13 @@ export interface Sequence {
   cache: bigint
   table: string | null
   column: string | null
-  /** Range of that column; null without a column, or when its type is not an integer. */
+  /** Range of the column's type; null if there is no column or its type is not an integer. */
   holds: { min: bigint; max: bigint } | null
 }
 
 const WHOLE: Record<string, bigint> = { smallint: 2n ** 15n, integer: 2n ** 31n, bigint: 2n ** 63n }
 
-/** Range of a column type; null when it is not an integer. */
+/** Range of a column type; null if it is not an integer. */
 function rangeOf(type: string): { min: bigint; max: bigint } | null {
   const end = WHOLE[type]
   return end === undefined ? null : { min: -end, max: end - 1n }
@@ -45,8 +45,8 @@ export async function readSequences(db: Database, schema: string): Promise<Seque
 }
 
 /**
- * Reads the sequences of a source. For an unused sequence, for example after `RESTART WITH`, pg_sequences shows no
- * value, so all numbers before its next one count as used.
+ * Reads the sequences of a source. pg_sequences shows no value for an unused sequence, for example after `RESTART
+ * WITH`, so all numbers before its next value count as used.
  */
 export async function readSourceSequences(db: Database, schema: string): Promise<Sequence[]> {
   const rows = await readRows(db, schema)
@@ -85,15 +85,16 @@ async function readRows(db: Database, schema: string): Promise<{ sequence: Seque
   }))
 }
 
-/** One side of a migration, and the schema that is moved. */
+/** One side of a migration, with the schema that is moved. */
 export interface Side {
   db: Database
   schema: string
 }
 
 /**
- * Lists the source's sequences that the target must have: all except those of tables that are not moved, and of columns
- * whose numbers the target generates without a sequence. `there` is the target's sequence of the same name.
+ * Lists the source's sequences that the target must have. These are all except the sequences of tables that are not
+ * moved, and of columns whose numbers the target generates without a sequence. `there` is the target's sequence with
+ * the same name.
  */
 export async function wantedSequences(
   source: Side,
@@ -124,7 +125,7 @@ async function numbersItself({ db, schema }: Side, table: string, column: string
   return SELF_NUMBERING.test(rows[0]?.text ?? '')
 }
 
-/** A sequence that was set on the target. `value` counts as used, so the next number is beyond it. */
+/** A sequence that was set on the target. `value` counts as used, so the next number comes after it. */
 export interface SequenceSet {
   name: string
   sourceValue: string | null
@@ -132,12 +133,12 @@ export interface SequenceSet {
 }
 
 /**
- * Sets the target's sequences of `tables`, and standalone ones, beyond the source's value and the highest value in the
- * column, plus `margin`, and reads each back. The fence stops writes but not `nextval`; the margin covers numbers that
- * are generated meanwhile.
- * @param live true if the application already uses the target: leaves alone sequences that are past all values, because
- * setting one could move it back behind new numbers
- * @returns sequences that were set or are past all values, and messages about those that could not be set
+ * Sets the target's sequences of `tables`, and those that feed no table, to `margin` past the last value that the
+ * source's sequence or the column has used, and reads each back. The fence stops writes but not `nextval`, so the
+ * margin covers numbers that are generated meanwhile.
+ * @param live whether the application already uses the target. If so, leaves alone sequences that are past all used
+ * values, because setting one could move it back to numbers in use
+ * @returns sequences that were set or were past all used values, and messages about those that could not be set
  */
 export function setSequences(
   source: Side,
@@ -146,7 +147,7 @@ export function setSequences(
   margin: bigint,
   live = false,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
-  // Without an index, reading the highest value scans the table.
+  // No time limit, because without an index, reading the highest value scans the table.
   return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin, live)))
 }
 
@@ -164,7 +165,7 @@ async function setAll(
     wanted.flatMap(({ sequence, there }) => (there ? sequence : [])),
     ...[source, target],
   )
-  // Read after the rows, so these values are past all of the rows' numbers.
+  // Read these after the rows, so that they are past all numbers in the rows.
   const drawing = live ? wanted.flatMap(({ there }) => (there && there.lastValue !== null ? there.name : [])) : []
   const drawnOf = await readLast(target, drawing)
   const waiting: { sequence: Sequence; value: bigint }[] = []
@@ -211,17 +212,17 @@ async function setAll(
   return { set, problems }
 }
 
-/** The target sequence's new value: up to `steps` beyond `used`, with at least one number left. */
+/** The new value of the target's sequence: up to `steps` numbers past `used`, with at least one number left. */
 function standing(sequence: Sequence, other: Sequence, used: bigint, steps: bigint): bigint {
   const { increment } = other
   const left = numbersLeft(other, used)
   const fits = left > steps ? steps : left > 0n ? left - 1n : 0n
-  // A cycling sequence gets the source's value: rows beyond it are from an earlier round.
+  // A sequence that cycles starts from the source's value, because rows with numbers past it are from an earlier cycle.
   if (sequence.cycle) return clamp(used + (left > steps ? steps : 0n) * increment, other)
   return furthest(sequence, used + fits * increment, other.lastValue)
 }
 
-/** How many numbers beyond `used` a sequence and its column have left. */
+/** How many numbers past `used` a sequence and its column have left. */
 export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigint): bigint {
   const [top, bottom] = [holds && holds.max < max ? holds.max : max, holds && holds.min > min ? holds.min : min]
   const left = increment > 0n ? (top - used) / increment : (used - bottom) / -increment
@@ -230,7 +231,7 @@ export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigi
 
 const textOf = (value: bigint | null) => value?.toString() ?? null
 
-/** A problem, and its fix as an imperative. */
+/** A problem and its fix, which is an imperative sentence. */
 export interface Unfit {
   what: string
   fix: string
@@ -239,10 +240,10 @@ export interface Unfit {
 export const unfitText = ({ what, fix }: Unfit) => `${what}. ${fix}`
 
 /**
- * Finds out whether the target's sequence can continue where the source's ends. If not, the next INSERT on the target
- * would fail, or get a number that is already in use.
+ * Checks whether the target's sequence can continue after the source's last number. If not, the next INSERT on the
+ * target would fail or get a number that is already in use.
  * @param used the last used value
- * @param value the target sequence's new value
+ * @param value the new value of the target's sequence
  * @returns undefined if it can continue
  */
 export function unfitSequence(
@@ -266,7 +267,7 @@ export function unfitSequence(
   const up = increment > 0n
   if (numbersLeft({ ...other, holds: null }, value) > 0n)
     return {
-      what: `the column ${other.table}.${other.column} cannot hold ${value + other.increment}, and ${used} is already used`,
+      what: `the column ${other.table}.${other.column} cannot store ${value + other.increment}, and ${used} is already used`,
       fix: `Before the load, run \`ALTER TABLE ${qualified(schema, other.table ?? '')} ALTER COLUMN ${ident(other.column ?? '')} TYPE bigint\` on both sides.`,
     }
   const [end, bound, word] = up ? [other.max, max, 'MAXVALUE'] : [other.min, min, 'MINVALUE']
@@ -279,15 +280,15 @@ export function unfitSequence(
 }
 
 /**
- * Reads each sequence's furthest value, from the source's sequence and from the column on the given sides. Takes two
- * round trips per side, however many sequences there are.
- * @returns the values by sequence name
+ * Finds the last number that each sequence or its column has used, on the given sides. Takes two round trips per side,
+ * however many sequences there are.
+ * @returns the numbers by sequence name
  */
 export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[]): Promise<Map<string, bigint | null>> {
   const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
   return new Map(
     sequences.map((sequence) => {
-      // A cycling sequence may have started over: rows beyond its value can be from an earlier round.
+      // A sequence that cycles may have started over, so rows with numbers past its value may be from an earlier cycle.
       if (sequence.cycle && sequence.lastValue !== null) return [sequence.name, sequence.lastValue]
       const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
       const known = values.filter((value) => value !== null)
@@ -297,8 +298,8 @@ export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[])
 }
 
 /**
- * Reads the furthest number in each sequence's column. Skips missing tables and columns, which other checks report.
- * Also skips text columns, which can own a sequence too: their values are customer data, not numbers.
+ * Reads the largest number in each sequence's column, or the smallest for a descending sequence. Skips missing tables
+ * and columns, which other checks report, and text columns, whose values are customer data.
  */
 async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): Promise<Map<string, bigint>> {
   const fed = sequences.filter(({ table, column }) => table && column)
@@ -321,14 +322,14 @@ async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): P
     }),
   )
   for (const [at, { name }] of asked.entries()) {
-    // A numeric value can have decimals or be NaN.
+    // A numeric value may have decimals or be NaN.
     const whole = /^-?\d+(?=\.|$)/.exec(results[at]?.[0]?.value ?? '')?.[0]
     if (whole !== undefined) found.set(name, BigInt(whole))
   }
   return found
 }
 
-/** The value that is further in the sequence's direction. */
+/** The value that is further along in the sequence's direction. */
 function furthest(sequence: Sequence, a: bigint, b: bigint | null): bigint {
   if (b === null) return a
   return a > b === sequence.increment > 0n ? a : b

@@ -13,12 +13,12 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
-/** Reads the secondary indexes, checks, foreign keys and column parts of a schema. */
+/** The secondary indexes, checks, foreign keys and column parts of a schema. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   return structureOf(await readSchema(db, side, name))
 }
 
-/** Reads the secondary indexes, checks, foreign keys and column parts of a schema. */
+/** The secondary indexes, checks, foreign keys and column parts of a schema. */
 export function structureOf(schema: Schema): Structure {
   return {
     indexes: schema.indexes
@@ -70,20 +70,26 @@ export function collationForm(locale: string): string {
   return locale.toLowerCase().replaceAll('_', '-')
 }
 
-/** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
+/**
+ * The comparable form of a constraint. Ignores DEFERRABLE, which CockroachDB does not have, and RESTRICT, which means
+ * NO ACTION there.
+ */
 function constraintForm({ kind, columns, condition, definition, references }: SchemaConstraint): string {
   if (kind !== 'f' || !references)
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
-  // The order of the pairs does not matter.
+  // Sorted, because the order of the pairs does not matter.
   const pairs = columns.map((column, at) => `${column} to ${references.columns[at]}`).toSorted()
   return `(${pairs.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
 }
 
 const NUMBERED = '(numbered)'
 
-/** Treats all defaults that generate numbers as equal. The comparison of sequences covers the details. */
+/**
+ * The comparable form of a default. All defaults that generate numbers count as equal, because sequences are compared
+ * separately.
+ */
 export function defaultForm(text: string): string {
   const form = formOf(text)
   return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
@@ -110,7 +116,7 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
-  // Read after the used values, because an application that writes to the target keeps advancing its sequences.
+  // Read these after the used values, because an application that writes to the target keeps advancing its sequences.
   const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
@@ -120,7 +126,7 @@ export async function readSequenceStates(
       name,
       table,
       increment,
-      // A cycling sequence starts over, so it is never behind.
+      // A sequence that cycles starts over, so it is never behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),

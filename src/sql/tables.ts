@@ -14,7 +14,7 @@ const COLUMNS = `
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE
    ORDER BY c.relname, a.attnum`
 
-/** Reads keys from the index rather than the constraint, for the reason in docs/cockroachdb.md. */
+/** Reads keys from the index rather than the constraint. docs/cockroachdb.md explains why. */
 const KEYS = `
   SELECT x.indrelid AS oid, x.indkey::text AS key
     FROM pg_catalog.pg_index x
@@ -31,8 +31,8 @@ export interface EnumRow {
 }
 
 /**
- * Reads the tables of a schema with columns and key, in one round trip. A partitioned table counts as one. Uses only
- * columns that `pg_catalog` has on both PostgreSQL and CockroachDB.
+ * Reads the tables of a schema with their columns and keys, in one round trip. A partitioned table counts as one table.
+ * Uses only columns that `pg_catalog` has on both PostgreSQL and CockroachDB.
  */
 export async function readTables(db: Database, schema: string): Promise<Table[]> {
   const [columns = [], keys = [], enums = []] = await queryAll(
@@ -66,7 +66,7 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
   })
 }
 
-/** Lists the tables with row-level security, whichever roles it applies to. */
+/** Lists the tables that have row-level security, no matter which roles it applies to. */
 export async function readSecuredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

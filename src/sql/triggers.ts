@@ -29,7 +29,7 @@ export async function withTriggers(db: Database, schema: Schema, tables: readonl
 /** The fence's trigger on each table of the source. */
 const OURS = 'molt_actions_fence'
 
-/** Lists triggers of these tables except ours. */
+/** Lists triggers of these tables, except the fence's. */
 async function readTriggers(
   db: Database,
   schema: string,
@@ -59,7 +59,10 @@ async function readTriggers(
   return found.filter(({ table }) => tables.includes(table))
 }
 
-/** Lists the source's triggers that the target lacks, because `prepare` allows no triggers there before the load. */
+/**
+ * Lists the source's triggers that the target does not have yet, because `prepare` does not allow any there before the
+ * load.
+ */
 export async function missingTriggers(
   source: { db: Database; schema: string },
   target: { db: Database; schema: string },

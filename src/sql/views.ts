@@ -4,7 +4,7 @@ const VIEWS = `
   SELECT c.relname::text AS name, c.relkind = 'm' AS materialized
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = $1 AND c.relkind IN ('v', 'm')`
-/** Excludes views of extensions, such as pg_stat_statements. */
+/** Excludes views that belong to extensions, such as pg_stat_statements. */
 const OWN = ` AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')`
 

@@ -146,7 +146,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const bypassed = await waiting(lenient)
     const passed = await bypassed.job('cutover')
     expect(words(requireGreen('cutover', passed))).toMatch(
-      /##\[warning\]environment `cutover` let the job pass without an approval/,
+      /##\[warning\]environment `cutover` let the job pass without approval/,
     )
   })
 
@@ -163,7 +163,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate({ 'plan-hash': 'a'.repeat(64) }), 'approval.plan-changed')
     const [entry] = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
     const other = { 'plan-hash': String(entry?.hash), tools: `molt=${'b'.repeat(64)}` }
-    await refused(gate(other), /is not the program of the plan/)
+    await refused(gate(other), /is not the program in the plan/)
   })
 
   test('with `gate: none`, the cutover requests the slot immediately and logs that no approval was required', async () => {

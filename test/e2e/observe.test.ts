@@ -92,7 +92,7 @@ test('is healthy without problems, and reports until when a rollback is possible
   requireSuccess('observe', calm)
   expect(calm.outputs).toMatchObject({ verdict: 'healthy', reasons: '[]' })
   expect(calm.summary).toMatch(
-    /A rollback is possible until \S+Z\. It would lose every write .* rows written per minute/,
+    /A rollback is possible until \S+Z\. It would lose every write .* rows were written per minute/,
   )
   const report = JSON.parse(readFileSync(calm.outputs.report as string, 'utf8'))
   expect(report.worst.length).toBeGreaterThan(3)

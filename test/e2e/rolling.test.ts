@@ -70,7 +70,7 @@ test('compares recently changed rows during the write pause', TIMEOUT, async () 
   const result = await rehearsal.run('cutover', CUTOVER)
   requireSuccess('cutover', result)
   expect(words(result)).toMatch(/rows of \d+ tables proved, \d+ keys? open, 0 lost/)
-  expect(result.summary).toContain('every row compared while it was streamed, and again when it changed')
+  expect(result.summary).toContain('every row compared during the stream, and again after each change')
   expect(JSON.parse(result.outputs.tables as string).length).toBeGreaterThan(5)
   // After a rehearsal, the stream and the proof can both resume.
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])

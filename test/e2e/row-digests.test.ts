@@ -256,7 +256,7 @@ test('a cancelled run does not wait for the sums of a large table', async () => 
 })
 
 test.each([
-  ['hides rows of', '', /busy: row-level security on the target hides some of its rows from this role/],
+  ['hides rows of', '', /busy: row-level security on the target hides some rows from this role/],
   ['does not apply to', 'BYPASSRLS', undefined],
 ])('a row-level security policy that %s the role on the target', async (_, option, problem) => {
   const role = `reader${option}`.toLowerCase()

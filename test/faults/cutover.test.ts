@@ -338,8 +338,8 @@ test('refuses to stream, compare or cut over with programs that differ from the 
     ['cutover', 'molt'],
   ] as const) {
     const result = await rehearsal.run(action, {}, { env })
-    expect(result.outputs['error-kind'], words(result)).toBe('verdict')
-    expect(words(result)).toContain(`${tool} on this runner is not the program of the plan`)
+    expect(result.outputs['error-code'], words(result)).toBe('tools.not-planned')
+    expect(words(result)).toContain(`${tool} on this runner is not the program in the plan`)
   }
   rmSync(folder, { recursive: true })
 })
@@ -354,7 +354,7 @@ test('reports an armed fence with a disabled trigger as damaged, and its post st
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, but another run has set it, so it stays')
+  expect(words(left)).toContain('the fence is armed, but another run has set it, so it is left alone')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -470,7 +470,7 @@ nightly(
     expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
     const next = await cutover()
     requireSuccess('cutover', next)
-    expect(words(next)).toContain('which a cutover without a commit had rebuilt')
+    expect(words(next)).toContain('that an uncommitted cutover had rebuilt')
   },
 )
 
@@ -491,14 +491,13 @@ nightly(
     }
     const thief = await read('thief')
     const refused = await cutover()
-    expect(words(refused)).toMatch(
-      /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
-    )
+    expect(refused.outputs['error-code']).toBe('slot.in-use')
+    expect(words(refused)).toMatch(/PID \d+ \(thief, user postgres, from 127\.0\.0\.1\)/)
     await thief.end().catch(() => {})
     await read('molt-actions replicator')
     const result = await cutover()
     requireSuccess('cutover', result)
-    expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
+    expect(words(result)).toMatch(/disconnected an abandoned replicator from an earlier run: PID \d+/)
   },
 )
 
@@ -526,7 +525,7 @@ nightly(
       /compares less than the approved plan \(`full`\)/,
     )
     const brief = await rehearsal.run('brief')
-    expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
+    expect(words(brief)).toContain('discarded an earlier approval that no cutover used')
     expect(await phase()).toBe('caught-up')
     await approve("plan->>'hash'")
   },
@@ -581,18 +580,20 @@ test('a run cancelled right after the commit is completed by the next run', TIME
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])
-    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, but must be permanent after the commit/)
+    expect(words(await rehearsal.run(action))).toMatch(/the fence is lifted, so writes can pass/)
   expect(await write()).toBe(true)
   await leased('9223372036854775807')
   for (const action of ['status', 'finalize']) {
     const told = await rehearsal.run(action)
     expect(told.outputs['error-kind']).toBe('verdict')
-    expect(words(told)).toContain('writes have passed it since the commit, because it was lifted in between')
+    expect(words(told)).toContain('writes have passed the fence since the commit')
   }
   const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
-  expect(words(gone)).toMatch(/the source may have changed since the commit.*writes have passed it since the commit/)
-  const accept = /copy them over, then run `(SELECT setval\(.*?\))` on the source to confirm/.exec(
+  expect(words(gone)).toMatch(
+    /the source may have changed since the commit.*writes have passed the fence since the commit/,
+  )
+  const accept = /copy them to the target, then run `(SELECT setval\(.*?\))` on the source to confirm/.exec(
     words(gone),
   )?.[1] as string
   await rehearsal.query('source', accept)

@@ -94,7 +94,7 @@ test('before the first stream: rejects a publication that omits or has omitted c
   await rehearsal.query('source', `SELECT pg_drop_replication_slot('molt_slot')`)
   await refused(
     `SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')`,
-    /the load ended with the cursor [0-9A-F/]+, and nothing has been streamed since/,
+    /the load ended at [0-9A-F/]+, and nothing has been streamed since/,
   )
 })
 
@@ -121,13 +121,13 @@ test('between two streams: reports a new table, a TRUNCATE, a slot that another 
   await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)
   const refused = await rehearsal.run('replicate', { until: 'caught-up' })
   expect(refused.conclusion).toBe('failure')
-  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by another client/)
+  expect(words(refused)).toMatch(/since the last stream ended: another client has recreated, advanced or read the slot/)
   const [staging] = await rehearsal.query(
     'target',
     `SELECT facts->>'stagingSchema' AS name FROM molt_actions.migrations WHERE id = 'main'`,
   )
   await rehearsal.query('target', `UPDATE "${staging?.name}".memo SET value = '7F/0' WHERE key LIKE 'pglogical%'`)
   expect(words(await rehearsal.run('replicate', { until: 'caught-up' }))).toMatch(
-    /belongs to another source, or the source was/,
+    /is from another source, or the source was/,
   )
 })

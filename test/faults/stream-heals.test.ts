@@ -140,7 +140,7 @@ describe('a stream survives temporary faults', { timeout: 150_000 }, () => {
     const pid = stream.pid as number
     process.kill(pid, 'SIGSTOP')
     try {
-      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*printed nothing about it/)
+      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*printed no error/)
     } finally {
       process.kill(pid, 'SIGCONT')
     }
@@ -181,7 +181,7 @@ describe('proving the drain', { timeout: 60_000 }, () => {
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     await sleep(500)
     await expect(proveDrain(stream, 1_500)).rejects.toThrow(
-      /waited for the marker [0-9a-f-]{36} to reach the target, longer than/,
+      /waited longer than .* for the marker [0-9a-f-]{36} to reach the target/,
     )
     await blocker.query('ROLLBACK')
     expect(await proveDrain(stream, 30_000)).toMatchObject({ deadLetterTable: 'replicator_dlq' })
@@ -191,7 +191,7 @@ describe('proving the drain', { timeout: 60_000 }, () => {
     const { stream, load } = await streaming({ extraArgs: ['--dlqTableName', 'left_over'] })
     await load.stop()
     await scene.db.t.query('CREATE TABLE left_over (event text); INSERT INTO left_over VALUES (1)')
-    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes are in the dead-letter table left_over/)
+    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes went to the dead-letter table left_over/)
     await scene.db.t.query('TRUNCATE left_over')
     await proveDrain(stream, 30_000)
     expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')
@@ -215,7 +215,7 @@ describe('proving the drain', { timeout: 60_000 }, () => {
     const warned = said.mock.calls.flat().join('')
     said.mockRestore()
     expect(proof.changesAfter).toBeNull()
-    expect(warned).toMatch(/::warning::the replicator's metrics count no changes, although the marker has arrived/)
+    expect(warned).toMatch(/::warning::the replicator's metrics show no changes, although the marker has arrived/)
   })
 
   it('reports a killed replicator, and the next attempt succeeds', async () => {

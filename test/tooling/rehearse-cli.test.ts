@@ -330,7 +330,7 @@ describe('your own source, without a target', () => {
   nightly('Ctrl-C while writes are paused lifts the fence and cleans up', { timeout: TIMEOUT }, async () => {
     let interrupted = false
     const run = await rehearse(own(), (text, interrupt) => {
-      if (interrupted || !/writes are refused;/.test(text)) return
+      if (interrupted || !/writes are refused, after/.test(text)) return
       interrupted = true
       interrupt()
     })

@@ -29,7 +29,7 @@ molt_actions_wal_kept_bytes{migration="main"} 1024
 # HELP molt_actions_phase Phase of the migration in the ledger.
 # TYPE molt_actions_phase gauge
 molt_actions_phase{migration="main",phase="loaded"} 1
-# HELP molt_actions_updated_timestamp_seconds When this file was written.
+# HELP molt_actions_updated_timestamp_seconds Time at which this file was written.
 # TYPE molt_actions_updated_timestamp_seconds gauge
 # UNIT molt_actions_updated_timestamp_seconds seconds
 molt_actions_updated_timestamp_seconds{migration="main"} 1700000000.5

@@ -126,10 +126,10 @@ describe('the report', () => {
 
   test('lists estimates and inconclusive results first', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
-      'row counts are estimates, except those from molt',
+      'row counts are estimates, except for those from molt',
     )
-    expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('not proved equal')
-    expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')
+    expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('equality not proved')
+    expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no rows were compared')
   })
 
   test('limits the length of the summary for a schema with ten thousand tables', () => {

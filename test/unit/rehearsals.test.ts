@@ -130,13 +130,13 @@ test.each<[string, FakeRehearsal, RegExp]>([
   [
     'by another workflow',
     rehearsal({ path: '.github/workflows/ci.yml' }),
-    /belongs to the workflow \.github\/workflows\/ci/,
+    /run of the workflow \.github\/workflows\/ci/,
   ],
   ['that failed', rehearsal({ conclusion: 'failure' }), /ended with failure/],
   ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /ran on 2020/],
   ['whose artifact has expired', rehearsal({}, { expired: true }), /has expired/],
   ['whose artifact has no digest', rehearsal({}, { digest: null }), /no digest/],
-  ['that gh rejects', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
+  ['that gh rejects', { ...rehearsal(), verified: undefined }, /gh attestation verify rejects it: Error: no att/],
   ['attested by another run', elsewhere(), /is for the run .*runs\/7/],
   [
     'with an attestation for another artifact',

@@ -210,7 +210,7 @@ describe('resuming from the slot', () => {
   it.each([
     ['another source', slot, '1/0', note, /another source/],
     ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
-    ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
+    ['a slot that moved back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /not the same slot/],
     [
       'a slot that was advanced by another client',
       { ...slot, confirmedFlushLsn: '0/600' },
@@ -218,8 +218,8 @@ describe('resuming from the slot', () => {
       note,
       /recreated, advanced/,
     ],
-    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
-    ['a slot recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded fewer/],
+    ['a slot recreated before the first stream', slot, undefined, undefined, /load ended at 0\/4FF/],
     [
       'a slot recreated after the first stream was killed',
       { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
@@ -316,10 +316,10 @@ it('shows the trend in a progress line', () => {
   )
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
-  expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
+  expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/lag unknown until the first heartbeat arrives/)
   // The drain does not show the last lag, because that would look harmless even if the drain is stuck.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
-    /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+    /^streaming: lag unknown until the drain marker arrives, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
 })
 

@@ -26,7 +26,7 @@ test('reports a stall at growing intervals, and starts over after new output', (
   vi.advanceTimersByTime(60 * 60_000)
   expect(said.map((each) => Number.parseInt(each, 10))).toEqual([5, 10, 20, 40, 80, 140, 200, 205])
   expect(said[0]).toBe(
-    '5: ::warning::molt fetch has printed nothing for 5 min: last line: x. Look there. Cancel the run to end it',
+    '5: ::warning::molt fetch has printed nothing for 5 min: last line: x. Look there. To stop it, cancel the run',
   )
   expect(stall.reason).toBeUndefined()
 })
@@ -36,5 +36,5 @@ test('ends the program once, if configured', () => {
   vi.advanceTimersByTime(60 * 60_000)
   stall.stop()
   expect(said).toEqual([expect.stringMatching(/^5: ::warning::/), '7: ended'])
-  expect(stall.reason).toMatch(/^It was ended because it printed nothing for 7 min \(`stall-after`\): last/)
+  expect(stall.reason).toMatch(/^It was killed because it printed nothing for 7 min \(`stall-after`\): last/)
 })

@@ -24,7 +24,7 @@ import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>
 
-/** A part of the abort that failed: its error's message and code. */
+/** The error of one failed part of the abort: message and code. */
 interface Undone {
   what: string
   code: string
@@ -126,7 +126,7 @@ async function reachTarget(url: string): Promise<Database | undefined> {
 const DECIDED =
   'the source is permanently fenced: this migration is committed, and the target may have new rows. `abort` works only before the commit. Run `rollback`'
 
-/** Lifts the fence. Runs first: a cutover that holds the fence then fails at its next check, and does not commit. */
+/** Lifts the fence. Runs first, so that a running cutover fails at its next check instead of committing. */
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   await requireOwner(source, migration)
   const { state } = await readFence(source)
@@ -156,7 +156,7 @@ async function onSource(
 ): Promise<string[]> {
   const { slot } = context.inputs
   const owner = await readHeartbeatOwner(source)
-  // Without our heartbeat, a slot or publication of this name may belong to someone else.
+  // Without this suite's heartbeat, a slot or publication with this name may belong to another system.
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }
   const { activePid } = (await readSlot(source, names.slot)) ?? {}

@@ -6,14 +6,14 @@ export const spec = defineAction({
   name: 'abort',
   title: 'Abort',
   description:
-    'Gives up a migration before its commit, in any phase, even if the target is unreachable: lifts the fence, disconnects the replicator, drops the slot and the publication.',
+    'Abandons a migration in any phase before the commit, even if the target is unreachable: lifts the fence, disconnects the replicator, and drops the slot and the publication.',
   icon: 'x-circle',
   inputs: {
     ...migration,
     slot: defaulted(
       pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
       'molt_slot',
-      'Slot to drop when the target, and the ledger on it, are gone.',
+      'Slot to drop when the target and its ledger no longer exist.',
     ),
     restore: defaulted(
       boolean,

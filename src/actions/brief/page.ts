@@ -37,7 +37,7 @@ export interface Facts {
     findings?: { warn: number; waived: number }
     warnings?: string[]
   }>
-  /** The last comparison of rows; `definitions` is the last one of definitions only. */
+  /** The last row comparison. `definitions` is the last comparison of definitions alone. */
   verify?: Evidence<Verified>
   definitions?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
@@ -49,14 +49,14 @@ export interface Facts {
   to: Awaited<ReturnType<typeof readTarget>>
 }
 
-/** Digits of the plan hash near the top of the page, for a quick comparison. The end of the page has all of them. */
+/** How many digits of the plan hash are shown near the top, for a quick comparison. The full hash is at the end. */
 const HASH_SHOWN = 12
 
 /** A label and its value. The page uses lists, because tables do not wrap on a phone. */
 type Line = [label: string, text: string] | undefined
 
 /**
- * The page for an approver: the verdict and the decision first, then what is proved, the expected pause, and the
+ * The page for an approver: the verdict and the decision first, then what has been proved, the expected pause, and the
  * accepted risks.
  */
 export function page(context: Brief, entry: Entry, facts: Facts, problems: readonly string[]): string {
@@ -88,13 +88,15 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
   ].join('\n')
 }
 
-/** How to approve: in this run, whose job `cutover` is already waiting, or with `gate: plan-hash` by a second run. */
+/**
+ * How to approve: in this run, where the job `cutover` is already waiting, or in a second run with `gate: plan-hash`.
+ */
 function approveText({ plan, phase }: Entry, problems: readonly string[]): string[] {
   if (!onGithub() || problems.length || DECIDED.includes(phase)) return []
   nextTold()
   const command = nextCommand({ action: 'cutover', inputs: { 'approved-hash': plan.hash ?? '' } })
   const approve = process.env.MOLT_ACTIONS_WORKFLOWS
-    ? 'answer `npm run workflow`, which asks who approves `cutover`'
+    ? 'approve `cutover` when `npm run workflow` prompts you'
     : `open [this run](${runUrl()}), choose **Review deployments**, and approve \`cutover\``
   return [
     '',
@@ -140,7 +142,7 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
     standIn.length ? ['Stand-ins', standIn.join(', and ')] : undefined,
     ['Started by', actor ? markdownText(actor) : 'someone outside GitHub'],
     decided ? undefined : ['Approve by', untilText(inputs.maxApprovalWait)],
-    ['Switch of the application', switchText()],
+    ['Application switch', switchText()],
   ]
 }
 
@@ -207,8 +209,8 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
     rehearsal?.body.pauseMs !== undefined
       ? `${seconds(rehearsal.body.pauseMs)}, measured ${when(rehearsal)} (${rehearsal.body.decision})`
       : verify?.body.durationMs === undefined
-        ? 'unknown: nothing has been verified or rehearsed yet'
-        : `about ${seconds(verify.body.durationMs + 2_000)}, never measured: the last verify, plus 2 s for everything else`
+        ? 'unknown: there has been no verify or rehearsal yet'
+        : `about ${seconds(verify.body.durationMs + 2_000)}, not measured: the duration of the last verify plus 2 s`
   const { maxPause } = cutoverInputs()
   return [
     ['Estimate', pause],
@@ -228,7 +230,7 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
   return [
     ...(risks.length ? risks.map((each) => `- ${markdownText(each)}`) : ['- No waivers.']),
     names.length
-      ? `- ${plan.defer && plan.defer !== 'none' ? `Deferred for the load (\`defer: ${plan.defer}\`)` : 'Left for later by `convert`'}, built by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
+      ? `- ${plan.defer && plan.defer !== 'none' ? `Deferred for the load (\`defer: ${plan.defer}\`)` : 'Postponed by `convert`'}, built by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
       : '- Nothing is deferred.',
   ].join('\n')
 }
@@ -236,22 +238,22 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
 /** What the approver agrees to. */
 const FINAL: Record<FinalVerify, string> = {
   full: 'every row, by molt and by hashes that both databases compute',
-  auto: 'every row if that takes at most 2 s; otherwise the rows that changed last, because all others are proved before the pause. This misses changes that an administrator makes only on the target',
+  auto: 'every row if that takes at most 2 s; otherwise the last changed rows, because all others have been compared before the pause. This misses changes that an administrator makes only on the target',
   changed:
-    'the rows that changed last; all others are proved before the pause. This misses changes that an administrator makes only on the target',
-  molt: 'every row, by molt alone',
+    'the last changed rows; all others have been compared before the pause. This misses changes that an administrator makes only on the target',
+  molt: 'every row, only by molt',
   counts: 'only row counts',
   tables: 'only definitions',
 }
 
 /**
- * The final verify, as the approver agrees to it. Without a login of its own, an earlier leg of the stream cannot be
- * locked out of the target, so `auto` compares every row in the pause.
+ * The final verify that the approver agrees to. Without a separate login for each leg, an earlier leg cannot be locked
+ * out of the target, so `auto` compares every row during the pause.
  */
 function finalText({ finalVerify = 'auto', waivers = [] }: Plan): string {
   const withoutLogin = waivers.some((each) => each.startsWith(`${LOGIN_CHECK}=`))
   return withoutLogin && finalVerify === 'auto'
-    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no row is proved before the pause`
+    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no rows can be compared before the pause`
     : FINAL[finalVerify]
 }
 
@@ -259,10 +261,10 @@ const LOGIN_CHECK = 'right.target-logins'
 
 const LEVELS: Record<ReportLevel, string> = {
   full: 'compared twice',
-  changed: 'compared, and again when they changed',
-  molt: 'compared by molt alone',
+  changed: 'compared once, and again after each change',
+  molt: 'compared only by molt',
   counts: 'only counted',
-  tables: 'not compared, only their definitions',
+  tables: 'not compared (definitions only)',
 }
 
 function verifyText({ plan }: Entry, { verify }: Facts): string {
@@ -283,7 +285,7 @@ function when(each: Evidence<unknown> | undefined): string {
   return each ? clock(each.at) : 'never'
 }
 
-/** The tools and tables that the plan hash covers, folded away. */
+/** The tools and tables that the plan hash covers, in a collapsed section. */
 function planDetails({ plan }: Entry, facts: Facts): string {
   const title = `The plan: ${plural(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
   const tools = Object.entries(plan.tools ?? {}).map(
@@ -293,8 +295,8 @@ function planDetails({ plan }: Entry, facts: Facts): string {
   return folded(title, [...tools, ...tables].join('\n'))
 }
 
-/** The version that the program with this digest reported when the plan was made. */
+/** The version of the tool with this digest, as recorded by `prepare`. */
 function versionOf(name: string, sha256: string, { prepare }: Facts): string {
   const tool = prepare?.body.tools?.[name]
-  return tool?.sha256 === sha256 ? tool.version : 'of unknown version'
+  return tool?.sha256 === sha256 ? tool.version : '(unknown version)'
 }

@@ -38,17 +38,18 @@ export const action: Action<typeof spec> = {
         planHash: entry.plan.hash,
         problems,
       })
-      // The outcome of an earlier approval does not apply to the one requested now.
+      // A past approval request says nothing about the one that follows this page.
       await setApproval(target, entry.id, null)
-      // An unused approval does not apply either: this page needs its own.
+      // An approval that was granted but never used is discarded too: this page needs a new one.
       if (entry.phase === 'approved') {
         entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
-        info('discarded an earlier approval that no cutover has used')
+        info('discarded an earlier approval that no cutover used')
       }
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
-      // Words, because GitHub drops an output that contains a secret, which can be `true`. Without it, a follower runs.
+      // Not a boolean: GitHub clears an output that contains a secret, and a secret can be `true`. If cleared, a
+      // follower runs.
       context.output('follow', CAUGHT_UP.includes(entry.phase) ? 'follower-needed' : 'no-follower-needed')
       context.summary(page(context, entry, facts, problems))
       if (!problems.length && STREAMING.includes(entry.phase))
@@ -92,7 +93,7 @@ function problemsOf(entry: Entry, { verify, definitions, slot, proof }: Facts): 
   else if (verify.body.partial) problems.push('the last verify covered only some tables')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
   if (proof?.lost) problems.push(`rolling proof: ${plural(proof.lost, 'row')} lost`)
-  // A verify compares definitions too, so an earlier comparison of definitions no longer counts.
+  // A verify also compares definitions, so it supersedes an earlier comparison of definitions alone.
   if (definitions && (!verify || definitions.at > verify.at))
     for (const each of definitions.body.problems ?? []) problems.push(`definitions: ${each}`)
   return problems

@@ -14,7 +14,7 @@ export const spec = defineAction({
     decision: optional(choice('commit', 'rehearse'), '`decision` of the cutover to approve. Shown on the page.'),
     'max-approval-wait': optional(
       duration,
-      'How long the target is kept up to date while the approval is pending. Shown on the page.',
+      'How long the stream keeps the target up to date while the approval is pending. Shown on the page.',
     ),
   },
   outputs: {

@@ -33,7 +33,8 @@ export const action: Action<typeof spec> = {
       await tellWrites(source, entry)
       const onSource = () => leftoversOnSource(source, entry?.plan, true)
       const onTarget = () => leftoversOnTarget(target, migration, entry)
-      // The source first: its slot fills a disk, and a cancelled job may have no time left after building indexes.
+      // Clean the source first: its slot fills the disk, and rebuilding indexes may leave a cancelled job no time for
+      // it.
       const found = await takeAway(await onSource(), dryRun)
       if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
       found.push(...(await takeAway(await onTarget(), dryRun)))
@@ -43,7 +44,7 @@ export const action: Action<typeof spec> = {
       context.output('would-drop', dryRun ? names : '[]')
       context.output('files-left', JSON.stringify(tellFiles(entry)))
       context.summary(
-        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration remains.'}`,
+        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing remains of this migration.'}`,
       )
     }),
 }
@@ -62,7 +63,7 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
   if (state === 'permanent' && !entry)
     throw new VerdictError(
       'fence.permanent-without-commit',
-      'the source is permanently fenced, but the ledger has no such migration. Find out which database the application uses. Without the fence, both sides could accept writes',
+      'the source is permanently fenced, but the ledger has no entry for this migration. Find out which database the application uses. Without the fence, both sides could accept writes',
     )
   // A ledger from before the commit, such as a restored backup, must not make the old database writable again.
   if (state === 'permanent' && entry && PHASES.indexOf(entry.phase) < PHASES.indexOf('committing'))
@@ -77,7 +78,10 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
     )
 }
 
-/** Requires a comparison as of the commit: once the fence is gone, neither that nor a rollback is possible. */
+/**
+ * Requires that the rows have been compared since the commit. Once the fence is gone, neither a comparison nor a
+ * rollback is possible.
+ */
 async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const last = await lastAfterCommit(target, entry)
@@ -90,15 +94,15 @@ async function requireCompared({ inputs }: Context<typeof spec>, target: Databas
   const differ = last?.verdict === 'different'
   refuse(
     differ ? 'cleanup.rows-differ' : 'cleanup.not-compared',
-    differ ? 'rows differ as of the commit' : 'not every row has been compared since the commit',
+    differ ? 'rows differed at the commit' : 'not every row has been compared since the commit',
     what,
     differ
       ? 'Roll back, or restore the rows by hand from the fenced source and set `waive: compare`. Nothing was dropped.'
-      : 'Run `finalize`, which compares them, or set `waive: compare`. Nothing was dropped.',
+      : 'Run `finalize` to compare them, or set `waive: compare`. Nothing was dropped.',
   )
 }
 
-/** Requires a healthy application after a commit, because a cleanup makes a rollback impossible. */
+/** Requires that the application is healthy after a commit, because a cleanup rules out a rollback. */
 async function requireObserved({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const found = wayBack(await lastObservation(target, entry))
@@ -115,21 +119,21 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
     code,
     what,
     found.what,
-    'Run `observe` until it is healthy, or set `waive: observe`. Nothing was dropped; a rollback is still possible.',
+    'Run `observe` until it reports `healthy`, or set `waive: observe`. Nothing was dropped; a rollback is still possible.',
   )
 }
 
-/** Warns of writes to the source since the commit: the fence counts them, and this cleanup drops the fence. */
+/** Warns about writes to the source since the commit. The fence counts them, and this cleanup drops the fence. */
 async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const { problems } = await lookAtFence(source, entry)
   if (problems.length)
     warning(
-      `the source may have changed since the commit: ${problems.slice(0, 5).join('; ')}. Before you remove the old database, look for rows written there since then`,
+      `the source may have changed since the commit: ${problems.slice(0, 5).join('; ')}. Before you remove the old database, look for rows written there after the commit`,
     )
 }
 
-/** Requires the rollback window to be over: until then, a rollback may need the fenced source. */
+/** Requires that the rollback window has ended. Until then, a rollback may need the fenced source. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')

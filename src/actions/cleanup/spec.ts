@@ -13,7 +13,7 @@ export const spec = defineAction({
     ...wayBack,
     waive: optional(
       list,
-      '`observe` allows the cleanup even if the last observation after the commit is degraded or missing. `compare` allows it even if rows differ as of the commit, or were not compared. After the cleanup, no rollback is possible. Waivers for `prepare`, if it shares this input, are ignored.',
+      '`observe` allows the cleanup even if the last observation after the commit is degraded or missing. `compare` allows it even if rows differed at the commit or have not been compared since. After the cleanup, no rollback is possible. If `prepare` shares this input, its waivers are ignored here.',
     ),
     restore: defaulted(
       boolean,

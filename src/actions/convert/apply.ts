@@ -9,13 +9,13 @@ import { refuse, VerdictError } from '../../runtime/errors.ts'
 
 const APPLIED = 'molt_actions.applied'
 
-/** What {@link applyConversion} did. */
+/** Statement counts of an {@link applyConversion} run. */
 export interface Applied {
   /** Statements that this run has executed. */
   ran: number
   /** Statements that an earlier run had executed. */
   before: number
-  /** Indexes and constraints that the ledger holds for the cutover and for `finalize`. */
+  /** Indexes and constraints recorded in the ledger, for the cutover and `finalize` to build. */
   deferred: number
 }
 
@@ -23,7 +23,7 @@ export interface Applied {
  * Creates types, sequences and tables on an empty target, and records indexes and constraints in the ledger, as if
  * `prepare` had dropped them. Records each statement before and after it runs, so that a rerun resumes where a killed
  * run stopped. Drops nothing.
- * @throws VerdictError when the schema holds other tables, or tables of an earlier run with another definition
+ * @throws VerdictError when the schema has other tables, or tables that an earlier run created with other definitions
  */
 export async function applyConversion(db: Database, migration: string, conversion: Conversion): Promise<Applied> {
   await createLedger(db)
@@ -55,7 +55,7 @@ export async function applyConversion(db: Database, migration: string, conversio
   return { ran, before: conversion.tables.length - ran, deferred: objects.length }
 }
 
-/** Refuses once the load has begun: a table created then would not be part of the plan. */
+/** Requires that the load has not begun: a table created later would not be part of the plan. */
 async function requireEarly(db: Database, migration: string): Promise<void> {
   const entry = await readEntryIfAny(db, migration)
   if (!entry || entry.phase === 'planned' || entry.phase === 'prepared') return
@@ -81,11 +81,11 @@ async function requireEmpty(db: Database, schema: string): Promise<void> {
       'convert.target-not-empty',
       `the schema ${schema} on the target already has tables`,
       tables.map((name) => `${schema}.${name}`),
-      'Nothing was created. Point `target` at an empty database, or create the missing objects of `1-tables.sql` by hand.',
+      'Nothing was created. Point `target` at an empty database, or create the missing objects from `1-tables.sql` by hand.',
     )
 }
 
-/** "Already exists", for a table, a type, a schema or another object. */
+/** SQLSTATEs of a table, type, schema or other object that already exists. */
 const EXISTS = new Set(['42P07', '42710', '42P06'])
 
 async function runOnce(
@@ -111,11 +111,11 @@ async function refuseOther(db: Database, migration: string, sha256: string, sql:
   await db.query(`DELETE FROM ${APPLIED} WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
   throw new VerdictError(
     'convert.object-exists',
-    `the target already has an object of this name: ${sql.split('\n')[0]}\nEither the source has changed since an earlier \`apply\`, or another user created the object. Nothing was dropped. Change the object by hand, or drop it and run \`convert\` again`,
+    `the target already has an object with this name: ${sql.split('\n')[0]}\nEither the source has changed since an earlier \`apply\`, or another user created the object. Nothing was dropped. Change the object by hand, or drop it and run \`convert\` again`,
   )
 }
 
-/** The statements of 2-indexes.sql and 3-constraints.sql, each with its comments. */
+/** The statements from 2-indexes.sql and 3-constraints.sql, each with its COMMENT ON statements. */
 function deferredOf({ schema, indexes, constraints }: Conversion): Captured[] {
   const found: Captured[] = []
   for (const { sql, deferred } of [...indexes, ...constraints]) {

@@ -23,7 +23,7 @@ export const action: Action<typeof spec> = {
     if (inputs.apply && !inputs.target)
       throw new InputError(
         'input.conflict',
-        'input `apply` requires `target`. Set it to the URL of the CockroachDB to create the tables on',
+        'input `apply` requires `target`. Set it to the URL of the CockroachDB cluster that gets the tables',
       )
     const started = Date.now()
     const { catalog, conversion } = await convertSource(inputs, versionOf(inputs.targetVersion), context.signal)
@@ -46,7 +46,7 @@ async function apply(context: Convert, url: string, conversion: Conversion): Pro
   const { migration } = context.inputs
   const work = (db: Database) => applyConversion(db, migration, conversion)
   const { ran, before, deferred } = await withDatabase(url, 'target', work, context.signal)
-  const counts = `${plural(ran, 'statement')} ran on the target${before ? `, ${before} had run before` : ''}; ${plural(deferred, 'index or constraint', 'indexes and constraints')} in the ledger`
+  const counts = `${plural(ran, 'statement')} ran on the target${before ? `, ${before} ran earlier` : ''}; ${plural(deferred, 'index or constraint', 'indexes and constraints')} recorded in the ledger`
   info(counts)
   context.output('created', ran)
   context.output('deferred', deferred)

@@ -23,10 +23,13 @@ import type { Cutover } from './spec.ts'
 
 /** Phases from which a cutover starts or continues. */
 const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
-/** Phases in which the target has taken over, so a second cutover has nothing to do. */
+/** Phases in which the target has already taken over, so a cutover has nothing left to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
-/** Runs the checks that need no slot while another run still streams, so that a refused cutover disturbs nothing. */
+/**
+ * Runs the checks that do not need the slot. Another run keeps streaming meanwhile, so a refused cutover disturbs
+ * nothing.
+ */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)
@@ -43,7 +46,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
       'deferral.not-restored',
       'deferred definitions are lost',
       lost,
-      'Unique indexes and constraints must exist before anyone writes to the target.',
+      'Unique indexes and constraints must exist before the application writes to the target.',
     )
   await requireFence(source, entry)
   return entry
@@ -60,14 +63,14 @@ async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<voi
   )
 }
 
-/** Refuses a plan other than the approved one, and a weaker final verify. */
+/** Refuses a plan that was not approved, and a final verify weaker than the approved one. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return
   if (approval?.planHash !== plan.hash)
     throw new VerdictError(
       'approval.plan-changed',
-      `migration \`${id}\` was approved with the plan ${approval?.planHash ?? 'none'}, but the ledger has ${plan.hash}. Get approval for the plan in the ledger`,
+      `migration \`${id}\` was approved with the plan ${approval?.planHash ?? 'none'}, but the ledger has ${plan.hash}. Get the plan in the ledger approved`,
     )
   const planned = plan.finalVerify ?? 'auto'
   const given = finalVerifyOf(context, plan)
@@ -101,9 +104,8 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
 }
 
 /**
- * Settles what earlier runs have left, once no other run can act. The decision lives on the source, beside the fence:
- * a permanent fence means that the target has taken over, whatever the ledger says. Any other state means that nothing
- * was committed.
+ * Resolves the state that earlier runs left behind, once no other run can act. The fence on the source decides: if it
+ * is permanent, the target has taken over, whatever the ledger says. In any other state, nothing was committed.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
@@ -113,9 +115,11 @@ export async function settle(context: Cutover, source: Database, target: Databas
     if (entry.phase !== 'committing' && entry.phase !== 'committed')
       throw new VerdictError(
         'fence.permanent-without-commit',
-        `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so its cutover did not commit. Find out who made the fence permanent. \`rollback\` makes the source writable again. Nothing was changed`,
+        `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so it was not its cutover that committed. Find out who made the fence permanent. \`rollback\` makes the source writable again. Nothing was changed`,
       )
-    info('the source is permanently fenced: an earlier run committed this migration, and this run resumes the switch')
+    info(
+      'the source is permanently fenced: an earlier run committed this migration, and this run continues with the switch',
+    )
     return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')
@@ -126,12 +130,12 @@ export async function settle(context: Cutover, source: Database, target: Databas
   if (state === 'armed')
     throw new VerdictError(
       'fence.armed-by-other',
-      `the fence is armed, by hand or by a run that does not hold this migration. Wait ${seconds(remainingMs)} until it lapses, or lift it with \`fence\``,
+      `the fence is armed, either by hand or by another run. Wait ${seconds(remainingMs)} until it lapses, or lift it with \`fence\``,
     )
   await keepUnlocked(target, entry.id)
   const again = await deferAgain(target, entry.id)
   if (again.length)
-    info(`dropped ${again.length} unique indexes and constraints, which a cutover without a commit had rebuilt`)
+    info(`dropped ${again.length} unique indexes and constraints that an uncommitted cutover had rebuilt`)
   await requireUnchanged(source, target, entry)
   await requireFence(source, entry)
   if (entry.phase !== 'committing') return entry

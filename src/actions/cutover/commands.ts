@@ -11,19 +11,23 @@ import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import type { Cutover } from './spec.ts'
 
 export interface Command {
-  /** Program and arguments. Runs without a shell, unless the program is one. */
+  /** Program and arguments. Not run through a shell. */
   words: readonly string[]
-  /** Names the log file, and the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
+  /**
+   * Decides the name of the log file and the prefix of the command's own variables: `MOLT_SWITCH_…`,
+   * `MOLT_SMOKE_TEST_…`.
+   */
   name: 'switch' | 'smoke-test'
   env: Record<string, string>
   /** Milliseconds. */
   timeout: number
-  /** The fix in the error message. */
+  /** What to do if the command fails, for the error message. */
   advice: string
 }
 
 /**
- * Runs a user's program to its end, and masks secrets in its output. Stops it when `signal` aborts or after `timeout`.
+ * Runs a user's program to completion, with secrets masked in its output. Stops it when `signal` aborts or after
+ * `timeout`.
  * @returns how long it took, in milliseconds
  * @throws ToolError unless it exits with 0 within `timeout`
  */
@@ -50,7 +54,7 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   throw child.failure({ code: late ? 'command.timeout' : 'command.failed', advice: `${why}${command.advice}` })
 }
 
-/** The environment variables that only this command gets, and no other child process. */
+/** The environment variables that only this command receives, not other child processes. */
 function own(name: Command['name']): Record<string, string> {
   const prefix = `MOLT_${name.toUpperCase().replace('-', '_')}_`
   const given = Object.entries(process.env).filter(([key, value]) => key.startsWith(prefix) && value)
@@ -72,7 +76,7 @@ function facts({ id, phase, plan, facts }: Entry): Record<string, string> {
   }
 }
 
-/** The same connection, with read-only transactions by default. */
+/** The same URL, with transactions read-only by default. */
 export function readOnlyUrl(url: string): string {
   const option = '-c default_transaction_read_only=on'
   const readOnly = /[?&]options=/.test(url)
@@ -82,7 +86,7 @@ export function readOnlyUrl(url: string): string {
   return readOnly
 }
 
-/** The roles that do not exist, or whose sessions we cannot end. */
+/** The roles that do not exist, or whose sessions the migration role cannot end. */
 async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
   const { rows } = await source.query(
     `SELECT name FROM unnest($1::text[]) AS name LEFT JOIN pg_catalog.pg_roles r ON r.rolname = name
@@ -96,8 +100,8 @@ async function unendable(source: Database, roles: readonly string[]): Promise<st
 }
 
 /**
- * Ends these roles' sessions in the source database, except our own, so that pools reconnect to the target. A session
- * that cannot be ended is only a warning, because the commit stands.
+ * Ends these roles' sessions in the source database, except those of this suite, so that pools reconnect to the target.
+ * Only warns about sessions that it cannot end, because the migration is already committed.
  * @returns how many sessions were ended
  */
 export async function endSessions(source: Database, roles: readonly string[]): Promise<number> {
@@ -118,11 +122,14 @@ export async function requireEndable(source: Database, roles: readonly string[] 
   if (refused.length)
     throw new UserError(
       'cutover.end-sessions',
-      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: the role does not exist, or the migration role lacks the right. Correct the name, or run \`GRANT pg_signal_backend TO ${ident(source.user ?? '')};\` on the source. Nothing was paused`,
+      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: the role does not exist, or the migration role lacks the privilege. Correct the name, or run \`GRANT pg_signal_backend TO ${ident(source.user ?? '')};\` on the source. Nothing was paused`,
     )
 }
 
-/** Runs the smoke test: before writes are paused, so that a broken script pauses nothing, and after the drain. */
+/**
+ * Runs the smoke test. It runs before writes are paused, so that a broken script pauses nothing, and again after the
+ * drain.
+ */
 export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal): Promise<number> {
   return runCommand(
     entry,

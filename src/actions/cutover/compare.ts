@@ -13,14 +13,14 @@ import { parseLsn } from '../../source/pgoutput.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 
-/** The requested final verify; {@link chooseLevel} resolves `auto`. */
+/** The final verify that the input or the plan sets. {@link chooseLevel} later resolves `auto`. */
 export function finalVerifyOf({ inputs }: Cutover, plan: Plan): FinalVerify {
   return inputs.finalVerify ?? plan.finalVerify ?? 'auto'
 }
 
 /**
- * Runs the first verify while changes stream: it finds lost rows without a write pause, and the last verify before the
- * approval may be a day old.
+ * Runs the first verify while changes are streaming. The last verify may be a day old, and this one finds lost rows
+ * before writes are paused.
  * @throws VerdictError when a difference is not lag
  */
 export async function firstVerify(

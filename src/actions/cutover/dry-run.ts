@@ -12,7 +12,7 @@ import type { Cutover } from './spec.ts'
 
 /**
  * Prints what a cutover would do while writes are paused, and how long each part should take. Changes nothing, does not
- * ask for the slot, and runs none of your commands. Assumes a lag of `max-lag`, the longest that a cutover accepts.
+ * request the slot, and runs no user commands. Assumes a lag of `max-lag`, the most that a cutover accepts.
  */
 export async function dryRun(context: Cutover, entry: Entry, source: Database, target: Database): Promise<void> {
   const { inputs } = context

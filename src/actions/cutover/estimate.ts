@@ -14,7 +14,7 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import type { Choice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
-/** Level, duration and tables of the first verify or an earlier one. */
+/** Level, duration and tables of a verify: this run's first verify, or that of an earlier run. */
 export type Verified = Pick<VerifyReport, 'level' | 'durationMs' | 'tables'>
 
 interface Looked {
@@ -25,7 +25,7 @@ interface Looked {
   verified: Verified | undefined
   choice: Choice
   smokeMs: number | undefined
-  /** How long a grant on the target took just now; undefined when this run has made none. */
+  /** Duration of this run's grant on the target; undefined when it made none. */
   grantMs: number | undefined
 }
 
@@ -82,7 +82,7 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<Es
   if (total > inputs.maxPause)
     throw new VerdictError(
       'pause.estimate-too-long',
-      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}). Nothing was paused. Raise \`max-pause\`, or compare less with \`final-verify: counts\``,
+      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}). Nothing was paused. Raise \`max-pause\`, or set \`final-verify: counts\` to compare less`,
     )
   return estimate
 }
@@ -118,7 +118,7 @@ async function readPace(source: Database, target: Database, grantMs: number | un
   return { latencyMs, sourceMs, changeMs: Math.max(0, Math.round(changeMs) - latencyMs) }
 }
 
-/** Estimates the rebuild from row counts, in milliseconds. All constraints of a table are one statement. */
+/** Estimates the rebuild from row counts, in milliseconds. One statement adds all constraints of a table. */
 function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
@@ -135,7 +135,7 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   )
 }
 
-/** Milliseconds that a rehearsal takes to drop again what it has built, one statement after another. */
+/** Milliseconds that a rehearsal takes to drop the rebuilt objects, one statement at a time. */
 function takeOffTime(deferred: readonly Deferred[], pace: Pace): number {
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
   return wanted.length ? wanted.length * (pace.latencyMs + pace.changeMs) + TAKE_OFF_TRIPS * pace.latencyMs : 0
@@ -146,21 +146,21 @@ function constrainedTables(wanted: readonly Deferred[]): number {
   return new Set(constrained.map(({ schema, table }) => `${schema}.${table}`)).size
 }
 
-/** Measurements of this run and its rehearsals, in milliseconds; undefined for a part without one. */
+/** Measurements of this run and its rehearsals, in milliseconds; undefined for a part that was not measured. */
 export interface Measured {
   decision: 'rehearse' | 'commit'
   /** The current end-to-end lag. */
   lagMs: number
-  /** The last verify of the same level, or the comparison of the keys that the rolling proof has left. */
+  /** Duration of the last verify at this level, or of comparing the keys that the rolling proof still has open. */
   verifyMs: number | undefined
   smokeMs: number | undefined
-  /** Rebuilding, estimated from row counts, and dropping again; 0 when there is nothing to rebuild. */
+  /** Time to rebuild objects, estimated from row counts, and time to drop them again; 0 when there are none. */
   rebuildMs: number
   takeOffMs: number
-  /** One statement on the target and on the source. */
+  /** Round trip of one statement to the target, and to the source. */
   latencyMs: number
   sourceMs: number
-  /** Giving write access back, without its round trips; 0 when nothing was revoked. */
+  /** Time to restore write access, without round trips; 0 when nothing was revoked. */
   accessMs: number
   /** Measured parts of earlier cutovers with the same plan. */
   rehearsals: readonly Parts[]
@@ -168,7 +168,7 @@ export interface Measured {
 
 /** Milliseconds of each part when both servers answer instantly. */
 const FENCE = 30
-/** The replicator acknowledges every 200 ms, and then no change may arrive for 60 ms. */
+/** The replicator acknowledges every 200 ms. After that, the stream must be quiet for 60 ms. */
 const DRAIN = 180
 const SEQUENCES = 40
 const STREAM_OFF = 40
@@ -186,13 +186,13 @@ const STREAM_OFF_TRIPS = 6
 const ACCESS_TRIPS = 6
 
 /**
- * Estimates each part of the pause: its median in the rehearsals of this plan (of two, the longer), and at least what
- * this run has measured.
+ * Estimates each part of the pause as its median in the rehearsals of this plan (the longer of two), but at least the
+ * time that this run measured.
  * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {
   const seen = (part: PartName) => now.rehearsals.flatMap((parts) => parts[part] ?? []).sort((a, b) => a - b)
-  // A rehearsal of this plan predicts better than figures from other databases.
+  // Rehearsals of this plan predict better than the constants above, which come from other databases.
   const by = (part: PartName, guess: number, own = 0) => {
     const times = seen(part)
     return Math.round(Math.max(own, times[times.length >> 1] ?? guess))
@@ -218,7 +218,7 @@ export function estimatePause(now: Measured): Estimate {
     }),
   }
   const sum = Object.values(parts).reduce((all, ms) => all + ms, 0)
-  // Sequences and unique indexes are done in parallel with the verify.
+  // Sequences and unique indexes run in parallel with the verify.
   const beside = [parts.verify ?? 0, parts.sequences ?? 0, parts['unique indexes'] ?? 0]
   const total = sum - beside.reduce((all, ms) => all + ms, 0) + Math.max(...beside)
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }

@@ -61,7 +61,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
     notify('fence-up')
-    info(`writes are refused; ${plural(holders, 'writing transaction')} had to end first`)
+    info(`writes are refused, after waiting for ${plural(holders, 'writing transaction')} to end`)
     renewal.start()
     checkpoint('armed')
     const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
@@ -80,7 +80,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         requireClean(verify, true)
         return verify
       } catch (error) {
-        // A write that passed a damaged fence also makes rows differ: report that cause first.
+        // Rows also differ if a write passed a damaged fence. Check the fence, to report that cause instead.
         if (error instanceof VerdictError) await limit.race(requireRefusing(section))
         throw error
       }
@@ -102,10 +102,10 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     context.output('pause-ms', clock.total)
     context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
     if (verify) context.summary(verifyTable(verify))
-    // An index can be dropped only once it is built. Writes are possible while this waits.
+    // Wait for index builds, because an unfinished index cannot be dropped. Writes are already possible.
     await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
-    // Whatever the clock says: without its statements the application stays locked out.
+    // Report this error even after a timeout: it has the statements that let the application write again.
     if (errorCode(error) === 'write-access.missing') throw error
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
@@ -114,14 +114,14 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
 }
 
 /**
- * Shuts the stream out of the target, both its own replicator and any frozen one of an earlier leg, so that nothing
- * changes after the comparison.
+ * Locks the stream out of the target, including a frozen replicator of an earlier leg, so that nothing changes after
+ * the comparison.
  */
 async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }: Section): Promise<void> {
   const { login } = stream.options
   const finished = stream.finish()
   if (login) {
-    // Without its login the replicator cannot write, however long it takes to end.
+    // Once its login is revoked, the replicator cannot write, even if it takes long to end.
     finished.catch(() => {})
     await retireStreamLogin(target, inputs.target, login.role, lanes.leg)
     return lanes.leg?.db.end()
@@ -131,7 +131,7 @@ async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }
   await endOwnSessions(target, [STREAM_APPLICATION, 'replicator'])
   if (writable.length)
     warning(
-      `an earlier replicator of this migration could still write to ${someOf(writable, 3)} on the target: the migration role can neither create logins nor give up its own rights there. Grant it CREATEROLE`,
+      `an earlier replicator of this migration could still write to ${someOf(writable, 3)} on the target: the migration role can neither create logins nor revoke its own privileges there. Grant it CREATEROLE`,
     )
 }
 
@@ -165,18 +165,18 @@ async function requireRefusing({ source, target, stream, entry, held }: Section)
       'fence.not-holding',
       'the fence was changed while it was armed',
       problems,
-      'A write may have passed it. Nothing was committed. Run `prepare` again.',
+      'A write may have passed the fence. Nothing was committed. Run `prepare` again.',
     )
 }
 
 /**
- * Commits. The decision lives on the source, beside the fence. The ledger has `committing` before, so that a later run
- * looks at the source, and `committed` after.
+ * Commits by making the fence on the source permanent. The phase in the ledger is `committing` before this, which tells
+ * a later run to check the source, and `committed` after it.
  */
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  // The change log is a second witness besides the fence's counters, which a disabled trigger would stop.
+  // Check the change log as well: the fence's counters miss writes while a trigger is disabled.
   if (section.proof) await limit.race(section.proof.readToDecision())
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
@@ -195,8 +195,8 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
 }
 
 /**
- * Sets sequences and builds unique indexes in parallel with the verify: neither changes a row that the verify reads.
- * The commit waits for all three. Ends only when both have ended, even after a failure.
+ * Sets sequences and builds unique indexes in parallel with the verify, because neither changes a row that the verify
+ * reads. If one fails, still waits for the other to end.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
   const { entry, lanes } = section
@@ -224,7 +224,10 @@ async function rebuildUnique({ entry, lanes }: Section): Promise<void> {
   if (built.length) info(`rebuilt ${built.length} unique indexes, checks and foreign keys on the target`)
 }
 
-/** Readies the target for the stream after a failure without a commit. If this fails, the next stream does it. */
+/**
+ * Prepares the target for the stream after a failed cutover that did not commit. If this fails too, the next stream
+ * does it.
+ */
 async function leaveStreamable(context: Cutover, { entry }: Section): Promise<void> {
   try {
     const decided = await withDatabase(context.inputs.source, 'source', readFence)
@@ -239,10 +242,11 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
 }
 
 /**
- * Lifts our fence after a failure, on a new connection, because the old one may be the cause. A permanent fence
- * stays: the commit has been made. An unreachable fence lapses with its lease.
- * @param renewed settles when the last renewal has ended. The first lift does not wait for it; if the renewal then
- * succeeds, the fence is lifted again.
+ * Lifts this run's fence after a failure, over a new connection, because the old one may be the cause. Leaves a
+ * permanent fence in place, because it means that the migration is committed. If the source is unreachable, the fence
+ * lapses with its lease.
+ * @param renewed settles when the last renewal has ended. The first lift does not wait for it, so the fence is lifted
+ * again afterwards.
  * @returns the fence's state, as text
  */
 async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
@@ -271,13 +275,13 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
   } catch (error) {
     if (await liftBy(held, renewed)) return 'the fence is lifted'
     warning(
-      `the fence could not be lifted (${messageOf(error)}). It lapses within ${seconds(context.inputs.lease)}, unless the migration was already committed. Run \`status\` to see which`,
+      `the fence could not be lifted (${messageOf(error)}). It lapses within ${seconds(context.inputs.lease)}, unless the migration was already committed. Run \`status\` to find out`,
     )
     return `the fence lapses within ${seconds(context.inputs.lease)}, unless the migration was committed`
   }
 }
 
-/** Lifts the fence on the connection that armed it. A blocked application may hold all others. */
+/** Lifts the fence over the connection that armed it, in case a blocked application uses up all others. */
 async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
   const lift = () => held.lift().catch(() => false)
   const lifted = await lift()

@@ -9,9 +9,9 @@ import { messageOf, VerdictError } from '../../runtime/errors.ts'
 import { minutes } from '../../runtime/progress.ts'
 import type { Cutover } from './spec.ts'
 
-/** Milliseconds allowed until `finalize` starts, for a switch by hand and queued runners. */
+/** Milliseconds allowed before `finalize` starts: time for a manual switch and for queued runners. */
 const UNTIL_FINALIZE = 15 * 60_000
-/** How many times longer the comparison may take than the last verify, because the application is running. */
+/** The comparison may take this many times as long as the last verify, because the application is running. */
 const SLOWER = 3
 
 /** Seconds for which the target must keep the history of its rows after the commit. */
@@ -20,8 +20,8 @@ export function retentionNeeded(comparisonMs: number): number {
 }
 
 /**
- * Checks before a commit that `finalize` can compare rows as of the commit.
- * @throws VerdictError when the target drops its history too soon, or does not report its time; a rehearsal only warns
+ * Checks before a commit that `finalize` will be able to compare rows as they were at the commit.
+ * @throws VerdictError when the target drops its history too soon, or does not report its clock. A rehearsal only warns
  */
 export async function requirePast(
   { inputs }: Cutover,
@@ -37,14 +37,14 @@ export async function requirePast(
     refused(
       new VerdictError(
         'commit.no-timestamp',
-        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. If the role's transactions are not serializable, run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
+        `the target does not report its clock (${messageOf(error)}), so \`finalize\` could not compare rows as they were at the commit. If the role's transactions are not serializable, run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
       ),
     ),
   )
   const shortest = await readShortestRetention(target, targetSchema, tables)
   if (!shortest)
     return warning(
-      'The migration role cannot read `gc.ttlseconds` on the target, so it is unknown how long `finalize` can compare rows as of the commit.',
+      'The migration role cannot read `gc.ttlseconds` on the target, so it is unknown how long `finalize` can compare rows as they were at the commit.',
     )
   const needed = retentionNeeded(verified?.durationMs ?? (await lastVerifyMs(target, entry)))
   if (shortest.seconds >= needed) return
@@ -52,7 +52,7 @@ export async function requirePast(
   refused(
     new VerdictError(
       'commit.retention-short',
-      `the target keeps the history of ${shortest.table} for ${minutes(shortest.seconds * 1000)}, but the comparison after the commit may need ${minutes(needed * 1000)}. Run \`ALTER TABLE ${table} CONFIGURE ZONE USING gc.ttlseconds = ${needed}\`, or the same for its database, until the migration is finalized`,
+      `the target keeps the history of ${shortest.table} for ${minutes(shortest.seconds * 1000)}, but the comparison after the commit may need ${minutes(needed * 1000)}. Run \`ALTER TABLE ${table} CONFIGURE ZONE USING gc.ttlseconds = ${needed}\`, or set the same for its database, and keep it until the migration is finalized`,
     ),
   )
 }

@@ -12,14 +12,17 @@ import { estimateSize } from '../../sql/names.ts'
 import { finalVerifyOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
-/** With `auto`: how long comparing every row in the write pause may take, in milliseconds. */
+/** The most that comparing every row may add to the write pause with `auto`, in milliseconds. */
 const SHORT = 2_000
-/** Total table size, in bytes, that is assumed to compare that fast, unless an earlier verify took longer. */
+/**
+ * Up to this total table size in bytes, comparing every row is assumed to be that fast, unless an earlier verify took
+ * longer.
+ */
 const SMALL = 24 << 20
-/** Comparing every row: fixed cost of the programs in milliseconds, then rows per millisecond. */
+/** Cost of comparing every row: milliseconds to start the tools, then rows per millisecond. */
 const FULL_AT_LEAST = 600
 const FULL_ROWS_A_MS = 115
-/** Minimum time of `changed`, in milliseconds. */
+/** Minimum duration of a `changed` comparison, in milliseconds. */
 const CHANGED_AT_LEAST = 300
 
 /** Starts or continues the rolling proof; undefined when the final verify will not use one. */
@@ -37,9 +40,9 @@ export async function beginProof(
   if (open && wanted === 'changed')
     throw new VerdictError(
       'verify.not-provable',
-      '`final-verify: changed` needs a target that no one else writes to, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
+      '`final-verify: changed` requires that nothing else can write to the target, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
     )
-  if (open) info('every row is compared in the write pause, because write access on the target was waived')
+  if (open) info('every row is compared during the write pause, because revoking write access on the target was waived')
   if (open) return undefined
   const { bytes } = await estimateSize(source, plan.sourceSchema, plan.tables)
   if (wanted === 'auto' && bytes <= SMALL && (await measuredFull(target, entry)) <= SHORT) return undefined
@@ -74,11 +77,11 @@ export function expectedChoice(
     : { level: 'full', verifyMs: verified?.level === 'changed' ? fullMs : undefined }
 }
 
-/** The error for a missing proof, or one too far behind to finish in a short pause. */
+/** The error when there is no complete proof, or the proof is too far behind to finish in a short pause. */
 export function notNear(proof: RollingProof | undefined): VerdictError {
   return new VerdictError(
     'verify.not-provable',
-    `\`final-verify: changed\` has no complete proof: ${proof?.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: full\` to compare every row in the write pause instead`,
+    `the rolling proof for \`final-verify: changed\` is incomplete: ${proof?.reason ?? 'the source changes faster than the change log can be read'}. Nothing was paused. Set \`final-verify: full\` to compare every row during the write pause instead`,
   )
 }
 
@@ -101,7 +104,7 @@ export async function chooseLevel(
   if (!ready && wanted === 'changed') throw notNear(proof)
   if (!ready) {
     info(
-      `every row is compared in the write pause: ${proof.reason ?? 'the source changes faster than the change log is read'}`,
+      `every row is compared during the write pause: ${proof.reason ?? 'the source changes faster than the change log can be read'}`,
     )
     return full
   }
@@ -112,7 +115,7 @@ export async function chooseLevel(
   const guessMs = FULL_AT_LEAST + Math.max((rows + restRows) / FULL_ROWS_A_MS, proof.fullMs ?? 0)
   const fullMs = Math.max(guessMs, await measuredFull(target, entry))
   if (wanted === 'auto' && (fullMs <= SHORT || !proved.size)) {
-    info(`every row is compared in the write pause: that takes about ${seconds(fullMs)}`)
+    info(`every row is compared during the write pause, which takes about ${seconds(fullMs)}`)
     return { level: 'full', verifyMs: fullMs }
   }
   info(`${plural(rows, 'row')} of ${plural(proved.size, 'table')} proved, ${plural(proof.open, 'key')} open, 0 lost`)

@@ -173,7 +173,7 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
 
 async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
-  // Long before the pause: the application needs these indexes on the target.
+  // Build these long before the pause. The application needs them on the target.
   const entry = await withBoth({ inputs, signal }, (source, target) => buildIndexes(source, target, begun))
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits)
@@ -226,7 +226,7 @@ async function pauseWrites(
     if (waitedMs < LARGE_AFTER || round >= LARGE_ROUNDS) break
     info(`a transaction ended after ${seconds(waitedMs)}; waiting for its rows to be streamed`)
   }
-  // From here on no marker except the drain's may be written.
+  // From here on, only the drain may write a marker.
   const session = await proof?.halt()
   if (rolling && !session) throw notNear(proof)
   checkpoint('before arming')
@@ -242,12 +242,14 @@ async function pauseWrites(
   }
 }
 
-/** A transaction open for this long, in milliseconds, may have written many rows, and the pause would wait for them. */
+/**
+ * A transaction that was open for this many milliseconds may have written many rows, which would lengthen the pause.
+ */
 const LARGE_AFTER = 500
-/** How many times the stream and the change log are then checked again. */
+/** Maximum rounds of checks of the stream and the change log before a pause. */
 const LARGE_ROUNDS = 4
 
-/** Checks that the stream still moves, so that one that got stuck during the verify does not lead to a pause. */
+/** Checks that the stream is still progressing, so that no pause begins if it got stuck during the verify. */
 async function requireMoving(
   { inputs }: Cutover,
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
@@ -267,7 +269,7 @@ async function requireMoving(
       },
     )
     if (stream.status.retries === retries) return
-    // CockroachDB requires a retry now and then. A stream that retries in every round is stuck.
+    // Occasional retries are normal on CockroachDB. A stream that retries in every round is stuck.
     if (round >= MOVING_ROUNDS) throw stream.stuck('the replicator is retrying')
   }
 }
@@ -285,7 +287,7 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   if (COMMITTED.includes(entry.phase))
     info(
-      `${entry.facts.writeAccessWaived ? 'every role with write rights' : 'an administrator'} could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares every row as of the commit`,
+      `${entry.facts.writeAccessWaived ? 'every role with write privileges' : 'an administrator'} could write to the target for ${unwatchedMs(clock.parts)} ms between the final verify and the commit; \`finalize\` compares all rows to detect such writes`,
     )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))
@@ -294,7 +296,9 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   context.output('phase', entry.phase)
   const decided = DECIDED[entry.phase] ?? 'rehearsed: the fence is lifted'
   const byHand = entry.phase === 'committed' && !context.inputs.switchCommand?.length
-  const head = switched ? `### ✅ Cutover ${decided}` : `### ❌ Cutover ${decided}, and the application is not switched`
+  const head = switched
+    ? `### ✅ Cutover ${decided}`
+    : `### ❌ Cutover ${decided}, but the application was not switched`
   context.summary(
     `${head}\n\n${byHand ? pauseByHandText(clock) : pauseText(clock)} Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )

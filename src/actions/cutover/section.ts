@@ -23,7 +23,7 @@ export interface Section {
   target: Database
   before: StreamStatus
   held: HeldFence
-  /** Connections for the work in parallel with the final verify. */
+  /** Connections for work that runs in parallel with the final verify. */
   lanes: Lanes
   estimate: Estimate
 }

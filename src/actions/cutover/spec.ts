@@ -21,7 +21,7 @@ export const spec = defineAction({
     'dry-run': defaulted(
       boolean,
       'false',
-      'Only lists the parts of the write pause, what each proves, and how long it should take. Changes nothing.',
+      'Only lists the parts of the write pause, with what each part proves and how long it should take. Changes nothing.',
     ),
     ...streaming,
     'first-verify': defaulted(
@@ -31,13 +31,13 @@ export const spec = defineAction({
     ),
     'final-verify': optional(
       choice(...FINAL_VERIFIES),
-      'What to compare while writes are paused: a `level` of `verify`, or `changed`. `changed` compares the rows that changed last and relies on the rolling proof for all others. `auto` means `full` if that takes at most 2 s, otherwise `changed` if a proof is complete. Default: the value in the plan, which is `auto` unless `prepare` set another. After the approval, a weaker comparison than the plan has is refused.',
+      'What to compare while writes are paused: a `level` of `verify`, or `changed`. `changed` compares only the last changed rows and relies on the rolling proof for all others. `auto` means `full` if that takes at most 2 s, otherwise `changed` if a proof is complete. Default: the value in the plan, which is `auto` unless set in `prepare`. After the approval, a weaker comparison than the planned one is refused.',
     ),
     'smoke-test': optional(
       list,
       'Program and arguments, one per item, that test the target without writing. Runs before writes are paused, and again after the drain. `MOLT_SMOKE_TEST_TARGET` holds a read-only URL. Any exit code other than 0 stops the cutover.',
     ),
-    'smoke-test-timeout': defaulted(duration, '30s', 'How long the smoke test may take each time.'),
+    'smoke-test-timeout': defaulted(duration, '30s', 'Time limit for each smoke test run.'),
     'max-pause': defaulted(
       duration,
       '60s',
@@ -61,7 +61,7 @@ export const spec = defineAction({
     ),
     'switch-command': optional(
       list,
-      'Program and arguments, one per item, that point the application at the target after the commit. Runs without a shell. Its environment has facts of the migration in `MOLT_ACTIONS_…`, and your own `MOLT_SWITCH_…`.',
+      'Program and arguments, one per item, that point the application at the target after the commit. Runs without a shell. Gets facts about the migration as environment variables `MOLT_ACTIONS_…`, and your own `MOLT_SWITCH_…`.',
     ),
     'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
     'end-sessions': optional(

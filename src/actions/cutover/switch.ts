@@ -7,7 +7,9 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import { endSessions, runCommand } from './commands.ts'
 import type { Cutover } from './spec.ts'
 
-/** Switches the application after the commit. Repeatable; until it succeeds, the application cannot write anywhere. */
+/**
+ * Switches the application after the commit. Safe to repeat. Until it succeeds, the application cannot write anywhere.
+ */
 export async function switchOver(
   context: Cutover,
   target: Database,
@@ -18,7 +20,7 @@ export async function switchOver(
   if (signal.aborted)
     throw new CancelledError(
       'cancelled.after-commit',
-      'the run was cancelled, or lost its hold, after the commit: the source is permanently fenced, and the target has taken over. Run `cutover` again to resume with the switch',
+      'the run was cancelled, or lost its hold, after the commit: the source is permanently fenced, and the target has taken over. Run `cutover` again to continue with the switch',
     )
   if (!inputs.switchCommand?.length) {
     tellSwitch()

@@ -30,7 +30,7 @@ export const action: Action<typeof spec> = {
           'fence.not-holding',
           `the fence is ${state}, but it does not hold`,
           problems,
-          'Writes can pass it, or already have. Run `prepare` again, and repeat any comparison made behind it.',
+          'Writes can pass the fence, and may already have. Run `prepare` again, and repeat every comparison made while the fence was up.',
         )
     })
   },
@@ -39,16 +39,16 @@ export const action: Action<typeof spec> = {
     if (!lease || context.inputs.keep) return
     if (context.saved('source') !== digest(context.inputs.source)) {
       warning(
-        'the post step has another source URL than the step that raised the fence, so the fence stays until its lease ends',
+        'the source URL differs from the one with which the fence was raised, so the fence stays until its lease ends',
       )
       return
     }
     await withDatabase(context.inputs.source, 'source', async (source) => {
-      // Dropped in the meantime by a cleanup.
+      // A cleanup may have dropped the fence in the meantime.
       const { state } = await readFence(source)
       if (state === 'absent') return
       if (await liftFence(source, lease)) info('the fence is lifted: writes to the source are possible again')
-      else info(`the fence is ${state}, but another run has set it, so it stays`)
+      else info(`the fence is ${state}, but another run has set it, so it is left alone`)
     })
   },
 }
@@ -58,9 +58,9 @@ async function raise(context: FenceContext, source: Database): Promise<void> {
   if (!fence) throw new VerdictError('fence.not-installed', 'no fence is installed on the source. Run `prepare` first')
   const problems = await fenceProblems(source, fence)
   if (problems.length)
-    refuse('fence.damaged', 'the fence is damaged', problems, 'Nothing was raised. Run `prepare` again.')
+    refuse('fence.damaged', 'the fence is damaged', problems, 'The fence was not raised. Run `prepare` again.')
   context.save('source', digest(context.inputs.source))
-  // The lease is saved before it is set: the post step then lifts this fence, and no other, even if this process dies.
+  // Saves the lease before setting it, so that the post step lifts exactly this fence even if this process dies.
   const held = new HeldFence(source, fence, context.inputs.lease, (lease) => context.save('lease', lease))
   try {
     const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
@@ -83,7 +83,7 @@ async function lift(source: Database): Promise<void> {
     )
 }
 
-/** Hash of a URL without its password: the post step compares it with the saved one, and no secret is saved. */
+/** Hash of a URL without its password. The post step compares it with the saved hash, so no secret has to be saved. */
 function digest(url: string): string {
   return createHash('sha256')
     .update(splitPassword(url)?.url ?? url)

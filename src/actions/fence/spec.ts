@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'fence',
   title: 'Write fence',
   description:
-    'Stops writes on the source under a lease, or allows them again. For your own workflows and for emergencies.',
+    'Stops writes on the source for the duration of a lease, or allows them again. For your own workflows and for emergencies.',
   icon: 'shield',
   post: true,
   inputs: {

@@ -97,7 +97,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   )
 }
 
-/** One run of `fetch`. */
+/** What the functions of one `fetch` run share. */
 interface Run {
   context: Fetch
   source: Database
@@ -123,7 +123,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   const note = new LoadNote(target, entry)
   const { account, failure } = await load(run, note, resume, files)
   if (account.fetchId) context.output('fetch-id', account.fetchId)
-  // Report what ended the load first: a failed write to the ledger may only be a consequence.
+  // Report the error of the load rather than a failed ledger write, which may be only a consequence.
   if (failure) {
     await note.settled.catch(() => {})
     throw await giveUp(run, note.entry, { account, failure }, resume)
@@ -153,7 +153,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     mode: inputs.mode,
     redefined,
     resumed: resume !== undefined,
-    // molt takes its snapshot itself and does not expose it.
+    // molt takes its own snapshot and does not expose it.
     countInSnapshot: 'not possible; exported rows are compared with arrived rows, and verify compares every row',
   })
   report(context, { plan, account, arrived, cursor, durationMs })
@@ -213,23 +213,25 @@ class LoadNote {
   }
 }
 
-/** Refuses a source of another migration: MOLT's publication has a fixed name, and a second load would drop it. */
+/**
+ * Refuses a source that another migration uses. MOLT's publication has a fixed name, and a second load would drop it.
+ */
 async function requireAlone(source: Database, plan: Plan, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
     throw new UserError(
       'source.taken',
-      `the source belongs to migration \`${owner.migration}\`. A source database takes part in one migration at a time, because MOLT's publication has a fixed name. Run \`cleanup\` for that migration first`,
+      `the source is in use by migration \`${owner.migration}\`. A source database can have only one migration at a time, because MOLT's publication has a fixed name. Run \`cleanup\` for that migration first`,
     )
   const foreign = await foreignTables(source, plan)
   if (foreign.length)
     throw new UserError(
       'publication.foreign',
-      `the publication ${plan.publication} already exists and sends ${someOf(foreign, 5)}, which are not in this migration. It belongs to another load of this database, and MOLT would drop it. Finish that load, or drop the publication`,
+      `the publication ${plan.publication} already exists and publishes ${someOf(foreign, 5)}, which this migration does not include. Another load of this database uses it, and MOLT would drop it. Finish that load, or drop the publication`,
     )
 }
 
-/** Finds everything that is known to fail, before a slot is created or a row is moved. */
+/** Checks for every known reason to fail, before the slot is created or any row is moved. */
 async function requireLoadable(
   source: Database,
   target: Database,
@@ -257,20 +259,26 @@ async function requireLoadable(
   await requireDisposable(target, plan, inputs)
 }
 
-/** Refuses to recreate tables on which other roles have rights, or had them before `prepare`: MOLT restores none. */
+/**
+ * Refuses to recreate tables on which other roles have privileges, or had them before `prepare`, because MOLT does not
+ * restore them.
+ */
 async function requireNoRights(target: Database, { targetSchema, tables }: Plan, facts: Facts): Promise<void> {
   const now = await readOtherRights(target, targetSchema, tables)
   const lost = mergeWriteGrants(facts.writeAccess ?? [], now)
   if (lost.length)
     refuse(
       'load.recreate-loses-rights',
-      '`table-handling: drop-on-target-and-recreate` would drop rights of other roles, and MOLT does not restore them',
+      "`table-handling: drop-on-target-and-recreate` would drop other roles' privileges, and MOLT does not restore them",
       [grantsText(lost, 'would lose')],
       'Set `table-handling: truncate-if-exists`, which keeps the tables. No row was moved.',
     )
 }
 
-/** Refuses tables with rows, which would be counted as loaded, or collide, unless `allow-truncate` names the table. */
+/**
+ * Refuses tables that already have rows, which would collide with loaded rows or be counted as loaded. Allows those
+ * that `allow-truncate` names.
+ */
 async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const allowed = inputs.allowTruncate ?? []
   for (const name of allowed)
@@ -292,7 +300,7 @@ async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['in
   refuse(
     'load.target-not-empty',
     'the target is not empty',
-    full.map((table) => `${plan.targetSchema}.${table} holds rows on the target`),
+    full.map((table) => `${plan.targetSchema}.${table} already has rows on the target`),
     next,
   )
 }
@@ -325,13 +333,13 @@ async function commandLine(
       'molt.unknown-flag',
       `this build of molt does not support ${unknown.join(', ')}. Remove the input that sets it, or use the version that \`setup\` pins by default`,
     )
-  // An older molt leaves the publication to us. It must exist before the slot, or the stream never finds it.
+  // An older molt does not create the publication. It must exist before the slot, or the stream never finds it.
   if (!features.ownsPublication && !(await readPublication(source, plan.publication)))
     await createPublication(source, plan.publication, plan.sourceSchema, plan.tables)
   return args
 }
 
-/** Runs `molt fetch`, unless the load to resume has nothing left to import. */
+/** Runs `molt fetch`, unless it is resuming a load that has nothing left to import. */
 async function load(run: Run, note: LoadNote, resume: Resumed | undefined, before: TableFiles): Promise<LoadResult> {
   const { context, source } = run
   const { mode, migration } = context.inputs
@@ -346,7 +354,7 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, metricsAddr, resume)
   await makeFolder(inputs, folder)
-  // Recorded before the tool starts, so that any import that names the folder is known to be ours.
+  // Record the folder before the tool starts, so that its import jobs can be recognized later.
   if (!resume) await note.change({ mode, folder }, { files: before, ...withLoadFolder(note.entry.facts, folder) })
   return runTool(run, note, { args, metricsAddr, resumed: resume !== undefined, folder })
 }
@@ -355,7 +363,7 @@ function withLoadFolder({ loadFolders = [], filesLeft = [] }: Facts, folder: str
   return folder ? { loadFolders: [...loadFolders, folder], filesLeft: [...filesLeft, folder] } : {}
 }
 
-/** The account of a load that is already complete, as molt would have reported it. */
+/** The result of a load that was already complete, in the form in which molt would have reported it. */
 function alreadyLoaded(plan: Plan, cursor: string): FetchAccount {
   return { ...emptyAccount(plan.sourceSchema), complete: true, cursor, claimed: [...plan.tables] }
 }
@@ -410,7 +418,7 @@ export function progressLine(
   elapsedMs: number,
 ): string {
   const rate = now.rows / (elapsedMs / 1000)
-  // Rows that were read still have to be imported, so this never shows 100%.
+  // Never show 100%, because rows that have been read still have to be imported.
   const part = expected.rows > 0 ? Math.min(0.99, now.rows / expected.rows) : 0
   const mib = (bytes: number) => number(bytes / 2 ** 20)
   const of = part
@@ -433,7 +441,7 @@ async function giveUp(
   { account, failure }: LoadResult,
   resume: Resumed | undefined,
 ): Promise<unknown> {
-  // Another run has taken over the migration, and cleans up.
+  // Another run has taken over the migration, and cleans up itself.
   if (signal.aborted && !context.signal.aborted) return failure
   const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
@@ -456,7 +464,7 @@ async function giveUp(
   return failure
 }
 
-/** Reports what remains of a failed load; names the slot only if it exists or might. */
+/** Reports what remains of a failed load. Mentions the slot unless it is known to be gone. */
 async function tellLeft(source: Database, { slot }: Plan, error: unknown): Promise<void> {
   const there = await readSlot(source, slot).catch(() => 'unknown' as const)
   warning(
@@ -495,7 +503,10 @@ async function requireComplete(
   )
 }
 
-/** Gives up a load from which no stream can start, because its slot, publication, definitions or tables changed. */
+/**
+ * Requires that a stream can start from this load. If its slot, publication, definitions or tables have changed,
+ * abandons the load.
+ */
 async function requireStreamable(
   source: Database,
   target: Database,
@@ -568,7 +579,10 @@ async function abandon(source: Database, target: Database, entry: Entry): Promis
   if (entry.facts.load) await advance(target, entry, 'prepared', { facts: { load: null } })
 }
 
-/** One staging schema per slot: the replicator's progress in it would override the position of any other slot. */
+/**
+ * Names the staging schema, one per slot. The replicator stores its progress there, and would apply it to any other
+ * slot.
+ */
 function stagingSchema(entry: Entry, cursor: string): string {
   return `molt_staging_${entry.facts.source?.sourceId.slice(0, 8)}_${cursor.replace('/', '_').toLowerCase()}`
 }

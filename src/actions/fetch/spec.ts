@@ -27,7 +27,7 @@ export const spec = defineAction({
     'use-implicit-auth': defaulted(
       boolean,
       'false',
-      "Uses the environment's credentials (OIDC, instance role) for the bucket instead of keys in its URL. CockroachDB needs credentials of its own.",
+      "Uses the environment's credentials (OIDC, instance role) for the bucket instead of keys in its URL. CockroachDB needs its own credentials.",
     ),
     'assume-role': optional(text, 'Role or service account that accesses the bucket.'),
     'import-region': optional(text, 'Region of the bucket.'),
@@ -39,7 +39,7 @@ export const spec = defineAction({
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
-      'What to do with existing rows or tables on the target. `none` refuses a table that has rows. `drop-on-target-and-recreate` is refused while another role has rights on a table, because MOLT does not restore them.',
+      'What to do with existing rows or tables on the target. `none` refuses a table that has rows. `drop-on-target-and-recreate` is refused while another role has privileges on a table, because MOLT does not restore them.',
     ),
     'allow-truncate': optional(
       list,
@@ -50,16 +50,19 @@ export const spec = defineAction({
       'fail',
       'What to do about an earlier load that did not finish. `fail` changes nothing. `resume` continues it, except with `direct-copy`, and keeps the slot if this load fails too. `restart` drops its slot and loads again.',
     ),
-    'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
-    'continuation-token': optional(uuid, 'With `resume`: token of the only table to continue.'),
-    'continuation-file-name': optional(text, 'With `resume`: the file to begin with.'),
+    'fetch-id': optional(
+      uuid,
+      "With `resume`: MOLT's id of the load to continue. Default: the id in the ledger or on the target.",
+    ),
+    'continuation-token': optional(uuid, 'With `resume`: continuation token of the one table to continue.'),
+    'continuation-file-name': optional(text, 'With `resume`: name of the file to start from.'),
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),
     'export-concurrency': optional(integer(1, 64), "Readers per table. Default: molt's."),
     'row-batch-size': optional(integer(1, 10_000_000), "Rows per read. Default: molt's."),
     'extra-args': optional(argumentList, 'Further flags of `molt fetch`. Flags that have their own input are refused.'),
     'stall-after': optional(
       duration,
-      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can run for a long time without output. A stall is reported after 5 minutes, then less and less often.',
+      'Stops the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can run for a long time without output. A stall is reported after 5 minutes, then at growing intervals.',
     ),
     'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   },

@@ -17,9 +17,9 @@ import { requireMigration, withBoth } from '../shared.ts'
 import type { Finalize } from './spec.ts'
 
 /**
- * Compares all rows as of the commit, unless an earlier run has found them equal. Records the result in the ledger and
- * reports it at once, because a rollback loses more with every minute. {@link requireCompared} fails the step only
- * after everything else is done, because an application that stays on the target needs that.
+ * Compares all rows as they were at the commit, unless an earlier run has found them equal. Records the result in the
+ * ledger and reports it at once, because the longer a rollback waits, the more writes it loses. {@link requireCompared}
+ * fails the step only after all other work is done, because the application needs that work if it stays on the target.
  * @returns undefined before the commit
  */
 export async function compareOnce(context: Finalize): Promise<AfterCommit | undefined> {
@@ -51,14 +51,14 @@ function tell(result: AfterCommit): void {
     return
   }
   const what = result.differences.map(differenceText).join('; ')
-  error(`Rows differ between the source and the target as of the commit: ${what}. ${WAY_BACK}`)
+  error(`Rows differed between the source and the target at the commit: ${what}. ${WAY_BACK}`)
   notify('rows-differ', { what })
 }
 
 const WAY_BACK =
-  'To return to the source, stop the application and run `rollback`: it loses every write to the target since the commit, and requires that `accept-data-loss` names each table with such writes. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
+  'To return to the source, stop the application and run `rollback`. It loses every write to the target since the commit, and requires that `accept-data-loss` names each table with such writes. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
 
-/** @throws VerdictError unless every row is proved equal; columns that only `molt verify` can compare are a warning */
+/** @throws VerdictError unless all rows were found equal. Columns that only `molt verify` can compare cause a warning */
 export function requireCompared(result: AfterCommit | undefined, { id, phase }: Pick<Entry, 'id' | 'phase'>): void {
   if (!result && COMMITTED.includes(phase))
     throw new VerdictError(
@@ -67,12 +67,12 @@ export function requireCompared(result: AfterCommit | undefined, { id, phase }: 
     )
   if (!result) return
   if (result.verdict === 'different')
-    refuse('verify.after-commit', 'rows differ as of the commit', afterCommitProblems(result), WAY_BACK)
+    refuse('verify.after-commit', 'rows differed at the commit', afterCommitProblems(result), WAY_BACK)
   if (!isCompared(result))
     refuse(
       'verify.after-commit-inconclusive',
-      'not every row was compared as of the commit',
+      'the comparison of rows at the commit is incomplete',
       afterCommitProblems(result),
-      'Correct what is listed, then run `finalize` again while the target still keeps the rows of the commit (`gc.ttlseconds`). To accept the gap, set `waive: compare` in `cleanup`.',
+      'Fix these, then run `finalize` again while the target still keeps its history since the commit (`gc.ttlseconds`). To accept the gaps, set `waive: compare` in `cleanup`.',
     )
 }

@@ -30,12 +30,12 @@ import { type Finalize, spec } from './spec.ts'
 
 /** What this run has done, for its summary. */
 interface Done {
-  /** Set when the application was switched by hand. */
+  /** Only after a manual switch: how long the application could not write, in milliseconds. */
   applicationPauseMs?: number
   sequences: number
   indexes: number
   constraints: number
-  /** By name: a rebuilt foreign key can be validated twice. */
+  /** Names, so that a rebuilt foreign key that is validated twice counts once. */
   validated: Set<string>
   dropped: string[]
   /** Differences from the source's definitions that no later step removes. */
@@ -83,7 +83,7 @@ async function finalize(
   tell(context, entry, done, compared)
 }
 
-/** Milliseconds from the fence until a person confirmed that the application uses the target, by the target's clock. */
+/** Milliseconds from arming the fence until someone confirmed the switch to the target, by the target's clock. */
 async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<number> {
   const [cutover] = await readEvidence<{ pauseMs: number }>(target, id, 'cutover', 1)
   const applicationPauseMs = Math.round((cutover?.body.pauseMs ?? 0) + ageMs)
@@ -108,7 +108,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
       `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again to resume it`,
     )
   if (phase !== 'finalized') {
-    const nothing = `Nothing was committed. Only sequences, and indexes that cannot block the stream, were checked.`
+    const nothing = `Nothing was committed. This run only set sequences and built indexes that cannot block the stream.`
     warning(`migration \`${id}\` is ${phase}. ${nothing}`)
     context.summary(`### ⚠️ Not finalized: migration \`${id}\` is ${phase}\n\n${nothing}\n\n- ${sequences}`)
     return
@@ -118,17 +118,17 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
     ...(applicationPauseMs === undefined
       ? []
       : [
-          `the application could not write for at most ${minutes(applicationPauseMs)}: from the fence until \`switched-by-hand\` was set`,
+          `the application could not write for up to ${minutes(applicationPauseMs)}, from the start of the fence until \`switched-by-hand\` was set`,
         ]),
     afterCommitText(compared),
     sequences,
     done.indexes || done.constraints
       ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`
-      : 'no indexes or constraints were left to rebuild',
+      : 'there were no indexes or constraints left to rebuild',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`
-      : 'nothing was left to drop on the source',
+      : 'there was nothing left to drop on the source',
     'the source stays fenced until `cleanup`',
     ...(done.left ?? []).map(markdownText),
   ]
@@ -136,8 +136,8 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
 }
 
 /**
- * Rebuilds what was dropped for the load: before the switch only what cannot block the stream, after it everything that
- * is left, and then validates foreign keys.
+ * Rebuilds what was dropped for the load. Before the switch, rebuilds only what cannot block the stream. After the
+ * switch, rebuilds the rest and validates the constraints.
  */
 async function rebuild(source: Database, target: Database, entry: Entry, done: Done): Promise<Entry> {
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
@@ -159,7 +159,7 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
       'deferral.not-restored',
       'the target lacks definitions that it had before the load',
       problems,
-      'Fix these and run `finalize` again.',
+      'Fix these, then run `finalize` again.',
     )
   return entry
 }
@@ -187,7 +187,7 @@ async function requireWhole(
     waiting.map(({ table }) => ({ schema: targetSchema, table })),
   )
   for (const { table, name, kind } of waiting) {
-    // The source's rows may violate a constraint that it has never validated.
+    // The source never validated this constraint, so its rows may violate it.
     if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
@@ -206,7 +206,7 @@ async function requireWhole(
       'finalize.definitions-differ',
       "the target's definitions differ from the source's",
       problems,
-      'Fix these and run `finalize` again.',
+      'Fix these, then run `finalize` again.',
     )
   const sides = [
     { db: source, schema: sourceSchema },
@@ -246,7 +246,7 @@ async function endReplication(source: Database, entry: Entry): Promise<string[]>
     ...((await readPublication(source, publication)) ? [`publication \`${publication}\``] : []),
   ]
   if (reader)
-    throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}. End that replicator first`)
+    throw new UserError('slot.in-use', `PID ${reader} is still reading the slot ${slot}. Stop that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
   info(`dropped: ${dropped.join(', ') || 'nothing'}; the source stays fenced until \`cleanup\``)

@@ -7,7 +7,7 @@ export const spec = defineAction({
   name: 'finalize',
   title: 'Finalize',
   description:
-    "Sets the target's sequences past every value in use and reads them back, and rebuilds what was dropped for the load. After a switch, it also validates constraints, drops the slot, and compares all rows once more, as of the commit.",
+    "Sets the target's sequences past every value in use and reads them back, and rebuilds what was dropped for the load. After a switch, it also validates constraints, drops the slot, and compares all rows once more, as they were at the commit.",
   icon: 'flag',
   inputs: {
     ...migration,
@@ -25,14 +25,14 @@ export const spec = defineAction({
     structure: defaulted(
       choice('require', 'report'),
       'report',
-      'When an index, constraint or default is missing or different on the target: `require` fails, `report` warns. A definition that is invalid, or that was dropped for the load and not rebuilt, always fails.',
+      'When an index, constraint or default is missing or different on the target: `require` fails, `report` warns. An invalid definition, or one that was dropped for the load and not rebuilt, always fails.',
     ),
   },
   outputs: {
     sequences: 'JSON array with an object per sequence: `name`, `sourceValue`, and `value` on the target.',
     phase: "The migration's phase afterwards.",
     compared:
-      'All rows as of the commit: `equal`, `different`, `inconclusive`, or `unavailable` on a target that is not CockroachDB. Empty before the commit.',
+      'Result of comparing all rows as they were at the commit: `equal`, `different`, `inconclusive`, or `unavailable` on a target that is not CockroachDB. Empty before the commit.',
     differences: 'JSON array with an object per table whose rows differ: `table`, `missing`, `mismatch`, `extraneous`.',
   },
 })

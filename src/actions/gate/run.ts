@@ -56,7 +56,7 @@ export const action: Action<typeof spec> = {
 }
 
 function demand(value: string | undefined, name: string): string {
-  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing. Set it: this \`do\` requires it`)
+  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing. The given \`do\` requires it`)
   return value
 }
 
@@ -69,7 +69,9 @@ function requireSecrets(items: readonly string[]): void {
     )
 }
 
-/** Checks the approval gate. GitHub creates a missing environment without rules: a typo would let every run through. */
+/**
+ * Checks the approval gate. GitHub creates a missing environment without rules, so a typo would let every run through.
+ */
 async function requireGate(context: Gate): Promise<void> {
   const { inputs } = context
   context.output('gate', inputs.gate)
@@ -80,16 +82,16 @@ async function requireGate(context: Gate): Promise<void> {
   await requireReviewers(context)
 }
 
-/** Refuses a commit without a gate, so that no one who can start a run can commit alone. */
+/** Refuses a commit without a gate, because anyone who can start a run could then commit alone. */
 function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
   if (gate === 'none' && decision === 'commit')
     throw new InputError(
       'approval.required',
-      '`decision: commit` needs an approval. Set `gate: environment`, or `gate: plan-hash` if your GitHub plan has no required reviewers',
+      '`decision: commit` requires approval. Set `gate: environment`, or `gate: plan-hash` if your GitHub plan has no required reviewers',
     )
 }
 
-/** Names the legs. By letter, because GitHub drops an output that contains a secret, and a secret can be `1`. */
+/** Names the legs by letter, because GitHub clears an output that contains a secret, and a secret can be `1`. */
 function legNames(wait: number, leg: number): string[] {
   const legs = Math.min(20, Math.max(1, Math.ceil(wait / leg)))
   if (wait / legs > 5 * 3_600_000)
@@ -116,7 +118,7 @@ async function requireReviewers(context: Gate): Promise<void> {
       `the environment \`${environment}\` has no required reviewers. ${next}`,
     )
   requireBranches(context, environment, found.branches)
-  // GitHub Enterprise Server before 3.10 omits this field. Unknown does not mean no.
+  // GitHub Enterprise Server before 3.10 omits this field. Treat a missing value as a possible bypass.
   if (found.bypass !== false) {
     const text = `administrators can bypass the reviewers of \`${environment}\`. Untick "Allow administrators to bypass configured protection rules"`
     if (adminsCanBypass === 'refuse') throw new VerdictError('approval.bypass-possible', text)
@@ -135,18 +137,20 @@ async function requireReviewers(context: Gate): Promise<void> {
   )
 }
 
-/** Checks the secrets' environment: if it accepts any branch, its secrets are open to everyone who can push one. */
+/** Checks the secrets' environment. If it accepts any branch, everyone who can push a branch can read its secrets. */
 async function requireBranchRule(context: Gate): Promise<void> {
   const { secretsEnvironment: name = '', token } = context.inputs
   const found = await readEnvironment(connectGithub(demand(token, 'token')), name)
   if (found) return requireBranches(context, name, found.branches)
-  info(`the environment \`${name}\` does not exist; this job's secrets are the repository's, open to every branch`)
+  info(
+    `the environment \`${name}\` does not exist; this job uses the repository's secrets, which every branch can read`,
+  )
 }
 
 function requireBranches({ inputs }: Gate, name: string, branches: Environment['branches']): void {
   const open = branches === 'any' || (Array.isArray(branches) && branches.some((each) => /^[*/?]+$/.test(each)))
   if (!open) return
-  const text = `the environment \`${name}\` accepts any branch: anyone who can push a branch can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
+  const text = `the environment \`${name}\` accepts any branch, so anyone who can push a branch can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
   if (inputs.anyBranch === 'refuse') throw new VerdictError('approval.any-branch', text)
   warning(text)
 }
@@ -177,7 +181,10 @@ async function requireRehearsals(context: Gate): Promise<void> {
   info(text)
 }
 
-/** Looks for rehearsals. If none is required, the number only informs the approver, and an error is only a warning. */
+/**
+ * Finds rehearsals of this plan. If none are required, their number is only informative, and an error is only a
+ * warning.
+ */
 async function findIfPossible({ inputs, summary }: Gate, artifact: string, since: Date) {
   const token = demand(inputs.token, 'token')
   const { rehearsalWorkflow: workflow } = inputs
@@ -191,12 +198,12 @@ async function findIfPossible({ inputs, summary }: Gate, artifact: string, since
   }
 }
 
-/** Reports whether a follower is needed: a leg that starts after the slot was handed over has nothing to do. */
+/** Reports whether a follower is needed. A leg that starts after the slot was handed over has nothing to do. */
 async function tellNeeded(context: Gate, target: Database): Promise<void> {
   const { migration } = context.inputs
   const entry = await readEntryIfAny(target, migration)
   const why = !entry
-    ? 'the ledger has no such migration'
+    ? 'the ledger has no entry for this migration'
     : !STREAMING.includes(entry.phase)
       ? `the migration is ${entry.phase}`
       : (await slotRequest(target, migration))
@@ -206,7 +213,10 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
   context.output('needed', !why)
 }
 
-/** Says which run is already streaming; undefined without one. A hold that is not renewed belongs to a dead run. */
+/**
+ * Names the run that is already streaming; undefined if there is none. A hold that is not renewed belongs to a dead
+ * run.
+ */
 async function streamedByOther({ inputs, signal }: Gate, target: Database): Promise<string | undefined> {
   const first = await liveHolder(target, inputs.migration)
   for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
@@ -216,7 +226,10 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
   return undefined
 }
 
-/** Says why the approval needs no more legs; undefined while it does. A declined one needs a leg, for `on-declined`. */
+/**
+ * Says why no more legs are needed; undefined if one is. A declined approval still needs a leg, which acts on
+ * `on-declined`.
+ */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined
@@ -232,7 +245,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
       'approval.plan-changed',
-      `the approved plan is not the current one: the approver saw ${inputs.planHash ?? 'none'}, but the ledger has ${entry.plan.hash}. Start again with \`phase: cutover\`, and get this plan approved`,
+      `the approved plan is not the current one: the approver saw ${inputs.planHash ?? 'none'}, but the ledger has ${entry.plan.hash}. Start again with \`phase: cutover\` and get the new plan approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
   const waiting = CAUGHT_UP.includes(entry.phase)
@@ -245,13 +258,13 @@ async function approve(context: Gate, target: Database): Promise<void> {
   const text = by
     ? `approved by ${by}`
     : inputs.gate === 'environment'
-      ? 'passed without an approval'
+      ? 'passed without approval'
       : 'no approval was required'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
 }
 
-/** Refuses programs of this runner that differ from the plan's. */
+/** Refuses tools on this runner that differ from those in the plan. */
 function requireTools(items: readonly string[], plan: Plan): void {
   for (const item of items) {
     const [name = '', sha256] = item.split('=')
@@ -282,9 +295,9 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
 }
 
 interface Approver {
-  /** Empty when no one has approved. */
+  /** Login of the approver; empty if there is none. */
   by: string
-  /** Approvals of this run so far. GitHub does not say which attempt each belongs to. */
+  /** Number of approvals of this run so far. GitHub does not tell which attempt an approval is for. */
   count: number
 }
 
@@ -303,8 +316,8 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   const last = count > used ? approvals.at(-1)?.user.login : undefined
   if (!last) {
     const text = used
-      ? 'this attempt of the job was not approved: the only approval belongs to an earlier attempt'
-      : `environment \`${inputs.environment}\` let the job pass without an approval, either through an administrator or because its rule is gone`
+      ? 'this attempt of the job was not approved: its approval was for an earlier attempt'
+      : `environment \`${inputs.environment}\` let the job pass without approval: an administrator bypassed its rule, or the rule was removed`
     if (inputs.bypass === 'refuse')
       throw new VerdictError(
         'approval.missing',
@@ -318,14 +331,17 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
     if (inputs.selfApproval === 'refuse')
       throw new VerdictError(
         'approval.same-person',
-        `${text}. Have another person do one of the two, or set \`self-approval: warn\``,
+        `${text}. Have another person start or approve the run, or set \`self-approval: warn\``,
       )
     warning(text)
   }
   return { by: last, count }
 }
 
-/** Returns the person who typed the hash that another person's run has shown. Replaces required reviewers. */
+/**
+ * Returns the person who confirmed the plan hash, which another person's run has shown. Stands in for required
+ * reviewers.
+ */
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(
@@ -347,13 +363,13 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
       'approval.plan-not-shown',
       others.length
         ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}). Start again with \`approved-hash\` empty`
-        : 'no earlier run has shown this plan. Start one with `approved-hash` empty first',
+        : 'no earlier run has shown this plan. Start a run with `approved-hash` empty first',
     )
   const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
   if (shown.every(own) && inputs.selfApproval === 'refuse')
     throw new VerdictError(
       'approval.same-person',
-      `${starter()} both started the run that showed this plan and typed its hash. Have another person do one of the two`,
+      `${starter()} both started the run that showed this plan and typed its hash. Have another person type the hash`,
     )
   return starter()
 }

@@ -23,7 +23,7 @@ export const spec = defineAction({
     environment: defaulted(text, 'cutover', 'Environment whose protection rule is the approval gate.'),
     'secrets-environment': optional(
       text,
-      'With `require`: environment with the secrets of the jobs that need no approval. It must be limited to certain branches.',
+      'With `require`: environment that holds the secrets of the jobs that need no approval. Its deployment branches must be limited.',
     ),
     'any-branch': defaulted(
       choice('refuse', 'warn'),
@@ -33,10 +33,10 @@ export const spec = defineAction({
     'admins-can-bypass': defaulted(
       choice('refuse', 'warn'),
       'warn',
-      "With `require`: what to do when administrators can bypass the environment's reviewers. `bypass` decides about a job that ran without an approval.",
+      "With `require`: what to do when administrators can bypass the environment's reviewers. `bypass` applies when a job then runs without approval.",
     ),
     token: optional(secretText, 'The `github.token` of the job.'),
-    target: optional(connectionUrl, 'CockroachDB to move to. Its ledger records the approval.'),
+    target: optional(connectionUrl, 'CockroachDB cluster with the ledger, which records the approval.'),
     migration: migration.migration,
     phase: defaulted(
       choice('prepare', 'load', 'stream', 'cutover', 'finalize'),
@@ -60,18 +60,18 @@ export const spec = defineAction({
     ),
     secrets: optional(
       list,
-      'Items such as `MOLT_SOURCE=true`, one per secret: whether it has a value. The step fails and names each secret without one.',
+      'Items such as `MOLT_SOURCE=true`, which say whether each secret has a value. If one has none, the step fails and names it.',
     ),
     'max-approval-wait': defaulted(
       duration,
       '24h',
-      'How long a follower streams while the approval is pending. With `gate: plan-hash`, also how old the run that showed the hash may be.',
+      'How long a follower streams while the approval is pending. With `gate: plan-hash`, also the maximum age of the run that showed the hash.',
     ),
     leg: defaulted(duration, '1h', 'Length of one leg of the follower; longer if 20 legs would not cover the wait.'),
-    'plan-hash': optional(hash, 'The plan that the approver saw; any other is refused.'),
+    'plan-hash': optional(hash, 'Hash of the plan that the approver saw. Any other plan is refused.'),
     tools: optional(
       list,
-      "With `approve`: items such as `molt=<sha256>` for this runner's programs. Programs that are not in the plan are refused.",
+      "With `approve`: items such as `molt=<sha256>` for the tools on this runner. A digest that differs from the plan's is refused.",
     ),
     'approved-hash': optional(hash, 'With `gate: plan-hash`: the hash that the approver typed.'),
     'self-approval': defaulted(
@@ -79,13 +79,13 @@ export const spec = defineAction({
       'refuse',
       'What to do when the person who started the run also approved it.',
     ),
-    bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'What to do when the job runs without an approval.'),
+    bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'What to do when the job runs without approval.'),
     rehearsals: defaulted(
       integer(0, 20),
       '0',
-      'Number of successful rehearsals that this exact plan needs, each with an attestation that `gh attestation verify` accepts. The summary shows how many there are, even if this is 0.',
+      'Number of successful rehearsals required of this exact plan, each with an attestation that `gh attestation verify` accepts. The summary always shows how many there are.',
     ),
-    'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
+    'rehearsed-within': defaulted(duration, '14d', 'Maximum age of these rehearsals.'),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
     ...insecureTarget,
     ...config,
@@ -94,6 +94,6 @@ export const spec = defineAction({
     gate: 'With `require`: the `gate` of this run.',
     legs: 'With `require`: JSON array with the name of each leg (one job of the follower). The last is `leg-last`.',
     needed: 'With `needed`: `true` when a job must stream.',
-    'approved-by': 'With `approve`: who approved; empty when no approval was required.',
+    'approved-by': 'With `approve`: who approved. Empty when no approval was required.',
   },
 })

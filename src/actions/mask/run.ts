@@ -33,13 +33,13 @@ export const action: Action<typeof spec> = {
     try {
       await (context.inputs.propose ? propose(context) : mask(context))
     } catch (error) {
-      // A database's own message can quote a value.
+      // The database's own message may quote a row value.
       throw sqlState(error) ? refused(error, 'mask.failed', 'masking') : error
     }
   },
 }
 
-/** Requires TLS: `from` receives the masking key, and `to` receives rows that may be masked less well than intended. */
+/** Requires TLS, because `from` receives the masking key, and `to` receives rows that may not be fully masked. */
 function requireTls(inputs: Mask['inputs']): void {
   for (const name of ['from', 'to'] as const) {
     const problem = inputs[name] && tlsProblem(inputs[name])
@@ -58,7 +58,7 @@ async function propose(context: Mask): Promise<void> {
   if (existsSync(rules))
     throw new InputError(
       'mask.file-exists',
-      `input \`rules\`: ${rules} already exists. Name a new file: a proposal never overwrites one`,
+      `input \`rules\`: ${rules} already exists. Name a new file, because \`propose\` never overwrites one`,
     )
   const source = await openSession(from, 'source')
   try {
@@ -80,7 +80,8 @@ async function mask(context: Mask): Promise<void> {
   const { inputs } = context
   const rules = readRules(inputs.rules)
   const [key, canaries] = [readKey(rules), readCanaries(rules)]
-  // An unwritable path must fail now, not after hours, and the evidence of an earlier run must not remain.
+  // Write early, so that an unwritable path fails now rather than after hours, and to overwrite an earlier run's
+  // evidence.
   write('evidence', inputs.evidence, '{ "version": 1, "proved": false }\n')
   if (!inputs.to)
     throw new InputError('input.missing', 'input `to` is missing. Set it to the URL of the rehearsal source')
@@ -184,10 +185,10 @@ async function discard(to: string, schema: string, tables: readonly string[]): P
   try {
     const left = await discardTables(to, schema, tables)
     if (!left.length)
-      return 'The tables on the rehearsal source were dropped again. Its WAL, statistics and backups may still hold their content. If that matters, use a fresh server.'
-    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because another session reads or locks them. Drop the database.`
+      return 'The new tables on the rehearsal source were dropped. Its WAL, statistics and backups may still hold their content. If that matters, use a fresh server.'
+    return `UNPROVED ROWS ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because another session is reading or locking them. Drop the database.`
   } catch (error) {
-    return `ROWS THAT WERE NOT PROVED MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
+    return `UNPROVED ROWS MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
   }
 }
 
@@ -204,7 +205,10 @@ function readKey(rules: Rules): string {
   return key as string
 }
 
-/** Reads the canaries, and registers them as secrets so that none appears in a log. */
+/**
+ * Reads the canaries, which are known values that must not survive masking. Registers them as secrets, so that none
+ * appears in a log.
+ */
 function readCanaries({ canaries = [] }: Rules): string[] {
   const list = typeof canaries === 'string' ? (fromEnv(canaries) ?? '').split('\n') : canaries
   const found = list.map((line) => line.trim()).filter(Boolean)
@@ -218,7 +222,7 @@ function requirePlan(plan: Plan): void {
   if (plan.unlisted.length)
     throw new VerdictError(
       'mask.unlisted-columns',
-      `${plural(plan.unlisted.length, 'column is', 'columns are')} covered by no rule and no safe class; nothing was copied. Paste the following into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
+      `${plural(plan.unlisted.length, 'column is', 'columns are')} not covered by any rule or safe class. Nothing was copied. Paste the following into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
     )
   if (plan.problems.length)
     refuse(
@@ -263,7 +267,10 @@ async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string,
   }))
 }
 
-/** Completes the copied rows: closes a subset, then adds constraints, indexes, sequences and statistics. */
+/**
+ * Completes the copy: with `subset`, deletes rows that refer to rows outside the subset. Then adds constraints,
+ * indexes, sequences and statistics.
+ */
 async function finish(
   source: Database,
   target: Database,
@@ -277,7 +284,7 @@ async function finish(
     for (const each of lostMost(copied, gone)) warning(each)
     for (const [table, rows] of gone) {
       copied.set(table, (copied.get(table) ?? 0) - rows)
-      info(`${table}: ${number(rows)} rows refer to rows outside the subset, and were left out too`)
+      info(`${table}: ${number(rows)} rows referred to rows outside the subset, and were deleted`)
     }
   }
   const started = Date.now()
@@ -312,7 +319,7 @@ async function conclude(
     rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
     durationMs,
     rows,
-    // What the rules exempt from the proof, with the reasons.
+    // Exemptions from the proof that the rules state, with their reasons.
     allowed: rules.proof ?? {},
     keeps: Object.fromEntries(Object.entries(KEEPS).filter(([name]) => proof.columns.some(({ use }) => use === name))),
     ...proof,

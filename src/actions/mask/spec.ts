@@ -9,11 +9,11 @@ export const spec = defineAction({
     'Copies a production clone into a rehearsal source, masked inside the source database, and proves that no personal data is left.',
   icon: 'eye-off',
   inputs: {
-    from: required(connectionUrl, 'Production clone or snapshot to read. Nothing is written there.'),
+    from: required(connectionUrl, 'Production clone or snapshot to read from. Nothing is written to it.'),
     to: optional(connectionUrl, 'Rehearsal source to fill: an empty database, or one that `mask` has filled before.'),
     'allow-target': optional(
       text,
-      'Exact name of the database in `to`, which confirms that it is for rehearsals. Without it, nothing is written.',
+      'Exact name of the database in `to`, to confirm that it is meant for rehearsals. Without it, nothing is written.',
     ),
     rules: required(text, 'Rules file (YAML). With `propose`, the file is written and must not exist yet.'),
     propose: defaulted(

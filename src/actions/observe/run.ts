@@ -24,7 +24,10 @@ export const action: Action<typeof spec> = {
   run: (context) => (context.inputs.mode === 'baseline' ? baseline(context) : observe(context)),
 }
 
-/** Saves a snapshot of the source. Missing statistics are only a warning: the load and the cutover do not need them. */
+/**
+ * Saves a snapshot of the source's statistics. If they are missing, only warns, because the load and the cutover do not
+ * need them.
+ */
 async function baseline(context: Observe): Promise<void> {
   const { migration } = context.inputs
   await withBoth(context, async (source, target) => {
@@ -36,10 +39,10 @@ async function baseline(context: Observe): Promise<void> {
     if (isMissing(snapshot.statements))
       warning(
         snapshot.statements.missing === 'right'
-          ? `The migration role cannot read the texts of statements on the source. Run \`GRANT pg_read_all_stats TO ${ident(source.user ?? '')};\` on the source. Otherwise \`observe\` is inconclusive after the commit.`
+          ? `The migration role cannot read the text of statements on the source. Run \`GRANT pg_read_all_stats TO ${ident(source.user ?? '')};\` on the source. Otherwise \`observe\` is inconclusive after the commit.`
           : 'pg_stat_statements is not installed on the source. Install it. Otherwise `observe` is inconclusive after the commit.',
       )
-    else info(`kept a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)
+    else info(`saved a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)
     context.summary(`### Observe: snapshot of the source\n\n${baselineText(kept)}`)
   })
 }
@@ -100,7 +103,7 @@ function look(
         verdict,
         thresholdsPassed: reasons.length,
       })
-      const passed = reasons.length ? `, ${plural(reasons.length, 'threshold')} passed` : ''
+      const passed = reasons.length ? `, ${plural(reasons.length, 'threshold')} exceeded` : ''
       info(
         `${seconds(performance.now() - begun)} of ${minutes(inputs.duration)}: ${verdict}${passed}, ${coverage.toFixed(0)} % of the baseline seen`,
       )
@@ -143,7 +146,7 @@ function tell(
 function refusedText({ refusedTotal }: Watched): string[] {
   if (!refusedTotal) return []
   return [
-    `The source refused ${plural(refusedTotal, 'write')} since the commit. Until the application has switched, that is expected.`,
+    `The source refused ${plural(refusedTotal, 'write')} since the commit. This is expected until the application has switched.`,
   ]
 }
 
@@ -158,7 +161,7 @@ function requireHealthy({ verdict, reasons, gaps }: Judgement): void {
   const what = verdict === 'degraded' ? reasons.map(reasonText) : gaps.map(gapText)
   refuse(
     verdict === 'degraded' ? 'observe.degraded' : 'observe.inconclusive',
-    `the application is ${verdict === 'degraded' ? 'degraded' : 'not proved healthy'}`,
+    `the application is ${verdict === 'degraded' ? 'degraded' : 'not known to be healthy'}`,
     what,
     NEXT[verdict],
   )

@@ -8,7 +8,7 @@ export const spec = defineAction({
   name: 'observe',
   title: 'Observe',
   description:
-    'Watches the application after the commit: latency, failures, retries and connections on the target, clients left on the source.',
+    'Watches the application after the commit: latency, failures, retries and connections on the target, and clients that still use the source.',
   icon: 'activity',
   inputs: {
     ...migration,
@@ -30,7 +30,7 @@ export const spec = defineAction({
     'latency-floor': defaulted(
       duration,
       '20ms',
-      'A statement whose mean time on the target is below this is never too slow, whatever its ratio.',
+      'A statement whose mean time on the target is below this is never too slow, whatever the ratio.',
     ),
     'min-calls': defaulted(
       integer(1, 1_000_000),
@@ -77,7 +77,7 @@ export const spec = defineAction({
   outputs: {
     verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known, which fails the step too).',
     reasons: 'JSON array of the thresholds that were exceeded: `code`, `subject`, `measured`, `limit`.',
-    snapshots: 'With `baseline`: how many snapshots the ledger holds now.',
+    snapshots: 'With `baseline`: how many snapshots the ledger now has.',
     report: 'Path of the full report as JSON. It contains no literal values of statements.',
   },
 })

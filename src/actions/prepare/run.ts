@@ -58,7 +58,7 @@ import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
 type Prepare = Context<typeof spec>
-/** How many findings there were of each kind. */
+/** Number of findings by severity, and of waived ones. */
 type Counts = Record<'block' | 'warn' | 'info' | 'waived', number>
 
 export const action: Action<typeof spec> = {
@@ -69,13 +69,15 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Checks the settings that `fetch` will get from inputs of the same names and from its section of the config file. */
+/**
+ * Checks the settings that `fetch` will get, from inputs with the same names and from its section of the config file.
+ */
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
   if (problem) throw new InputError('input.conflict', problem)
 }
 
-/** The load's settings that the checks need. Ignores settings that `fetch` would refuse, unless `strict` is set. */
+/** The settings of the load that the checks need; undefined if `fetch` would refuse them, unless `strict` is set. */
 function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implicitAccess'> {
   try {
     const inputs = loadInputs(fetch, specs)
@@ -96,14 +98,15 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const waivers = inputs.waive ?? []
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
-  // Later steps would refuse a short-lived password. Here nothing is installed yet.
+  // Refuse a short-lived password now, before anything is installed. Later steps would refuse it.
   requireToolPasswords([inputs.source, inputs.target])
   let findings = runChecks(CHECKS, facts, waivers)
   // After the load, a waived finding may have been fixed.
   if (!before || before.phase === 'planned' || before.phase === 'prepared')
     requireWaiversMatch(CHECKS, waivers, findings)
   if (inputs.apply && (await applyFixes(source, target, findings))) {
-    // Role settings take effect only for new connections, and a fix counts only once a check has seen it.
+    // Gather the facts again over new connections: role settings apply only to those, and a check must confirm each
+    // fix.
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
@@ -114,24 +117,24 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     refuse(
       'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
-      // Each finding has an annotation with its fix.
+      // Names only the checks, because each finding has an annotation with its fix.
       [...new Set(blocked.map(({ check }) => check))],
       inputs.apply
-        ? 'The safe fixes were applied; nothing was installed. Fix them as shown above, or waive them by name, and run `prepare` again.'
-        : 'Nothing was changed on either side. Fix them as shown above, or waive them by name, and run `prepare` again.',
+        ? 'The safe fixes were applied; nothing was installed. Fix the findings as shown above, or waive them by name, then run `prepare` again.'
+        : 'Nothing was changed on either side. Fix the findings as shown above, or waive them by name, then run `prepare` again.',
       { summarized: true },
     )
   const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
   const entry = await install(source, target, facts, plan, { findings: counts, warnings })
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
   info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
-  // After the load, the plan in the ledger counts, not the inputs.
+  // After the load, the plan in the ledger applies, not the inputs.
   context.output('plan-hash', entry.plan.hash as string)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
-/** Phases of an ended migration, whose leftovers would block the load. */
+/** Phases in which a migration has ended. What it left behind would block a new load. */
 const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
 
 function isOpenWarning({ severity, waivedBy }: Finding): boolean {
@@ -172,14 +175,16 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
   })
 }
 
-/** The tables to move, resolved on the source: a table missing on the target is a problem, not a reason to move fewer. */
+/**
+ * The tables to move, resolved on the source, so that a table missing on the target is reported instead of left out.
+ */
 function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): string[] {
   const names = new Set(all.map((table) => table.name))
   for (const name of [...(inputs.tables ?? []), ...(inputs.excludeTables ?? [])])
     if (!names.has(name))
       throw new UserError(
         'input.unknown-table',
-        `the schema ${inputs.schema} of the source has no table ${name}. Correct the name: it is case-sensitive, and has no schema`,
+        `the schema ${inputs.schema} of the source has no table ${name}. Correct the name, which is case-sensitive and must not include the schema`,
       )
   const asked = inputs.tables && new Set(inputs.tables)
   const excluded = new Set([...(inputs.excludeTables ?? []), HEARTBEAT])
@@ -192,7 +197,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   return chosen
 }
 
-/** What `convert.yml` decides about the definitions of the expected tables as they are now. */
+/** The decisions in `convert.yml` that apply to the current definitions of the expected tables. */
 async function decidedOn({ inputs, signal }: Prepare, { settings, source, target }: Facts): Promise<Decided[]> {
   if (!inputs.decisions) return []
   const { major, minor } = target.server
@@ -258,14 +263,14 @@ async function install(
 ): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
-  // Before anything is created, so that a missing right cannot stop the installation halfway.
+  // Test this before creating anything, so that a missing privilege does not stop the installation halfway.
   await tryDefinitions(source)
   await createLedger(target)
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)
     throw new UserError(
       'source.taken',
-      `the source belongs to migration \`${owner.migration}\`, which has just been created. Run \`cleanup\` for it first`,
+      `the source is in use by migration \`${owner.migration}\`, which has just been created. Run \`cleanup\` for that migration first`,
     )
   await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
   const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
@@ -277,7 +282,7 @@ async function install(
     source,
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
-  // Test the fence now, so that a problem does not first show on the night of the cutover.
+  // Test the fence now, so that a problem does not first show up during the cutover.
   await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
     entry = await tryDeferral(target, entry, facts)
@@ -310,14 +315,14 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   if (ungrantable.length)
     refuse(
       'write-access.not-grantable',
-      'write access to the target could not be given back, so it was not revoked',
+      'write access to the target could not be restored later, so it was not revoked',
       grantOptionStatements(targetSchema, ungrantable, user),
-      'Have an administrator run these statements (`grants: print` prints all missing rights), then run `prepare` again.',
+      'Have an administrator run these statements (`grants: print` prints all missing privileges), then run `prepare` again.',
     )
-  if (gone.length) warning(`not given back, because the role no longer exists: ${grantsText(gone, 'had')}`)
+  if (gone.length) warning(`not restored, because the role no longer exists: ${grantsText(gone, 'had')}`)
   const there = entry.facts.writeAccess?.filter((each) => !gone.includes(each))
   const kept = mergeWriteGrants(there ?? [], open)
-  // Even when there was nothing to revoke: later grants are compared with this record.
+  // Record this even if there is nothing to revoke, because later grants are compared with it.
   const changed = open.length > 0 || gone.length > 0 || !entry.facts.writeAccess
   const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
   await closeWriteAccess(target, targetSchema, open)
@@ -327,9 +332,9 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       'write-access.not-revoked',
       'write access on the target could not be revoked',
       [grantsText(left, 'still has')],
-      'Another user granted these. Revoke them, or set `write-access: waive`.',
+      'Another user granted these privileges. Revoke them, or set `write-access: waive`.',
     )
-  if (kept.length) info(`revoked ${kept.length} write rights on the target until the commit`)
+  if (kept.length) info(`revoked ${kept.length} write privileges on the target until the commit`)
   return recorded
 }
 
@@ -344,14 +349,19 @@ async function tryDeferral(target: Database, entry: Entry, facts: Facts): Promis
   return advance(target, named, named.phase, { facts: { trialSchema: null } })
 }
 
-/** @returns the target's schema as the load will find it */
+/**
+ * Drops what `defer` names.
+ * @returns the target's schema as the load will find it
+ */
 async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema> {
   const { migration, defer: deferral } = facts.settings
   if (!deferral.indexes && !deferral.constraints) return facts.target.schema
   const { dropped, kept } = await deferObjects(target, migration, plan, deferral, facts.target.server.isCockroach)
   info(`${number(dropped)} indexes and constraints were saved in the ledger and dropped on the target`)
   if (kept.length)
-    warning(`these checks stay on the target, because its catalog does not distinguish them: ${kept.join(', ')}`)
+    warning(
+      `these checks stay on the target, because its catalog does not show which condition belongs to which check: ${kept.join(', ')}`,
+    )
   return withTriggers(target, await readSchema(target, 'target', plan.targetSchema), plan.tables)
 }
 
@@ -377,7 +387,7 @@ async function applyFixes(source: Database, target: Database, findings: readonly
   return fixes.length > 0
 }
 
-/** Writes the SQL that grants the migration user its rights, for an administrator to run. */
+/** Writes the SQL that grants the migration user its privileges, for an administrator to run. */
 function printGrants(context: Prepare, facts: Facts): void {
   const { migrationUser, migration } = context.inputs
   const written = { source: sourceGrants(facts, migrationUser), target: targetGrants(facts, migrationUser) }
@@ -388,7 +398,7 @@ function printGrants(context: Prepare, facts: Facts): void {
     info(written[side])
     const short = written[side].length < 60_000
     context.summary(
-      `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; too long to show here.`}`,
+      `### Privileges on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; too long to show here.`}`,
     )
   }
   info('`grants: print` only writes SQL; nothing was checked or installed')
@@ -416,15 +426,17 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
     was === is ? [] : `\`${name}\` is \`${was}\` in the plan, but \`${is}\` in the inputs`,
   )
   if (canonicalJson(plan.decided ?? []) !== canonicalJson(asked.decided ?? []))
-    changed.push('`decisions` differs from the plan, or the source has changed a definition that it is about')
+    changed.push('`decisions` differs from the plan, or a definition that it names has changed on the source')
   if (changed.length)
     throw new UserError(
       'prepare.plan-fixed',
-      `migration \`${id}\` is ${phase}, so its plan can no longer change: ${changed.join('; ')}. Set the planned value. \`cutover\` accepts a stricter \`final-verify\``,
+      `migration \`${id}\` is ${phase}, so its plan can no longer change: ${changed.join('; ')}. Set the planned values. \`cutover\` accepts a stricter \`final-verify\``,
     )
 }
 
-/** The parts of a plan that must not change between two runs. The others may, until the tables are loaded. */
+/**
+ * The parts of a plan that must not change between two runs. The other parts may change until the tables are loaded.
+ */
 function sorted({ sourceSchema, targetSchema, tables, slot, publication }: Plan): unknown[] {
   return [sourceSchema, targetSchema, [...tables].sort(), slot, publication]
 }

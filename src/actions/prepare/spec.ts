@@ -5,7 +5,7 @@ import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, type InputType, integer, list, pattern, size, text } from '../../runtime/types.ts'
 import { migration } from '../shared.ts'
 
-/** `tbl.no-key=audit_log, events; typ.money=*` */
+/** Waivers in the form `tbl.no-key=audit_log, events; typ.money=*`. */
 export const waivers: InputType<Waiver[]> = {
   schema: z.string().transform((value, context) => {
     const found: Waiver[] = []
@@ -34,8 +34,8 @@ export const spec = defineAction({
     ...migration,
     schema: defaulted(text, 'public', 'Schema to move, on the source.'),
     'target-schema': optional(text, 'Schema on the target. Default: the same name.'),
-    tables: optional(list, 'Tables to move, by their bare names. Default: every base table of the schema.'),
-    'exclude-tables': optional(list, 'Tables of the schema to leave out, by their bare names.'),
+    tables: optional(list, 'Tables to move, as unqualified names. Default: every base table in the schema.'),
+    'exclude-tables': optional(list, 'Tables of the schema to leave out, as unqualified names.'),
     slot: defaulted(
       pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
       'molt_slot',
@@ -43,7 +43,7 @@ export const spec = defineAction({
     ),
     waive: optional(
       waivers,
-      'Findings to accept, by check and object. A waiver that matches nothing is an error. The approver sees all waivers, and the plan contains them.',
+      'Findings to accept, by check and object. A waiver that matches nothing is an error. All waivers are part of the plan, and the approver sees them.',
     ),
     defer: defaulted(
       choice(
@@ -55,33 +55,33 @@ export const spec = defineAction({
         'indexes,constraints,unique-after-load',
       ),
       'none',
-      'What to drop from the expected tables on the target for the load: `indexes` (including unique ones) and `constraints` (checks and foreign keys, including those of other tables that refer to them). Each definition is saved in the ledger before it is dropped. Plain indexes are rebuilt while changes stream, unique ones after the drain, and `finalize` validates foreign keys. `unique-after-load` also builds unique ones while changes stream, which shortens the write pause. Use it only if a value never moves from one row to another, which would stop the stream.',
+      'What to drop from the expected tables on the target before the load: `indexes` (including unique ones) and `constraints` (checks and foreign keys, including foreign keys of other tables that reference them). Each definition is saved in the ledger before it is dropped. Plain indexes are rebuilt while changes stream, unique indexes after the drain, and `finalize` validates foreign keys. `unique-after-load` builds unique indexes while changes stream, too, which shortens the write pause. Use it only if no unique value ever moves from one row to another, because that would stop the stream.',
     ),
     decisions: optional(
       text,
-      'The YAML file that `convert` was given, such as `convert.yml`. Comparisons of definitions then expect what it decides. Part of the plan.',
+      'YAML file with the decisions passed to `convert`, such as `convert.yml`. Comparisons of definitions then follow its decisions. Part of the plan.',
     ),
     trial: defaulted(
       choice('forms', 'none'),
       'forms',
-      '`forms`: before anything is dropped, builds one definition of each form on empty copies, in a schema `molt_actions_trial_…` of the target, for at most 60 s. `none` skips this.',
+      '`forms`: before anything is dropped, builds one definition of each form on empty copies of the tables, in a schema `molt_actions_trial_…` on the target, for at most 60 s. `none` skips this.',
     ),
     'final-verify': defaulted(
       choice(...FINAL_VERIFIES),
       'auto',
-      'What `cutover` compares while writes are paused: `full` compares every row, `changed` compares the rows that changed last and relies on the rolling proof for all others, and `auto` is `full` if that takes at most 2 s, otherwise `changed`. Part of the plan: after the approval, `cutover` refuses a weaker comparison.',
+      'What `cutover` compares while writes are paused: `full` compares every row, `changed` compares only the last changed rows and relies on the rolling proof for all others, and `auto` is `full` if that takes at most 2 s, otherwise `changed`. Part of the plan: after the approval, `cutover` refuses a weaker comparison.',
     ),
     apply: defaulted(
       boolean,
       'false',
-      'Runs the fixes that are safe (settings of the migration role, replica identity, missing sequences and the like), and checks again. Never restarts a server or makes a superuser.',
+      'Runs the fixes that are safe (settings of the migration role, replica identity, missing sequences and the like), then checks again. Never restarts a server or creates a superuser.',
     ),
     grants: defaulted(
       choice('none', 'print'),
       'none',
       "`print` writes the least-privilege SQL for `migration-user` on both sides and installs nothing. Give it an administrator's URLs, and create the target's tables first.",
     ),
-    'migration-user': defaulted(text, 'molt_migration', 'User that the SQL of `grants` is for.'),
+    'migration-user': defaulted(text, 'molt_migration', 'User to whom the SQL of `grants` grants privileges.'),
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
@@ -92,26 +92,26 @@ export const spec = defineAction({
     'check-load': defaulted(
       boolean,
       'false',
-      'Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes the section `fetch` of the config file. For workflows that run `fetch` next.',
+      'Refuses settings that `fetch` would refuse, such as a `mode` without its bucket, before anything is installed. Includes the `fetch` section of the config file. For workflows that run `fetch` next.',
     ),
-    'table-concurrency': defaulted(integer(1, 64), '4', 'Tables that the load will read at once.'),
-    'export-concurrency': defaulted(integer(1, 64), '4', 'Readers per table of the load.'),
-    'row-batch-size': defaulted(integer(1, 10_000_000), '100000', 'Rows per read of the load.'),
+    'table-concurrency': defaulted(integer(1, 64), '4', 'Number of tables that the load will read at once.'),
+    'export-concurrency': defaulted(integer(1, 64), '4', 'Number of readers per table during the load.'),
+    'row-batch-size': defaulted(integer(1, 10_000_000), '100000', 'Number of rows per read during the load.'),
     'load-rate': defaulted(size, '20MiB', 'Assumed load speed per second, for the time estimate.'),
     'job-limit': defaulted(duration, '6h', "Time limit of the load's job, compared with the estimate."),
     'session-limit': optional(duration, 'Lifetime of the cloud credentials (OIDC), compared with the estimate.'),
     decision: optional(
       choice('rehearse', 'commit'),
-      'What the cutover of this run will decide. A target that only answers like CockroachDB is refused unless this is `rehearse` or `setup` installed the stand-in.',
+      '`decision` of the cutover that follows. A target that only answers like CockroachDB is refused unless this is `rehearse` or `setup` installed the stand-in.',
     ),
     'write-access': defaulted(
       choice('close', 'waive'),
       'close',
-      "Revokes every role's write rights on the target until the commit, and records them. `waive` leaves them in place: a stray write there is noticed only by the final verify, if at all.",
+      "`close` records every role's write privileges on the target and revokes them until the commit. `waive` leaves them in place, so that only the final verify may notice a stray write.",
     ),
   },
   outputs: {
-    tables: 'The expected tables, as a JSON array of bare names.',
+    tables: 'The expected tables, as a JSON array of unqualified names.',
     'table-count': 'Number of expected tables.',
     phase: "The migration's phase afterwards.",
     preflight: 'Path of preflight.json, with all findings; docs/preflight.schema.json describes it.',

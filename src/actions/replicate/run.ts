@@ -37,7 +37,7 @@ type Replicate = Context<typeof spec>
 const LONGEST_LEG = 5 * 3_600_000
 type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-limit'
 
-/** Evidence of one run. */
+/** What one run records as evidence: how it ended, its positions, lag and counts. */
 interface Account {
   until: string
   endedBy: string
@@ -71,7 +71,7 @@ export const action: Action<typeof spec> = {
           slotLoss(await readSlot(source, entry.plan.slot)) ?? 'publication.unfit',
           'the stream cannot start',
           problems,
-          'Fix these. If the stream has missed rows, load again.',
+          'Fix these. If the stream has missed changes, load again.',
         )
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, TIMING.hold)
@@ -97,7 +97,10 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** @throws VerdictError always, because a person must decide how to continue */
+/**
+ * Notifies, and drops the slot if `on-declined` says so.
+ * @throws VerdictError always, because someone must decide how to continue
+ */
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
@@ -138,7 +141,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     )
 }
 
-/** Follows the stream, and writes evidence and outputs whether it succeeds or not. */
+/** Follows the stream, and writes evidence and outputs even if it fails. */
 async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<string> {
   const { until } = context.inputs
   const account: Account = {
@@ -154,7 +157,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
   }
   try {
     await follow(context, entry, stream, account, signal)
-    // The lag that counted as caught up, unless it has become lower since.
+    // Report the lag at which the target caught up, or the current lag if lower.
     account.status = { ...stream.status, lagMs: Math.min(account.status.lagMs, stream.status.lagMs) }
   } catch (error) {
     account.status = stream.status
@@ -222,7 +225,7 @@ async function followUntilHandover(
   account.status = stream.status
 }
 
-/** @throws VerdictError unless the fence has held throughout: behind a lapsed fence, nothing is drained */
+/** @throws VerdictError unless the fence held throughout, because writes after a lapse would not be drained */
 async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Stream): Promise<DrainEvidence> {
   const look = () =>
     withDatabase(inputs.source, 'source', async (source) => {
@@ -235,7 +238,7 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   if ((await look()) !== before)
     throw new VerdictError(
       'fence.write-passed',
-      'the fence did not hold while the stream was drained: a write passed it, or it was changed. Raise it again, with a longer lease',
+      'the fence did not hold while the stream was drained: a write passed it, or it was changed. Raise the fence again, with a longer lease',
     )
   return drain
 }
@@ -246,7 +249,10 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
   await withBoth({ inputs, signal }, build)
 }
 
-/** Compares every row once, and again each row that changes meanwhile. If that is not possible, compares in full. */
+/**
+ * Compares every row once, and each row again that changes meanwhile. If that is not possible, compares all rows in
+ * full.
+ */
 async function proveRolling(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
   const proof = startProof(context.inputs, entry, stream, signal)
   try {
@@ -295,7 +301,10 @@ async function markCaughtUp(id: string, target: Database): Promise<void> {
   if (entry?.phase === 'loaded') await advance(target, entry, 'caught-up')
 }
 
-/** Streams until the slot is requested, the approval ends or the leg is over. Records when the target has caught up. */
+/**
+ * Streams until the slot is requested, the approval ends or the time limit of the leg is reached. Records that the
+ * target has caught up.
+ */
 async function untilHandover(
   context: Replicate,
   entry: Entry,
@@ -339,12 +348,12 @@ async function untilHandover(
       }
     }
     if (now >= end && inputs.lastLeg) {
-      info('the last leg ended without a request for the slot: the approval has expired')
+      info('the last leg ended and the slot was not requested: the approval has expired')
       await link.use((db) => setApproval(db, entry.id, 'expired'))
       return 'expired'
     }
     if (now >= end) {
-      info(`this leg is over after ${seconds(limit)}; the next one resumes from the slot`)
+      info(`this leg ends after ${seconds(limit)}; the next leg resumes from the slot`)
       return 'leg-limit'
     }
     await sleep(TIMING.handoverLook)

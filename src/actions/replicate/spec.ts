@@ -4,7 +4,11 @@ import { metrics, migration, notifying } from '../shared.ts'
 
 /** Inputs of every action that runs the replicator. */
 export const streaming = {
-  'max-lag': defaulted(duration, '2s', 'End-to-end lag of the heartbeat up to which the target counts as caught up.'),
+  'max-lag': defaulted(
+    duration,
+    '2s',
+    'Maximum end-to-end lag of the heartbeat at which the target counts as caught up.',
+  ),
   'quiet-period': defaulted(
     duration,
     '3s',
@@ -20,12 +24,12 @@ export const streaming = {
   'on-ddl': defaulted(
     choice('fail', 'warn'),
     'fail',
-    'What to do when a table changes on either side while the stream runs. A TRUNCATE, or a table removed from the publication, always fails.',
+    "What to do when a table's definition changes on either side while the stream runs. A TRUNCATE, or the removal of a table from the publication, always fails.",
   ),
   'wal-budget': defaulted(
     size,
     '64GiB',
-    "WAL that the slot may keep on the source's disk. A warning appears at half of it.",
+    "Maximum amount of WAL that the slot may keep on the source's disk. At half of it, a warning appears.",
   ),
   'on-wal-budget': defaulted(
     choice('fail', 'drop-slot'),
@@ -45,7 +49,7 @@ export const spec = defineAction({
   name: 'replicate',
   title: 'MOLT replicate',
   description:
-    'Runs the replicator from the slot of the load: until the target has caught up, the slot is requested, or a drain is proved.',
+    "Streams changes from the load's slot with the replicator, until the target has caught up, the slot is requested, or a drain is proved.",
   icon: 'repeat',
   inputs: {
     ...migration,
@@ -59,22 +63,22 @@ export const spec = defineAction({
     verify: defaulted(
       choice('none', 'full', 'rolling'),
       'none',
-      'With `caught-up`: `full` compares every row while the stream runs, as `verify` with `while: streaming` does. `rolling` compares every row once, and each row that changes again, so that `cutover` compares only the last changes while writes are paused. With `handover`, it keeps that proof current. See docs/how-it-works.md.',
+      'With `caught-up`: `full` compares every row while the stream runs, as `verify` with `while: streaming` does. `rolling` compares every row once, and compares changed rows again, so that `cutover` compares only the last changes while writes are paused. With `handover`, it keeps that proof current. See docs/how-it-works.md.',
     ),
     'verify-age': defaulted(
       duration,
       '24h',
-      'With `handover` and `verify: rolling`: how old the comparison of a row may become before all rows are compared again. This finds changes made only on the target.',
+      "With `handover` and `verify: rolling`: maximum age of a row's comparison. After that, all rows are compared again, which finds changes made only on the target.",
     ),
     'build-indexes': defaulted(
       boolean,
       'true',
-      'With `caught-up`: rebuilds the plain indexes that `prepare` dropped, while the stream runs. `false` leaves them to `finalize`, or to `cutover` before it pauses writes.',
+      'With `caught-up`: rebuilds the plain indexes that `prepare` dropped, while the stream runs. `false` leaves that to `cutover`, before it pauses writes, or to `finalize`.',
     ),
     'leg-limit': defaulted(
       duration,
       '5h',
-      'With `handover`: maximum time that this run streams, because a job has a time limit. The slot stays for the next run.',
+      'With `handover`: maximum time that this run streams, because a job has a time limit. The slot remains for the next run.',
     ),
     legs: optional(
       integer(1, 20),
@@ -89,13 +93,13 @@ export const spec = defineAction({
       secretText,
       'With `handover`: the `github.token` of the job, to watch the approval. Needs `permissions: actions: read`.',
     ),
-    'gate-job': defaulted(text, 'cutover', 'The job that waits for the approval.'),
+    'gate-job': defaulted(text, 'cutover', 'Name of the job that waits for the approval.'),
     environment: defaulted(text, 'cutover', 'The environment whose approval the job waits for.'),
     'max-approval-wait': defaulted(duration, '24h', 'How long the job may wait before the approval counts as expired.'),
     'on-declined': defaulted(
       choice('keep-slot', 'drop-slot'),
       'keep-slot',
-      'What to do with the slot when the approval is declined or expires, which also fails this action. `keep-slot`: the slot still keeps WAL on the source. `drop-slot`: the slot is dropped, and the load must be repeated.',
+      'What to do with the slot when the approval is declined or expires, which also fails this action. `keep-slot`: the slot remains and keeps WAL on the source. `drop-slot`: the slot is dropped, and the load must be repeated.',
     ),
     poll: defaulted(duration, '5s', 'With `handover`: how often to read the ledger.'),
     'approval-poll': defaulted(duration, '60s', 'With `handover`: how often to ask GitHub about the approval.'),
@@ -106,7 +110,7 @@ export const spec = defineAction({
     'start-lsn': "The slot's position when the stream began, such as `0/2E02140`.",
     'end-lsn': "The slot's position when it ended.",
     'ended-by':
-      'With `handover`: `request` (the slot was requested), `approved` (the cutover waits for a runner), `over` (the cutover has ended), `declined`, `expired` or `leg-limit`. Otherwise the same as `until`.',
+      'With `handover`: `request` (the slot was requested), `approved` (the cutover is waiting for a runner), `over` (the cutover job has ended), `declined`, `expired` or `leg-limit`. Otherwise, the value of `until`.',
     'marker-ms': 'With `drained`: how long the marker took to reach the target, in milliseconds.',
     retries: 'Number of times the replicator retried.',
     restarts: 'Number of times the replicator was restarted.',

@@ -6,13 +6,13 @@ export const spec = defineAction({
   name: 'report',
   title: 'Report',
   description:
-    'Writes the dossier of a migration from the ledger, at any time: one HTML file with decisions, people, proofs, charts and open work. Changes nothing.',
+    'Writes the dossier of a migration from the ledger, at any time. The dossier is one HTML file with decisions and who made them, proofs, charts and open work. Changes nothing.',
   icon: 'book-open',
   inputs: {
     ...migration,
     source: optional(
       connectionUrl,
-      'PostgreSQL to move. Without it, the dossier does not list the remaining differences.',
+      'PostgreSQL database to migrate. Without it, the dossier does not list the remaining differences.',
     ),
     path: optional(text, 'File to write. Default: `dossier.html` in the work folder of the job.'),
   },

@@ -43,7 +43,8 @@ export const action: Action<typeof spec> = {
       requireDecided(entry)
       if (entry.phase === 'rolled-back')
         return info(`nothing to do: migration ${entry.id} was rolled back on ${entry.updatedAt.toISOString()}`)
-      // Without the hold, a cutover that is still switching would send the application to the target anyway.
+      // Take the hold first. Otherwise, a cutover that is still switching could point the application at the target
+      // meanwhile.
       const holder = thisRun('rollback')
       await takeHold(target, entry.id, holder, TIMING.hold)
       const link = new Link(inputs.target, 'target', context.signal)
@@ -60,7 +61,10 @@ function requireDecided({ id, phase }: Entry): void {
   )
 }
 
-/** Ignores a lost hold: no other run takes one that is renewed, and an unreachable target stops the work anyway. */
+/**
+ * Ignores a lost hold. No other run takes a hold while it is renewed, and if the target is unreachable, the rollback
+ * fails anyway.
+ */
 function ignore(): void {}
 
 async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {
@@ -77,7 +81,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     entry = await closeTarget(target, entry)
     lost = await acceptedLoss(context, source, target, entry)
     const { writeAccess = [], revokedAgain } = entry.facts
-    // Recorded now: after the next step, a run that resumes this one could no longer find out what was lost.
+    // Record this now. After the next step, a run that resumes the rollback could no longer find out what was lost.
     const facts = {
       goingBack: lost,
       writeAccess: mergeWriteGrants(writeAccess, revokedAgain ?? []),
@@ -90,7 +94,9 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
-    warning('Rows have not been compared since the commit, and can no longer be: the source accepts writes again.')
+    warning(
+      'Rows were not compared after the commit. They can no longer be compared, because the source accepts writes again.',
+    )
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
@@ -103,8 +109,8 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
 }
 
 /**
- * Revokes the write access of every role that has it now: those of the application, and those that got it since the commit.
- * The ledger knows first, so that a run that dies halfway is undone.
+ * Revokes the write access of every role that has it now, including roles that were granted it after the commit.
+ * Records the privileges in the ledger first, so that they can be restored if the run dies halfway.
  * @throws VerdictError when a role can still write, because its writes would be lost
  */
 async function closeTarget(target: Database, entry: Entry): Promise<Entry> {
@@ -118,7 +124,7 @@ async function closeTarget(target: Database, entry: Entry): Promise<Entry> {
       `administrators can still write to the target, and such writes are lost: ${unrevocableText(administrators, access.user)}`,
     )
   if (!open.length && !owners.length)
-    warning('no rights on the target are known that could be revoked. Stop the application, or it writes to both sides')
+    warning('found no write privileges to revoke on the target. Stop the application, or it may write to both sides')
   requireRevoked(entry, unrevocableText(owners, access.user), () =>
     ownershipStatements(targetSchema, owners, access.user),
   )
@@ -136,11 +142,14 @@ async function closeTarget(target: Database, entry: Entry): Promise<Entry> {
   return recorded
 }
 
-/** @param who empty when no role can write; where access was waived from the start, they are only named */
+/**
+ * Refuses the rollback while roles can still write to the target. If `prepare` waived write access, only warns.
+ * @param who those roles, as text; empty if there are none
+ */
 function requireRevoked({ facts }: Entry, who: string, statements: () => string[]): void {
   if (!who) return
   if (facts.writeAccessWaived) {
-    warning(`these roles can still write to the target, and such writes are lost: ${who}. Stop them`)
+    warning(`these roles can still write to the target, and such writes are lost: ${who}. Stop their sessions`)
     return
   }
   refuse(
@@ -152,8 +161,8 @@ function requireRevoked({ facts }: Entry, who: string, statements: () => string[
 }
 
 /**
- * What was written to the target since the commit; all of it was accepted. When it is refused, the application stays on the
- * target, so what this rollback or an earlier one has revoked is given back.
+ * Lists the tables that were written to on the target since the commit, if all of them are accepted losses. If not, the
+ * application stays on the target, so restores the privileges that this rollback or an earlier one has revoked.
  */
 async function acceptedLoss(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   try {
@@ -164,7 +173,10 @@ async function acceptedLoss(context: Rollback, source: Database, target: Databas
   }
 }
 
-/** @throws VerdictError `write-access.not-restored` that names what is missing; the next rollback tries again */
+/**
+ * Restores the revoked privileges.
+ * @throws VerdictError `write-access.not-restored` that names what is missing. The next rollback tries again
+ */
 async function openAgain(target: Database, entry: Entry, cause?: unknown): Promise<void> {
   const { targetSchema } = entry.plan
   const { revokedAgain } = entry.facts
@@ -172,7 +184,7 @@ async function openAgain(target: Database, entry: Entry, cause?: unknown): Promi
   const given = await openWriteAccess(target, targetSchema, revokedAgain)
   requireGiven(given, targetSchema, {
     code: 'write-access.not-restored',
-    what: `the rollback was refused${cause === undefined ? '' : ` (${errorCode(cause)}: ${messageOf(cause)})`}, and write access to the target could not be given back: the application can write to neither side`,
+    what: `the rollback was refused${cause === undefined ? '' : ` (${errorCode(cause)}: ${messageOf(cause)})`}, and write access to the target could not be restored: the application cannot write to either side`,
     next: 'Run these statements on the target as an administrator.',
   })
   await advance(target, entry, entry.phase, { facts: { revokedAgain: null } })
@@ -192,7 +204,10 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
   return lost
 }
 
-/** Tables that differ. The source has not changed since the commit, so every difference was written on the target. */
+/**
+ * Lists the tables that differ. The source has not changed since the commit, so every difference comes from a write to
+ * the target.
+ */
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {
@@ -205,7 +220,7 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
   })
   const different = report.tables.filter((table) => differences(table) > 0).map((table) => table.name)
   const about = (table: string) => report.findings.filter((finding) => finding.table === table).map(({ what }) => what)
-  // For example a column that only the target has: no comparison covers what was written to it.
+  // Some writes cannot be compared, such as those to a column that only the target has.
   const unchecked = entry.plan.tables.filter((table) => !different.includes(table) && about(table).length)
   const named = unchecked.filter((table) => inputs.acceptDataLoss?.includes(table))
   const open = unchecked.filter((table) => !named.includes(table)).flatMap(about)
@@ -214,7 +229,7 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
       'rollback.inconclusive',
       'it is unknown whether the target was written to',
       open.length ? open : report.problems,
-      'Fix these first, or compare by hand. Going back loses what was written there. To accept that, stop the application, then name each of these tables in `accept-data-loss`.',
+      'Fix these first, or compare by hand. Going back loses all writes to these tables. To accept that, stop the application, then name each of these tables in `accept-data-loss`.',
     )
   return entry.plan.tables.filter((table) => different.includes(table) || named.includes(table))
 }

@@ -6,14 +6,14 @@ export const spec = defineAction({
   name: 'rollback',
   title: 'Rollback',
   description:
-    'Returns to the source after a commit. Refuses if the target was written to since, unless you name the tables whose writes you give up.',
+    'Returns to the source after a commit. Refuses if the target has been written to since, unless you name the tables whose writes may be lost.',
   icon: 'rewind',
   inputs: {
     ...migration,
     ...notifying,
     'accept-data-loss': optional(
       list,
-      'Tables whose writes on the target since the commit you give up, by their bare names. There is no failback: these writes are lost.',
+      'Tables whose writes on the target since the commit may be lost, as unqualified names. There is no failback: nothing copies these writes to the source.',
     ),
   },
   outputs: {

@@ -18,7 +18,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     if (inputs.embedded && inputs.binDir)
-      throw new InputError('input.conflict', 'inputs `embedded` and `bin-dir` exclude each other. Set only one')
+      throw new InputError('input.conflict', 'inputs `embedded` and `bin-dir` cannot be combined. Set only one')
     const folder = inputs.embedded ? installStandIn() : inputs.binDir ? resolve(inputs.binDir) : await download(context)
     for (const tool of ['molt', 'replicator'] as const) requireProgram(join(folder, tool))
     addPath(folder)
@@ -47,7 +47,7 @@ function requireProgram(path: string): void {
   }
 }
 
-/** Writes two scripts that run the stand-in from our bundle with this Node, and its compile cache if it has one. */
+/** Writes two scripts that run the bundled stand-in with this Node.js, and with its compile cache if there is one. */
 function installStandIn(): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
   mkdirSync(folder, { recursive: true })
@@ -68,13 +68,13 @@ const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
 async function download(context: Setup): Promise<string> {
   const { version, checksum, allowDeniedVersion, downloadUrl } = context.inputs
   refuseDenied(version, allowDeniedVersion)
-  // Before a download that could not be checked without the ledger.
+  // Require the ledger before the download, because the archive could not be checked without it.
   if (checksum === 'trust-on-first-use') requireLedger(context)
   const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
   if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
   const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
-  // The digest is part of the key, so that a cache filled from another archive is never used.
+  // The digest is part of the key, so that an entry cached from another archive is never used.
   const keyOf = (digest: string) => `${version}-${digest.slice(0, 12)}`
   const pinned = checksum === 'trust-on-first-use' ? await firstDigest(context, name) : checksum
   const kept = pinned && find('molt', keyOf(pinned), cpu)
@@ -86,7 +86,7 @@ async function download(context: Setup): Promise<string> {
   const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
     throw new UserError(
       'setup.download-failed',
-      `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and that this runner can reach that host, or use \`bin-dir\``,
+      `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and check that this runner can reach that host. Otherwise, set \`bin-dir\``,
     )
   })
   const digest = await sha256(archive)
@@ -117,18 +117,18 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
   )
 }
 
-/** The target's URL, for its ledger. */
+/** Requires the target's URL, because the digest is kept in its ledger. */
 function requireLedger({ inputs }: Setup): string {
   if (!inputs.target)
     throw new InputError(
       'input.missing',
-      'input `target` is missing. Set it: `trust-on-first-use` keeps the digest in its ledger',
+      'input `target` is missing. Set it, because `trust-on-first-use` keeps the digest in its ledger',
     )
   requireTls(inputs)
   return inputs.target
 }
 
-/** The digest of the first use; undefined before it. */
+/** The digest recorded on first use; undefined if there was none yet. */
 async function firstDigest(context: Setup, name: string): Promise<string | undefined> {
   return withDatabase(requireLedger(context), 'target', async (db) => {
     await createLedger(db)

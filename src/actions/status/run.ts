@@ -22,7 +22,7 @@ import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>
 
-/** The facts of one side, or why they could not be read; undefined without a URL. */
+/** The facts about one side, or the error that prevented reading them; undefined without a URL. */
 type Look<T> = { seen: T } | { failed: unknown } | undefined
 
 export const action: Action<typeof spec> = {
@@ -43,7 +43,7 @@ export const action: Action<typeof spec> = {
       context,
       [...standingLines(migration, ledger), ...slotLines(facts)],
       [...sourceLines(facts), ...(known?.more ?? [])],
-      known ? 'nothing' : 'unknown, only the ledger on the target has it',
+      known ? 'nothing' : 'unknown; it is recorded only in the ledger on the target',
     )
     requireReached({ source: facts, target: ledger })
     if (!source && !known?.entry)
@@ -56,7 +56,7 @@ export const action: Action<typeof spec> = {
 }
 
 /**
- * Prints what people look for first, then the next command, then everything else.
+ * Prints the most wanted lines first, then the next command, then everything else.
  * @param nothing text in place of the command
  */
 function tell({ inputs, summary }: Status, first: readonly string[], more: readonly string[], nothing: string): void {
@@ -91,7 +91,7 @@ function requireReached(sides: Record<Side, Look<unknown>>): void {
     found && 'failed' in found ? [`the ${side}: ${redact(messageOf(found.failed))} [${errorCode(found.failed)}]`] : [],
   )
   if (away.length)
-    refuse('status.unreadable', 'not every side could be read', away, 'Fix this, then run `status` again.')
+    refuse('status.unreadable', 'at least one side could not be read', away, 'Fix this, then run `status` again.')
 }
 
 function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void {
@@ -100,13 +100,13 @@ function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void 
       'fence.not-holding',
       `the fence is ${facts.fence.state}, but damaged`,
       facts.fence.problems,
-      'Writes can pass it, or already have. Run `prepare` again, and repeat any comparison made behind it.',
+      'Writes can pass the fence, and may already have. Run `prepare` again, and repeat every comparison made while the fence was up.',
     )
   for (const slot of [facts?.slot, facts?.log])
     if (slot && slot.walBytes > inputs.walBudget)
       throw new VerdictError(
         'slot.wal-budget',
-        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although a reader is connected' : 'and has no reader'}. Run \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although a reader is connected' : 'and has no reader'}. Run \`replicate\`, or abandon the migration with \`abort\`, before the disk is full`,
       )
 }
 
@@ -140,15 +140,15 @@ async function noteDecision(db: Database, { id, phase, facts }: Entry): Promise<
   if (last) noteNext({ ...next, inputs: { decision: 'commit' } })
 }
 
-/** Imports that keep expected tables offline. */
+/** Describes the import jobs that keep expected tables offline. */
 async function importTexts(db: Database, entry: Entry): Promise<string[]> {
   const jobs = await importsInto(db, entry).catch((error) => {
-    warning(`import jobs cannot be read: ${messageOf(error)}`)
+    warning(`the import jobs could not be read: ${messageOf(error)}`)
     return []
   })
   return jobs.map(
     (job) =>
-      `offline: importing ${Math.floor(job.fraction * 100)}%, ${job.ours ? 'a load of this migration' : 'not ours'}: ${jobText(job)}`,
+      `offline: importing ${Math.floor(job.fraction * 100)}%, ${job.ours ? 'a load of this migration' : 'not of this migration'}: ${jobText(job)}`,
   )
 }
 
@@ -204,7 +204,7 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
 function errorLine(failed: NonNullable<LedgerFacts['steps']>['failed']): string {
   if (!failed) return 'last error: none'
   const { action, message, code, overcome } = failed
-  const since = overcome ? `. \`${action}\` has got further since` : ''
+  const since = overcome ? `. \`${action}\` has made progress since` : ''
   return `last error: ${traceText(failed)}: ${markdownText(message)} [${code}]${since}`
 }
 
@@ -212,7 +212,7 @@ function traceText({ action, at, origin }: Trace): string {
   return `\`${action}\` at ${clock(at)}${origin?.run ? `, ${origin.run}` : ''}`
 }
 
-/** Lines for both slots: the stream's, and the change log's. */
+/** Lines for the slots of the stream and of the change log. */
 function slotLines(facts: Look<SourceFacts>): string[] {
   if (!facts) return ['slots: unknown, no `source` was given']
   if ('failed' in facts) return ['slots: **unknown**, the source cannot be read']
@@ -223,11 +223,11 @@ function slotLines(facts: Look<SourceFacts>): string[] {
 function sourceLines(facts: Look<SourceFacts>): string[] {
   if (!facts || 'failed' in facts) return []
   const { owner, fence } = facts.seen
-  const remaining = fence.state === 'armed' ? `, and lapses in ${Math.round(fence.remainingMs / 1000)} s` : ''
+  const remaining = fence.state === 'armed' ? `, lapses in ${Math.round(fence.remainingMs / 1000)} s` : ''
   return [
     `fence: ${fence.state}${remaining}`,
     ...fence.problems.map((problem) => `fence problem: ${problem}`),
-    owner ? `the source belongs to migration \`${owner.migration}\`` : 'the source has no objects of this suite',
+    owner ? `the source is in use by migration \`${owner.migration}\`` : 'no migration is using the source',
   ]
 }
 

@@ -32,7 +32,7 @@ export const action: Action<typeof spec> = {
         target,
         options(context, entry, inputs.structure === 'auto' ? await builtLater(target, entry) : {}),
       )
-      // A comparison of definitions must not replace the last comparison of rows.
+      // Kept apart, so that a comparison of definitions does not replace the last comparison of rows.
       const kind = found.level === 'tables' ? DEFINITIONS : 'verify'
       await addEvidence(target, entry.id, kind, { ...found, partial: inputs.tables !== undefined })
       return found

@@ -14,13 +14,13 @@ export const spec = defineAction({
     level: defaulted(
       choice(...VERIFY_LEVELS),
       'full',
-      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which does not notice a value that `molt fetch` misread. `counts`: row counts. `tables`: only definitions.',
+      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, only by molt, which does not notice a value that `molt fetch` misread. `counts`: row counts. `tables`: only definitions.',
     ),
     dry: defaulted(boolean, 'false', 'Compares only definitions, within seconds; the same as `level: tables`.'),
     while: defaulted(
       choice('streaming', 'drained'),
       'drained',
-      '`drained`: no difference is accepted. `streaming`: changes are still arriving, so differing rows are checked again after a later heartbeat, which separates lag, loss and rows that are still changing. A stream must be running.',
+      '`drained`: every difference is an error. `streaming`: changes are still arriving, so rows that differ are checked again after a later heartbeat, which distinguishes lag from loss and from rows that are still changing. Requires a running stream.',
     ),
     'recheck-limit': defaulted(
       integer(0, 10_000),
@@ -32,8 +32,8 @@ export const spec = defineAction({
       '30s',
       'With `streaming`: how long the heartbeat may take to reach the target.',
     ),
-    tables: optional(list, 'Compares only these of the expected tables, by their bare names.'),
-    concurrency: optional(integer(1, 128), "Shards at once. Default: molt's."),
+    tables: optional(list, 'Compares only these expected tables, given as unqualified names.'),
+    concurrency: optional(integer(1, 128), "Number of shards compared at once. Default: molt's."),
     count: defaulted(
       choice('exact', 'estimated'),
       'exact',
@@ -46,12 +46,12 @@ export const spec = defineAction({
     ),
     'stall-after': optional(
       duration,
-      'Ends the run when molt has printed nothing for this long. Default: never. A stall is reported after 5 minutes, then less and less often.',
+      'Stops the run when molt has printed nothing for this long. Default: never. A stall is reported after 5 minutes, then at growing intervals.',
     ),
     show: defaulted(
       choice('none', 'keys', 'values'),
       'none',
-      'Writes the keys of rows that differ, or their values too, to a file of mode 600 in the work folder. They never reach the log.',
+      'Writes the keys of rows that differ, or the keys and values, to a file with mode 600 in the work folder. They never reach the log.',
     ),
   },
   outputs: {

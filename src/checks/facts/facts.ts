@@ -12,7 +12,7 @@ export interface Facts {
   machine: Machine
 }
 
-/** The inputs and the ledger's state that checks depend on. */
+/** The inputs and the ledger state that checks depend on. */
 export interface Settings {
   migration: string
   /** The phase in this migration's ledger entry; undefined if there is no entry yet. */
@@ -30,14 +30,14 @@ export interface Settings {
   rehearses: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
-  /** `forms` builds each deferred definition on an empty copy before it is dropped. */
+  /** With `forms`, `prepare` tries each form of deferred definition on empty tables before it drops anything. */
   trial: 'forms' | 'none'
   /** With `none`, the load refuses a table that has rows. */
   tableHandling: string
   bucketPath: string | undefined
   /** How the load moves rows; undefined when `prepare` does not know. */
   mode: FetchMode | undefined
-  /** Why IMPORT INTO needs EXTERNALIOIMPLICITACCESS for these files; undefined when it does not. */
+  /** Why IMPORT INTO needs EXTERNALIOIMPLICITACCESS to read the load's files; undefined when it does not. */
   implicitAccess: string | undefined
   tableConcurrency: number
   exportConcurrency: number
@@ -70,8 +70,8 @@ export interface Tool {
 export interface UrlFacts {
   /** `sslmode` as written; empty when the URL has none. */
   sslmode: string
-  /** The host is this machine. */
+  /** Whether the host is this machine. */
   local: boolean
-  /** Every program decodes the password the same way. */
+  /** Whether every program decodes the password the same way. */
   passwordSurvives: boolean
 }

@@ -23,8 +23,8 @@ export interface AssessOptions {
 const SAMPLE_ROWS = 10_000
 
 /**
- * Gathers everything that the checks read, in separate read-only sessions. Runs at most 20 catalog queries a side, and
- * samples rows within limits on their number and the time.
+ * Gathers everything that the checks read, in separate read-only sessions. Runs at most 20 catalog queries per side,
+ * and samples a limited number of rows for a limited time.
  */
 export async function assess(options: AssessOptions): Promise<Facts> {
   const open: Database[] = []
@@ -68,9 +68,9 @@ async function gather(options: AssessOptions, source: Database, second: Database
       samples: await readSamples(source, catalog.schema, catalog.relations, question),
     }
   }
-  // The sides are read in parallel, but only the source's schema tells which tables are expected.
+  // Both sides are read in parallel, but the expected tables are known only once the source's schema is.
   const tables = chosen.promise.then((found) => found.tables)
-  // No unhandled rejection if the target fails first.
+  // Prevents an unhandled rejection if the target fails first.
   tables.catch(() => {})
   const readTarget = async () => {
     const catalog = await readTargetFacts(target, {
@@ -124,7 +124,7 @@ export function urlFacts(url: string): UrlFacts {
   return {
     sslmode: /[?&]sslmode=([^&]*)/.exec(url)?.[1] ?? '',
     local: /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])?(:\d+)?$/.test(host),
-    // The only characters that Go, in which the tools are written, accepts in a URL's password.
+    // The tools are written in Go, which accepts only these characters in a URL's password.
     passwordSurvives: /^([A-Za-z0-9\-._:~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*$/.test(password),
   }
 }
@@ -139,8 +139,8 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 
 /**
  * Whether this replicator stops on an unchanged TOASTed value. A build from source has no version, so its help text
- * decides: 1.0 lists the flag below [seen], and newer builds, which read the value from the target, hide it as
- * deprecated (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
+ * decides: 1.0 lists the flag below [seen]. Newer builds read the value from the target and hide the flag as deprecated
+ * (commit 0ab0b9a3 of July 2024, not in any tag from 1.0.0 to 1.0.4).
  */
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {
   if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)

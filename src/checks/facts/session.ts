@@ -2,19 +2,19 @@ import { connect, type Side } from '../../runtime/database.ts'
 
 /** The session that molt and the replicator get when they connect with the URL. */
 export interface ToolSession {
-  /** By lower-case name, with the values of `pg_settings`: times are in milliseconds. */
+  /** Settings by lower-case name, with their values in `pg_settings`, where times are in milliseconds. */
   settings: Record<string, ToolSetting>
-  /** The schema of unqualified names; null when no schema in the search path exists. */
+  /** The schema in which unqualified names are created; null when no schema in the search path exists. */
   schema: string | null
 }
 
 interface ToolSetting {
   value: string
-  /** Set by `options` in the URL, which overrides the role's setting. */
+  /** Whether `options` in the URL sets it, which overrides the role's setting. */
   byUrl: boolean
 }
 
-/** Reads the settings of a session without those that {@link connect} applies to our own. */
+/** Reads the settings of a session like the tools', without the settings that {@link connect} normally applies. */
 export async function readToolSession(url: string, side: Side): Promise<ToolSession> {
   const db = await connect(url, side, undefined, undefined, { asTools: true })
   try {

@@ -41,7 +41,8 @@ export interface SourceFacts {
   /** The session that molt and the replicator would get. */
   tools: ToolSession
   /**
-   * The schema's sequences. `used` is the highest number used by the sequence or its column; null when unknown or none.
+   * The schema's sequences. `used` is the highest number that the sequence or its column has used; null if none or
+   * unknown.
    */
   sequences: { sequence: Sequence; used: bigint | null }[]
   samples: SampleFacts
@@ -55,7 +56,7 @@ interface SourceServer extends ServerFacts {
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
   slotKeepMiB: number | null
   senderTimeoutMs: number
-  /** Connections this role can still open, by each limit that applies to it. */
+  /** How many connections this role can still open, for each limit that applies to it. */
   connectionsMax: number
   connectionsFree: Record<'server' | 'role' | 'database', number>
   /** Measured over {@link SourceQuestion.walWindowMs}. */
@@ -69,9 +70,9 @@ interface SourceRole {
   replication: boolean
   createOnDatabase: boolean
   schemaUsage: boolean
-  /** Can see other users' statements and session states. */
+  /** Whether it can see other users' statements and session states. */
   seesOthers: boolean
-  /** Roles through which a provider grants replication: all that exist, and those this role has. */
+  /** Roles through which a cloud provider grants replication: the existing ones, and those that this role has. */
   providerRoles: string[]
   providerGranted: string[]
 }
@@ -87,31 +88,31 @@ export interface Relation {
   /** d default, n nothing, f full, i index */
   identity: string
   partition: boolean
-  /** For a partition, the table at the top, as `schema.name`. */
+  /** For a partition, its topmost table, as `schema.name`. */
   root: string | null
   inherits: boolean
-  /** Tables that inherit from it but are not partitions, as `schema.name`. */
+  /** Tables that inherit from this table but are not partitions, as `schema.name`. */
   children: string[]
-  /** Created by an extension. */
+  /** Whether an extension created it. */
   extension: boolean
   owner: string
   ownerIsSuperuser: boolean
   owned: boolean
   readable: boolean
-  /** Row-level security hides rows from this role. */
+  /** Whether row-level security hides rows from this role. */
   rowsHidden: boolean
-  /** Row-level security also hides rows from the owner, unless the role has BYPASSRLS. */
+  /** Whether row-level security also hides rows from the owner, unless the owner has BYPASSRLS. */
   rowsHiddenFromOwner: boolean
   /** Planner estimates; -1 when there are none. */
   rows: number
   bytes: number
   toastBytes: number
   updates: number
-  /** A logical subscription writes to it. */
+  /** Whether a logical subscription writes to it. */
   subscribed: boolean
-  /** Matched by the filter that MOLT gets. */
+  /** Whether the filter passed to MOLT matches it. */
   matched: boolean
-  /** Other schemas with a table of this name. */
+  /** Other schemas that have a table of this name. */
   namesakes: string[]
 }
 
@@ -129,14 +130,14 @@ export interface ConnectionFacts {
   certificateUntil: Date | null
 }
 
-/** What a limited sample of the rows showed; never proof of absence. */
+/** What was found in a limited sample of rows. Other rows may still have such values. */
 export interface SampleFacts {
   rowsPerTable: number
   tables: number
   /** Tables skipped for lack of time. */
   skipped: number
   found: { table: string; column: string; what: 'multi-dimensional' | 'infinity' | 'bc' | 'nul' }[]
-  /** The largest row of each table that may have large rows, for as many tables as time allowed. */
+  /** The largest row of each table that may have large rows, unless time ran out. */
   largest: { table: string; bytes: number }[]
 }
 
@@ -157,7 +158,7 @@ export interface SourceQuestion {
 /**
  * Reads the catalog part of {@link SourceFacts} with at most 20 statements. Changes nothing.
  * @param second a second connection for the table sizes, which take as long as everything else
- * @param onSchema called as soon as the schema is known, so that the caller need not wait for the rest
+ * @param onSchema called as soon as the schema is known, so that the caller does not have to wait for the rest
  */
 export async function readSourceCatalog(
   db: Database,
@@ -212,7 +213,7 @@ export async function readSourceCatalog(
 /** Linux refuses an argument of this length (MAX_ARG_STRLEN, including the terminating byte). */
 export const ARGUMENT_LIMIT = 131_071
 
-/** Matches names in JavaScript, whose regex engine takes far more names than PostgreSQL's, which fails at 10,000. */
+/** Matches names in JavaScript, because PostgreSQL's regular expressions fail at 10,000 names. */
 function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
   const names = new Set(tables)
   if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
@@ -406,8 +407,8 @@ const ODD_DATES = `
    ORDER BY 1`
 
 /**
- * Checks that two connections reach the same server, each in its own session. `molt fetch` needs to read a snapshot of
- * one on the other. A pooler must support replication connections.
+ * Checks that two connections reach the same server, each in its own session, and that a snapshot of one can be read on
+ * the other, as `molt fetch` needs. A pooler must support replication connections.
  */
 export async function readConnection(db: Database, second: Database, url: string): Promise<ConnectionFacts> {
   const doubts: string[] = []
@@ -418,14 +419,14 @@ export async function readConnection(db: Database, second: Database, url: string
   if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two different servers')
   const doubt = doubts.length ? undefined : await snapshotDoubt(db, second)
   if (doubt) doubts.push(doubt)
-  // A pooler hands out its own cancel keys.
+  // A pooler reports its own cancel key, with another process id.
   const pooled = (db as unknown as { processID: number }).processID !== one.pid
   if (pooled && !(await replicates(url)))
     doubts.push('a pooler between this runner and the server refuses replication connections')
   return { doubts, certificateUntil: certificateEnd(db) }
 }
 
-/** `token` identifies the session: each of ours has a different lock_timeout. */
+/** `token` identifies a session, because each of our sessions has a different lock_timeout. */
 const WHO = `SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since,
                     current_setting('lock_timeout') AS token`
 
@@ -452,8 +453,8 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
 }
 
 /**
- * Reads the moved sequences and their highest used numbers. Without the right to read a column, this is the sequence's
- * own value; a rights check reports the missing right.
+ * Reads the sequences that are moved, and their highest used numbers. Uses the sequence's own value if this role cannot
+ * read its column; another check reports the missing privilege.
  */
 export async function readSequenceFacts(
   db: Database,
@@ -486,7 +487,7 @@ const SAMPLED: { type: RegExp; what: SampleFacts['found'][number]['what']; test(
   { type: /^json$/, what: 'nul', test: (column) => `strpos(${column}::text, '\\u0000') > 0` },
 ]
 
-/** Samples the first rows of each table for values that change or fail in the move. Stops when time is up. */
+/** Samples the first rows of each table for values that change or fail during the migration. Stops when time is up. */
 export async function readSamples(
   db: Database,
   schema: Schema,

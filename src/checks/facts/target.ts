@@ -25,10 +25,10 @@ export interface TargetFacts {
   relations: TargetRelation[]
   /** Views of the schema, including materialized ones. */
   views: string[]
-  /** Expected tables that the catalogs hide because an import holds them. */
+  /** Expected tables that the catalogs hide because an import has taken them offline. */
   offline: OfflineTable[]
   role: TargetRole
-  /** Definitions that `convert` or an earlier `prepare` deferred, and that are not rebuilt yet. */
+  /** Definitions that `convert` or an earlier `prepare` deferred and that have not been rebuilt yet. */
   awaited: Pick<Deferred, 'kind' | 'table' | 'name'>[]
   /** Expected tables that hold at least one row. */
   filled: string[]
@@ -39,11 +39,11 @@ export interface TargetFacts {
   triggers: { table: string; name: string }[]
   /** Other roles that can write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
-  /** The write rights of these roles, one by one. */
+  /** The individual write privileges of these roles. */
   writeGrants: WriteGrant[]
-  /** Every right of other roles on expected tables; see {@link readOtherRights}. */
+  /** Every privilege of other roles on expected tables; see {@link readOtherRights}. */
   otherRights: WriteGrant[]
-  /** Logins that can write to expected tables whatever is revoked. */
+  /** Logins whose write access to expected tables cannot be revoked. */
   unrevocable: Unrevocable[]
   /** Schemas in which a replicator keeps or kept its progress. */
   stagingSchemas: string[]
@@ -66,7 +66,7 @@ interface TargetRelation {
   name: string
   options: string[]
   owner: string
-  /** Directly, or as a member of the owner. */
+  /** Whether this role owns it, directly or as a member of the owner. */
   owned: boolean
   select: boolean
   insert: boolean
@@ -76,33 +76,33 @@ interface TargetRelation {
 
 interface TargetRole {
   name: string
-  /** The ledger's schema exists, perhaps created by another role. */
+  /** Whether the ledger's schema exists. Another role may have created it. */
   ledger: boolean
   createOnDatabase: boolean
   createOnSchema: boolean
   usageOnSchema: boolean
-  /** Can grant USAGE on the schema to a login; every role has it on `public`. */
+  /** Whether it can grant a login USAGE on the schema; always true for `public`, which every role can use. */
   usageGrantable: boolean
-  /** On the schema `public`, where molt keeps its own tables. */
+  /** Privileges on the schema `public`, where molt keeps its own tables. */
   createOnPublic: boolean
   usageOnPublic: boolean
-  /** Can create logins. */
+  /** Whether it can create logins. */
   createRole: boolean
-  /** Expected tables, with the rights that a stream's login needs and this role cannot grant. */
+  /** Expected tables, with the privileges that a stream's login needs and this role cannot grant. */
   ungivenToLogins: { table: string; rights: string[] }[]
   /** Sequences of the schema that it cannot read or set. */
   lockedSequences: string[]
-  /** CockroachDB: member of admin. */
+  /** Whether it is a member of admin on CockroachDB. */
   admin: boolean
   /** Expected tables that it cannot alter: it is not the owner and, on CockroachDB, has no CREATE. */
   withoutCreate: string[]
-  /** Write rights of other roles on expected tables that this role could not grant back once they are revoked. */
+  /** Write privileges of other roles on expected tables that this role could not restore after revoking them. */
   ungrantable: WriteGrant[]
   /** Tables on either end of a foreign key that touches an expected table, in any schema. */
   onForeignKeys: TableRights[]
   /** Expected tables on which it lacks DROP, which IMPORT INTO requires; empty on PostgreSQL. */
   withoutDrop: string[]
-  /** CockroachDB: cluster-wide privileges, such as CONTROLJOB; `ALL` stands for every one. */
+  /** CockroachDB only: cluster-wide privileges, such as CONTROLJOB; `ALL` stands for all of them. */
   system: string[]
 }
 
@@ -110,7 +110,7 @@ interface TargetRole {
 interface TableRights {
   schema: string
   table: string
-  /** Directly, or as a member of the owner. */
+  /** Whether this role owns it, directly or as a member of the owner. */
   owned: boolean
   create: boolean
   references: boolean
@@ -119,7 +119,7 @@ interface TableRights {
 export interface TargetQuestion {
   migration: string
   schema: string
-  /** The expected tables, as soon as the source has resolved them. */
+  /** Resolves to the expected tables once they are known from the source. */
   tables: Promise<readonly string[]>
 }
 
@@ -143,7 +143,7 @@ export async function readTargetFacts(
   const asked = await question.tables
   const expected = asked.filter((name) => there.has(name))
   const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
-  // SHOW TRIGGERS needs USAGE on the schema. Its lack has its own finding.
+  // SHOW TRIGGERS needs USAGE on the schema. Another check reports it if missing.
   const schema = role.usageOnSchema ? await withTriggers(db, read, expected) : read
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
@@ -254,7 +254,7 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1`
 
-/** `mine` marks rights that this role has directly or through membership. `tables` is a JSON array. */
+/** `mine` marks privileges that this role has directly or through membership. `tables` is a JSON array. */
 const GRANTS = `
   SELECT g.grantee, g.privilege, g.grantable, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
            OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
@@ -264,7 +264,7 @@ const GRANTS = `
            WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
-/** At most 100: nobody would read a longer list. */
+/** At most 100 jobs, because nobody would read a longer list. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
   SELECT job_id::text AS id, job_type AS type, status, description, user_name AS owner FROM jobs
@@ -287,14 +287,14 @@ async function readSetting(db: Database, name: string): Promise<string | null> {
 
 const TABLES_AT_ONCE = 200
 
-/** Lists the tables that hold rows. Not a catalog query: looks for the first row of many tables in one statement. */
+/** Lists the tables that have rows. Looks for a first row in many tables at once; this is not a catalog query. */
 async function filledTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const found: string[] = []
   for (let from = 0; from < tables.length; from += TABLES_AT_ONCE) {
     const some = tables.slice(from, from + TABLES_AT_ONCE)
     const asked = some.map((name, at) => `SELECT ${at} AS at WHERE EXISTS (SELECT 1 FROM ${qualified(schema, name)})`)
     const { rows } = await db.query(asked.join(' UNION ALL ')).catch((error) => {
-      // Missing rights and tables that an import keeps offline have their own checks.
+      // Other checks report missing privileges, and tables that an import keeps offline.
       if (!/^(42501|55000)$/.test(sqlState(error) ?? '')) throw error
       return { rows: [] }
     })

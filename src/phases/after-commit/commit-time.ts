@@ -4,19 +4,19 @@ import { type Database, isConnectionLost, qualified, sqlState } from '../../runt
 import { messageOf } from '../../runtime/errors.ts'
 import { HEARTBEAT } from '../../source/heartbeat.ts'
 
-/** The target's time between the final verification and the application's first write. */
+/** A timestamp of the target between the final verification and the application's first write. */
 export interface CommitTime {
-  /** `<nanoseconds>.<logical>` of the target's hybrid clock, as AS OF SYSTEM TIME takes it. */
+  /** `<nanoseconds>.<logical>` of the target's hybrid clock, the form that AS OF SYSTEM TIME accepts. */
   asOf: string
-  /** The drain's heartbeat was on the target by then, so everything the stream applied is older. */
+  /** Whether the target already had the drain's heartbeat, which means that everything the stream applied is older. */
   drained: boolean
 }
 
 /**
- * Reads the target's clock together with the heartbeat's row: a transaction's time is never earlier than what it reads.
- * Source: cockroachdb/docs, `functions-and-operators.md`, `as-of-system-time.md`.
+ * Reads the target's clock together with the heartbeat's row, because a transaction's timestamp is never earlier than
+ * the rows it reads. Source: cockroachdb/docs, `functions-and-operators.md`, `as-of-system-time.md`.
  * @param beat the drain's heartbeat
- * @returns undefined on a target without readable history
+ * @returns undefined if the target keeps no history
  */
 export async function readCommitTime(
   target: Database,
@@ -39,28 +39,28 @@ export async function readCommitTime(
   return { asOf: later(row.now, row.written), drained: beat !== undefined && Number(row.beat) >= beat }
 }
 
-/** PostgreSQL has neither the column nor the function. */
+/** PostgreSQL lacks the MVCC timestamp column (42703) and the clock function (42883). */
 const NOT_COCKROACH = /^(42703|42883)$/
 
 /**
- * Advances a migration to `committed`, and records the target's time. Nothing may write to the target before this, so
- * that every write under a later grant is younger than that time.
+ * Advances a migration to `committed`, and records the target's timestamp. Nothing may write to the target before this,
+ * so that every write by the application has a later timestamp.
  */
 export async function advanceToCommitted(target: Database, committing: Entry): Promise<Entry> {
   const { plan, facts } = committing
   const commitTime = await readCommitTime(target, plan.targetSchema, facts.drainBeat).catch((error) => {
     if (isConnectionLost(error)) throw error
-    // The migration is committed: `finalize` fails if this is missing.
-    warning(`The target's time of the commit could not be read: ${messageOf(error)}`)
+    // The migration is committed, so only warn. `finalize` fails without this timestamp.
+    warning(`The commit timestamp could not be read from the target: ${messageOf(error)}`)
     return undefined
   })
   return advance(target, committing, 'committed', commitTime ? { facts: { commitTime } } : {})
 }
 
-/** Nanoseconds by which two nodes' clocks may differ: the maximum that CockroachDB supports (`--max-offset`). */
+/** Maximum difference between two nodes' clocks that CockroachDB supports (`--max-offset`), in nanoseconds. */
 const MAX_OFFSET = 500_000_000n
 
-/** The latest time that can be recorded for a version that was written before `time`. */
+/** The latest timestamp that a version written before `time` can have. */
 export function plusMaxOffset(time: string): string {
   return `${wall(time) + MAX_OFFSET}.0000000000`
 }

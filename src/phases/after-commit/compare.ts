@@ -22,12 +22,12 @@ export interface AfterCommitOptions {
   signal: AbortSignal
 }
 
-/** Connections to each side, while the application is on the target. */
+/** Number of connections to each side. Low, because the application is already using the target. */
 const CONNECTIONS = 2
 
 /**
- * Compares all rows once more, after the commit and without a pause: the source behind its permanent fence, and the
- * target as of the commit, without the application's later writes.
+ * Compares all rows once more after the commit, without a write pause. Reads the source, which its permanent fence
+ * keeps unchanged, and the target as of the commit, which excludes the application's later writes.
  * @throws VerdictError when the source has changed since the commit
  */
 export async function compareAfterCommit(entry: Entry, options: AfterCommitOptions): Promise<AfterCommit> {
@@ -56,14 +56,17 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
     if (isConnectionLost(error)) throw error
     found.gaps.push({ code: isPastGone(error) ? 'past-gone' : 'failed', what: scrubText(messageOf(error)) })
   }
-  // A rollback in the meantime voids the result. This can be hours later, so use a new connection.
+  // A rollback in the meantime voids the result. The comparison can take hours, so use a new connection.
   await withDatabase(options.sourceUrl, 'source', (source) => requireStillFenced(source, entry))
   found.verdict = found.differences.length ? 'different' : found.gaps.length ? 'inconclusive' : 'equal'
   found.durationMs = Math.round(performance.now() - began)
   return found
 }
 
-/** Pairs of the expected tables from both catalogs, and why other tables or columns cannot be compared. */
+/**
+ * Pairs each expected table on the source with the one on the target, and lists the tables and columns that cannot be
+ * compared.
+ */
 async function comparablePairs(source: Database, target: Database, plan: Plan) {
   const [here, there] = await Promise.all([
     readTables(source, plan.sourceSchema),
@@ -114,7 +117,7 @@ async function comparePairs(
   found.gaps.push(...digests.flatMap(({ name, unproved }) => unproved.map((what) => columnGap(name, what))))
   const apart = digests.filter((each) => total(each) > 0)
   if (!apart.length) return
-  // Nodes' clocks can differ, so a version that the stream wrote before the commit can be recorded slightly after it.
+  // Node clocks can differ, so a version that the stream wrote before the commit can have a slightly later timestamp.
   await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
   throwIfCancelled(signal)
   const names = new Set(apart.map(({ name }) => name))
@@ -130,8 +133,8 @@ async function comparePairs(
 }
 
 /**
- * Counts the rows that differ at both times, by their kind at the first. If not all keys are known, takes the smaller
- * count of each kind.
+ * Counts the rows that differ in both comparisons, by their kind in the first. If not all keys are known, uses the
+ * smaller of the two counts for each kind.
  */
 export function inBoth(first: TableDigest, second: TableDigest): TableDifference | undefined {
   const known = [first, second].every((each) => each.rows.length === total(each))
@@ -155,7 +158,7 @@ function total({ missing, mismatch, extraneous }: Record<RowKind, number>): numb
   return missing + mismatch + extraneous
 }
 
-/** `batch timestamp … must be after replica GC threshold …`, without a specific SQLSTATE (XXUUU). */
+/** Recognises `batch timestamp … must be after replica GC threshold …`, which has no specific SQLSTATE (XXUUU). */
 function isPastGone(error: unknown): boolean {
   return sqlState(error) === 'XXUUU' && /GC threshold/.test(messageOf(error))
 }

@@ -8,7 +8,10 @@ import { number, plural } from '../../runtime/progress.ts'
  */
 export type AfterCommitVerdict = 'equal' | 'different' | 'inconclusive' | 'unavailable'
 
-/** Number of rows of one table that differ: `missing` on the target, or `extraneous`, only on the target. */
+/**
+ * Number of rows that differ in a table: `missing` on the target, `mismatch` in their values, or `extraneous`, which
+ * means only on the target.
+ */
 export interface TableDifference {
   table: string
   missing: number
@@ -16,7 +19,7 @@ export interface TableDifference {
   extraneous: number
 }
 
-/** Why rows were not compared, or not proved equal. */
+/** Why rows were not compared or could not be proved equal. */
 export type AfterCommitGap =
   | { code: 'no-commit-time' | 'not-drained' }
   | { code: 'past-gone'; what: string }
@@ -25,15 +28,15 @@ export type AfterCommitGap =
   | { code: 'column-gone'; table: string; column: string }
   | { code: 'column'; table: string; what: string }
 
-/** The result of the comparison after the commit: the frozen source, and the target as of the commit. */
+/** The result of comparing the fenced source with the target as of the commit. */
 export interface AfterCommit {
   verdict: AfterCommitVerdict
-  /** By the target's clock. */
+  /** Timestamp of the target at which it was read. */
   asOf?: string
   differences: TableDifference[]
   gaps: AfterCommitGap[]
   tables: number
-  /** On the source. */
+  /** Number of rows on the source. */
   rows: number
   durationMs: number
 }
@@ -45,8 +48,9 @@ export async function keepAfterCommit(target: Database, entry: Entry, result: Af
 }
 
 /**
- * The last conclusive result for this commit, or else the last result. A later run that compares less changes nothing.
- * @returns undefined without a result, or when all results belong to commits that were rolled back
+ * The latest conclusive result for this commit. If there is none, the latest result. An inconclusive later run does not
+ * replace a conclusive result.
+ * @returns undefined if there is no result, or only results for commits that were rolled back
  */
 export async function lastAfterCommit(target: Database, { id, facts }: Entry): Promise<AfterCommit | undefined> {
   const kept = await readEvidence<AfterCommit & { cursor?: string }>(target, id, ACTION, RESULTS)
@@ -58,19 +62,19 @@ export async function lastAfterCommit(target: Database, { id, facts }: Entry): P
     | undefined
 }
 
-/** How many results to read from the ledger. */
+/** Maximum number of results to read from the ledger. */
 const RESULTS = 100
 
 /**
- * Whether nothing is left to compare: every row is equal, or the rest is what only `molt verify` can compare, or the target
- * keeps no history.
+ * Whether nothing is left to compare: every row is equal, only `molt verify` can compare the rest, or the target keeps
+ * no history.
  */
 export function isCompared({ verdict, gaps }: AfterCommit): boolean {
   if (verdict === 'inconclusive') return gaps.every(({ code }) => code === 'column')
   return verdict !== 'different'
 }
 
-/** One line per table with differences, and per gap. */
+/** One line for each table with differences, and for each gap. */
 export function afterCommitProblems({ differences, gaps }: AfterCommit): string[] {
   return [...differences.map(differenceText), ...gaps.map(gapText)]
 }

@@ -2,16 +2,19 @@ import { info } from '@actions/core'
 import type { ApprovalOutcome } from '../../ledger/hold.ts'
 import { type Github, GithubError, isJob, readJobs, readReviews } from '../../runtime/github.ts'
 
-/** What a follower watches: the job that waits for the approval. */
+/** The job that is waiting for approval, and how to look it up. */
 export interface Watched {
   github: Github
   job: string
   environment: string
-  /** Milliseconds since the job began to wait. */
+  /** Maximum time that the job may wait, in milliseconds. */
   maxWait: number
 }
 
-/** `approved`: the job waits for a free runner, which a follower may be using. `over`: it has run and ended. */
+/**
+ * `approved`: the job is waiting for a free runner, perhaps the one that runs this process. `over`: the job has
+ * finished.
+ */
 export type Seen = ApprovalOutcome | 'approved' | 'running' | 'over'
 
 /** The outcome of the approval; undefined while it is pending or GitHub is temporarily unreachable. */
@@ -20,12 +23,15 @@ export async function lookAtApproval(watched: Watched): Promise<Seen | undefined
     return await look(watched)
   } catch (error) {
     if (!(error instanceof GithubError)) throw error
-    info(`${error.message} (asked again later)`)
+    info(`${error.message} (will retry)`)
     return undefined
   }
 }
 
-/** A job that waits for approval is `waiting`; one that is `queued` for longer than this waits for a runner. */
+/**
+ * A job that is `queued` for longer than this many milliseconds is waiting for a runner. While it waits for approval,
+ * its status is `waiting`.
+ */
 const QUEUED_FOR_RUNNER = 60_000
 
 async function look({ github, job: name, environment, maxWait }: Watched): Promise<Seen | undefined> {

@@ -7,29 +7,29 @@ import { messageOf, UserError } from '../../runtime/errors.ts'
 import type { Github } from '../../runtime/github.ts'
 
 /*
- * The rehearsals of a plan, as GitHub knows them: artifacts of successful runs on the default branch. Anyone with write
- * access can upload an artifact of any name from a branch, or from the default branch by another workflow. So each one
- * counts only with an attestation of the workflow, the branch and the run, which `gh attestation verify` checks.
+ * Finds the rehearsals of a plan on GitHub: artifacts of successful runs on the default branch. Anyone with write
+ * access can upload an artifact of any name from another branch or workflow. An artifact therefore counts only if `gh
+ * attestation verify` accepts its attestation, which names the workflow, the branch and the run.
  */
 
 export interface Wanted {
   github: Github
   /** For `gh`. */
   token: string
-  /** File name of the workflow that rehearses. */
+  /** File name of the rehearsal workflow. */
   workflow: string
-  /** Name of the artifact. */
+  /** Name of the artifact that proves a rehearsal. */
   artifact: string
   since: Date
 }
 
-/** URLs of the runs that count, and the reason for every other run with such an artifact. */
+/** URLs of the runs that count, and why each other run with such an artifact does not. */
 export interface Rehearsals {
   green: string[]
   rejected: string[]
 }
 
-/** Number of newest artifacts to check; each costs a few requests and a download. */
+/** Number of artifacts to check, newest first. Each one costs a few requests and a download. */
 export const MOST_REHEARSALS = 20
 const MOST_PAGES = 5
 
@@ -62,7 +62,7 @@ const artifacts = z.object({
     }),
   ),
 })
-/** The fields that are read from `gh attestation verify --format json`, which prints accepted attestations. */
+/** The fields used from the output of `gh attestation verify --format json`, which prints accepted attestations. */
 const verified = z.array(
   z.object({
     verificationResult: z.object({
@@ -95,7 +95,7 @@ export async function findRehearsals(wanted: Wanted): Promise<Rehearsals> {
     }
     if (looked++ === MOST_REHEARSALS) break
     const found = (await github.read(`actions/runs/${artifact.workflow_run?.id}`, run))?.body
-    // A repeated run leaves an artifact per attempt, and counts once.
+    // A rerun leaves one artifact per attempt, but the run counts once.
     if (!found || result.green.includes(found.html_url)) continue
     const problem = runProblem(found, branch, wanted) ?? (await artifactProblem(artifact, found, branch, wanted))
     if (problem) result.rejected.push(`${found.html_url}: ${problem}`)
@@ -116,20 +116,22 @@ async function listArtifacts({ github, artifact: name }: Wanted): Promise<Listed
   return all
 }
 
-/** Rejects artifacts of other branches and forks without a request, so that a flood of them cannot hide others. */
+/**
+ * Rejects artifacts from other branches and forks without a request, so that a flood of them cannot use up the limit.
+ */
 function placeProblem({ workflow_run: by }: Listed, branch: string): string | undefined {
   if (by?.head_repository_id !== by?.repository_id) return 'it ran for a fork'
   return by?.head_branch === branch ? undefined : `it ran on the branch ${by?.head_branch}, not on ${branch}`
 }
 
-/** Why a run does not count; undefined when it does. */
+/** Why a run does not count; undefined if it does. */
 function runProblem(run: Run, branch: string, { workflow, since }: Wanted): string | undefined {
   if (run.conclusion !== 'success') return `it ended with ${run.conclusion}`
   if (run.head_repository?.full_name.toLowerCase() !== process.env.GITHUB_REPOSITORY?.toLowerCase())
     return 'it ran for a fork'
   if (run.head_branch !== branch) return `it ran on the branch ${run.head_branch}, not on ${branch}`
   if (!EVENTS.includes(run.event)) return `it was started by ${run.event}`
-  if (run.path.split('@')[0] !== `.github/workflows/${workflow}`) return `it belongs to the workflow ${run.path}`
+  if (run.path.split('@')[0] !== `.github/workflows/${workflow}`) return `it is a run of the workflow ${run.path}`
   if (!(Date.parse(run.created_at) >= since.getTime())) return `it ran on ${run.created_at}`
   return undefined
 }
@@ -141,18 +143,18 @@ async function artifactProblem(
   wanted: Wanted,
 ): Promise<string | undefined> {
   if (artifact.expired) return 'its artifact has expired'
-  if (!digest) return 'GitHub reports no digest of its artifact'
+  if (!digest) return 'GitHub reports no digest for its artifact'
   const bytes = await wanted.github.download(`actions/artifacts/${artifact.id}/zip`)
   if (`sha256:${createHash('sha256').update(bytes).digest('hex')}` !== digest)
     return 'its artifact does not match the digest that GitHub reports'
   const { exitCode, stdout, stderr } = await verifyAttestation(artifact.name, bytes, branch, wanted)
-  if (exitCode) return `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}`
+  if (exitCode) return `gh attestation verify rejects it: ${stderr.trim().split('\n').at(-1)}`
   return invocationProblem(stdout, { ...artifact, digest }, run)
 }
 
 /**
- * Runs GitHub's own program to check the artifact: its signature, certificate chain and log entry, and that this
- * workflow on this branch has signed it.
+ * Checks the artifact with GitHub's own program: its signature, certificate chain and log entry, and that this workflow
+ * signed it on this branch.
  */
 async function verifyAttestation(name: string, bytes: Buffer, branch: string, wanted: Wanted): Promise<ExecOutput> {
   const { GITHUB_REPOSITORY = '', PATH = '', HOME = '', RUNNER_TEMP = '.' } = process.env
@@ -175,14 +177,16 @@ async function verifyAttestation(name: string, bytes: Buffer, branch: string, wa
   } catch (error) {
     throw new UserError(
       'approval.gh-missing',
-      `gh, which checks the signatures of rehearsals, cannot be run (${messageOf(error)}). Install it on this runner`,
+      `gh is needed to check the signatures of rehearsals, but cannot be run (${messageOf(error)}). Install it on this runner`,
     )
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
 }
 
-/** Checks the run and the artifact's name, for which `gh` has no flags. Returns why the artifact does not count. */
+/**
+ * Checks the run and the artifact's name, because `gh` has no flags for them. Returns why the artifact does not count.
+ */
 function invocationProblem(json: string, artifact: Artifact, run: Run): string | undefined {
   const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY } = process.env
   const runUrl = `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${run.id}/attempts/`

@@ -25,7 +25,10 @@ import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 /** An object to remove. */
 export interface Leftover {
   name: string
-  /** Removed only when all others are, because the next run needs it. */
+  /**
+   * Whether to remove this object only after all others, because the next run needs it if one of them could not be
+   * removed.
+   */
   last?: true
   drop(): Promise<unknown>
 }
@@ -36,8 +39,8 @@ interface Names {
 }
 
 /**
- * Finds this migration's objects on the source. Slots come first, because they fill the disk.
- * @param decided whether the fence may be permanent, as it is after a cutover whose rollback window is over
+ * Finds this migration's objects on the source. Lists slots first, because they fill the disk.
+ * @param decided whether to remove even a permanent fence, which is right once the rollback window is over
  */
 export async function leftoversOnSource(
   source: Database,
@@ -45,7 +48,7 @@ export async function leftoversOnSource(
   decided = false,
 ): Promise<Leftover[]> {
   const found: Leftover[] = []
-  // Only a run of this migration reads the change log, so its reader can be disconnected.
+  // Only runs of this migration read the change log, so it is safe to disconnect its reader.
   const log = plan && logSlotOf(plan.slot)
   if (log && (await readSlot(source, log))) found.push({ name: `slot ${log}`, drop: () => seizeAndDrop(source, log) })
   const slot = plan && (await readSlot(source, plan.slot))
@@ -66,7 +69,7 @@ export async function leftoversOnSource(
   return found.map(orTold)
 }
 
-/** Makes the error name other users' objects that are in this one or depend on it. They are never dropped. */
+/** Adds to the error the names of other users' objects that block the drop. Such objects are never dropped. */
 function orTold({ drop, ...leftover }: Leftover): Leftover {
   const { name } = leftover
   const told = (error: unknown) => {
@@ -74,19 +77,20 @@ function orTold({ drop, ...leftover }: Leftover): Leftover {
     const { detail = '' } = error as { detail?: string }
     throw new UserError(
       'cleanup.foreign-objects',
-      `${name} cannot be dropped, because objects of other users are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move or drop these, then rerun the step, which drops the rest`,
+      `${name} cannot be dropped, because it contains other users' objects, or they depend on it: ${detail.replaceAll('\n', '; ')}. Move or drop these objects, then rerun the step`,
     )
   }
   return { ...leftover, drop: () => drop().catch(told) }
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}. End that replicator first`)
+  if (reader)
+    throw new UserError('slot.in-use', `PID ${reader} is reading the slot ${slot}. Stop that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
 /**
- * Drops the heartbeat and our schema, or neither: if the schema has other objects, the heartbeat stays, because it
+ * Drops the heartbeat and our schema in one transaction. If the schema has other objects, both remain: the heartbeat
  * shows the next run which migration the schema belongs to.
  */
 async function dropSourceSchema(source: Database): Promise<void> {
@@ -114,7 +118,7 @@ export async function leftoversOnTarget(
   const taken = known ? await missingGrants(target, targetSchema, owedGrants(known)) : []
   if (taken.length)
     found.push({
-      name: `revocation of ${taken.length} write rights on the target`,
+      name: `revocation of ${taken.length} write privileges on the target`,
       drop: () => giveBack(target, migration, taken),
     })
   if (trialSchema && (await schemaExists(target, trialSchema)))
@@ -132,7 +136,7 @@ export async function leftoversOnTarget(
   const tables = await fetchTables(target, migration)
   if (tables.length)
     found.push({
-      name: `molt's own ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
+      name: `molt's own tables ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
       drop: () =>
         target.query(`DROP TABLE IF EXISTS ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
     })
@@ -146,14 +150,17 @@ export async function leftoversOnTarget(
   return found.map(orTold)
 }
 
-/** After the commit roles have what they had before, and later changes are the owner's, except a rollback's own. */
+/**
+ * The privileges that this migration has revoked and not restored. The commit restores those that `prepare` revoked, so
+ * after it, only those that a rollback revoked are left.
+ */
 function owedGrants({ phase, facts }: Entry): WriteGrant[] {
   return mergeWriteGrants(COMMITTED.includes(phase) ? [] : (facts.writeAccess ?? []), facts.revokedAgain ?? [])
 }
 
 /**
- * Gives rights back. The ledger keeps those that are still missing, so that the next run tries again, and forgets only those
- * of roles and tables that no longer exist.
+ * Restores privileges. Those that could not be restored stay in the ledger for the next run, unless their role or table
+ * no longer exists.
  * @throws VerdictError `write-access.not-restored`
  */
 async function giveBack(target: Database, migration: string, taken: readonly WriteGrant[]): Promise<void> {
@@ -162,7 +169,7 @@ async function giveBack(target: Database, migration: string, taken: readonly Wri
   const { targetSchema } = entry.plan
   const given = await openWriteAccess(target, targetSchema, taken)
   if (given.gone.length) {
-    warning(`not given back, because the role or table no longer exists: ${grantsText(given.gone, 'had')}`)
+    warning(`not restored, because the role or table no longer exists: ${grantsText(given.gone, 'had')}`)
     const withoutGone = (all: WriteGrant[] | null | undefined) =>
       all?.filter((each) => !given.gone.some((gone) => isSameGrant(each, gone)))
     const { writeAccess, revokedAgain } = entry.facts
@@ -172,18 +179,20 @@ async function giveBack(target: Database, migration: string, taken: readonly Wri
   const missing = given.missing.filter((each) => !given.gone.includes(each))
   requireGiven({ ...given, missing }, targetSchema, {
     code: 'write-access.not-restored',
-    what: 'write access to the target could not be given back to roles that had it before the migration',
+    what: 'write access to the target could not be restored for roles that had it before the migration',
     next: 'Run these statements on the target as an administrator, then rerun the step. Until then the ledger keeps the list.',
   })
 }
 
-/** Disables and drops the stream's login. Nothing streams any more, so a client that still uses it is a leftover. */
+/**
+ * Disables and drops the stream's login. No stream is running, so any client that still uses the login is abandoned.
+ */
 async function dropLiveLogin(target: Database, login: string): Promise<void> {
   try {
     await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
     await dropStreamLogin(target, login)
   } catch (error) {
-    // The run that streamed may drop it at the same time.
+    // The streaming run may be dropping the login at the same time.
     if (await loginExists(target, login)) throw error
   }
 }
@@ -195,8 +204,8 @@ const FETCH_TABLES: Record<string, string> = {
 }
 
 /**
- * Finds the tables in which `molt fetch` records its runs, by name and columns. Returns them only if every load in them
- * started after this migration, and no other migration in the ledger could need them.
+ * Finds the tables in which `molt fetch` records its runs, by name and columns. Returns them only if all their loads
+ * started after this migration, and the ledger has no other migration that might need them.
  */
 async function fetchTables(target: Database, migration: string): Promise<{ schema: string; name: string }[]> {
   const { rows } = await target.query(
@@ -207,7 +216,7 @@ async function fetchTables(target: Database, migration: string): Promise<{ schem
   )
   const found = rows.filter(({ name, columns }) => columns.split(' ').sort().join(' ') === FETCH_TABLES[name])
   const status = found.filter(({ name }) => name === '_molt_fetch_status')
-  // In two schemas, or one without the other: another user has changed them.
+  // If a table has other columns, is missing or is in another schema, another user has changed it.
   if (rows.length !== found.length || status.length !== 1 || found.some(({ schema }) => schema !== status[0].schema))
     return []
   const others = await target.query(
@@ -226,7 +235,10 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
   return rowCount === 1
 }
 
-/** Reports where files with rows remain: this action has no bucket keys, and the folder may be on another machine. */
+/**
+ * Warns of files that still contain rows. This action cannot delete them: it has no bucket credentials, and the folder
+ * may be on another machine.
+ */
 export function tellFiles(entry: Entry | undefined): string[] {
   const { filesLeft = [] } = entry?.facts ?? {}
   if (filesLeft.length)
@@ -242,7 +254,7 @@ export async function requireOwner(source: Database, migration: string): Promise
   if (owner && owner.migration !== migration)
     throw new UserError(
       'cleanup.other-migration',
-      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\`. Correct \`migration\` or the URL of the source`,
+      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\`. Correct \`migration\` or the source URL`,
     )
 }
 
@@ -257,7 +269,10 @@ export function requireGone(left: readonly Leftover[], action: 'abort' | 'cleanu
     )
 }
 
-/** When a migration ends: rebuilds what `prepare` dropped on the target for the load, or warns that it is missing. */
+/**
+ * At the end of a migration, rebuilds the indexes and constraints that `prepare` dropped for the load, or warns of
+ * those still missing.
+ */
 export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
   if (restore) {
     const { built, problems } = await restoreDeferred(target, migration)
@@ -269,6 +284,6 @@ export async function restoreOrTell(target: Database, migration: string, restore
   if (!problems.length) await lockTables(target, migration)
   else
     warning(
-      `${problems.length} indexes and constraints dropped for the load are still missing; their definitions stay in the ledger. Set \`restore: true\` to rebuild them, or load again under the same id`,
+      `${problems.length} indexes and constraints dropped for the load are still missing. Their definitions are in the ledger. Set \`restore: true\` to rebuild them, or load again with the same migration ID`,
     )
 }

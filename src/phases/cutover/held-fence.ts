@@ -26,7 +26,7 @@ import {
 } from '../../source/fence.ts'
 import { readTables } from '../../sql/tables.ts'
 
-/** Reads the fence's state and its problems, by the plan of `entry` if there is one. Changes nothing. */
+/** Reads the fence's state and problems, and changes nothing. With an `entry`, checks the fence against its plan. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
   const decided = entry !== undefined && COMMITTED.includes(entry.phase)
@@ -38,29 +38,29 @@ async function problemsOf(db: Database, state: FenceState, entry: Entry | undefi
   if (entry && COMMITTED.includes(entry.phase)) return decidedProblems(db, state, entry)
   if (state === 'absent') return []
   const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
-  const problems = fence ? await fenceProblems(db, fence) : ['the fence function and every trigger are gone']
+  const problems = fence ? await fenceProblems(db, fence) : ['the fence function and all its triggers are gone']
   if (state === 'permanent' && entry && entry.phase !== 'committing')
     problems.push(
-      `it is permanent, but migration ${entry.id} is ${entry.phase} in the ledger: its cutover did not commit`,
+      `the fence is permanent, but migration ${entry.id} is ${entry.phase} in the ledger: its cutover did not commit`,
     )
   return problems
 }
 
-/** Evidence that the source may have changed since the commit. */
+/** Lists signs that the source may have changed since the commit. */
 async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
-  if (state !== 'permanent') return [`it is ${state}, but must be permanent after the commit, so writes can pass`]
+  if (state !== 'permanent') return [`the fence is ${state}, so writes can pass. After the commit it must be permanent`]
   const problems = await fenceProblems(db, await planFence(db, plan))
   // The counter shows writes even if the fence was restored afterwards.
   if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
     problems.push(
-      `writes have passed it since the commit, because it was lifted in between. Find these rows and copy them over, then run \`${resetCount(facts.writesPassed)}\` on the source to confirm`,
+      `writes have passed the fence since the commit, because it was lifted for a time. Find the rows and copy them to the target, then run \`${resetCount(facts.writesPassed)}\` on the source to confirm`,
     )
   return problems
 }
 
 /**
- * Requires a fence that has held since the commit: rows written to the source since then would be lost.
- * @throws VerdictError when the fence was changed or lifted, or a write has passed it
+ * Requires that the fence has held since the commit. Rows written to the source since then would be lost.
+ * @throws VerdictError if the fence was changed or lifted, or a write has passed it
  */
 export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
   const problems = await decidedProblems(db, (await readFence(db)).state, entry)
@@ -69,11 +69,11 @@ export async function requireStillFenced(db: Database, entry: Entry): Promise<vo
       'fence.damaged-after-commit',
       'the fence on the source was changed or lifted after the commit',
       problems,
-      'The source may have new rows that the target lacks. Look for them before you remove the old database.',
+      'The source may have new rows that the target lacks. Look for such rows before you remove the old database.',
     )
 }
 
-/** The fence that this plan needs, for the tables and partitions that exist now. */
+/** The fence that this plan requires, for the tables and partitions that exist now. */
 export async function planFence(db: Database, plan: Plan): Promise<Fence> {
   const tables = await readTables(db, plan.sourceSchema)
   return plannedFence(
@@ -83,10 +83,10 @@ export async function planFence(db: Database, plan: Plan): Promise<Fence> {
 }
 
 /**
- * Waits for transactions that currently hold a write lock, before any write is refused: one that does not end here
- * would not end in the pause either.
- * @param deadline milliseconds
- * @returns the milliseconds it took
+ * Waits for transactions that hold a write lock, before the fence refuses any write. A transaction that outlasts this
+ * wait would also block the write pause.
+ * @param deadline maximum wait in milliseconds
+ * @returns the time it took, in milliseconds
  * @throws VerdictError `fence.writers-remain`
  */
 export async function awaitOldWriters(
@@ -101,8 +101,8 @@ export async function awaitOldWriters(
 }
 
 /**
- * Arms the fence and keeps it armed: writes are refused from `arm` until `lift`, `commit` or the end of the lease,
- * which is renewed only by {@link renew}. Times in milliseconds.
+ * Arms the fence and keeps it armed. The fence refuses writes from `arm` until `lift` or the end of the lease, and
+ * permanently after `commit`. Only {@link renew} extends the lease. Times are in milliseconds.
  */
 export class HeldFence {
   readonly fence: Fence
@@ -123,9 +123,10 @@ export class HeldFence {
   }
 
   /**
-   * Refuses writes at once, waits for every transaction that held a write lock, then proves that writes are refused.
-   * @param deadline milliseconds from now for the holders to end
-   * @throws VerdictError when a holder does not end, or a write still passes. The caller must then lift the fence
+   * Refuses writes immediately, waits for every transaction that already held a write lock, then proves that writes are
+   * refused.
+   * @param deadline milliseconds from now by which these transactions must end
+   * @throws VerdictError if a transaction does not end, or a write still passes. The caller must then lift the fence
    */
   async arm(deadline: number, signal: AbortSignal): Promise<{ holders: number; waitedMs: number }> {
     const began = performance.now()
@@ -137,7 +138,9 @@ export class HeldFence {
     return { holders, waitedMs: Math.round(performance.now() - began) }
   }
 
-  /** Renews the lease, and proves that it never lapsed in between: no write has passed since it was armed. */
+  /**
+   * Renews the lease, and proves that it did not lapse in between: no write has passed the fence since it was armed.
+   */
   async renew(deadline: number, signal: AbortSignal): Promise<void> {
     await this.#setLease(this.#lease)
     await this.#waitForHolders(deadline, signal)
@@ -151,7 +154,7 @@ export class HeldFence {
     await this.#requireNoGap()
   }
 
-  /** Commits: makes the fence permanent, but only while the lease that was checked for gaps is still set. */
+  /** Commits by making the fence permanent, but only if its lease is still the one that `renew` checked. */
   async commit(deadline: number, signal: AbortSignal): Promise<void> {
     await this.renew(deadline, signal)
     if (await makePermanent(this.#db, this.#lease)) return
@@ -161,17 +164,23 @@ export class HeldFence {
     )
   }
 
-  /** The counter of passed writes when the fence was armed, unchanged at every check since. */
+  /** The counter of passed writes when the fence was armed. Every check since then has found it unchanged. */
   get passed(): string {
     return this.#passed
   }
 
-  /** The last leases that we may have set on the source, even without an answer; newest first. */
+  /**
+   * The latest leases that this run may have set on the source, newest first. Includes those that the source did not
+   * confirm.
+   */
   get tried(): readonly string[] {
     return this.#tried
   }
 
-  /** @returns false when there was nothing of ours to lift: the fence is permanent, or another run's */
+  /**
+   * Lifts the fence.
+   * @returns false if the fence is permanent or held by another run
+   */
   async lift(db = this.#db): Promise<boolean> {
     for (const lease of this.#tried) if (await liftFence(db, lease)) return true
     return false
@@ -180,7 +189,7 @@ export class HeldFence {
   async #setLease(own?: string): Promise<void> {
     const lease = await leaseFor(this.#db, this.#leaseMs)
     this.#onLease(lease)
-    // Keep the current lease, and those that may still take effect.
+    // Keep the current lease, and earlier ones that may still take effect.
     this.#tried.unshift(lease)
     this.#tried.splice(3)
     if (await setLease(this.#db, lease, own)) this.#lease = lease
@@ -189,7 +198,7 @@ export class HeldFence {
         own === undefined ? 'fence.permanent' : 'fence.changed-by-other',
         own === undefined
           ? 'the fence is permanent: this migration is already committed'
-          : 'the fence was lifted or armed again by another run while it was held, so a write may have passed',
+          : 'another run lifted or rearmed the fence while this run held it, so a write may have passed',
       )
   }
 
@@ -198,28 +207,34 @@ export class HeldFence {
     if (now.objects !== this.#version.objects)
       throw new VerdictError(
         'fence.damaged',
-        'a trigger of the fence, its function or a sequence was changed after it was armed, so a write may have passed it',
+        'a trigger, the function or a sequence of the fence was changed after the fence was armed, so a write may have passed',
       )
     const tables = rewritten(this.#version, now)
     if (tables.length)
       throw new VerdictError(
         'fence.table-rewritten',
-        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL bypasses every trigger, so the rows may differ from those compared. VACUUM FULL and CLUSTER do this too, without changing a row. Run none of these until the cutover is over, and run \`cutover\` again`,
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL bypasses every trigger, so the rows may differ from those compared. VACUUM FULL and CLUSTER do the same without changing a row. Do not run any of these until the cutover is over. Run \`cutover\` again`,
       )
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError(
       'fence.write-passed',
-      'a write passed the fence after it was armed: its lease lapsed, or someone lifted it',
+      'a write passed the fence after it was armed: the lease lapsed, or the fence was lifted',
     )
   }
 
-  /** A transaction that held a write lock when the lease was set may have read the old one. Later ones are refused. */
+  /**
+   * Waits for the transactions that held a write lock when the lease was set: they may have read the old lease. The
+   * fence refuses writes of later ones.
+   */
   #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
     return awaitHolders(this.#db, this.fence, deadline, signal)
   }
 }
 
-/** @returns how many transactions held a write lock at first; all of them have ended */
+/**
+ * Waits until every transaction that now holds a write lock has ended.
+ * @returns the number of these transactions
+ */
 async function awaitHolders(db: Database, fence: Fence, deadline: number, signal: AbortSignal): Promise<number> {
   const began = performance.now()
   const first = await writeHolders(db, fence)
@@ -236,5 +251,5 @@ async function awaitHolders(db: Database, fence: Fence, deadline: number, signal
 
 function holdersText(holders: readonly WriteHolder[]): string {
   const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
-  return `transactions with a write lock did not end in time: ${named.join(', ')}. End them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
+  return `transactions with a write lock did not end in time: ${named.join(', ')}. End them (pg_terminate_backend, ROLLBACK PREPARED) and run \`cutover\` again`
 }

@@ -2,21 +2,24 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type Leg, openLeg, type StreamLogin } from '../../destination/stream-login.ts'
 import { connect, type Database } from '../../runtime/database.ts'
 
-/** Connections for work in parallel with the final verify, opened before the write pause. */
+/** Connections for work that runs in parallel with the final verify. They are opened before the write pause. */
 export interface Lanes {
   source: Database
-  /** A further connection to the target, for sequences. */
+  /** An additional connection to the target, for sequences. */
   sequences: Database
-  /** At least one; more where schema changes can run in parallel. */
+  /** Connections for schema changes, which can run in parallel. */
   target: readonly [Database, ...Database[]]
-  /** A session of the stream's login, if it has one. */
+  /** A session of the stream's own login, if the stream has one. */
   leg?: Leg
 }
 
-/** Maximum number of parallel schema changes. Each is a job that waits for the cluster's nodes, not for processors. */
+/** Maximum number of parallel schema changes. CockroachDB runs each as a job that mostly waits for other nodes. */
 const MOST = 10
 
-/** Number of connections for the unique indexes, or the tables with constraints, that have to be built. */
+/**
+ * Number of connections needed to build the unique indexes and constraints: one for each unique index or for each table
+ * with constraints, whichever is more.
+ */
 export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | 'table'>[]): number {
   const uniques = deferred.filter(({ kind }) => kind === 'unique').length
   const constrained = deferred.filter(({ kind }) => kind === 'check' || kind === 'foreign-key')
@@ -24,7 +27,7 @@ export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | '
   return Math.min(MOST, Math.max(1, uniques, tables))
 }
 
-/** Opens the connections for `work`, and always closes them. Their statements have no time limit. */
+/** Opens the connections for `work`, and closes them afterwards. Their statements have no time limit. */
 export async function withLanes<T>(
   urls: { source: string; target: string },
   given: { target: Database; migration: string; login?: StreamLogin; signal: AbortSignal },

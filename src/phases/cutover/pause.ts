@@ -3,19 +3,19 @@ import { CancelledError, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds } from '../../runtime/progress.ts'
 import type { HeldFence } from './held-fence.ts'
 
-/** Milliseconds by part of the write pause. */
+/** Duration of each part of the write pause, in milliseconds. */
 export type Parts = Record<string, number>
 
-/** The expected pause, under the same names; `unknown` names the parts without a measurement. */
+/** The expected durations of the same parts. `unknown` lists parts that were never measured. */
 export interface Estimate {
   parts: Parts
-  /** Less than the sum of the parts, where some overlap. */
+  /** Total in milliseconds. Parts can overlap, so this can be less than their sum. */
   total: number
   unknown: string[]
 }
 
 /**
- * Measures the write pause by this runner's monotonic clock, from the start of the first part to the end of the last.
+ * Measures the write pause with this runner's monotonic clock, from the start of the first part to the end of the last.
  * Parts can overlap, so the pause can be shorter than their sum.
  */
 export class PauseClock {
@@ -28,7 +28,7 @@ export class PauseClock {
     const began = performance.now()
     this.#began ??= began
     this.#running.add(name)
-    // Parts are listed in the order in which they begin.
+    // Set now, so that the parts are listed in the order in which they begin.
     this.parts[name] = 0
     try {
       return await work()
@@ -39,7 +39,7 @@ export class PauseClock {
     }
   }
 
-  /** Names of the running parts; undefined when none is running. */
+  /** Names of the running parts; undefined if none is running. */
   get current(): string | undefined {
     return [...this.#running].join(', ') || undefined
   }
@@ -63,9 +63,12 @@ export function pauseText(clock: PauseClock): string {
   return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }
 
-/** The pause of a cutover without a switch: the target is ready, but the application still cannot write. */
+/**
+ * Describes the pause of a cutover that does not switch the application: the target is ready, but the application still
+ * cannot write.
+ */
 export function pauseByHandText(clock: PauseClock): string {
-  return `The target accepted writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long that took.`
+  return `The target accepted writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long the switch took.`
 }
 
 export interface Limit {
@@ -75,7 +78,7 @@ export interface Limit {
   clear(): void
 }
 
-/** One limit for the whole pause: it ends with the run, after `max-pause`, or when the lease cannot be renewed. */
+/** Limits the whole pause. Aborts it if the run is cancelled, after `max-pause`, or if the lease cannot be renewed. */
 export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick<PauseClock, 'current'>): Limit {
   const controller = new AbortController()
   const cancel = () => controller.abort(outer.reason ?? new CancelledError())
@@ -98,7 +101,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
     signal: controller.signal,
     fail: (error) => controller.abort(error),
     race(work) {
-      // The loser of the race may fail later. Ignore that.
+      // If `aborted` wins the race, `work` may fail later. Ignore that failure.
       work.catch(() => {})
       return Promise.race([work, aborted])
     },
@@ -109,7 +112,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
   }
 }
 
-/** Renews the lease every third of its length. A renewal that fails, or finds a gap, ends the pause. */
+/** Renews the lease each time a third of it has passed. A renewal that fails or finds a gap ends the pause. */
 export function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
   let timer: NodeJS.Timeout | undefined
   let current: Promise<void> = Promise.resolve()

@@ -21,8 +21,9 @@ interface Where {
 }
 
 /**
- * Gathers what the ledger has about a migration, even after a cleanup, and how the two sides differ now.
- * @returns no steps without a ledger
+ * Gathers everything that the ledger has recorded about a migration, even after a cleanup, and how the two sides differ
+ * now.
+ * @returns facts with an empty `steps` if there is no ledger
  */
 export async function gatherDossier(where: Where): Promise<DossierFacts> {
   const { target: targetUrl, source: sourceUrl, migration, signal } = where
@@ -56,7 +57,7 @@ export async function gatherDossier(where: Where): Promise<DossierFacts> {
   )
 }
 
-/** Reads the source. A failure is only a warning, because the ledger has most of the facts. */
+/** Reads the source. Only warns of a failure, because the ledger has most of the facts. */
 async function lookAtSource(
   url: string,
   target: Database,
@@ -95,12 +96,12 @@ async function compareNow(source: Database, target: Database, entry: Entry, wher
   return { remaining: report.problems, toDecide: report.decisions }
 }
 
-/** The plan of a migration that was cleaned up. */
+/** The plan from the last `prepare`, for a migration that is no longer in the ledger. */
 function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
   return (steps.findLast(({ action }) => action === 'prepare')?.body as { plan?: Plan } | undefined)?.plan
 }
 
-/** The last comparison of definitions that a step made. */
+/** The result of the last step that compared the definitions. */
 function comparedIn(steps: readonly DossierStep[]): Compared {
   const body = steps.findLast(({ action }) => action === DEFINITIONS)?.body as Partial<VerifyReport> | undefined
   return { remaining: body?.problems, toDecide: body?.decisions ?? [] }

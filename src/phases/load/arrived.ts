@@ -8,10 +8,10 @@ import { readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import type { FetchAccount } from '../../tools/molt-fetch.ts'
 
-/** Table → rows on the target. */
+/** Table → number of rows on the target. */
 export type Arrived = Record<string, number>
 
-/** The rows that molt reports as read so far. */
+/** The number of rows that molt has reported as read so far. */
 export function readSoFar(account: FetchAccount): Exported {
   const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
   return {
@@ -20,12 +20,12 @@ export function readSoFar(account: FetchAccount): Exported {
   }
 }
 
-/** The rows that were read, once every table is read completely; undefined before that. */
+/** The number of rows read, once every table is completely read; undefined before that. */
 export function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
   return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
 }
 
-/** Counts the rows on the target, because molt's own numbers prove nothing. */
+/** Counts the rows on the target. Molt's own numbers are not proof. */
 export async function countArrived(target: Database, plan: Plan): Promise<Arrived> {
   const arrived: Arrived = byName()
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
@@ -36,21 +36,27 @@ export async function countArrived(target: Database, plan: Plan): Promise<Arrive
   return arrived
 }
 
-/** Finds empty tables that had rows on the source before the load, in case molt has read nothing and reports so. */
+/**
+ * Finds empty tables that had rows on the source before the load. Molt's numbers alone would not show a table that molt
+ * never read.
+ */
 export async function unreadProblems(source: Database, plan: Plan, arrived: Arrived, since: string): Promise<string[]> {
   const problems: string[] = []
   for (const table of plan.tables)
     if (arrived[table] === 0 && (await holdsStandingRow(source, plan.sourceSchema, table, since)))
-      problems.push(`${table}: no row was moved, although the source had rows before the load`)
+      problems.push(`${table}: no rows were loaded, although the source had rows before the load`)
   return problems
 }
 
-/** Tables with more or fewer rows than molt has read, where molt reports that by table. */
+/** Tables with more or fewer rows than molt has read. Skips tables for which molt reports no number. */
 export function partTables(plan: Plan, read: Exported, arrived: Arrived): string[] {
   return plan.tables.filter((table) => read.tables[table] !== undefined && read.tables[table] !== arrived[table])
 }
 
-/** Compares arrived rows with the rows read from the source: by table where molt reports that, else in total. */
+/**
+ * Compares the number of rows on the target with the number read from the source. Compares per table if molt reports a
+ * number for it, and the total for all other tables.
+ */
 export function arrivedProblems(plan: Plan, read: Exported, arrived: Arrived): string[] {
   const problems = partTables(plan, read, arrived).map(
     (table) =>

@@ -7,11 +7,11 @@ import { countRows, readTables } from '../../sql/tables.ts'
 const SHOWN = 10
 
 /**
- * Finds the columns behind molt's last output when it names none. molt of March 2024 panics on an infinite timestamp
- * with `pgtype.InfinityModifier`, on a NaN float with `Cannot create a Decimal from NaN`, and fails on a type with only
- * its OID or its name [run].
+ * Finds the columns that molt's last output is about, if it names none. The molt of March 2024 panics with
+ * `pgtype.InfinityModifier` on an infinite timestamp, and with `Cannot create a Decimal from NaN` on a NaN float. For
+ * an unsupported type, it prints only the OID or the type's name [run].
  * @param said molt's last output
- * @returns a sentence for the error; undefined when the output is about another problem, or no such column is found
+ * @returns a sentence for the error; undefined if the output is about another problem or no such column is found
  */
 export async function explainColumns(sourceUrl: string, plan: Plan, said: string): Promise<string | undefined> {
   const look = DIAGNOSES.find(([regex]) => regex.test(said))
@@ -24,12 +24,12 @@ export async function explainColumns(sourceUrl: string, plan: Plan, said: string
   return words(someOf(found, SHOWN))
 }
 
-/** Output about a value that one side refuses. */
+/** Matches output about a value that molt or the target rejects. */
 const NAMELESS = /SQLSTATE 22\w{3}|unmarshal|encode|scan|Decimal|InfinityModifier/
 
 /**
- * Names the tables that had not fully arrived when a load failed on a value: the value is in one of them.
- * @returns a sentence; undefined when the output is about another problem or names a table, or counting takes too long
+ * Names the tables that were incomplete when a value made the load fail: the value is in one of them.
+ * @returns a sentence; undefined if the output is about another problem or names a table, or if counting takes too long
  */
 export async function explainUnfinished(source: Database, target: Database, plan: Plan, said: string) {
   if (!NAMELESS.test(said) || /relation "/.test(said)) return undefined
@@ -44,7 +44,7 @@ export async function explainUnfinished(source: Database, target: Database, plan
     if (there < here) part.push(`${plan.sourceSchema}.${table} (${number(there)} of ${number(here)} rows)`)
   }
   return part.length
-    ? `The value is in one of the tables that have not fully arrived: ${someOf(part, SHOWN)}. Look there for an extreme value, leave the table out, or use a newer molt.`
+    ? `The value is in one of the tables that are not fully loaded: ${someOf(part, SHOWN)}. Look for an extreme value in these tables, exclude the table, or use a newer molt.`
     : undefined
 }
 
@@ -56,14 +56,14 @@ const DIAGNOSES: [RegExp, Find, (columns: string) => string][] = [
     (db, plan) =>
       columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
     (columns) =>
-      `This molt cannot move the infinity in ${columns} on the source. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
+      `This version of molt cannot move infinite values, and ${columns} on the source has some. Where \`isfinite\` is false, write NULL or a date in the far future, or use molt 1.1.3 or newer.`,
   ],
   [
     /Cannot create a Decimal from/,
     (db, plan) =>
       columnsWith(db, plan, /^(double precision|real)$/, (column) => `${column}::text ~ '^(NaN|-?Infinity)$'`),
     (columns) =>
-      `This molt cannot move the NaN or infinity in ${columns} on the source. Write NULL or a number there, or use a newer molt.`,
+      `This version of molt cannot move NaN or infinity, and ${columns} on the source has such values. Replace them with NULL or a number, or use a newer molt.`,
   ],
   [/type OID (\d+)/, (db, plan, oid) => columnsOfType(db, plan, 't.oid = $3::oid', oid), ofType],
   [
@@ -77,7 +77,9 @@ function ofType(columns: string): string {
   return `Columns of that type: ${columns}.`
 }
 
-/** Columns with a value that passes `test`, as `schema.table.column`. Skips a table that takes too long to read. */
+/**
+ * Columns with a value for which `test` is true, as `schema.table.column`. Skips a table that takes too long to read.
+ */
 async function columnsWith(
   db: Database,
   plan: Plan,
@@ -99,7 +101,7 @@ async function columnsWith(
   return found
 }
 
-/** The plan's columns of a type, or of an array of it, as `schema.table.column (type)`. */
+/** The plan's columns whose type, or element type, matches, as `schema.table.column (type)`. */
 async function columnsOfType(db: Database, plan: Plan, which: string, detail: string): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT n.nspname || '.' || c.relname || '.' || a.attname || ' (' || pg_catalog.format_type(a.atttypid, a.atttypmod) || ')' AS what

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { UserError } from '../../runtime/errors.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
 
-/** Where a load keeps its files, by the inputs of `fetch`. */
+/** Where a load keeps its files, taken from the inputs of `fetch`. */
 export interface LoadFiles {
   mode: FetchMode
   bucketPath?: string
@@ -14,14 +14,14 @@ export interface LoadFiles {
   localPathCrdbAccessAddr?: string
 }
 
-/** A unique name. It is part of every file's URL, and so of every import's description. */
+/** Returns a unique folder name. Every file's URL contains it, and therefore every import job's description too. */
 export function newFolder(migration: string): string {
   return `load-${migration}-${randomBytes(8).toString('hex')}`
 }
 
 /**
  * Adds the load's folder to the bucket path or the local path.
- * @param folder undefined for a load by an older version of this suite
+ * @param folder undefined for a load that an older version of these actions started
  */
 export function withFolder<T extends LoadFiles>(files: T, folder: string | undefined): T {
   const { bucketPath, localPath, localPathListenAddr: listen, mode } = files
@@ -40,9 +40,9 @@ export function withFolder<T extends LoadFiles>(files: T, folder: string | undef
 }
 
 /**
- * Creates the folder of a load through local files. MOLT serves it as the root of its file server, and puts the access
- * address unchanged before a file's path (`fetch/datablobstorage/local.go`). That address therefore ends in the
- * folder's name, and a link of that name points back to the root.
+ * Creates the folder of a load that uses local files. MOLT serves the folder as the root of its file server, and
+ * prefixes each file's path with the access address (`fetch/datablobstorage/local.go`). The address ends in the
+ * folder's name, so a symbolic link with that name points back to the root.
  */
 export async function makeFolder(
   { bucketPath, localPath, localPathListenAddr, mode }: LoadFiles,
@@ -55,7 +55,7 @@ export async function makeFolder(
   })
 }
 
-/** MOLT's default access address: this machine's first non-loopback address, and the port. */
+/** MOLT's default access address: this machine's first non-loopback IPv4 address, with the port. */
 function ownAddress(listen: string): string {
   const outside = Object.values(networkInterfaces())
     .flat()

@@ -8,10 +8,10 @@ import { UserError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
 /**
- * Holds the migration during its load, so that no second load runs beside this one and `abort` knows when it has ended.
- * Waits for a killed load until its hold lapses.
- * @param work gets a signal that also aborts when `abort` has ended the migration, or another run has taken the hold
- * @throws VerdictError while another run loads
+ * Holds the migration during its load, so that no second load can run at the same time, and `abort` knows when the load
+ * has ended. If an earlier load was killed, waits until its hold lapses.
+ * @param work receives a signal that also aborts if `abort` has ended the migration or another run has taken the hold
+ * @throws VerdictError if another run is loading
  */
 export async function holdingLoad<T>(
   target: Database,
@@ -50,7 +50,7 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
     aborted(
       new UserError(
         'load.aborted',
-        `The load was ended: migration \`${migration}\` is ${entry.phase ?? 'no longer in the ledger'}, because \`abort\` has run.`,
+        `The load was stopped because \`abort\` has run: migration \`${migration}\` is ${entry.phase ?? 'no longer in the ledger'}.`,
       ),
     )
     break
@@ -59,29 +59,29 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
 }
 
 /**
- * Ends the load of an aborted migration: kills its `molt fetch` if that runs on this machine, otherwise waits until the
- * run that holds it ends it, or no longer renews its hold.
- * @throws UserError when that run continues
+ * Stops the load of an aborted migration. Kills its `molt fetch` processes on this machine, then waits until the run
+ * that holds the migration releases its hold or lets it lapse.
+ * @throws UserError if that run continues
  */
 export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
   const ended = await endMolt(folders)
-  if (ended.length) info(`ended \`molt fetch\` of this migration on this machine (PID ${ended.join(', ')})`)
+  if (ended.length) info(`stopped this migration's \`molt fetch\` on this machine (PID ${ended.join(', ')})`)
   const deadline = performance.now() + TIMING.loadHold + TIMING.holdGrace
   for (let told = false; ; told = true) {
     const holder = await liveHolder(target, migration)
     if (holder?.action !== 'fetch') return
-    if (!told) info(`waiting for ${runText(holder)} to end its load`)
+    if (!told) info(`waiting for ${runText(holder)} to stop its load`)
     if (performance.now() > deadline)
       throw new UserError(
         'load.still-running',
-        `${runText(holder)} continues to load although the migration is aborted. Cancel that run, then run \`abort\` again.`,
+        `${runText(holder)} is still loading, although the migration is aborted. Cancel that run, then rerun \`abort\`.`,
       )
     await sleep(TIMING.loadEndLook)
   }
 }
 
 /**
- * Ends every `molt fetch` whose command line names a folder of these loads.
+ * Terminates every `molt fetch` whose command line contains one of these folders.
  * @returns their process groups
  */
 async function endMolt(folders: readonly string[]): Promise<number[]> {
@@ -96,7 +96,7 @@ async function endMolt(folders: readonly string[]): Promise<number[]> {
 async function moltGroups(folders: readonly string[]): Promise<number[]> {
   if (!folders.length) return []
   const options = { silent: true, ignoreReturnCode: true }
-  // Without `ps`, only the hold shows that the load has ended.
+  // If `ps` is missing, rely on the hold to show that the load has ended.
   const { stdout } = await getExecOutput('ps', ['-axww', '-o', 'pgid=,args='], options).catch(() => ({ stdout: '' }))
   const found = stdout.split('\n').flatMap((line) => {
     const [, group, command = ''] = /^\s*(\d+)\s+(.*)$/.exec(line) ?? []
@@ -106,7 +106,10 @@ async function moltGroups(folders: readonly string[]): Promise<number[]> {
   return [...new Set(found)]
 }
 
-/** @returns whether any process is left in the group */
+/**
+ * Signals a process group.
+ * @returns whether the group still has a process
+ */
 function signalGroup(group: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(-group, signal)

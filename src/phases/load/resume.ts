@@ -14,11 +14,12 @@ import type { FetchMode } from '../../tools/molt-fetch.ts'
 import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
 /**
- * A load to resume: the LSN at which its slot starts, and the number of rows that it had read. MOLT skips every table
- * without a recorded failure, loaded or not, so only these numbers can prove that a load is complete.
+ * A load to resume: the LSN at which its slot starts, and the number of rows that it has read. On a resume, MOLT skips
+ * every table without a recorded failure, even one that was never loaded. So only the row counts can prove that a load
+ * is complete.
  */
 export interface Resumed {
-  /** MOLT's id of the load; undefined when every table was imported completely and MOLT has nothing left to do. */
+  /** MOLT's ID of the load; undefined if every table was imported completely and MOLT has nothing left to do. */
   fetchId: string | undefined
   folder: string | undefined
   cursor: string
@@ -35,10 +36,10 @@ interface Request {
 }
 
 /**
- * Deals with what an earlier load has left: a slot that fills the source's disk, a publication, and import jobs that
- * keep tables offline.
+ * Finds what an interrupted load has left behind, and applies `policy` to it: a slot that fills the source's disk, a
+ * publication, and import jobs that keep tables offline.
  * @returns the load to resume, or undefined to load from the start
- * @throws UserError when a load was interrupted and `policy` is `fail`, or cannot be applied
+ * @throws UserError if a load was interrupted and `policy` is `fail` or cannot be applied
  */
 export async function settleInterrupted(
   source: Database,
@@ -55,7 +56,7 @@ export async function settleInterrupted(
     if (begun?.cursor && request.policy === 'resume')
       throw new UserError(
         'slot.missing',
-        `the slot ${plan.slot} of the interrupted load is gone, and so are the changes since then. Set \`on-interrupted: restart\``,
+        `the slot ${plan.slot} of the interrupted load is gone, and all changes since then are lost. Set \`on-interrupted: restart\``,
       )
     await endImports(target, entry)
     return undefined
@@ -63,7 +64,7 @@ export async function settleInterrupted(
   if (slot.active)
     throw new UserError(
       'slot.in-use',
-      `the slot ${plan.slot} is read by PID ${slot.activePid}, so a load or a replicator is running. End it first`,
+      `PID ${slot.activePid} is reading the slot ${plan.slot}, so a load or a replicator is running. Stop that process first`,
     )
   const canGoOn = request.mode !== 'direct-copy' && begun?.exported !== undefined
   if (request.policy === 'fail')
@@ -71,15 +72,15 @@ export async function settleInterrupted(
   if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
   await endImports(target, entry)
   await dropLoad(source, plan)
-  info(`an earlier load did not finish; dropping its slot ${plan.slot} and loading everything again`)
+  info(`an earlier load did not finish: dropping its slot ${plan.slot} and reloading every table`)
   return undefined
 }
 
 function leftBehind(plan: Plan, walBytes: number, canGoOn: boolean, fetchId: string | undefined): string {
   const resume = canGoOn
-    ? `Set \`on-interrupted: resume\` to continue it${fetchId ? ` (fetch id ${fetchId})` : ''}, or`
+    ? `Set \`on-interrupted: resume\` to resume it${fetchId ? ` (fetch ID ${fetchId})` : ''}, or`
     : 'It cannot be resumed. Set'
-  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not finish. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
+  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not finish. ${resume} \`on-interrupted: restart\` to drop the slot and reload every table`
 }
 
 async function resumed(target: Database, entry: Entry, slotAt: string | null, request: Request): Promise<Resumed> {
@@ -93,12 +94,12 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
   if (!begun?.exported || !begun.cursor)
     throw new UserError(
       'load.cannot-resume',
-      'The interrupted load cannot be resumed: it ended before every table was read, and MOLT would silently skip the others. Set `on-interrupted: restart`.',
+      'The interrupted load cannot be resumed: it ended before it had read every table, and MOLT would silently skip the unread tables. Set `on-interrupted: restart`.',
     )
   if (slotAt !== begun.cursor)
     throw new UserError(
       'slot.moved',
-      `the slot ${plan.slot} is at ${slotAt}, but the load started at ${begun.cursor}: it is another slot, or has been read. Set \`on-interrupted: restart\``,
+      `the slot ${plan.slot} is at ${slotAt}, but the load started at ${begun.cursor}: either another process has read from the slot, or it is not the same slot. Set \`on-interrupted: restart\``,
     )
   await awaitImports(target, entry, request.signal)
   const arrived = await countArrived(target, plan)
@@ -136,8 +137,9 @@ async function failedTables(target: Database, plan: Plan, fetchId: string, token
 }
 
 /**
- * Empties the tables that MOLT loads again. MOLT halves a batch of files that fails and imports the good half, whose
- * rows would collide now. The tables hold only rows of the load: they were empty before, and write access is revoked.
+ * Empties the tables that MOLT imports again. When a batch of files fails, MOLT splits it and imports the good half, so
+ * those rows would now collide. Emptying them is safe: the tables were empty before the load, and no one else has write
+ * access.
  */
 async function emptyTables(target: Database, entry: Entry, tables: readonly string[], arrived: Arrived): Promise<void> {
   const { targetSchema } = entry.plan
@@ -147,24 +149,25 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
   const refusal = (why: string) =>
     new UserError(
       'load.partly-imported',
-      `${plural(partly.length, 'table holds', 'tables hold')} some of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why}`,
+      `${plural(partly.length, 'table holds', 'tables hold')} rows that MOLT would import again: ${someOf(partly, 5)}. ${why}`,
     )
   if (entry.facts.writeAccessWaived)
     throw refusal(
-      `Write access to the target was waived, so they may contain rows of other writers. Empty them (TRUNCATE TABLE ${names}), then rerun the step`,
+      `The check of write access was waived, so these tables may contain rows from other writers. Empty them yourself (TRUNCATE TABLE ${names}), then rerun the step`,
     )
   await target.query(`TRUNCATE TABLE ${names}`).catch((error) => {
-    // Such as a foreign key of a table that is loaded already: it would have to be loaded again as well.
+    // For example, a foreign key in a table that is already loaded prevents this. That table would have to be reloaded
+    // too.
     throw sqlState(error)
       ? refusal(
-          `They could not be emptied: ${messageOf(error)}. Set \`on-interrupted: restart\`, which loads every table again`,
+          `These tables could not be emptied: ${messageOf(error)}. Set \`on-interrupted: restart\` to reload every table`,
         )
       : error
   })
   info(`emptied ${partly.join(', ')}, because MOLT imports all of their rows again`)
 }
 
-/** Waits for the imports that a killed load has left running. Cancels them once all are paused. */
+/** Waits for the imports that a killed load left running. If all that remain are paused, cancels them. */
 async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
   for (let waited = 0; ; waited += TIMING.importLook) {
     throwIfCancelled(signal)
@@ -179,7 +182,7 @@ async function awaitImports(target: Database, entry: Entry, signal: AbortSignal)
   }
 }
 
-/** Unfinished imports into the expected tables; none on PostgreSQL. */
+/** Unfinished import jobs for the expected tables; none on PostgreSQL. */
 export async function importsInto(target: Database, { plan, facts }: Entry): Promise<ImportJob[]> {
   if (!(await readTarget(target)).isCockroach) return []
   return readImportJobs(target, plan.targetSchema, plan.tables, facts.loadFolders)
@@ -189,7 +192,7 @@ async function ourImports(target: Database, entry: Entry): Promise<ImportJob[]> 
   return (await importsInto(target, entry)).filter(({ ours }) => ours)
 }
 
-/** Unfinished imports into the expected tables that no load of this migration has started. */
+/** Unfinished import jobs for the expected tables that were not started by a load of this migration. */
 async function foreignImports(target: Database, entry: Entry): Promise<ImportJob[]> {
   return (await importsInto(target, entry)).filter(({ ours }) => !ours)
 }
@@ -200,18 +203,21 @@ export async function requireNoForeignImports(target: Database, entry: Entry): P
   if (foreign.length)
     throw new UserError(
       'load.foreign-import',
-      `An import that no load of this migration has started keeps ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner to cancel it, or wait until it ends.`,
+      `An import that was not started by this migration keeps ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask the owner to cancel it, or wait until it ends.`,
     )
 }
 
-/** Drops the slot of a load that is not resumed, and its publication if that has only this plan's tables. */
+/** Drops the slot of an abandoned load. Also drops the publication if it contains only this plan's tables. */
 export async function dropLoad(source: Database, plan: Plan): Promise<void> {
   await dropSlot(source, plan.slot)
   if (!(await foreignTables(source, plan)).length)
     await source.query(`DROP PUBLICATION IF EXISTS ${ident(plan.publication)}`)
 }
 
-/** Tables in the publication with MOLT's fixed name that are not in this plan, as `schema.table`. */
+/**
+ * Tables that are in the publication but not in this plan, as `schema.table`. MOLT uses one fixed name for its
+ * publication.
+ */
 export async function foreignTables(source: Database, plan: Plan): Promise<string[]> {
   const publication = await readPublication(source, plan.publication)
   const ours = new Set(plan.tables.map((table) => `${plan.sourceSchema}.${table}`))
@@ -219,8 +225,8 @@ export async function foreignTables(source: Database, plan: Plan): Promise<strin
 }
 
 /**
- * Cancels the imports that our loads have left running, and waits until their tables are online.
- * @throws UserError when a job does not end, or cannot be cancelled
+ * Cancels the imports that this migration's loads left running, and waits until their tables are online.
+ * @throws UserError if a job does not end or cannot be cancelled
  */
 export async function endImports(target: Database, { plan, facts }: Entry): Promise<void> {
   const { targetSchema, tables } = plan
@@ -230,11 +236,11 @@ export async function endImports(target: Database, { plan, facts }: Entry): Prom
   if (refused.length)
     throw new UserError(
       'load.cancel-refused',
-      `This role cannot cancel imports of the load: ${refused.map(jobText).join('; ')}. Cancel them as an administrator, and grant CONTROLJOB to this role.`,
+      `This role cannot cancel the load's imports: ${refused.map(jobText).join('; ')}. Cancel them as an administrator, and grant CONTROLJOB to this role.`,
     )
   if (left.length)
     throw new UserError(
       'load.jobs-running',
-      `Cancelled imports of the load have not ended, and keep their tables offline: ${left.map(jobText).join('; ')}. Check them with SHOW JOBS.`,
+      `The load's imports were cancelled but have not ended, so their tables are still offline: ${left.map(jobText).join('; ')}. Check them with SHOW JOBS.`,
     )
 }

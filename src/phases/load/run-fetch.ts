@@ -8,10 +8,10 @@ import { Child, httpText } from '../../tools/process.ts'
 import { moltScrubber } from '../../tools/scrub.ts'
 import { StallWatch } from '../stream/stall.ts'
 
-/** How far a load has come; `rows` counts rows read from the source. */
+/** Progress of a load. `rows` is the number of rows read from the source. */
 export interface LoadProgress {
   tablesRead: number
-  /** Undefined when molt does not report it. Early builds do not, for a direct copy. */
+  /** Undefined if molt does not report it: early builds do not for a direct copy. */
   tablesImported: number | undefined
   rows: number
 }
@@ -23,28 +23,30 @@ export interface LoadOptions {
   logFile: string
   metricsAddr: string
   signal: AbortSignal
-  /** Milliseconds without output or progress before molt is ended; undefined for never. */
+  /** Milliseconds without output or progress after which molt is killed; undefined means no limit. */
   stallAfter?: number
   onProgress(progress: LoadProgress): void
-  /** The slot exists and the snapshot is taken; no row has been moved. */
+  /** Called when the slot exists and the snapshot is taken, before any row is moved. */
   onStarted?(cursor: string): void
-  /** Every table is read completely; rows may still be on their way to the target. */
+  /** Called when every table has been read completely. Rows may still be in flight to the target. */
   onRead?(account: FetchAccount): void
-  /** Returns a sentence that explains molt's last output, such as the columns that it is about. */
+  /** Returns a sentence that explains molt's last output, for example by naming the columns it is about. */
   explain?(said: string): Promise<string | undefined>
 }
 
-/** How a load ended: the account of its output, and the failure if there was one. */
+/** The result of a load: a summary of molt's output, and the failure if there was one. */
 export interface LoadResult {
   account: FetchAccount
-  /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
+  /** ToolError or CancelledError. Undefined after exit code 0, which alone proves nothing. */
   failure?: unknown
 }
 
 const SILENT =
-  'IMPORT INTO of a large table can print nothing for a long time (run SHOW JOBS on the target for its progress). Otherwise look for locks on the target, and for a runner without free memory or disk'
+  'IMPORT INTO of a large table can print nothing for a long time (run SHOW JOBS on the target to see its progress). Otherwise, look for locks on the target, and check whether the runner is out of memory or disk space'
 
-/** Runs `molt fetch` to its end and records its output. Ends it before it moves a table that is not expected. */
+/**
+ * Runs `molt fetch` until it exits, and records its output. Kills it as soon as it names a table that is not expected.
+ */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const account = emptyAccount(options.schema)
   let measured: { exported: number; imported: number } | undefined
@@ -77,7 +79,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const stall = new StallWatch({
     name: 'molt fetch',
     known: () =>
-      `last line: ${child.lastWords}; ${measured ? `its metrics show ${number(measured.exported)} rows read and ${number(measured.imported)} written` : 'its metrics show no row yet'}${answers ? '' : ', and they no longer answer'}`,
+      `last line: ${child.lastWords}; ${measured ? `its metrics show ${number(measured.exported)} rows read and ${number(measured.imported)} written` : 'its metrics show no rows yet'}${answers ? '' : ', but it no longer answers requests for its metrics'}`,
     advice: SILENT,
     stallAfter: options.stallAfter,
     end: () => void child.stop(TIMING.toolStop),
@@ -97,70 +99,70 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   if (stall.reason)
     return { account, failure: child.failure({ code: 'tool.stalled', said: child.lastWords, advice: stall.reason }) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  // A writer's end of file is only a consequence of the error that ended it, and is printed after it.
+  // Ignore "closing write goroutine: EOF": it only follows from the error that molt printed before it.
   const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
   const said = child.errorLine ?? errors.at(-1) ?? child.lastWords
   const before = errors.find((error) => !error.includes(said))
-  // New builds stop at a table that older ones skip, and name it only in earlier lines.
+  // Newer builds stop at a table that older builds skip, but name the table only in earlier lines.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
   const known = explainFetch(said)
   const advice = [...skipped, await options.explain?.(said), known?.advice, before && `Before that: ${before}.`]
   return { account, failure: child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') }) }
 }
 
-/** Advice for a target that is not CockroachDB: the real molt reads its version, and exits [run]. */
+/** Advice for a target that is not CockroachDB. The real molt checks the target's version and exits [run]. */
 export const NOT_COCKROACH =
   'The target is not CockroachDB, which molt requires. Set `target` to the cluster (`--target` of `npm run rehearse`).'
 
-/** Error code and advice for output that matches. */
+/** Patterns of molt's output, each with an error code and advice. */
 const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /replication slot .* already exists/i,
     'load.interrupted',
-    'An earlier load did not finish. Set `on-interrupted: restart` to drop the slot and load again.',
+    'An earlier load did not finish. Set `on-interrupted: restart` to drop the slot and reload.',
   ],
   [/target must be cockroach/i, 'molt.target-not-cockroach', NOT_COCKROACH],
   [
     /EXTERNALIOIMPLICITACCESS/,
     'database.missing-right',
-    'IMPORT INTO requires this right for files over HTTP and for buckets with implicit credentials. Grant the migration user SYSTEM EXTERNALIOIMPLICITACCESS on the target.',
+    'IMPORT INTO requires this privilege for files over HTTP and for buckets with implicit credentials. Grant the migration user SYSTEM EXTERNALIOIMPLICITACCESS on the target.',
   ],
   [
     /must be superuser or replication role|permission denied/i,
     'database.missing-right',
-    'Grant the migration user what `prepare` lists.',
+    'Grant the migration user the privileges that `prepare` lists.',
   ],
   [
     /unknown flag/i,
     'molt.unknown-flag',
-    'This build of molt does not know a flag. Use the version that `setup` pins by default.',
+    'This build of molt does not support one of the flags. Use the version that `setup` pins by default.',
   ],
-  [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full. Free space on it, or use a bucket.'],
+  [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full. Free some space, or use a bucket.'],
   [
     /not yet translatable|array element OID not registered/i,
     'molt.type-unsupported',
-    'This build of molt cannot move a type of one of the tables. Leave the table out, or use a newer build.',
+    'This build of molt cannot move one of the column types. Exclude the table, or use a newer build.',
   ],
   [
     /duplicate key|ingested key collides|23505/i,
     'load.duplicate-key',
-    'A row with this key is already on the target, from before the load or from the half of a failed import that MOLT kept. Empty the table, then rerun the step.',
+    'The target already has a row with this key, either from before the load or from a failed import that MOLT kept in part. Empty the table, then rerun the step.',
   ],
   [
     /is a generated column/i,
     'load.generated-column',
-    'A generated column cannot be loaded. Leave its table out, or make the column a plain one on both sides until the switch (see the check `tbl.generated`).',
+    'A generated column cannot be loaded. Exclude its table, or turn the column into a plain one on both sides until the switch (see the check `tbl.generated`).',
   ],
   [
     /violates not-null constraint/i,
     'load.null-refused',
-    'The target requires a value where molt wrote NULL. Early builds write NULL for an empty string: look for empty strings in that column on the source, or use a newer build.',
+    'The target requires a value where molt wrote NULL. Early builds write NULL for an empty string. Look for empty strings in that column on the source, or use a newer build.',
   ],
   [/all replication slots are in use|53400/i, 'slot.none-free', 'Raise max_replication_slots on the source.'],
   [
     /password authentication failed|failed SASL auth/i,
     'connect.login-refused',
-    'Check the user and the password of both URLs.',
+    'Check the user and the password in both URLs.',
   ],
   [
     /insecure connection|allow-tls-mode-disable/i,
@@ -170,17 +172,17 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,
     'load.files-unreadable',
-    'The target must reach the files at the URL that MOLT passes to it. Check its access to the bucket, or `local-path-crdb-access-addr`.',
+    "The target must be able to read the files at the URL that MOLT passes to it. Check the target's access to the bucket, or `local-path-crdb-access-addr`.",
   ],
   [
     /NoCredentialProviders|SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken|NoSuchBucket|AccessDenied/,
     'load.bucket-refused',
-    "Set keys, region and endpoint of the bucket in the step's environment (AWS_…), with the rights to read, write and list.",
+    "Set the bucket's keys, region and endpoint in the step's environment (AWS_…). The keys need permission to read, write and list.",
   ],
   [/no exception logs/i, 'load.cannot-resume', 'There is nothing to resume. Set `on-interrupted: restart`.'],
 ]
 
-/** Error code and advice for molt's last output; undefined when none is known. */
+/** Returns the error code and advice for molt's last output; undefined if no pattern matches. */
 function explainFetch(said: string): { code: ErrorCode; advice: string } | undefined {
   const found = ADVICE.find(([regex]) => regex.test(said))
   return found ? { code: found[1], advice: found[2] } : explainWords(said)

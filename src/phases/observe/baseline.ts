@@ -14,34 +14,36 @@ import { countersOf, difference, type Statements, sum } from './counters.ts'
 import { isDml, statementFingerprint } from './fingerprint.ts'
 import { isMissing, type Missing } from './verdict.ts'
 
-/** `application_name` of this suite and its tools, whose sessions and statements are not the application's. */
+/**
+ * `application_name` of these actions and their tools. Their sessions and statements do not count as the application's.
+ */
 export const OWN_APPLICATIONS: readonly string[] = ['molt-actions', STREAM_APPLICATION, 'replicator', 'molt']
 
 const BASELINE = 'observe-baseline'
-/** How many snapshots to read: enough for a load and some attempts at a cutover. */
+/** Maximum number of snapshots to read: enough for a load and several cutover attempts. */
 const SNAPSHOTS = 20
 
 /** One reading of the source's counters. Statements contain no literal values. */
 export interface Snapshot {
   statements: Statements | { missing: Missing }
   database: DatabaseCounters
-  /** Null where other users' sessions are hidden. */
+  /** Null if other users' sessions are hidden. */
   sessions: SourceSession[] | null
 }
 
 /** What the application did on the source between the first and the last snapshot. */
 export interface Baseline {
   statements: Statements | { missing: Missing }
-  /** Undefined with fewer than two snapshots. */
+  /** Undefined if there are fewer than two snapshots. */
   database: DatabaseCounters | undefined
-  /** Every client in any snapshot, once. */
+  /** Every client that appears in a snapshot, without duplicates. */
   clients: Pick<SourceSession, 'role' | 'application'>[]
   snapshots: number
   /** Milliseconds between the first and the last snapshot. */
   spanMs: number
 }
 
-/** Reads the source's counters; changes and resets nothing. */
+/** Reads the source's counters. Does not change or reset them. */
 export async function takeSnapshot(source: Database, plan: Plan): Promise<Snapshot> {
   const found = await readStatements(source)
   return {
@@ -51,7 +53,7 @@ export async function takeSnapshot(source: Database, plan: Plan): Promise<Snapsh
   }
 }
 
-/** Merges the rows of each fingerprint, without statements that touch no rows. */
+/** Adds up the rows with the same fingerprint. Leaves out statements that neither read nor write rows. */
 export function fingerprinted(rows: readonly StatementRow[]): Statements {
   const found: Statements = {}
   for (const { query, calls, rows: count, meanMs, deviationMs } of rows) {
@@ -94,13 +96,13 @@ function between(first: Half, last: Half): Pick<Baseline, 'statements' | 'databa
   }
 }
 
-/** Counters between two readings of a server, or why they are missing. */
+/** What a server counted between two readings, or why that is unknown. */
 export function statementsBetween(
   first: Snapshot['statements'] | undefined,
   last: Snapshot['statements'] | undefined,
 ): Snapshot['statements'] {
   if (!last || isMissing(last)) return last ?? { missing: 'no-snapshot' }
-  // If pg_stat_statements was installed in between, everything it has counted is new.
+  // If pg_stat_statements was installed between the readings, everything it has counted is new.
   return difference(!first || isMissing(first) ? {} : first, last)
 }
 

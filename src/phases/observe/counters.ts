@@ -1,6 +1,6 @@
 /**
- * A server's counters of one statement since it started counting: sums, so that two snapshots can be subtracted.
- * Times in milliseconds.
+ * A server's counters for one statement since it started counting. They are sums, so that two snapshots can be
+ * subtracted. Times are in milliseconds.
  */
 export interface Counters {
   calls: number
@@ -10,22 +10,22 @@ export interface Counters {
   squaresMs: number
   /** CockroachDB only: executions that ended in an error. */
   failures?: number
-  /** CockroachDB only: executions after a first attempt. */
+  /** CockroachDB only: automatic retries. */
   retries?: number
   /** CockroachDB only: SQLSTATE of the last failure. */
   lastError?: string
-  /** CockroachDB only: one of its plans reads a whole table or index. */
+  /** CockroachDB only: whether one of the statement's plans reads a whole table or index. */
   fullScan?: boolean
-  /** CockroachDB only, from sampled executions: mean wait for other transactions. */
+  /** CockroachDB only: mean time spent waiting for other transactions, from sampled executions. */
   contentionMs?: number
-  /** CockroachDB only: `application_name` of its clients. */
+  /** CockroachDB only: `application_name` of the clients that ran the statement. */
   applications?: string[]
 }
 
-/** By fingerprint. */
+/** Counters by the statement's fingerprint. */
 export type Statements = Record<string, Counters>
 
-/** The counters of `calls` executions from their mean and deviation (of the population), as both servers report them. */
+/** Computes the counters from the mean and the population standard deviation, which both servers report. */
 export function countersOf(calls: number, rows: number, meanMs: number, deviationMs: number): Counters {
   return { calls, rows, totalMs: calls * meanMs, squaresMs: calls * (meanMs ** 2 + deviationMs ** 2) }
 }
@@ -64,8 +64,8 @@ function both(a: Counters, b: Counters, key: keyof Counters, join: (x: number, y
 }
 
 /**
- * Counts between two snapshots, without statements that were not executed. If a counter fell, the server restarted
- * counting in between: the counts since then are used.
+ * What was counted between two snapshots, without statements that were not executed. If a counter has fallen, the
+ * server restarted counting in between, so the result has only the counts since the restart.
  */
 export function difference(before: Statements, after: Statements): Statements {
   const found: Statements = {}

@@ -2,15 +2,16 @@ import { createHash } from 'node:crypto'
 
 /*
  * The two servers normalise statements differently. PostgreSQL's pg_stat_statements replaces constants with `$1`, and
- * keeps the client's spelling. CockroachDB reformats the statement: `_` for constants and placeholders, lists cut to
- * `(_, __more__)`, names without needless quotes, parentheses around every comparison (cockroachdb/cockroach #120507).
- * A fingerprint keeps what both agree on.
+ * keeps the client's spelling. CockroachDB reformats the statement: it writes `_` for constants and placeholders,
+ * shortens lists to `(_, __more__)`, removes needless quotes from names, and adds parentheses around every comparison
+ * (cockroachdb/cockroach #120507). A fingerprint keeps only what both forms have in common.
  */
 
 const TOKEN = new RegExp(
   [
     /(?<space>\s+|--[^\n]*|\/\*[\s\S]*?(?:\*\/|$))/,
-    // An unterminated literal runs to the end: texts can be truncated, and no value may stay in them.
+    // An unterminated literal extends to the end: statements can be truncated, and no value may remain in a
+    // fingerprint.
     /(?<literal>[eE]'(?:[^'\\]|''|\\[\s\S])*'?|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*'?|\$(?<tag>[a-z_]\w*|)\$[\s\S]*?(?:\$\k<tag>\$|$)|\$\d+|(?:0[xob][\da-f_]+|\d[\d_]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)/,
     /(?<quoted>"(?:[^"]|"")*"?)/,
     /(?<word>[\p{L}_][\p{L}\p{N}_$]*)/u,
@@ -24,7 +25,7 @@ const TOKEN = new RegExp(
 const VALUE = '_'
 const LIMIT = 2000
 
-/** Words after which a sign belongs to the following constant. */
+/** Words after which a plus or minus sign belongs to the constant that follows. */
 const BEFORE_OPERAND = new Set(
   'select where and or not values set limit offset then else when between in by returning like having on case any all'.split(
     ' ',
@@ -33,14 +34,15 @@ const BEFORE_OPERAND = new Set(
 const CONSTANTS = new Set(['true', 'false', 'null'])
 /** Optional words that only one server writes. */
 const NOISE = new Set(['(', ')', ';', 'as', 'asc', 'inner', 'outer'])
-/** Types that stand before a constant, as in `INTERVAL '1 day'`. */
+/** Type names that can precede a literal, as in `INTERVAL '1 day'`. */
 const TYPED = new Set('interval date time timetz timestamp timestamptz uuid numeric decimal json jsonb inet'.split(' '))
-/** Second words of types: `double precision`, `timestamp with time zone`. */
+/** Words that can follow the first word of a type, as in `double precision` and `timestamp with time zone`. */
 const TYPE_WORDS = new Set('precision varying with without time zone'.split(' '))
 
 /**
- * The statement with every constant as `_`, lists as one `_`, and no difference in case, white space, quotes,
- * qualifiers, casts and optional words. At most 2,000 characters; longer ones end in a hash.
+ * Reduces a statement to a form that is the same on both servers: each constant or list becomes `_`, and case, white
+ * space, quotes, qualifiers, casts and optional words do not matter. The result has at most 2,000 characters; a longer
+ * one is cut and ends in a hash.
  */
 export function statementFingerprint(sql: string): string {
   const tokens = collapse(spelling(withoutCasts(firstRow(tokenize(sql)))))
@@ -72,7 +74,10 @@ function tokenize(sql: string): string[] {
   return tokens
 }
 
-/** Keeps only the first row of VALUES, and drops `__more__`: a statement with more rows is the same statement. */
+/**
+ * Keeps only the first row of VALUES and drops `__more__`, because the number of rows does not make it another
+ * statement.
+ */
 function firstRow(tokens: readonly string[]): string[] {
   const kept: string[] = []
   for (let at = 0; at < tokens.length; at++) {
@@ -91,7 +96,7 @@ function firstRow(tokens: readonly string[]): string[] {
   return kept
 }
 
-/** The index after the bracket that closes the one at `from`. */
+/** The index after the parenthesis that closes the one at `from`. */
 function groupEnd(tokens: readonly string[], from: number): number {
   let depth = 0
   for (let at = from; at < tokens.length; at++) {
@@ -115,7 +120,10 @@ function withoutCasts(tokens: readonly string[]): string[] {
   return kept
 }
 
-/** The index after the type that begins at `from`: its words, qualifier, `(10, 2)` and `[]`. */
+/**
+ * The index after the type that begins at `from`. The type can have a qualifier, several words, a modifier such as
+ * `(10, 2)`, and `[]`.
+ */
 function typeEnd(tokens: readonly string[], from: number): number {
   let at = from + 1
   while (tokens[at] === '.') at += 2
@@ -124,7 +132,10 @@ function typeEnd(tokens: readonly string[], from: number): number {
   return at
 }
 
-/** One spelling for constants, signs, qualified names and optional words. */
+/**
+ * Unifies the spelling: replaces TRUE, FALSE and NULL with `_`, and drops qualifiers, optional words, and the signs and
+ * types of constants.
+ */
 function spelling(tokens: readonly string[]): string[] {
   const kept: string[] = []
   tokens.forEach((token, at) => {
@@ -141,7 +152,7 @@ function spelling(tokens: readonly string[]): string[] {
 
 const isValue = (token: string) => token === VALUE
 
-/** `_ , _ , _` as `_`: an IN list, a row, an array of any length. */
+/** Shortens `_ , _ , _` to `_`, so that IN lists, rows and arrays of any length look the same. */
 function collapse(tokens: readonly string[]): string[] {
   const kept: string[] = []
   tokens.forEach((token, at) => {

@@ -7,17 +7,17 @@ import type { Watched } from './watch.ts'
 
 const OBSERVE = 'observe'
 
-/** What a watch stores in the ledger, without any literal value of a statement. */
+/** What a watch stores in the ledger. Statements contain no literal values. */
 export interface Observation extends Judgement, Pick<Watched, 'transactions' | 'refusedTotal'> {
   sessions: Watched['seen']['sessions']
   stragglers: Watched['seen']['stragglers']
-  /** Rows that statements wrote on the target during the watch. */
+  /** Rows written to the target during the watch, per minute. */
   rowsWrittenPerMinute?: number
-  /** LSN at which this attempt's stream started. It distinguishes the attempt from one that was rolled back. */
+  /** LSN at which the stream of this attempt started. Distinguishes this attempt from one that was rolled back. */
   cursor?: string
 }
 
-/** How many statements to keep per side that were seen only there. */
+/** Maximum number of statements to keep for each side among those seen only on that side. */
 const KEPT = 100
 
 export function observationOf(
@@ -46,7 +46,7 @@ export async function keepObservation(db: Database, entry: Entry, judged: Judgem
   await addEvidence(db, entry.id, OBSERVE, { ...observationOf(judged, watched), cursor: entry.facts.cursor })
 }
 
-/** The last observation; undefined when there is none, or it belongs to an attempt that was rolled back. */
+/** The last observation; undefined if there is none, or if it belongs to an attempt that was rolled back. */
 export async function lastObservation(
   db: Database,
   { id, facts }: Entry,

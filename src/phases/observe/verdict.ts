@@ -9,33 +9,33 @@ export interface Limits {
   latencyRatio: number
   /** Milliseconds. A mean below this is never too slow, whatever it was on the source. */
   latencyFloorMs: number
-  /** A statement with fewer calls on a side is not compared. */
+  /** A statement with fewer calls than this on either side is not compared. */
   minCalls: number
-  /** Percent of a statement's executions. */
+  /** Maximum failures, as a percentage of a statement's executions. */
   maxFailures: number
-  /** Percent of a statement's executions. */
+  /** Maximum retries, as a percentage of a statement's executions. */
   maxRetries: number
-  /** Percent of the connections that the target allows. */
+  /** Maximum connections in use, as a percentage of those that the target allows. */
   maxConnections: number
-  /** Simultaneous sessions of the application on the source. */
+  /** Maximum simultaneous sessions of the application on the source. */
   maxStragglers: number
-  /** Writes that the permanent fence refused. */
+  /** Maximum number of writes that the permanent fence has refused. */
   maxRefusedWrites: number
-  /** Failed jobs on the target. */
+  /** Maximum number of failed jobs on the target. */
   maxFailedJobs: number
-  /** Percent of the baseline's calls that statements seen often enough on the target must cover. */
+  /** Minimum percentage of the baseline's calls that must come from statements that ran often enough on both sides. */
   minCoverage: number
 }
 
-/** A client of the source after the commit. */
+/** A client that is still connected to the source after the commit. */
 export interface Straggler {
   role: string
   application: string
   /** Empty for a local socket. */
   address: string
-  /** Highest number of sessions at the same time. */
+  /** Highest number of simultaneous sessions. */
   sessions: number
-  /** Its last statement was a write. */
+  /** Whether the last statement of one of its sessions was a write. */
   writes: boolean
 }
 
@@ -54,20 +54,23 @@ interface FailedJob {
 /** Why statistics are missing. */
 export type Missing = 'right' | 'not-installed' | 'one-snapshot' | 'no-snapshot'
 
-/** What a watch saw. */
+/** What was observed during a watch. */
 export interface Seen {
   /** The migration role on each side. */
   roles: Record<'source' | 'target', string>
-  /** Between the first and the last reading of the target. */
+  /** Counted between the first and the last reading of the target. */
   statements: Statements | { missing: Missing }
-  /** The most simultaneous sessions, by application and role; undefined when they cannot be read. */
+  /** Sessions by application and role, at the moment when the target had the most; undefined if they cannot be read. */
   sessions: SessionCount[] | undefined
-  /** Connections that the target allows; undefined without a limit, or when it is unknown. */
+  /** Maximum number of connections that the target allows; undefined if there is no limit or it is unknown. */
   connectionLimit: number | undefined
   failedJobs: FailedJob[] | undefined
-  /** Undefined where other users' sessions on the source are hidden. */
+  /** Undefined if other users' sessions on the source are hidden. */
   stragglers: Straggler[] | undefined
-  /** Since the last watch, or the start of this one; undefined when the fence does not count them. */
+  /**
+   * Writes refused since the last watch, or since the start of the first one; undefined if the fence does not count
+   * them.
+   */
   refusedWrites: number | undefined
 }
 
@@ -101,17 +104,17 @@ export interface Reason {
   hint: HintCode
 }
 
-/** Something unknown, which rules out the verdict `healthy`. */
+/** Missing data that rules out the verdict `healthy`. */
 export interface Gap {
   code: GapCode
   missing?: Missing
-  /** The role that lacks a right. */
+  /** The role that lacks a privilege. */
   role?: string
   measured?: number
   limit?: number
 }
 
-/** One statement on both sides. Times in milliseconds. */
+/** One statement on both sides. Times are in milliseconds. */
 export interface Pair {
   statement: string
   source: { calls: number; meanMs: number; deviationMs: number }
@@ -130,19 +133,19 @@ export interface Judgement {
   verdict: Verdict
   reasons: Reason[]
   gaps: Gap[]
-  /** The ten worst statements, those over a threshold first. */
+  /** The ten worst statements. Those over a threshold come first. */
   worst: Pair[]
-  /** Statements seen on one side only, the most frequent first. */
+  /** Statements seen on one side only, most frequent first. */
   unpaired: { source: string[]; target: string[] }
-  /** Percent of the baseline's calls. */
+  /** Percentage of the baseline's calls from statements that ran often enough on both sides. */
   coverage: number
 }
 
 const SHOWN = 10
 
 /**
- * Compares what a watch saw with the baseline. Pure.
- * An exceeded threshold means `degraded`, whatever else is unknown. A gap alone means `inconclusive`.
+ * Compares what was observed during a watch with the baseline. The verdict is `degraded` if a threshold is exceeded,
+ * even if other data is missing, and `inconclusive` if only data is missing.
  */
 export function judge(baseline: Statements | { missing: Missing }, seen: Seen, limits: Limits): Judgement {
   const before = known(baseline)
@@ -182,7 +185,7 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
   const add = (code: ReasonCode, measured: number, limit: number, hint: HintCode) => {
     if (measured > limit) found.push({ code, subject, measured, limit, hint })
   }
-  // A client that repeats a transaction itself leaves failures with 40001, and no server-side retries.
+  // If the client retries the transaction itself, the server counts failures with 40001, not retries.
   const repeats = now.lastError?.startsWith('40')
   const failed = share(now.failures, now.calls)
   add('observe.retries', share(now.retries, now.calls) + (repeats ? failed : 0), limits.maxRetries, 'retry')
@@ -191,8 +194,8 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
 }
 
 /**
- * Also reports a statement with fewer than `minCalls` calls, if they were so slow that the mean would be over the limit
- * even if the missing calls took no time.
+ * Reports a statement that is too slow. Counts calls short of `minCalls` as taking no time, so that a statement with
+ * few calls is reported only if its mean would exceed the limit anyway.
  */
 function slowReason(subject: string, before: Counters | undefined, now: Counters, limits: Limits): Reason[] {
   if (!before || before.calls < limits.minCalls) return []
@@ -316,7 +319,7 @@ function pairOf(statement: string, then: Counters, now: Counters): Pair {
   }
 }
 
-/** Percent of the baseline's calls by statements that have enough calls on both sides. */
+/** Percentage of the baseline's calls that come from statements with enough calls on both sides. */
 function coverageOf(before: Statements, pairs: readonly Pair[], minCalls: number): number {
   const all = Object.values(before).reduce((calls, each) => calls + each.calls, 0)
   const paired = pairs.filter(({ source, target }) => source.calls >= minCalls && target.calls >= minCalls)
@@ -328,7 +331,7 @@ function coverageOf(before: Statements, pairs: readonly Pair[], minCalls: number
     : 0
 }
 
-/** Sorts statements over a threshold first, then by the extra time compared with the source. */
+/** Sorts statements over a threshold first, then by the total time added compared with the source. */
 function worstFirst(pairs: readonly Pair[], reasons: readonly Reason[]): Pair[] {
   const passed = new Set(reasons.map(({ subject }) => subject))
   const cost = ({ source, target }: Pair) => (target.meanMs - source.meanMs) * target.calls

@@ -31,34 +31,34 @@ export interface WatchOptions {
   baseline: Baseline
   /** Milliseconds. */
   durationMs: number
-  /** Milliseconds between two reports of `onLook`. */
+  /** Milliseconds between calls of `onLook`. */
   everyMs: number
-  /** Applications and roles to ignore, such as a monitor. */
+  /** Applications and roles to ignore, such as a monitoring agent. */
   ignore: readonly string[]
   /**
-   * Writes that the fence had refused when the last watch ended; undefined before the first. Refusals are expected until
-   * the application has switched, so the first watch counts from its own start.
+   * Number of writes that the fence had refused when the last watch ended; undefined for the first watch. Refusals are
+   * expected until the application has switched, so the first watch counts only those after its start.
    */
   refusedBefore: number | undefined
-  /** Failed jobs count from this many milliseconds before the watch. */
+  /** Includes jobs that failed up to this many milliseconds before the watch. */
   jobsForMs: number
   signal: AbortSignal
-  /** Called with what was seen so far. */
+  /** Called with what has been observed so far. */
   onLook(seen: Seen): Promise<void> | void
 }
 
 export interface Watched {
   seen: Seen
   transactions: TargetTransactions[]
-  /** Milliseconds that the watch took. */
+  /** Duration of the watch in milliseconds. */
   durationMs: number
-  /** In total since the commit; undefined when the fence does not count them. */
+  /** Writes that the fence has refused in total; undefined if the fence does not count them. */
   refusedTotal: number | undefined
 }
 
 /**
  * Watches both sides for `durationMs`.
- * @throws CancelledError, or a database's error when it could not be read at the start or at the end
+ * @throws CancelledError, or a database's error if the database could not be read at the start or at the end
  */
 export async function watch(options: WatchOptions): Promise<Watched> {
   const begun = performance.now()
@@ -85,20 +85,20 @@ export async function watch(options: WatchOptions): Promise<Watched> {
   return last
 }
 
-/** Only warns of a lost connection, because the next reading covers the gap. */
+/** Runs `work`, and only warns of a lost connection, because the next reading covers the gap. */
 async function tolerant(work: () => Promise<void>): Promise<void> {
   try {
     await work()
   } catch (error) {
     if (!isConnectionLost(error)) throw error
-    warning('A database did not answer while it was observed. The watch continues.')
+    warning('A database did not respond. The watch continues.')
   }
 }
 
 interface FirstLook {
-  /** Writes that the fence had refused before the watch. */
+  /** Number of writes that the fence had refused before the watch. */
   refusedFirst: number | undefined
-  /** By this process's clock. */
+  /** Start of the watch, by this process's monotonic clock. */
   begun: number
   isCockroach: boolean
   sight: Sight
@@ -124,7 +124,7 @@ async function countedOnTarget(
   return 'missing' in found ? found : fingerprinted(found)
 }
 
-/** Merges the rows of each fingerprint, for all users. */
+/** Adds up the rows with the same fingerprint, across all users. */
 export function ofTarget(rows: readonly TargetStatement[]): Statements {
   const found: Statements = {}
   for (const { query, application, ...row } of rows) {
@@ -168,7 +168,7 @@ async function postgresLimit(db: Database): Promise<number> {
   return Number((await db.query('SHOW max_connections')).rows[0].max_connections)
 }
 
-/** Samples the sessions on both sides, and keeps each client's highest number of simultaneous sessions. */
+/** Samples the sessions on both sides. On the source, keeps each client's highest number of simultaneous sessions. */
 class Clients {
   readonly #options: WatchOptions
   readonly #source = new Map<string, Straggler>()
@@ -195,17 +195,20 @@ class Clients {
     })
   }
 
-  /** Undefined when the sessions could never be read. */
+  /** The clients of the source; undefined if the sessions could never be read. */
   onSource(): Straggler[] | undefined {
     return this.#sourceSeen ? [...this.#source.values()] : undefined
   }
 
-  /** The sessions of the reading that had the most. */
+  /** The target's sessions at the reading with the most sessions. */
   onTarget(): SessionCount[] | undefined {
     return this.#target
   }
 
-  /** Clients that can write, and clients from before the commit; a superuser's console is neither. */
+  /**
+   * Whether a session belongs to the application: its client can write, or was connected before the commit. A
+   * superuser's console is neither.
+   */
   #isApplication({ role, application, mayWrite }: SourceSession): boolean {
     const { ignore, baseline } = this.#options
     if (ignore.includes(role) || ignore.includes(application)) return false

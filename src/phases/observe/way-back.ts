@@ -6,13 +6,13 @@ import { lastObservation, type Observation } from './observation.ts'
 import { gapText, reasonText } from './summary.ts'
 import type { Verdict } from './verdict.ts'
 
-/** Whether a cleanup may end the possibility of a rollback, judged by the application's health. */
+/** Whether `cleanup` may close the rollback window, depending on the application's health. */
 export type WayBack =
   | { may: 'close' }
   | { may: 'close-with-warning'; what: string[] }
   | { may: 'stay-open'; why: 'missing' | 'degraded'; what: string[] }
 
-/** Decides by the last observation after the commit. */
+/** Decides from the last observation after the commit. */
 export function wayBack(observation: Pick<Partial<Observation>, 'verdict' | 'reasons' | 'gaps'> | undefined): WayBack {
   if (observation?.verdict === 'healthy') return { may: 'close' }
   if (observation?.verdict === 'inconclusive')
@@ -22,18 +22,21 @@ export function wayBack(observation: Pick<Partial<Observation>, 'verdict' | 'rea
   return { may: 'stay-open', why: 'missing', what: ['the application has not been observed since the commit'] }
 }
 
-/** How long a rollback is possible, and the result of the last watch. */
+/** How long a rollback remains possible, and the result of the last watch. */
 export interface RollbackFacts {
   /** When the window ends, by the target's clock. */
   until: Date
   observed: Verdict | undefined
-  /** The comparison of all rows as of the commit; undefined when there was none. */
+  /** The result of comparing all rows as of the commit; undefined if they were not compared. */
   compared: AfterCommitVerdict | undefined
-  /** Text for the summary, one or two sentences each. */
+  /** Lines for the summary, of one to three sentences each. */
   lines: string[]
 }
 
-/** @returns undefined for a migration that is not committed */
+/**
+ * Reads how long a rollback remains possible.
+ * @returns undefined for a migration that is not committed
+ */
 export async function readRollback(
   target: Database,
   entry: Entry,
@@ -45,7 +48,7 @@ export async function readRollback(
   return rollbackFacts(entry, windowMs, cutover?.ageMs ?? entry.ageMs, await lastObservation(target, entry), compared)
 }
 
-/** @param committedForMs since the commit, by the target's clock */
+/** @param committedForMs milliseconds since the commit, by the target's clock */
 export function rollbackFacts(
   entry: Pick<Entry, 'updatedAt' | 'ageMs'>,
   windowMs: number,
@@ -57,11 +60,11 @@ export function rollbackFacts(
   const until = new Date(entry.updatedAt.getTime() + windowMs)
   const commit = clock(new Date(now - committedForMs))
   const rate = observation?.rowsWrittenPerMinute
-  const seen = rate === undefined ? '' : ` The last watch saw ${number(rate)} rows written per minute.`
+  const seen = rate === undefined ? '' : ` During the last watch, ${number(rate)} rows were written per minute.`
   const possible =
     until.getTime() > now
       ? `A rollback is possible until ${clock(until)}.`
-      : `The rollback window ended at ${clock(until)}. A rollback is possible until \`cleanup\` runs.`
+      : `The rollback window ended at ${clock(until)}. A rollback is still possible until \`cleanup\` runs.`
   return {
     until,
     observed: observation?.verdict,

@@ -1,16 +1,16 @@
 import type { ChangedKey } from '../../source/change-log.ts'
 import type { Lsn } from '../../source/pgoutput.ts'
 
-/** A key to compare again, with what was known about it when it was taken. */
+/** A key to compare again, with what the change log had said about it when the key was taken. */
 export interface OpenKey {
   table: string
   /** The key's values as text, in the order of the table's columns. */
   key: string[]
-  /** Position of its newest change. */
+  /** Position of the key's newest change. */
   at: Lsn
-  /** The transaction that must be visible on the source first; undefined when no change is known. */
+  /** The transaction that must be visible on the source before the comparison; undefined if no change is known. */
   xid: number | undefined
-  /** Whether the source must have the row; undefined when no change is known. */
+  /** Whether the source must have the row; undefined if no change is known. */
   present: boolean | undefined
 }
 
@@ -18,53 +18,61 @@ interface Mark {
   at: Lsn
   xid: number | undefined
   present: boolean | undefined
-  /** Compared and equal. Opened again if the stream's reader changes before it has confirmed `at`. */
+  /**
+   * Whether the row was found equal. Such a key is reopened if the stream's reader changes before it has confirmed
+   * `at`.
+   */
   provisional: boolean
-  /** Rounds in which the row differed although no newer change was known. */
+  /** Number of rounds in which the row differed although no newer change was known. */
   differed: number
-  /** The chunk of the first pass in which the row differed, without a known change. */
+  /** Number of the chunk in which the row differed in the first pass without a known change. */
   chunk: number | undefined
 }
 
-/** Rounds in which a row must differ, without a newer change, before it counts as lost. */
+/** Number of rounds in which a row must differ, without a newer change, before it counts as lost. */
 const LOSS_AFTER = 2
-/** For each so many characters, a key counts once more against the budget. */
+/** Number of characters after which a key counts once more against the budget. */
 const LONG = 100
 
 /**
- * Keys that changed on the source, or differed in the first pass, and are not proved equal. Only the newest change of a
- * key is kept, so that a constantly written row does not hold back the change log. Memory is limited: past `budget`
- * keys, the table with most of them is given up, and must be compared again. A long key counts several times.
+ * Keys that changed on the source, or differed in the first pass, and are not yet proved equal. Keeps only the newest
+ * change of each key, so that a constantly written row does not hold back the change log. Limits memory: if there are
+ * more than `budget` keys, drops those of the table with the most, and this table must then be compared again. A long
+ * key counts as several.
  *
- * A restarted replicator applies old values again from its last confirmed position, over newer ones. A key that was
- * found equal is therefore kept until the stream has confirmed its change, and {@link reopen} opens it again.
+ * A restarted replicator applies all changes since its last confirmed position again, so it can overwrite newer values
+ * with old ones. A key that was found equal is therefore kept until the stream has confirmed its change, and {@link
+ * reopen} opens it again.
  */
 export class DirtyKeys {
   readonly #tables = new Map<string, Map<string, Mark>>()
   readonly #budget: number
   readonly #giveUp: (table: string) => void
   #size = 0
-  /** What the keys in memory count against the budget. */
+  /** What the keys in memory add up to against the budget. */
   #weight = 0
   #open = 0
 
-  /** @param giveUp called for each table whose keys were dropped to save memory; marks after that call are kept */
+  /**
+   * @param giveUp called for each table whose keys were dropped to save memory. Later changes to the table are recorded
+   * again
+   */
   constructor(budget: number, giveUp: (table: string) => void) {
     this.#budget = budget
     this.#giveUp = giveUp
   }
 
-  /** Keys that must be compared again. */
+  /** Number of keys that must be compared again. */
   get open(): number {
     return this.#open
   }
 
-  /** Keys in memory, including equal ones that a restart may open again. */
+  /** Number of keys in memory, including equal ones that a restart may reopen. */
   get size(): number {
     return this.#size
   }
 
-  /** Up to `limit` open keys, those that wait longest first. */
+  /** Returns up to `limit` open keys, longest waiting first. */
   take(limit = Number.POSITIVE_INFINITY): OpenKey[] {
     const taken: OpenKey[] = []
     for (const [table, marks] of this.#tables)
@@ -77,7 +85,7 @@ export class DirtyKeys {
     return taken
   }
 
-  /** Chunks of a table's first pass with a differing row that is not proved yet. */
+  /** Chunks of a table's first pass that contain a differing row not yet proved equal. */
   suspectChunks(table: string): Set<number> {
     const chunks = new Set<number>()
     for (const { chunk } of this.#marks(table).values()) if (chunk !== undefined) chunks.add(chunk)
@@ -85,7 +93,8 @@ export class DirtyKeys {
   }
 
   /**
-   * The position up to which the change log may be confirmed: the oldest change that must be read again after a crash.
+   * The position up to which the change log may be confirmed: that of the oldest change that must be read again after a
+   * crash.
    * @param read the position up to which the log has been read
    */
   confirmable(read: Lsn): Lsn {
@@ -94,7 +103,7 @@ export class DirtyKeys {
     return oldest
   }
 
-  /** The oldest change that must be compared again; undefined when there is none. */
+  /** Position of the oldest change that must be compared again; undefined if there is none. */
   get oldestOpen(): Lsn | undefined {
     let oldest: Lsn | undefined
     for (const marks of this.#tables.values())
@@ -103,7 +112,7 @@ export class DirtyKeys {
     return oldest
   }
 
-  /** Tables with a row that has changed at this position or later. */
+  /** Tables with a row that changed at this position or later. */
   changedSince(lsn: Lsn): string[] {
     return [...this.#tables].flatMap(([table, marks]) =>
       [...marks.values()].some(({ at, xid }) => xid !== undefined && at >= lsn) ? [table] : [],
@@ -117,7 +126,7 @@ export class DirtyKeys {
 
   /**
    * Opens a key that differed in the first pass. Keeps what the change log says about it.
-   * @param at a position of the source after both sides were read
+   * @param at the source's position after both sides were read
    */
   suspect(table: string, key: readonly string[], at: Lsn, chunk: number): void {
     const id = idOf(key)
@@ -131,8 +140,9 @@ export class DirtyKeys {
 
   /**
    * Records a key that was read on both sides and found equal, unless it has changed since it was taken.
-   * @param compared as {@link take} returned it. Its row on the target must have been read after a marker that was
-   * written after its change, and under the same reader of the stream: a restart could still apply older values over it
+   * @param compared the key as {@link take} returned it. The row must have been read on the target after a marker that
+   * was written after the change had arrived. The stream must have had the same reader throughout, because a restarted
+   * one can still overwrite the row with older values
    */
   equal(compared: OpenKey): void {
     const mark = this.#current(compared)
@@ -143,8 +153,8 @@ export class DirtyKeys {
   }
 
   /**
-   * Records a key that differed.
-   * @returns whether its row is lost: it differed before, and the source has not changed it since
+   * Records that a key's row differed.
+   * @returns whether the row is lost: it has differed before, and the source has not changed it since
    */
   differs(compared: OpenKey): boolean {
     const mark = this.#current(compared)
@@ -153,7 +163,7 @@ export class DirtyKeys {
     return ++mark.differed >= LOSS_AFTER
   }
 
-  /** Moves a key that could not be judged behind all others. */
+  /** Moves a key that could not be judged to the end of its table's queue. */
   later({ table, key }: OpenKey): void {
     const marks = this.#marks(table)
     const id = idOf(key)
@@ -163,7 +173,10 @@ export class DirtyKeys {
     marks.set(id, mark)
   }
 
-  /** Forgets equal keys whose change the stream has confirmed: no restart applies older values over them. */
+  /**
+   * Forgets equal keys whose change the stream has confirmed, because a restart no longer overwrites them with older
+   * values.
+   */
   confirmed(lsn: Lsn): void {
     for (const marks of this.#tables.values())
       for (const [id, { provisional, at }] of marks)
@@ -174,7 +187,7 @@ export class DirtyKeys {
         }
   }
 
-  /** Opens every key again, because the stream has a new reader, which may apply old values again. */
+  /** Reopens every key, because the stream has a new reader, which may apply old values again. */
   reopen(): void {
     for (const marks of this.#tables.values())
       for (const mark of marks.values()) {
@@ -184,7 +197,7 @@ export class DirtyKeys {
     this.#open = this.#size
   }
 
-  /** Forgets every key of a table, which is then compared again or as a whole. */
+  /** Forgets every key of a table. The caller then starts the table over or compares it in full. */
   drop(table: string): void {
     for (const [id, { provisional }] of this.#marks(table)) {
       if (!provisional) this.#open--
@@ -197,7 +210,7 @@ export class DirtyKeys {
   #put(table: string, id: string, mark: Mark): void {
     const marks = this.#marks(table)
     const before = marks.get(id)
-    // The newest goes last, so that the keys that wait longest are taken first.
+    // Append the key, so that the longest-waiting keys are taken first.
     if (before) marks.delete(id)
     else {
       this.#size++
@@ -225,11 +238,12 @@ export class DirtyKeys {
   }
 }
 
+/** What a key counts against the budget. */
 function weightOf(id: string): number {
   return 1 + Math.floor(id.length / LONG)
 }
 
-/** PostgreSQL's text cannot contain a NUL. */
+/** Joins the key's values with NUL, which PostgreSQL's text cannot contain. */
 function idOf(key: readonly string[]): string {
   return key.join('\0')
 }

@@ -11,15 +11,15 @@ import { createLogSlot, logSlotOf, readSlot, requireNoForeignSlot, seizeAndDrop 
 
 export interface OpenedLog {
   slot: string
-  /** The source that the log belongs to. */
+  /** Identity of the source that the log belongs to. */
   identity: { systemIdentifier: string; timeline: number }
-  /** The proof that an earlier run has saved, if this slot has every change since. */
+  /** The proof that an earlier run saved; undefined unless this slot still has every change since then. */
   state: ProofState | undefined
 }
 
 /**
- * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was saved is
- * dropped and recreated, and the proof starts over.
+ * Finds the slot of the change log, or creates it. If the slot may have skipped changes since the proof was saved,
+ * drops and recreates it, and the proof starts over.
  */
 export async function openLogSlot(
   source: Database,
@@ -76,7 +76,7 @@ function continues(
     slot.plugin === 'pgoutput' &&
     slot.walStatus !== 'lost' &&
     hasAllSince(slot, state) &&
-    // Otherwise, after a crash of the source, the stream may apply changes again that the proof has forgotten.
+    // If this is false, the source has crashed, and the stream may reapply changes that the proof has forgotten.
     parseLsn(stream?.confirmedFlushLsn ?? '') >= parseLsn(state.confirmed)
   )
 }
@@ -87,12 +87,12 @@ export async function keepsUp(source: Database, name: string, state: ProofState)
   return slot !== undefined && hasAllSince(slot, state)
 }
 
-/** Otherwise another client has read the slot, or it is another slot of the same name. */
+/** Returns false if another client has read the slot, or the slot was recreated under the same name. */
 function hasAllSince({ confirmedFlushLsn }: SlotRow, { position }: ProofState): boolean {
   return confirmedFlushLsn !== null && parseLsn(confirmedFlushLsn) <= parseLsn(position)
 }
 
-/** Disconnects the reader that an earlier run has left: only this run may act on the migration. */
+/** Disconnects a reader left behind by an earlier run. This run holds the migration, so no other may read the log. */
 async function endReader(source: Database, name: string): Promise<void> {
   const { rows } = await source.query(
     `SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a

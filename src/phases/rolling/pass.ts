@@ -7,20 +7,20 @@ import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 import { sourceLsn } from './vantage.ts'
 
-/** Default number of rows per chunk, and the number of rows of differing parts that are fetched at once. */
+/** Default number of rows per chunk, and the maximum number of rows to fetch at once from differing parts. */
 const CHUNK = 10_000
 const FETCHED = 100_000
 /**
- * A table whose keys both servers sort differently is split by the first hexadecimal digits of its keys' hashes: at
- * most this many digits, and about this many rows in a part.
+ * If the two servers sort a table's keys differently, the table is split by the first hexadecimal digits of each key's
+ * hash. These are the maximum number of digits, and the approximate number of rows in a part.
  */
 const MOST_DIGITS = 4
 const ROWS_A_PART = 500
 
-/** A pass over one table: its chunks in order, each compared once. */
+/** One pass over a table, which compares each chunk once, in key order. */
 export class TablePass {
   readonly table: ProvableTable
-  /** When its first rows were compared. */
+  /** ISO 8601 time at which the pass began. */
   readonly began: string
   #after: string[] | undefined
   #rows: number
@@ -40,12 +40,12 @@ export class TablePass {
     this.#rows = progress?.rows ?? 0
   }
 
-  /** Whether every chunk is taken, though perhaps not compared yet. */
+  /** Whether every chunk has been taken. Some may not have been compared yet. */
   get exhausted(): boolean {
     return this.#last !== undefined
   }
 
-  /** Takes the next chunk; undefined when all are taken. */
+  /** Takes the next chunk. Returns undefined if none is left. */
   take(sessions: Sessions, size = CHUNK): Promise<{ chunk: number; piece: Piece } | undefined> {
     const taken = this.#bounding.then(() => this.#take(sessions, size))
     this.#bounding = taken.catch(() => {})
@@ -74,9 +74,9 @@ export class TablePass {
   }
 
   /**
-   * Moves past the compared chunks, up to the first one with a row in doubt.
+   * Advances past the compared chunks, up to the first one with a row in doubt.
    * @param doubtful chunks with a row in doubt
-   * @returns whether every row is compared and none is in doubt
+   * @returns whether every row has been compared and none is in doubt
    */
   advance(doubtful: ReadonlySet<number>): boolean {
     for (let done = this.#compared.get(this.#front); done && !doubtful.has(this.#front); ) {
@@ -88,7 +88,7 @@ export class TablePass {
     return this.#last !== undefined && this.#front > this.#last
   }
 
-  /** Rows that were compared, in doubt or not. */
+  /** Number of rows compared so far, including those in doubt. */
   get rows(): number {
     let rows = this.#rows
     for (const each of this.#compared.values()) rows += each.rows
@@ -101,26 +101,26 @@ export class TablePass {
 }
 
 export interface PassOptions extends Endpoints {
-  /** Chunks compared at once. */
+  /** Number of chunks to compare in parallel. */
   concurrency: number
-  /** Rows of one chunk. Default: 10,000. */
+  /** Number of rows per chunk. Default: 10,000. */
   chunk?: number
-  /** Rows per second; unlimited by default. */
+  /** Maximum rows per second. Default: unlimited. */
   rate?: number
   dirty: DirtyKeys
-  /** The next table with chunks to compare; undefined if there is currently none. */
+  /** Returns the next pass with chunks to take; undefined if there is none at the moment. */
   next(): TablePass | undefined
-  /** Waits while the stream has priority. */
+  /** Waits while the stream needs priority. */
   yield(): Promise<void>
   /** Called for a table with rows that can be proved neither equal nor different. */
   onUnknown(table: ProvableTable, reason: string): void
-  /** Whether the findings of this pass still count. */
+  /** Whether this pass is still the table's current one, so that its findings count. */
   isCurrent(pass: TablePass): boolean
-  /** Called for each chunk that was compared. */
+  /** Called with the number of rows after each chunk. */
   onCompared(rows: number): void
 }
 
-/** Compares chunk after chunk until {@link PassOptions.next} has none. */
+/** Compares one chunk after another until {@link PassOptions.next} returns none. */
 export async function comparePieces(given: PassOptions): Promise<void> {
   const failed = new AbortController()
   const options = { ...given, signal: AbortSignal.any([given.signal, failed.signal]) }
@@ -149,11 +149,14 @@ export async function comparePieces(given: PassOptions): Promise<void> {
   try {
     await Promise.all(Array.from({ length: options.concurrency }, work))
   } finally {
-    failed.abort(new Error('another chunk could not be compared'))
+    failed.abort(new Error('the comparison of another chunk failed'))
   }
 }
 
-/** @returns the number of the chunk's rows on the source */
+/**
+ * Compares a chunk, and records the keys that differ.
+ * @returns the number of rows in the chunk on the source
+ */
 async function compareChunk(
   sessions: Sessions,
   pass: TablePass,
@@ -178,7 +181,7 @@ async function compareChunk(
   return rows
 }
 
-/** Splits a table into small parts, and returns the differing ones, in groups to fetch at once. */
+/** Splits a table into small parts, and groups the parts that differ into pieces that are fetched at once. */
 async function smaller(
   both: (read: (side: Sessions['source']) => Promise<Sums[]>) => Promise<[Sums[], Sums[]]>,
   table: ProvableTable,

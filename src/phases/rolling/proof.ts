@@ -10,19 +10,19 @@ import { scrubText } from '../../tools/scrub.ts'
 import type { Coverage } from './report.ts'
 import { type ProofOptions, ProofSession } from './session.ts'
 
-/** How many sessions may fail in a row. */
+/** Maximum number of sessions that may fail in a row. */
 const MOST_VAIN = 30
-/** What may be left when writes are paused: bytes of WAL to read in the change log, and open keys. */
+/** Maximum work that may remain when writes are paused: bytes of WAL to read from the change log, and open keys. */
 const NEAR = { bytes: 4 << 20, keys: 20_000 }
 
-/** Default speeds per millisecond: keys compared, and bytes of WAL decoded. */
+/** Assumed speeds until measured, per millisecond: keys compared, and bytes of WAL decoded. */
 const KEYS_A_MS = 20
 const DECODED_A_MS = 40_000
 
 /**
- * Keeps the proof that source and target are equal while changes stream: every row is compared once, and each row that
- * changes is compared again. Without a proof, only the write pause is longer, so a failure is logged and stops nothing.
- * Lost rows make {@link check} throw.
+ * Proves that source and target are equal, and maintains the proof while changes stream: compares every row once, and
+ * compares each row again after it changes. Without the proof, the write pause is only longer, so a failure is logged
+ * but does not stop the stream. If rows are lost, {@link check} throws.
  */
 export class RollingProof {
   readonly #options: ProofOptions
@@ -36,8 +36,8 @@ export class RollingProof {
   #expected = 0
 
   /**
-   * @param progressEvery milliseconds between two lines of progress
-   * @param refused why nothing can be proved; undefined when the proof can start
+   * @param progressEvery milliseconds between progress lines
+   * @param refused why nothing can be proved; undefined if the proof can start
    */
   constructor(options: ProofOptions, progressEvery: number, refused?: string) {
     this.#options = { ...options, signal: AbortSignal.any([options.signal, this.#closing.signal]) }
@@ -45,17 +45,17 @@ export class RollingProof {
     this.#ticker = progress(progressEvery, () => this.line)
   }
 
-  /** Why nothing is proved while changes stream; undefined as long as the proof is kept. */
+  /** Why nothing is proved while changes stream; undefined as long as the proof is maintained. */
   get reason(): string | undefined {
     return this.#reason
   }
 
-  /** @throws VerdictError when rows are lost */
+  /** @throws VerdictError if rows are lost */
   check(): void {
     if (this.#lost) throw this.#lost
   }
 
-  /** Whether every table that can be proved is proved, except for rows that changed a moment ago. */
+  /** Whether every provable table is proved, except for rows that have just changed. */
   get proved(): boolean {
     const { provedAt, proofs } = this.#session ?? {}
     if (provedAt === undefined || !proofs?.complete) return false
@@ -63,7 +63,7 @@ export class RollingProof {
     return oldest === undefined || oldest > provedAt
   }
 
-  /** Milliseconds for comparing every row, as measured by this run; undefined without a measurement. */
+  /** Time to compare every row once, in milliseconds, as measured by this run; undefined without a measurement. */
   get fullMs(): number | undefined {
     const { compared, proofs } = this.#session ?? {}
     if (!compared?.rows || !proofs) return undefined
@@ -72,8 +72,8 @@ export class RollingProof {
   }
 
   /**
-   * Milliseconds that the proof still takes in the write pause: reading the change log to its end, and comparing every
-   * key that is open or may be opened again, at the speed of the rounds so far.
+   * Estimated time that the proof needs in the write pause, in milliseconds: to read the rest of the change log, and to
+   * compare every key that is open or may be reopened, at the speed measured so far.
    */
   get restMs(): number {
     const { behind = 0, proofs, rechecked } = this.#session ?? {}
@@ -91,8 +91,8 @@ export class RollingProof {
   }
 
   /**
-   * Waits until everything that can be proved is proved.
-   * @returns false when nothing can be, with the reason in {@link reason}
+   * Waits until everything provable is proved.
+   * @returns false if nothing can be proved, for the {@link reason}
    */
   async untilProved(signal: AbortSignal, healthy: () => void): Promise<boolean> {
     for (;;) {
@@ -106,8 +106,8 @@ export class RollingProof {
   }
 
   /**
-   * Waits until so little is left to prove that a write pause is short.
-   * @returns false when that takes too long
+   * Waits until so little remains to be proved that the write pause will be short.
+   * @returns false if nothing can be proved, or the wait takes too long
    */
   async untilNear(signal: AbortSignal): Promise<boolean> {
     for (const end = performance.now() + TIMING.proofNear; performance.now() < end; await sleep(TIMING.proofLook)) {
@@ -120,22 +120,22 @@ export class RollingProof {
   }
 
   /**
-   * Stops the comparisons and their markers before writes are paused. Reading the change log continues.
-   * @returns undefined when nothing is proved any more
-   * @throws VerdictError when rows are lost
+   * Stops comparing rows and sending markers, before writes are paused. The session continues to read the change log.
+   * @returns undefined if nothing is proved any longer
+   * @throws VerdictError if rows are lost
    */
   async halt(): Promise<ProofSession | undefined> {
     this.#halted = true
     const session = this.#session
     await session?.halt()
-    // Only then it is known how the session ended.
+    // Wait, because only then is it known how the session ended.
     if (session) await this.#done
     else this.#reason ??= 'its connection was lost'
     this.check()
     return this.#reason === undefined ? this.#session : undefined
   }
 
-  /** Saves the proof's progress, and ends it. */
+  /** Saves the proof's progress and ends the proof. */
   async close(): Promise<void> {
     this.#ticker.stop()
     const session = this.#session
@@ -170,7 +170,7 @@ export class RollingProof {
           return
         }
         if (!isTemporary(error) || vain >= MOST_VAIN || this.#halted) return this.#giveUp(error)
-        info(`the rolling proof was interrupted, and resumes from its saved state: ${scrubText(messageOf(error))}`)
+        info(`the rolling proof was interrupted and will resume from its saved state: ${scrubText(messageOf(error))}`)
         await sleep(TIMING.proofAgain, undefined, { signal: this.#options.signal }).catch(() => {})
       }
     }
@@ -178,7 +178,7 @@ export class RollingProof {
 
   async #giveUp(error: unknown): Promise<void> {
     this.#reason = scrubText(messageOf(error))
-    warning(`rows are not proved while changes stream: ${this.#reason}. They are compared in the write pause`)
+    warning(`rows cannot be proved while changes stream: ${this.#reason}. They will be compared in the write pause`)
     await this.#drop()
   }
 
@@ -203,7 +203,7 @@ export class RollingProof {
     return `verifying: ${proved.size} of ${plural(tables.size, 'table')}, ${number(rows)} of about ${number(this.#expected)} rows${rate ? `, ${number(rate)} rows/s` : ''}${left}, ${keys}`
   }
 
-  /** Drops the change log's slot if the stream's slot is gone: it would only fill the disk. */
+  /** Drops the change log's slot if the stream's slot is gone, because it would only fill the disk. */
   async #dropStray(): Promise<void> {
     const { sourceUrl, plan } = this.#options
     await withDatabase(sourceUrl, 'source', async (source) => {
@@ -219,7 +219,7 @@ export class RollingProof {
   }
 }
 
-/** Whether to try again: after a lost connection or a moved slot, but not after a server's error. */
+/** Whether to retry: yes after a lost connection or a moved slot, no after any other server error. */
 function isTemporary(error: unknown): boolean {
   if (isConnectionLost(error)) return true
   return !(error instanceof UserError) && !(error as { severity?: string }).severity

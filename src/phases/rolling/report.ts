@@ -4,18 +4,19 @@ import type { Database } from '../../runtime/database.ts'
 import { newVerdict, type TableVerdict } from '../../tools/molt-verify.ts'
 import { runVerify, type VerifyOptions } from '../verify/verify.ts'
 
-/** What a rolling proof covers. */
+/** The tables that a rolling proof covers, and those that it does not. */
 export interface Coverage {
-  /** Table → its rows at the last comparison. */
+  /** Table → number of its rows at the last comparison. */
   proved: ReadonlyMap<string, { rows: number }>
   /** Table → why it must be compared in full. */
   others: ReadonlyMap<string, string>
-  /** Rows that changed recently and were compared again. */
+  /** Number of recently changed rows that were compared again. */
   compared: number
 }
 
 /**
- * Reports the tables that the rolling proof covers, compares the others in full, and compares the definitions of all.
+ * Reports the tables that the rolling proof covers, compares all other tables in full, and compares the definitions of
+ * every table.
  */
 export async function reportCoverage(
   source: Database,
@@ -42,9 +43,9 @@ export async function reportCoverage(
       ...definitions.notes,
       ...(full?.notes ?? []),
       ...rest.map(
-        (name) => `${name}: compared in full, because ${others.get(name) ?? 'its comparison is not complete'}`,
+        (name) => `${name}: compared in full, because ${others.get(name) ?? 'its first comparison has not finished'}`,
       ),
-      `${compared} recently changed rows were compared again; changes made only on the target since the first comparison are not noticed`,
+      `${compared} recently changed rows were compared again; rows changed only on the target since the first comparison are not detected`,
     ],
     verdict: (['different', 'unsettled'] as const).find((each) => verdicts.includes(each)) ?? 'clean',
     ...(full?.unknown && { unknown: full.unknown }),

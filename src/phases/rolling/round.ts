@@ -10,24 +10,24 @@ const BATCH = 2_000
 type Verdict =
   | 'equal'
   | 'differs'
-  /** The source does not show the change yet. */
+  /** The change is not yet visible on the source. */
   | 'later'
-  /** A server writes the key differently from the text in the query, so its row cannot be found. */
+  /** A server prints the key differently from the text in the query, so its row cannot be found. */
   | 'unreadable'
-  /** The servers write a value so differently that equality is unknown. */
+  /** The servers print a value in forms that cannot be compared, so it is unknown whether it is equal. */
   | 'unknown'
 
 export interface Judged {
   key: OpenKey
   verdict: Verdict
-  /** Which side lacks the row; `mismatch` when both have it. */
+  /** Which side lacks the row; `mismatch` if both have it. */
   kind: 'missing' | 'mismatch' | 'extraneous'
 }
 
 /**
- * Reads keys on both sides, and returns which are equal. A difference alone is not loss: loss also requires a marker
- * before the reads, the change log read past them, and no newer change.
- * @param keys of `tables` only
+ * Reads the rows of these keys on both sides and compares them. A difference alone is not a loss. It is one only if a
+ * marker was passed before the rows were read, and the change log, read up to a later position, shows no newer change.
+ * @param keys keys of `tables`
  */
 export async function compareKeys(
   { source, target }: Sessions,
@@ -38,7 +38,7 @@ export async function compareKeys(
   const read = ({ table, batch }: Batch) => {
     const asked = batch.map(({ key }) => key)
     const both = Promise.all([readKeys(source, table, asked), readKeys(target, table, asked)])
-    // The next batch is read while this one is judged. Its failure surfaces once it is awaited.
+    // Read the next batch while this one is judged. If the read fails, the error surfaces when the batch is awaited.
     both.catch(() => {})
     return both
   }
@@ -89,25 +89,25 @@ function judge(
   snapshot: Parameters<typeof isVisible>[0] | undefined,
 ): Verdict {
   if (xid !== undefined && !(snapshot && isVisible(snapshot, xid))) return 'later'
-  // With a different text, the row would be found on neither side, and would seem equal.
+  // If the text differed, the row would be found on neither side and would seem equal.
   if (!here.readable || !there.readable) return 'unreadable'
   if (present === true && !here.row) return 'later'
   const same = sameRow(table, here.row, there.row)
   return same === undefined ? 'unknown' : same ? 'equal' : 'differs'
 }
 
-/** What a round needs from its caller. */
+/** What a round of comparisons needs from its caller. */
 export interface Surroundings {
   sessions: Sessions
   tables: ReadonlyMap<string, ProvableTable>
   dirty: DirtyKeys
-  /** Who reads the stream's slot: a new reader may apply older values again. */
+  /** Returns the session that is reading the stream's slot. A new reader may apply older values again. */
   reader(): Promise<string>
   /** Sends a marker through the stream, and waits until it has arrived. */
   passMarker(): Promise<void>
-  /** Waits until the log is read up to the source's current position. */
+  /** Waits until the change log has been read up to the source's current position. */
   readLog(): Promise<void>
-  /** Called with the number of compared keys, and the milliseconds it took. */
+  /** Called with the number of compared keys and the time taken, in milliseconds. */
   onCompared(keys: number, ms: number): void
   /** Called for a table whose rows cannot be proved. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
@@ -115,8 +115,8 @@ export interface Surroundings {
 }
 
 /**
- * Compares open keys again, after a marker has passed the stream.
- * @returns lost keys; with `spoilt`, the result is void, because the stream had no reader or its reader changed
+ * Compares open keys again, after a marker has passed through the stream.
+ * @returns lost keys, and whether the result is void (`spoilt`) because the stream had no reader or its reader changed
  */
 export async function recheck(
   around: Surroundings,
@@ -133,7 +133,7 @@ export async function recheck(
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
   const rest = judged.filter(({ verdict }) => verdict !== 'equal')
   if (!rest.length) return { lost: [], spoilt }
-  // The target may have a change that the log has not reported yet.
+  // The target may already have a change that the log has not yet reported.
   await around.readLog()
   const lost = rest.filter(({ key, verdict }) => {
     if (verdict === 'differs') return dirty.differs(key)

@@ -12,8 +12,8 @@ export interface Side extends Session {
 }
 
 /**
- * A part of a table: the keys after `after`, up to and including `upTo`, or the keys whose hash begins with certain
- * hexadecimal digits.
+ * A part of a table: either the keys after `after` up to and including `upTo`, or the keys whose hash begins with one
+ * of the `buckets`, each of which has `digits` hexadecimal digits.
  */
 export type Piece =
   | { range: { after: readonly string[] | undefined; upTo: readonly string[] | undefined } }
@@ -22,25 +22,25 @@ export type Piece =
 /** The parts of a row that are compared. */
 export interface Row {
   key: string[]
-  /** Hash of the values that both servers write the same way. */
+  /** Hash of the values that both servers print the same way. */
   hash: string
   /** All other values, as text. */
   odd: (string | null)[]
 }
 
-/** Counts and sums of a piece; `sums` has one entry for each part of the table's columns. */
+/** Row count and sums of hashes of a piece. `sums` has one entry for each part of the table's columns. */
 export interface Sums {
   bucket: string
   rows: number
   sums: string[]
 }
 
-/** The columns that are compared as values because their texts may differ. */
+/** The columns that are compared by value, because the two servers may print them differently. */
 export function oddOf(table: RowShape): Column[] {
   return [...new Set(table.parts.filter(({ alike }) => !alike).flatMap(({ columns }) => columns))].filter(table.odd)
 }
 
-/** Counts the rows of a piece and adds up their hashes, by bucket if the piece consists of buckets. */
+/** Counts the rows of a piece and adds up their hashes, per bucket if the piece has buckets. */
 export async function readSums(side: Side, table: ProvableTable, piece: Piece): Promise<Sums[]> {
   const { where, values } = condition(table, piece)
   const hashes = table.parts.map((part, i) => `md5(${joined(hashed(table, part))}) AS h${i}`)
@@ -59,7 +59,7 @@ export async function readSums(side: Side, table: ProvableTable, piece: Piece): 
   }))
 }
 
-/** The rows of a piece, by their keys. */
+/** Reads the rows of a piece. The map's keys are the rows' keys as JSON. */
 export async function readPiece(side: Side, table: ProvableTable, piece: Piece): Promise<Map<string, Row>> {
   const { where, values } = condition(table, piece)
   const { rows } = await side.db.query({
@@ -74,14 +74,14 @@ export async function readPiece(side: Side, table: ProvableTable, piece: Piece):
 
 /** The answer for one requested key. */
 export interface KeyedRow {
-  /** Whether this side writes the key like the requested text. If not, the row may exist without being found. */
+  /** Whether this side prints the key exactly as requested. If not, a missing row may exist after all. */
   readable: boolean
   row: Row | undefined
 }
 
 /**
  * Reads rows by their keys, in the requested order.
- * @returns the rows, and on the source the statement's snapshot
+ * @returns the rows and, on the source, the snapshot that the statement saw
  */
 export async function readKeys(
   side: Side,
@@ -89,7 +89,7 @@ export async function readKeys(
   keys: readonly (readonly string[])[],
 ): Promise<{ rows: KeyedRow[]; snapshot: Snapshot | undefined }> {
   const { key } = table
-  // Names that no column has, so that columns need no table name.
+  // Use names that no column has, so that column names need no qualifier.
   const names = key.map((_, i) => `molt_actions_k${i}`)
   const casts = key.map(({ type }, i) => `${names[i]}::${keyCast(type)}`)
   const on = key.map(({ name }, i) => `${ident(name)} = ${casts[i]}`).join(' AND ')
@@ -116,7 +116,7 @@ export async function readKeys(
   }
 }
 
-/** The last key of the next `size` rows after `after`; undefined when fewer are left. */
+/** Returns the last key of the next `size` rows after `after`; undefined if fewer remain. */
 export async function nextBound(
   side: Side,
   table: ProvableTable,
@@ -135,7 +135,7 @@ export async function nextBound(
   return rows[0]
 }
 
-/** Whether two rows are equal; undefined when their texts differ and their values cannot be compared. */
+/** Whether two rows are equal; undefined if their text differs and the values cannot be compared. */
 export function sameRow(table: RowShape, a: Row | undefined, b: Row | undefined): boolean | undefined {
   if (!a || !b) return a === b
   if (a.hash !== b.hash) return false
@@ -152,7 +152,7 @@ function nameOn(side: Side, table: ProvableTable): string {
   return qualified(side.schema, table.name)
 }
 
-/** SQL for a key's text as the change log has it, with times in UTC. */
+/** SQL for a key's text in the form of the change log, with times in UTC. */
 function keyText({ type }: Column, expression: string): string {
   if (type === 'boolean') return `CASE WHEN ${expression} THEN 't' ELSE 'f' END`
   if (/^timestamp.* with time zone$/.test(type))
@@ -180,7 +180,7 @@ function hashed(table: ProvableTable, { columns, alike }: Part): string[] {
   return (alike ? columns : [...new Set([...table.key, ...columns])]).map(table.text)
 }
 
-/** SQL for the bucket of a key, the same on both servers. */
+/** SQL for a key's bucket, which is the same on both servers. */
 function bucketOf(table: ProvableTable, digits: number): string {
   return `substr(md5(${joined(table.key.map(table.text))}), 1, ${digits})`
 }

@@ -25,44 +25,44 @@ export interface ProofOptions extends Endpoints {
   stream: Pick<Stream, 'status'>
   /** Chunks compared at once. */
   concurrency: number
-  /** Rows per chunk, and keys held in memory. */
+  /** Rows per chunk, and maximum number of keys held in memory. */
   chunk?: number
   budget?: number
-  /** Rows per second. */
+  /** Maximum rows per second. */
   rate?: number
-  /** Milliseconds; a table compared longer ago than half of this is compared again. */
+  /** Maximum age of a comparison in milliseconds. A table is compared again once half of this has passed. */
   age?: number
-  /** Passes wait while the stream's lag is over this, in milliseconds. */
+  /** Passes wait while the stream's lag exceeds this many milliseconds. */
   maxLag: number
   /** Bytes of WAL that the log's slot may keep on the source. */
   walBudget: number
 }
 
-/** How many keys the write pause has compared, and table → why it must be compared in full. */
+/** Number of keys compared in the write pause, and the tables that must be compared in full, with the reason. */
 export interface Rest {
   compared: number
   unproved: Map<string, string>
 }
 
-/** Maximum number of keys per round, and the minimum for measuring a speed. */
+/** Maximum number of keys per round, and the minimum number needed to measure the speed. */
 const ROUND = 20_000
 const SPEED_BY = 500
 
-/** A round without a result, which is retried. */
+/** Ends a round without a result. The round is retried. */
 class Skipped extends Error {}
 
 /**
- * Keeps the proof for as long as its connections last: reads the change log, compares chunks, and compares changed keys
+ * Maintains the proof as long as its connections last: reads the change log, compares chunks, and compares changed keys
  * again. After a failure, another session resumes from the state in the ledger.
  */
 export class ProofSession {
   readonly #options: ProofOptions
   readonly proofs: TableProofs
-  /** Rows that this session's passes have compared, and the milliseconds that took. */
+  /** Number of rows that this session's passes have compared, and the time taken, in milliseconds. */
   readonly compared = { rows: 0, ms: 0 }
-  /** The same for keys compared again, in rounds large enough to measure a speed. */
+  /** Number of keys compared again, and the time taken. Counts only rounds large enough to measure the speed. */
   readonly rechecked = { keys: 0, ms: 0 }
-  /** The source's position when every table was first proved. */
+  /** The source's position when every table was first proved; undefined while one is not. */
   provedAt: Lsn | undefined
   readonly #source: Database
   readonly #target: Database
@@ -80,21 +80,25 @@ export class ProofSession {
   #fencedAt: Lsn | undefined
   #lost = 0
   readonly #passed = new Set<string>()
-  /** Whether the columns of a relation are the key of its table. */
+  /** Caches, for each list of columns in the change log, whether it is the table's primary key. */
   readonly #identities = new WeakMap<readonly string[], boolean>()
 
-  /** @throws the database's error, or UserError when the change log cannot be read */
+  /**
+   * Connects to both sides and attaches to the change log.
+   * @throws the database's error, or UserError if the change log cannot be read
+   */
   static async open(options: ProofOptions): Promise<ProofSession> {
     const { sourceUrl, targetUrl, signal, plan, entry } = options
     const source = await connect(sourceUrl, 'source', undefined, signal)
     const opened: { end(): Promise<unknown> }[] = [source]
     try {
-      // A marker must be on the source's disk to appear in the log, but must not wait for a standby.
+      // A marker appears in the log once it is on the source's disk, so do not wait for a standby as well.
       await source.query('SET synchronous_commit = local')
       const target = await connect(targetUrl, 'target', undefined, signal)
       opened.push(target)
       const log = await openLogSlot(source, target, sourceUrl, entry, signal)
-      // Before the log is attached, and before the marker of a baseline, so that later file changes are noticed.
+      // Read this before attaching the log and before writing a baseline's marker, so that later changes to files are
+      // noticed.
       const provable = await readProvable(source, target, plan)
       const sessions = await openSessions(options)
       opened.push({ end: sessions.close })
@@ -125,9 +129,12 @@ export class ProofSession {
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
     this.proofs = new TableProofs(provable, log.state, options.budget)
-    // A server that shuts down waits until its slots have no readers.
+    // A server that is shutting down waits until its slots have no readers.
     source.once('end', () => {
-      this.#logEnd ??= new ConnectError('database.connection-lost', 'the source has ended the session of the proof')
+      this.#logEnd ??= new ConnectError(
+        'database.connection-lost',
+        'the source has ended the session of the rolling proof',
+      )
       void this.#log?.close()
     })
   }
@@ -147,7 +154,7 @@ export class ProofSession {
         })
         return
       } catch (error) {
-        // The server takes a moment to notice that an earlier reader is gone.
+        // The server needs a moment to notice that an earlier reader is gone.
         if (sqlState(error) !== '55006' || attempt >= 50) throw error
         await sleep(TIMING.readerLook)
       }
@@ -161,10 +168,13 @@ export class ProofSession {
     const provable = schema === this.#options.plan.sourceSchema ? this.proofs.tables.get(table) : undefined
     if (provable) this.#mark(change, provable)
     else if (!others.has(table))
-      throw new Error(`the change log sends rows of ${schema}.${table}, which is not an expected table`)
+      throw new Error(`the change log contains rows of ${schema}.${table}, which is not an expected table`)
   }
 
-  /** Marks a changed key. Under another replica identity, the log may name the wrong row, so the table starts over. */
+  /**
+   * Records a changed key. If the replica identity is not the primary key, the log may name the wrong row, so the table
+   * starts over.
+   */
   #mark(change: ChangedKey, table: ProvableTable): void {
     const { columns } = change
     if (!this.#identities.has(columns)) {
@@ -175,14 +185,14 @@ export class ProofSession {
     else this.proofs.restart(table.name)
   }
 
-  /** Bytes of WAL that the log has not read. */
+  /** Bytes of WAL that have not yet been read from the log. */
   get behind(): number {
     return Number(this.#look.lsn - (this.#log?.position ?? 0n))
   }
 
   /**
-   * Maintains the proof until it is halted.
-   * @throws VerdictError when rows are lost, or the error that ended the session
+   * Maintains the proof until {@link halt}.
+   * @throws VerdictError if rows are lost, or the error that ended the session
    */
   async run(): Promise<void> {
     const loops = [this.#passLoop(), this.#roundLoop()]
@@ -194,7 +204,7 @@ export class ProofSession {
     }
   }
 
-  /** Stops comparing at the next safe moment. Reading the log continues. */
+  /** Stops comparing at the next safe moment. The session continues to read the log. */
   async halt(): Promise<void> {
     this.#stop.abort()
     await this.#busy.catch(() => {})
@@ -272,7 +282,7 @@ export class ProofSession {
     const { plan, stream, walBudget } = this.#options
     const look = await lookAtSource(this.#source, plan)
     if (look.confirmed < this.#confirmed)
-      throw new Error("the stream's slot has moved back: the source has restarted after a crash")
+      throw new Error("the stream's slot has moved back, because the source restarted after a crash")
     this.#confirmed = look.confirmed
     const reader = look.reader && `${look.reader} ${stream.status.restarts}`
     if (reader !== this.#reader) this.proofs.dirty.reopen()
@@ -281,7 +291,10 @@ export class ProofSession {
     if (look.walBytes > walBudget) {
       await this.#log?.close()
       await seizeAndDrop(this.#source, logSlotOf(plan.slot))
-      throw new UserError('slot.wal-budget', 'the slot of the change log kept more than `wal-budget`, and was dropped')
+      throw new UserError(
+        'slot.wal-budget',
+        'the slot of the change log kept more WAL than `wal-budget` allows, so it was dropped',
+      )
     }
     return this.#look
   }
@@ -339,12 +352,12 @@ export class ProofSession {
   }
 
   /**
-   * Reads the log up to the source's current position.
+   * Waits until the log has been read up to the source's current position.
    * @param whileStreaming whether a failure can be retried later
    */
   async #readLog(whileStreaming: boolean): Promise<void> {
     const lsn = await sourceLsn(this.#source)
-    // The log reports only commits to published tables. Without one, its position may not move.
+    // The log reports only commits to published tables, so its position may not move without such a commit.
     if (!whileStreaming) await writeMarker(this.#source, '')
     const end = performance.now() + TIMING.proofLog
     while ((this.#log?.position ?? 0n) < lsn) {
@@ -354,13 +367,13 @@ export class ProofSession {
       if (late)
         throw new VerdictError(
           'verify.inconclusive',
-          `the change log could not be read to its end within ${seconds(TIMING.proofLog)} of the write pause. Run \`cutover\` again`,
+          `the change log could not be read to its end within ${seconds(TIMING.proofLog)} in the write pause. Run \`cutover\` again`,
         )
       await sleep(TIMING.proofLogLook)
     }
   }
 
-  /** Saves what is proved, then lets the source drop the WAL that is no longer needed. */
+  /** Saves what is proved, then lets the source remove WAL that is no longer needed. */
   async save(): Promise<void> {
     const read = this.proofs.dirty.confirmable(this.#log?.position ?? 0n)
     const safe = read < this.#confirmed ? read : this.#confirmed
@@ -382,9 +395,9 @@ export class ProofSession {
   }
 
   /**
-   * Reads the log to its end and compares the open keys, in the write pause, once the drain is proved and the stream is
-   * off. A row that differs now is lost.
-   * @param fencedAt the position before the drain's marker; no row may have changed after it
+   * Reads the rest of the log and compares the open keys. Called in the write pause, after the drain is proved and the
+   * stream has ended, so a row that differs now is lost.
+   * @param fencedAt the position before the drain's marker, after which no row may have changed
    */
   async compareRest(fencedAt: Lsn, signal: AbortSignal): Promise<Rest> {
     const { dirty, tables } = this.proofs
@@ -413,7 +426,7 @@ export class ProofSession {
 
   /**
    * Reads the log up to the source's current position.
-   * @throws VerdictError when it has a write that passed the fence
+   * @throws VerdictError if the log contains a write that passed the fence
    */
   async readToDecision(): Promise<void> {
     await this.#readLog(false)
@@ -421,7 +434,7 @@ export class ProofSession {
     if (this.#passed.size)
       throw new VerdictError(
         'fence.write-passed',
-        `a write passed the fence: the change log has rows of ${[...this.#passed].join(', ')} that changed after the drain`,
+        `a write passed the fence: the change log shows that rows of ${[...this.#passed].join(', ')} changed after the drain`,
       )
   }
 }

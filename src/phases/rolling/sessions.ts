@@ -4,7 +4,7 @@ import { connect, READ_ONLY } from '../../runtime/database.ts'
 import { HASHED, watchClient } from '../verify/row-digests.ts'
 import type { Side } from './rows.ts'
 
-/** A connection to each side for reading rows, without a time limit. */
+/** A connection to each side for reading rows. Statements have no time limit. */
 export interface Sessions {
   source: Side
   target: Side
@@ -22,7 +22,7 @@ export async function openSessions({ sourceUrl, targetUrl, plan, signal }: Endpo
   const source = await connect(sourceUrl, 'source', 0, signal, { settings: READ_ONLY })
   try {
     const target = await connect(targetUrl, 'target', 0, signal, { settings: READ_ONLY })
-    // Closing the connections ends a running statement when the run is cancelled.
+    // If the run is cancelled, close the connections, which ends a running statement.
     const close = async () => {
       signal.removeEventListener('abort', close)
       await Promise.all([source, target].map((db) => db.end().catch(() => {})))

@@ -11,7 +11,7 @@ export interface ProofInputs {
   verifyRate?: number
 }
 
-/** Chunks compared at once. Few, because the stream has priority. */
+/** Number of chunks compared in parallel. Low, because the stream has priority. */
 const CONCURRENCY = 2
 
 /**
@@ -41,7 +41,8 @@ export function startProof(
       ...(age && { age }),
     },
     inputs.progressEvery,
-    // An earlier replicator that is only frozen could write old values over proved ones.
+    // Without its own login, a frozen replicator from an earlier run could wake up and overwrite proved rows with old
+    // values.
     stream.options.login ? undefined : 'the stream has no login of its own on the target',
   )
   stream.options.keysOpen = () => (proof.reason === undefined ? proof.open : undefined)

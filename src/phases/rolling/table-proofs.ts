@@ -6,26 +6,26 @@ import { TablePass } from './pass.ts'
 import { oddOf } from './rows.ts'
 import type { Provable, ProvableTable } from './tables.ts'
 
-/** Keys held in memory: 200 MiB at most. */
+/** Maximum number of keys held in memory; they take at most 200 MiB. */
 export const BUDGET = 1_000_000
 
-/** Which tables are proved, and which of their keys changed since. */
+/** Tracks which tables are proved, and which of their keys have changed since. */
 export class TableProofs {
-  /** Tables that are proved while they are streamed. */
+  /** Tables that can be proved while they are streamed. */
   readonly tables = new Map<string, ProvableTable>()
   /** Table → why it must be compared in full. */
   readonly others = new Map<string, string>()
-  /** The last complete pass over a table: its start, and the number of rows. */
+  /** Table → start and number of rows of its last complete pass. */
   readonly proved = new Map<string, { began: string; rows: number }>()
   readonly passes = new Map<string, TablePass>()
-  /** Tables whose first pass waits for a baseline. */
+  /** Tables whose first pass is waiting for a baseline. */
   readonly waiting = new Set<string>()
   readonly dirty: DirtyKeys
-  /** Table → why its rows cannot be compared by key, which no later catalog read changes. */
+  /** Table → why its rows cannot be compared by key. Rereading the catalog does not change this. */
   readonly #sticky = new Map<string, string>()
 
   /**
-   * @param state the state that an earlier run has saved; the log has every change since
+   * @param state the state saved by an earlier run; the log must have every change since then
    * @param budget maximum number of keys in memory
    */
   constructor({ tables, others }: Provable, state: ProofState | undefined, budget = BUDGET) {
@@ -44,12 +44,12 @@ export class TableProofs {
     if (before.pass || !before.proved) this.passes.set(table.name, new TablePass(table, before.pass))
   }
 
-  /** Whether every table that can be proved is proved, except for its open keys. */
+  /** Whether every provable table is proved, except for its open keys. */
   get complete(): boolean {
     return [...this.tables.keys()].every((name) => this.proved.has(name))
   }
 
-  /** Discards what is known about a table, which starts over with a new baseline. */
+  /** Discards what is known about a table. It starts over with a new baseline. */
   restart(name: string): void {
     this.dirty.drop(name)
     this.proved.delete(name)
@@ -70,13 +70,13 @@ export class TableProofs {
     if (!table) return
     const reason =
       verdict === 'unreadable'
-        ? 'the two servers write its keys differently'
+        ? 'the two servers print its keys differently'
         : oddOf(table).map(writtenOtherwise).join('; ')
     this.#sticky.set(name, reason)
     this.exclude(name, reason)
   }
 
-  /** Starts a pass over each of these tables, whose baseline holds. */
+  /** Starts a pass over each of these tables. Call once their baseline holds. */
   beginPasses(names: Iterable<string>): void {
     for (const name of names) {
       const table = this.tables.get(name)
@@ -108,7 +108,7 @@ export class TableProofs {
     }
   }
 
-  /** Table → why it must be compared in full now, by the current catalogs. */
+  /** Table → why it must be compared in full, according to the current catalogs. */
   unproved({ tables, others }: Provable): Map<string, string> {
     const found = new Map([...this.others, ...Object.entries(others)])
     for (const table of tables) {

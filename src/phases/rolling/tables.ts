@@ -8,16 +8,16 @@ import { readTables } from '../../sql/tables.ts'
 import { hidesTriggers } from '../../sql/triggers.ts'
 import { type RowShape, rowShape } from '../verify/row-digests.ts'
 
-/** A table whose rows can be proved while they are streamed. */
+/** A table whose rows can be proved while changes stream. */
 export interface ProvableTable extends RowShape {
   /** Names of the key's columns in the order of the key's index. */
   keyIndex: string[]
   /** Whether both servers sort keys the same way, so that a range of keys holds the same rows on both. */
   ordered: boolean
   /**
-   * Changes whenever rows can have changed without an entry in the log. Hash of the files (relfilenode) of the table and
-   * its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH change, of its entry in the publication, and of both
-   * sides' columns: a column that was dropped and added again has another number.
+   * Changes whenever rows may have changed without an entry in the log. A hash of the files (relfilenode) of the table and
+   * its partitions, which TRUNCATE, a rewrite, ATTACH and DETACH change; of the table's entry in the publication; and of
+   * both sides' columns, because a column that was dropped and added again has a new number.
    */
   files: string
 }
@@ -37,14 +37,14 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
-  /** A key column's collation treats texts with different bytes as equal. */
+  /** Whether a key column's collation treats strings with different bytes as equal. */
   loose: boolean
 }
 
 /**
- * Finds the tables that can be proved while they stream, and why each other table must be compared in full. Called
- * before the first pass, during the proof and in the write pause, because a change in between voids the proof.
- * @param rebuilt foreign keys that this run may rebuild at the moment, while nothing writes to the target
+ * Finds the tables that can be proved while changes stream, and why each other table must be compared in full. Called
+ * before the first pass, during the proof and in the write pause, because a change to a table voids its proof.
+ * @param rebuilt foreign keys that this run may currently be rebuilding, while nothing writes to the target
  */
 export async function readProvable(
   source: Database,
@@ -84,13 +84,13 @@ function provable(here: Table, there: Table, state: readonly string[]): Provable
   return { ...shape, key, keyIndex: here.key, ordered: key.every(({ type }) => ORDERED.test(type)), files }
 }
 
-/** Types that both servers sort the same way; texts are sorted by collation. */
+/** Types that both servers sort the same way. Text is not one of them, because its order depends on the collation. */
 const ORDERED = /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*)$/
-/** Key types whose text in the change log finds the row again. */
+/** Key types whose text in the change log identifies the row on both servers. */
 const READABLE =
   /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*|text|character varying.*|numeric\(\d+(,[0-6])?\))$/
 
-/** The type to which a key's text is cast, so that it is compared as a value. */
+/** The type to cast a key's text to, so that keys are compared by value. */
 export function keyCast(type: string): string {
   if (/^(text|character varying)/.test(type)) return 'text'
   return type.replace(/\(.*?\)/, '')
@@ -98,7 +98,7 @@ export function keyCast(type: string): string {
 
 function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): string | undefined {
   if (!here.key.length) return 'it has no primary key'
-  if (compareTables([here], [there]).length) return 'its definition differs between the sides'
+  if (compareTables([here], [there]).length) return 'its definition is not the same on both sides'
   if (!of.identity) return 'its replica identity is not DEFAULT'
   if (!of.immediate) return 'its primary key is deferrable'
   if (of.generated) return 'its primary key is generated'
@@ -108,7 +108,7 @@ function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): st
   const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
   if (odd) return `its key column ${odd.name} has the type ${odd.type}`
   const shape = rowShape([here, there])
-  return shape.key.some(shape.odd) ? 'the two servers write its key differently' : undefined
+  return shape.key.some(shape.odd) ? 'the two servers print its key differently' : undefined
 }
 
 async function readStorage(source: Database, plan: Plan): Promise<Map<string, Storage>> {
@@ -139,9 +139,9 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
 }
 
 interface TargetState {
-  /** The columns with their numbers. */
+  /** The columns, with their numbers. */
   columns: string
-  /** Why rows can change on the target without a change in the source's log. */
+  /** Why rows can change on the target without a change on the source. */
   hazard?: string
 }
 
@@ -181,5 +181,5 @@ function foreignKeys(schema: string, rebuilt: readonly DeferredName[]): string[]
 function hazardOf(has: Record<'expires' | 'triggers' | 'cascades', boolean>): string | undefined {
   if (has.expires) return 'its rows expire on the target (row-level TTL)'
   if (has.triggers) return 'it has triggers on the target'
-  return has.cascades ? 'a foreign key on the target changes its rows by cascade' : undefined
+  return has.cascades ? 'a cascading foreign key on the target changes its rows' : undefined
 }

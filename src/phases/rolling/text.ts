@@ -2,8 +2,7 @@ import type { ProofState } from '../../ledger/proof.ts'
 import { number, plural } from '../../runtime/progress.ts'
 
 /**
- * What a proof covers, according to the ledger: `every row of 11 tables proved as of 02:11:07 UTC, 212 keys open, 0
- * lost`.
+ * Describes the proof that the ledger has: `every row of 11 tables proved as of 02:11:07 UTC, 212 keys open, 0 lost`.
  */
 export function proofText({ tables, others, waiting = 0, open, lost = 0, at }: ProofState): string {
   const all = Object.values(tables)

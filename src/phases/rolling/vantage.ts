@@ -5,16 +5,16 @@ import { HEARTBEAT, OUR_SCHEMA, readMarker } from '../../source/heartbeat.ts'
 import { type Lsn, parseLsn } from '../../source/pgoutput.ts'
 import { logSlotOf } from '../../source/slot.ts'
 
-/** What the source reports about both slots and its transactions. */
+/** The state of both slots and of the source's transactions. */
 export interface Look {
   lsn: Lsn
   /** Every transaction with a lower id has ended and is visible. */
   xmin: bigint
-  /** The position that the stream has confirmed. */
+  /** Position up to which the stream has confirmed changes. */
   confirmed: Lsn
-  /** PID and start of the session that reads the stream's slot; empty without one. */
+  /** PID and start time of the session that is reading the stream's slot; empty if there is none. */
   reader: string
-  /** WAL that the log's slot keeps, in bytes. */
+  /** Bytes of WAL that the log's slot keeps. */
   walBytes: number
 }
 
@@ -45,7 +45,10 @@ export async function sourceLsn(source: Database): Promise<Lsn> {
   return parseLsn(rows[0].lsn)
 }
 
-/** Tables whose first pass waits until everything committed before a marker is visible on both sides. */
+/**
+ * A marker, and the tables whose first pass waits until everything committed before the marker is visible on both
+ * sides.
+ */
 export interface Baseline {
   tables: string[]
   lsn: Lsn
@@ -53,7 +56,10 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat. Returns its transaction, and a position after every change that was read before. */
+/**
+ * Writes a heartbeat as a marker. Returns its transaction, and a position that is later than every change committed
+ * before it.
+ */
 export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1
@@ -66,8 +72,9 @@ export async function markBaseline(source: Database, tables: Iterable<string>): 
 }
 
 /**
- * Whether a baseline holds. Commits do not become visible in WAL order, so every transaction from before the marker
- * must have ended and be visible, and the stream must have confirmed everything committed before it.
+ * Whether everything committed before a baseline's marker is visible on both sides. Commits do not become visible in
+ * WAL order, so every transaction that began before the marker must have ended, and the stream must have confirmed
+ * everything up to the marker.
  */
 export async function baselineHolds(
   { lsn, xid, beat }: Baseline,

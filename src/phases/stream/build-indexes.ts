@@ -7,9 +7,10 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 
 /**
- * Rebuilds the plain indexes that were dropped for the load, while changes stream: they do not block the stream, and
- * the application needs them. Accepts the new schema, so that our own builds do not count as schema changes.
- * @returns the entry afterwards; the same one when there was nothing to build
+ * Rebuilds the non-unique indexes that were dropped for the load, while changes stream: they do not block the stream,
+ * and the application needs them. Records the new schema in the ledger, so that these indexes do not count as schema
+ * changes.
+ * @returns the updated entry, or `entry` itself if there was nothing to build
  */
 export async function buildIndexes(source: Database, target: Database, entry: Entry): Promise<Entry> {
   const waiting = (await listDeferred(target, entry.id)).filter(({ kind, rebuilt }) => kind === 'index' && !rebuilt)

@@ -10,7 +10,7 @@ import { readSlot } from '../../source/slot.ts'
 import type { StreamMetrics } from '../../tools/replicator.ts'
 import type { Stream } from './supervisor.ts'
 
-/** What was seen at each step of a proved drain; times in milliseconds since its start. */
+/** What was observed at each step of a proved drain. Times are in milliseconds since the drain began. */
 export interface DrainEvidence {
   marker: string
   /** Number of the heartbeat that carried the marker. */
@@ -22,24 +22,28 @@ export interface DrainEvidence {
   markerSeenMs: number
   positionConfirmedMs: number
   doneMs: number
-  /** What the replicator repeated during the drain. These three must be zero. */
+  /** How often the replicator retried, reconnected and restarted during the drain. All three must be zero. */
   retriesDuring: number
   dialsDuring: number
   restartsDuring: number
-  /** Changes still counted after the marker had arrived and was acknowledged; null when nothing counts them. */
+  /**
+   * Number of changes applied after the marker had arrived and was acknowledged; null if the replicator's metrics do
+   * not count changes.
+   */
   changesAfter: number | null
-  /** Rows in the replicator's dead-letter table, `deadLetterTable`. */
+  /** Number of rows in the replicator's dead-letter table, `deadLetterTable`. */
   deadLetters: number
   deadLetterTable: string
 }
 
 /**
- * Proves that everything committed on the source before now has been applied on the target. Only sound while no write
- * is possible on the source: the caller holds the fence.
+ * Proves that everything committed on the source before now has been applied on the target. The caller must hold the
+ * fence: the proof is only valid while nothing can write to the source.
  *
- * Neither the apply rate nor the slot's position can prove it: the rate of a stuck stream is zero, and the position
- * never reaches the end of the WAL. A marker row can: changes arrive in order, so everything before it has arrived.
- * @param deadline milliseconds from now, in total
+ * Neither the apply rate nor the slot's position can prove this: the rate of a stuck stream is zero, and the position
+ * never reaches the end of the WAL. A marker row can, because changes arrive in order: once the marker has arrived,
+ * everything before it has arrived too.
+ * @param deadline milliseconds from now for the whole drain
  * @throws VerdictError that names the step that did not complete
  */
 export async function proveDrain(stream: Stream, deadline: number): Promise<DrainEvidence> {
@@ -53,13 +57,13 @@ export async function proveDrain(stream: Stream, deadline: number): Promise<Drai
   }
 }
 
-/** Attempts; a retry of the replicator can invalidate one. */
+/** Maximum number of attempts. If the replicator retries, the attempt is invalid. */
 const PROOFS = 3
 
-/** The replicator retried, as CockroachDB requires now and then. Another marker can still prove the drain. */
+/** The replicator retried a transaction, which is normal on CockroachDB. Another marker can still prove the drain. */
 class Retried extends VerdictError {}
 
-/** Proves the drain again, with a new marker, when a retry of the replicator has invalidated the proof. */
+/** Proves the drain. If the replicator retries, which invalidates the attempt, tries again with a new marker. */
 async function proveAgain(
   stream: Stream,
   source: Database,
@@ -72,11 +76,11 @@ async function proveAgain(
       return await prove(stream, source, target, began, deadline)
     } catch (error) {
       if (!(error instanceof Retried) || proof >= PROOFS || performance.now() - began > deadline) throw error
-      info(`the replicator retried while the drain was proved (${proof} of ${PROOFS}); proving it with another marker`)
+      info(`the replicator retried during the drain (attempt ${proof} of ${PROOFS}); trying again with a new marker`)
     }
 }
 
-/** Waits for one step of the proof. Throws as soon as the proof is invalid. */
+/** Waits until a step of the proof is complete. Throws as soon as the proof is invalid. */
 type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
 
 function stepsOf(stream: Stream, began: number, deadline: number): Until {
@@ -88,13 +92,13 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       stream.check()
       const { status } = stream
       const unproved = (why: string) =>
-        `the drain is not proved: the replicator ${why} while the drain waited for ${step}. Nothing was committed. Run \`cutover\` again.${lastError(stream)}`
-      // Fail at once: nothing can prove this drain any more, and writes are paused.
+        `the drain is not proved: the replicator ${why} while the drain was waiting for ${step}. Nothing was committed. Run \`cutover\` again.${lastError(stream)}`
+      // Fail immediately: this drain can no longer be proved, and writes are paused.
       if (status.restarts > restarts)
-        throw new VerdictError('drain.replicator-ended', unproved(`${status.lastEnd}, and was started again,`))
-      if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
+        throw new VerdictError('drain.replicator-ended', unproved(`${status.lastEnd} and was restarted`))
+      if (status.retries > retries) throw new Retried('drain.not-proved', unproved('started retrying'))
       if (performance.now() - began > deadline)
-        throw stream.stuck(`the drain waited for ${step}, longer than ${seconds(deadline)}`)
+        throw stream.stuck(`the drain waited longer than ${seconds(deadline)} for ${step}`)
       await sleep(TIMING.drainLook)
     }
   }
@@ -162,30 +166,33 @@ async function prove(
   return evidence
 }
 
-/** The replicator's last error. */
+/** The replicator's last error, as a sentence to append; empty if it has reported none. */
 function lastError({ diagnoses }: Stream): string {
   const said = [...diagnoses.keys()].at(-1)
   return said ? ` The replicator's last error: ${said.slice(0, 400)}` : ''
 }
 
 const MUTE =
-  "the replicator's metrics count no changes, although the marker has arrived: this replicator names them differently. So it is unknown whether changes were still applied after the marker. A full verify after the drain shows that"
+  "the replicator's metrics show no changes, although the marker has arrived: this version probably names its metrics differently. So it is unknown whether changes were still being applied after the marker. Run a full verify after the drain to find out"
 
-/** Whether the counters work. The marker is a change too, so counters that miss it may miss others. */
+/**
+ * Whether the replicator's metrics count changes. The marker is a change too, so they must have counted at least one.
+ */
 function counting({ upserts }: StreamMetrics): boolean {
   return upserts > 0
 }
 
-/** What invalidates a drain whose marker has arrived. */
+/** Lists what invalidates a drain even though its marker has arrived. */
 function drainProblems(evidence: DrainEvidence, reader: number | null | undefined, end: string): string[] {
   const { walsender, restartsDuring, retriesDuring, dialsDuring, changesAfter, deadLetters, deadLetterTable } = evidence
   return [
     reader !== walsender && `the slot's reader changed from PID ${walsender} to ${reader ?? 'none'} during the drain`,
-    restartsDuring && `the replicator ${end}, and was started again during the drain`,
+    restartsDuring && `the replicator ${end} and was restarted during the drain`,
     retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} during the drain`,
     !restartsDuring && dialsDuring && 'the replicator reconnected to the source during the drain',
-    changesAfter && 'changes were still being applied after the marker',
-    deadLetters && `${deadLetters} changes are in the dead-letter table ${deadLetterTable} instead of their own table`,
+    changesAfter && 'changes were still being applied after the marker had arrived',
+    deadLetters &&
+      `${deadLetters} changes went to the dead-letter table ${deadLetterTable} instead of their own tables`,
   ].filter((problem) => typeof problem === 'string')
 }
 
@@ -201,14 +208,14 @@ async function confirmedPast(db: Database, slot: string, lsn: string): Promise<s
   return rows[0]?.lsn
 }
 
-/** The bare name of the replicator's dead-letter table, which `--dlqTableName` can change. */
+/** The unqualified name of the replicator's dead-letter table, which `--dlqTableName` can change. */
 export function deadLetterName(args: readonly string[]): string {
   const at = args.findLastIndex((argument) => /^--dlqTableName(=|$)/.test(argument))
   const value = at < 0 ? '' : args[at]?.includes('=') ? args[at].slice(args[at].indexOf('=') + 1) : args[at + 1]
   return value?.split('.').at(-1)?.replaceAll('"', '') || 'replicator_dlq'
 }
 
-/** Counts the rows of the dead-letter table, which exists only once it is configured or needed. */
+/** Counts the rows in the dead-letter table. The replicator creates this table only if it is configured or needed. */
 async function countDeadLetters(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -6,7 +6,7 @@ import { lsnNumber } from '../../source/slot.ts'
 
 const MOST_OWED = 10_000
 
-/** A heartbeat on its way: when it was written, and the replicator's retries at that time. */
+/** A heartbeat that has not arrived: when it was written, and how often the replicator had retried by then. */
 interface Underway {
   beat: number
   at: number
@@ -14,22 +14,23 @@ interface Underway {
 }
 
 /**
- * Heartbeats that travel through the stream from the source to the target. They are the only measure of lag, because
- * the metrics of a stuck replicator look calm. Times are milliseconds of this runner's monotonic clock.
+ * Writes heartbeats on the source, and reads them on the target after they have passed through the stream. Only
+ * heartbeats measure the lag, because the metrics of a stuck replicator look normal. Times are in milliseconds, by this
+ * runner's monotonic clock.
  */
 export class Heartbeats {
   readonly #source: Link
   readonly #target: Link
   readonly #targetSchema: string
   #beating = true
-  /** The last heartbeat written, and when; the last one read on the target, and how long it took. */
+  /** The last heartbeat written and when; then the last one read on the target and how long it took to arrive. */
   #written = 0
   #writtenAt = performance.now()
   #seen = 0
   #latency: number | undefined
-  /** Written but not arrived, oldest first. */
+  /** Heartbeats written but not yet arrived, oldest first. */
   #underway: Underway[] = []
-  /** Positions of the source with the last heartbeat written before each. */
+  /** Source positions, each with the last heartbeat written before it. */
   #owed: { lsn: bigint; beat: number }[] = []
 
   constructor(source: Link, target: Link, targetSchema: string) {
@@ -64,18 +65,21 @@ export class Heartbeats {
     return performance.now() - this.#writtenAt
   }
 
-  /** Lag in milliseconds: the age of the oldest heartbeat that has not arrived, or how long the last one took. */
+  /**
+   * Lag in milliseconds: the age of the oldest heartbeat that has not arrived, or the time that the last one took,
+   * whichever is longer.
+   */
   get lagMs(): number {
     const waiting = this.oldest ? performance.now() - this.oldest.at : 0
-    // While the source accepts no heartbeat, the lag is unknown.
+    // While the source accepts no heartbeats, the lag is unknown, so count the time since the last one.
     const unwritten = this.unwrittenMs > 4 * TIMING.heartbeat ? this.unwrittenMs : 0
     return Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, unwritten))
   }
 
-  /** Stops writing heartbeats, so that a marker stays the last thing written. */
+  /** Stops writing heartbeats, so that a marker remains the last write. */
   async pause(): Promise<void> {
     this.#beating = false
-    // Wait for a heartbeat that is being written: the same connection answers in order.
+    // Wait for a heartbeat that is being written. The connection runs queries in order.
     await this.#source.use((db) => db.query('SELECT 1')).catch(() => {})
   }
 
@@ -95,8 +99,9 @@ export class Heartbeats {
   /**
    * Reads the latest heartbeat on the target.
    * @param confirmed the slot's position, as text
-   * @returns how many heartbeats the target lacks although that position is past them; if any, changes are lost
-   * @throws VerdictError when the target has a heartbeat that was never written
+   * @returns the number of heartbeats that the target lacks although the slot's position is past them. If not 0,
+   * changes are lost
+   * @throws VerdictError if the target has a heartbeat that was never written
    */
   async look(confirmed: string | null | undefined): Promise<number> {
     const owed = this.#owedBy(confirmed)
@@ -112,13 +117,13 @@ export class Heartbeats {
     return Math.max(0, owed - found.beat)
   }
 
-  /** Notes that `beat` was written before the source's position `lsn`. */
+  /** Records that `beat` was written before the source's position `lsn`. */
   owe(lsn: string, beat: number): void {
     if (beat > (this.#owed.at(-1)?.beat ?? 0) && this.#owed.length < MOST_OWED)
       this.#owed.push({ lsn: lsnNumber(lsn), beat })
   }
 
-  /** The last heartbeat that must be on the target, by the slot's position. */
+  /** The last heartbeat that the target must have, according to the slot's position. */
   #owedBy(confirmed: string | null | undefined): number {
     if (!confirmed) return 0
     const position = lsnNumber(confirmed)
@@ -131,15 +136,15 @@ export class Heartbeats {
   }
 
   /**
-   * Asks the source whether it has written this heartbeat, because the answer to our own write may still be on its way.
-   * One that was never written would make a stalled stream look caught up.
+   * Checks on the source that this heartbeat was written, because the reply to our own write may not have arrived yet.
+   * A heartbeat that was never written would make a stalled stream look caught up.
    */
   async #requireWritten(seen: number): Promise<void> {
     const written = await this.#source.use(readBeat)
     if (seen > written)
       throw new VerdictError(
         'heartbeat.changed',
-        `the heartbeat on the target is ${seen}, but the source has only written ${written}: it was changed on the target, or another stream writes there, so the lag is unknown. Run UPDATE ${this.#targetSchema}.${HEARTBEAT} SET beat = 0 on the target, and find out what writes there`,
+        `the heartbeat on the target is ${seen}, but the source has only written ${written}: someone has changed the heartbeat on the target, or another stream writes to it, so the lag is unknown. Run UPDATE ${this.#targetSchema}.${HEARTBEAT} SET beat = 0 on the target, and find out what else writes to that table`,
       )
   }
 }

@@ -3,14 +3,14 @@ import { isConnectionLost } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
-/** Loops that run in parallel until they are stopped; the first error is kept. */
+/** Runs loops in parallel until they are stopped, and keeps the first error. */
 export class Loops {
   readonly #stopped = new AbortController()
   readonly #onLost: (error: unknown) => void
   #running: Promise<void>[] = []
   #failure: Error | undefined
 
-  /** @param onLost called for a lost connection, which a loop survives */
+  /** @param onLost called when a loop loses its connection. The loop continues */
   constructor(onLost: (error: unknown) => void) {
     this.#onLost = onLost
   }
@@ -32,13 +32,13 @@ export class Loops {
   run(loop: () => Promise<void>): void {
     this.#running.push(
       loop().catch((error) => {
-        // An error that stopping has caused is not a failure.
+        // Ignore errors caused by stopping.
         if (!this.stopped || error instanceof VerdictError) this.#failure ??= error
       }),
     )
   }
 
-  /** Runs each of `works` in turn, again and again, with `ms` in between. */
+  /** Runs all `works` in turn, then waits `ms` milliseconds, and repeats this until stopped. */
   every(ms: number, ...works: (() => Promise<void>)[]): void {
     this.run(async () => {
       while (!this.stopped) {
@@ -48,7 +48,7 @@ export class Loops {
     })
   }
 
-  /** Ends early when the loops are stopped. */
+  /** Waits `ms` milliseconds, or until the loops are stopped. */
   async pause(ms: number): Promise<void> {
     await sleep(ms, undefined, { signal: this.signal }).catch(() => {})
   }
@@ -62,7 +62,10 @@ export class Loops {
     await Promise.all(this.#running)
   }
 
-  /** Survives an unreachable database. If it stays away too long, the missing heartbeats show it. */
+  /**
+   * Runs `work`, and continues if the database is unreachable. If the outage lasts too long, the missing heartbeats
+   * reveal it.
+   */
   async #surviving(work: () => Promise<void>): Promise<void> {
     try {
       await work()

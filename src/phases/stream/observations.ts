@@ -4,7 +4,7 @@ import { isSchemaChange, type Observation, observationCode } from '../../source/
 
 const MOST = 50
 
-/** Observations of a stream's watches. Each is reported once. */
+/** Collects what a stream's watches observe, and reports each observation once. */
 export class Observations {
   readonly #list: Observation[] = []
 

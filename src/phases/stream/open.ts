@@ -46,18 +46,23 @@ export interface StreamInputs extends WatchLimits {
   replicatorArgs?: string[]
 }
 
-/** Flags that supervision depends on, and scripts, which could drop rows without the proof noticing. */
+/**
+ * Flags that supervision depends on, and user scripts, because a script could drop rows without invalidating the proof.
+ */
 const OWNED =
   /^(--(sourceConn|targetConn|stagingConn|slotName|publicationName|targetSchema|stagingSchema|stagingCreateSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)|-v)/
 
-/** The first argument that this action sets itself, or that would break what it proves. */
+/**
+ * Returns the first argument that the user may not set, because this action sets it or it would break the proof of the
+ * drain.
+ */
 export function refusedArgument(args: readonly string[]): string | undefined {
   return args.find((argument) => OWNED.test(argument))?.split('=')[0]
 }
 
 /**
- * Makes the replicator write its changes quickly. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc], and
- * the drain's marker would wait that long in the write pause.
+ * Makes the replicator write its changes quickly. Since 1.3.2 it waits for `--flushPeriod`, 1 s by default [doc], and
+ * the drain's marker would have to wait that long during the write pause.
  * @param help output of `replicator pglogical --help`
  */
 export function flushArguments(help: string, args: readonly string[]): string[] {
@@ -65,7 +70,7 @@ export function flushArguments(help: string, args: readonly string[]): string[] 
   return given || !help.includes('--flushPeriod') ? [] : ['--flushPeriod', `${TIMING.flush}ms`]
 }
 
-/** Starts the stream of a migration, runs `work` with it, and always ends it. The slot stays. */
+/** Starts the stream of a migration, runs `work` with it, and stops the stream afterwards. The slot stays. */
 export async function withStream<T>(
   inputs: StreamInputs,
   entry: Entry,
@@ -76,13 +81,13 @@ export async function withStream<T>(
   if (refused)
     throw new InputError(
       'input.reserved-argument',
-      `input \`replicator-args\`: ${refused} is set by this action, or would break the proof of the drain. Remove it`,
+      `input \`replicator-args\`: ${refused} is set by this action or would break the proof of the drain. Remove it`,
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the ledger has no staging schema for migration ${entry.id}, although it is loaded. Run \`abort\`, then prepare and load again`,
+      `the ledger has no staging schema for migration ${entry.id}, although the migration is loaded. Run \`abort\`, then prepare and load again`,
     )
   const { database, isCockroach, publication, files, login } = await begin(inputs, entry, stagingSchema)
   const ownArgs = inputs.replicatorArgs ?? []
@@ -125,7 +130,7 @@ export async function withStream<T>(
   }
 }
 
-/** The stream's metrics for the metrics file. */
+/** Figures for the metrics file. */
 function streamFigures(
   { id, phase }: Entry,
   before: StreamStatus & { at: number },
@@ -141,16 +146,16 @@ function streamFigures(
   }
 }
 
-/** One line per period: how far the target is behind, and the trend. */
+/** The progress line for one period: how far the target is behind, and the trend. */
 export function progressLine(before: StreamStatus & { at: number }, now: StreamStatus & { at: number }): string {
   const elapsed = Math.max(1, now.at - before.at) / 1000
   const rate = (now.changes - before.changes) / elapsed
-  const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
+  const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'lag unknown until the first heartbeat arrives'
   const retries = now.retries - before.retries
-  return `streaming: ${now.beating ? lag : 'lag unknown until the marker of the drain has arrived'}${retries > 0 ? `, retried ${times(retries)}` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+  return `streaming: ${now.beating ? lag : 'lag unknown until the drain marker arrives'}${retries > 0 ? `, retried ${times(retries)}` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
 }
 
-/** Milliseconds of lag that a busy stream always has. */
+/** Normal lag of a busy stream, in milliseconds. */
 const KEEPING_UP = 1_000
 
 function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
@@ -160,15 +165,18 @@ function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): stri
   return `, caught up in about ${seconds((now.behindBytes / gained) * 1000)}`
 }
 
-/** Checks and records what a replicator needs before it starts, so that a killed run is known to have started. */
+/**
+ * Checks what a replicator needs and records in the ledger that it starts, so that the next run knows of this stream
+ * even if this run is killed.
+ */
 async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) {
   return withDatabase(inputs.source, 'source', (source) =>
     withDatabase(inputs.target, 'target', async (target) => {
       const { database, isCockroach } = await readTarget(target)
-      // The replicator's own flag creates the database too, for which CockroachDB requires CREATEDB.
+      // The replicator's own flag would also create the database, which requires CREATEDB on CockroachDB.
       await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(stagingSchema)}`)
       await endOrphan(source, entry)
-      // A cutover without a commit may have been killed before it could do this.
+      // A cutover that did not commit may have been killed before it could restore these privileges.
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
       const again = await deferAgain(target, entry.id)
       if (again.length)
@@ -201,10 +209,11 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
           problems,
           'Changes would be silently lost. Repeat the load.',
         )
-      // The tables' earlier files, not the current ones, so that the stream's first check shows what has changed since.
+      // Use the earlier files, not the current ones, so that the stream's first check finds tables that were rewritten
+      // since then.
       const files = note?.files ?? entry.facts.files ?? {}
       const role = (await mayCreateLogins(target)) ? newLoginName() : undefined
-      // Recorded before the login is created, so that the next run can drop it if this one is killed.
+      // Record the login before creating it, so that the next run can drop it if this run is killed.
       await noteStream(target, entry.id, {
         ...noteOf(slot, stagingSchema, publication, false),
         files,
@@ -216,7 +225,7 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
   )
 }
 
-/** Creates the stream's own login. Undefined, with the reason in the log, when the target does not allow one. */
+/** Creates the stream's own login. Logs the reason and returns undefined if the target does not allow this. */
 async function openLogin(
   target: Database,
   url: string,
@@ -225,7 +234,7 @@ async function openLogin(
 ): Promise<StreamLogin | undefined> {
   const tables = [...plan.tables, HEARTBEAT]
   const problem = (await readSecuredTables(target, plan.targetSchema, plan.tables)).length
-    ? 'row-level security on the target would apply to it'
+    ? 'row-level security on the target would hide rows from it'
     : undefined
   try {
     if (!problem) return await createStreamLogin(target, url, role, plan.targetSchema, tables)
@@ -240,7 +249,7 @@ async function openLogin(
 
 /**
  * Revokes and drops the stream's login.
- * @returns the role, if that failed
+ * @returns the role if it could not be dropped
  */
 async function retire(inputs: StreamInputs, role: string): Promise<string | undefined> {
   try {
@@ -250,12 +259,12 @@ async function retire(inputs: StreamInputs, role: string): Promise<string | unde
     })
     return undefined
   } catch (error) {
-    info(`the login ${role} of the stream remains until the next stream drops it: ${messageOf(error)}`)
+    info(`the stream's login ${role} could not be dropped, so the next stream will drop it: ${messageOf(error)}`)
     return role
   }
 }
 
-/** Checks the publication. Reads its mark first, so that the stream's watch notices a later change. */
+/** Checks the publication. Reads its mark before the check, so that the stream's watch notices any later change. */
 async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
   const mark = await readPublicationMark(source, plan.publication)
   const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
@@ -264,18 +273,19 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
       'publication.unfit',
       'the stream cannot start',
       problems,
-      'Fix these. If the stream has missed rows, load again.',
+      'Fix these problems. If the stream has missed rows, load again.',
     )
   return mark
 }
 
-/** Maximum number of times a returning reader is disconnected. */
+/** Maximum number of times to disconnect a reader that keeps returning. */
 const MOST_CUTS = 5
 
 /**
- * Disconnects a replicator left behind by an earlier run. Only this run may stream, because it holds the migration,
- * and the reader has our replicator's name and user. A replicator ends with its run, so one that returns is elsewhere.
- * @throws VerdictError when another client reads the slot, or the reader keeps coming back
+ * Disconnects a replicator left behind by an earlier run. It is recognised by our replicator's name and user, and this
+ * run holds the migration, so no other may stream. A replicator normally ends with its run, so one that keeps
+ * reconnecting belongs to a run that is still alive elsewhere.
+ * @throws VerdictError if another client is reading the slot, or the reader keeps reconnecting
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {
   for (let cuts = 0; ; cuts++) {
@@ -286,38 +296,40 @@ async function endOrphan(source: Database, entry: Entry): Promise<void> {
       refuse(
         'slot.in-use',
         'the stream cannot start',
-        [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
-        `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), then rerun the step.`,
+        [`another client is reading the slot ${entry.plan.slot}: ${readerText(reader)}`],
+        `Stop that process, or end its session (SELECT pg_terminate_backend(${reader.pid})), then rerun the step.`,
       )
     if (cuts >= MOST_CUTS)
       refuse(
         'slot.earlier-replicator',
         'the stream cannot start',
         [
-          `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,
+          `a replicator from an earlier run is still alive and keeps reconnecting to the slot ${entry.plan.slot}: ${readerText(reader)}`,
         ],
-        'The job that started it, or its machine, is still running. End the process there, then rerun the step.',
+        'The job or machine that started it is still running. Stop the process there, then rerun the step.',
       )
     await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [reader.pid])
-    info(`disconnected the abandoned replicator of an earlier run: ${readerText(reader)}`)
+    info(`disconnected an abandoned replicator from an earlier run: ${readerText(reader)}`)
   }
 }
 
-/** Waits up to `ms` milliseconds until the slot has no reader, and returns a reader that remains. */
+/** Waits up to `ms` milliseconds until the slot has no reader. Returns the reader if one remains. */
 async function readerAfter(source: Database, entry: Entry, ms: number, cut: boolean) {
   const until = performance.now() + ms
   let away = 0
   for (;;) {
     const reader = (await readSlotNow(source, entry))?.reader
     away = reader ? 0 : away + 1
-    // A replicator that has lost its session reconnects within a tenth of a second.
+    // A replicator that has lost its session reconnects within 0.1 s, so one empty reading is not enough.
     if (away >= (cut ? 5 : 1)) return undefined
     if (reader && performance.now() > until) return reader
     await sleep(TIMING.readerLook)
   }
 }
 
-/** The replicator's own record of its progress, which takes precedence over the slot; undefined when there is none. */
+/**
+ * Reads the replicator's own record of its progress, which takes precedence over the slot; undefined if there is none.
+ */
 async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
   const there = await db.query(
     `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -342,7 +354,8 @@ async function end(
 ): Promise<void> {
   await withDatabase(inputs.source, 'source', async (source) => {
     let slot = await readSlotNow(source, entry)
-    // The server takes a moment to notice that its reader is gone, and accepts its last message until then.
+    // The server needs a moment to notice that the reader is gone, and still accepts the reader's last message until
+    // then.
     for (let attempt = 0; slot?.active && attempt < 20; attempt++) {
       await sleep(TIMING.readerLook / 2)
       slot = await readSlotNow(source, entry)
@@ -365,10 +378,11 @@ function noteOf(slot: SlotFacts, stagingSchema: string, publication: Publication
 }
 
 /**
- * Finds why a new replicator would not continue exactly where the last one ended. The replicator's own note on the
- * target (`memo`) takes precedence over the slot, so one from another source or an earlier slot silently skips changes.
- * @param note the ledger's record of the last stream of this load; undefined before the first
- * @param cursor the slot's position after the load; nothing moves it before the first stream
+ * Finds out why a new replicator would not continue exactly where the last one ended. The replicator's own note on the
+ * target (`memo`) takes precedence over the slot, so a note from another source or an earlier slot would make it
+ * silently skip changes.
+ * @param note the ledger's record of this load's last stream; undefined before the first stream
+ * @param cursor the slot's position after the load, which does not move before the first stream
  */
 export function continuityProblems(
   slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
@@ -379,35 +393,35 @@ export function continuityProblems(
   const problems: string[] = []
   if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
     problems.push(
-      `the replicator's note on the target is at ${memo}, but the source is only at ${slot.lsn}: the note belongs to another source, or the source was restored`,
+      `the replicator's note on the target is at ${memo}, but the source is only at ${slot.lsn}: the note is from another source, or the source was restored from a backup`,
     )
   else if (memo && !note)
     problems.push(
-      `the replicator's note on the target is at ${memo}, but nothing has been streamed since this load: the note belongs to an earlier stream and would take precedence over the slot`,
+      `the replicator's note on the target is at ${memo}, but nothing has been streamed since this load: the note is from an earlier stream and would take precedence over the slot`,
     )
   if (!slot.confirmedFlushLsn) return problems
   if (!note && cursor && lsnNumber(slot.confirmedFlushLsn) > lsnNumber(cursor))
     problems.push(
-      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by another client`,
+      `the slot is at ${slot.confirmedFlushLsn}, but the load ended at ${cursor}, and nothing has been streamed since: another client has recreated, advanced or read the slot`,
     )
   if (!note?.confirmedFlushLsn) return problems
   const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
-  // After a crash the server may return to an earlier position. Sending changes again does no harm.
+  // After a crash, the slot may return to an earlier position. It is harmless to send changes again.
   const restarted = note.serverStart !== slot.serverStart
   if (now < then && !restarted)
     problems.push(
-      `the slot is at ${slot.confirmedFlushLsn}, before ${note.confirmedFlushLsn}, where it had already been: it is another slot`,
+      `the slot is at ${slot.confirmedFlushLsn}, but was already at ${note.confirmedFlushLsn}: it is not the same slot`,
     )
   if (note.ended && now > then)
     problems.push(
-      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: it was recreated, advanced or read by another client`,
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: another client has recreated, advanced or read the slot`,
     )
   else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
-    problems.push('the slot has decoded less than before: it was recreated')
-  // A killed stream may have got further than its record, but only by transactions that it has decoded.
+    problems.push('the slot has decoded fewer transactions than before, so it was recreated')
+  // A killed stream may be ahead of its record in the ledger, but only by transactions that the slot has decoded.
   else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
     problems.push(
-      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction, so it was recreated or advanced after the last stream was killed`,
     )
   return problems
 }

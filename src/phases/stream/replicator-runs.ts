@@ -6,20 +6,22 @@ import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } fro
 
 const MOST_DIAGNOSES = 50
 
-/** The replicator's processes, including restarts, with their counters and errors. */
+/** Tracks the replicator's process across restarts, with its counters and errors. */
 export class ReplicatorRuns {
   readonly #request: Omit<ReplicatorRequest, 'metricsAddr'>
   #current: Replicator | undefined
-  /** Metrics of the ended processes, and of the current one. */
+  /** Total metrics of the ended processes, then the metrics of the current one. */
   #past: StreamMetrics = noMetrics()
   #metrics: StreamMetrics = noMetrics()
   #movedAt = performance.now()
   #restarts = 0
   #lastEnd = 'is still running'
-  /** Retries of the ended processes, and dials at the last reading of the current one. */
+  /** Total retries of the ended processes, then the current process's dials at the last reading. */
   #retriesBefore = 0
   #dialsBefore = 0
-  /** The last retry, and the first one of an uninterrupted series, with gaps of at most `retryGap`. */
+  /**
+   * Time of the last retry, then of the first retry in the current series. In a series, gaps are at most `retryGap`.
+   */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   readonly #diagnoses = new Map<string, number>()
@@ -44,34 +46,34 @@ export class ReplicatorRuns {
     return this.#restarts
   }
 
-  /** How the last ended process ended, such as `was killed by SIGKILL`. */
+  /** How the previous process ended, such as `was killed by SIGKILL`. */
   get lastEnd(): string {
     return this.#lastEnd
   }
 
-  /** Rows upserted and deleted since the first process started. */
+  /** Number of rows upserted and deleted since the first process started. */
   get changes(): number {
     return applied(this.#past) + applied(this.#metrics)
   }
 
-  /** When a counter last moved, by the monotonic clock. */
+  /** When the number of changes last increased, by the monotonic clock. */
   get movedAt(): number {
     return this.#movedAt
   }
 
-  /** Number of retries, by log lines, or by dials when the log format is unknown. */
+  /** Number of retries, counted from log lines, or from reconnects if the log format is unknown. */
   get retries(): number {
     const now = Math.max(this.#current?.retries ?? 0, dials(this.#metrics) - 1)
     return this.#retriesBefore + Math.max(0, now)
   }
 
-  /** Milliseconds of uninterrupted retrying; undefined when it is not retrying. */
+  /** How long the replicator has been retrying without a break, in milliseconds; undefined if it is not retrying. */
   get circlingMs(): number | undefined {
     const now = performance.now()
     return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
   }
 
-  /** The replicator's distinct errors, and how often each occurred. It may have recovered. */
+  /** The replicator's distinct errors, and how often each occurred. The replicator may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#diagnoses
   }
@@ -89,7 +91,7 @@ export class ReplicatorRuns {
     if (this.#diagnoses.has(said) || this.#diagnoses.size < MOST_DIAGNOSES) this.#diagnoses.set(said, times)
   }
 
-  /** Undefined while its metrics cannot be read. */
+  /** Reads the current process's metrics; undefined if they cannot be read. */
   async metrics(): Promise<StreamMetrics | undefined> {
     return this.#current?.metrics()
   }
@@ -104,7 +106,7 @@ export class ReplicatorRuns {
     this.#noteLast()
   }
 
-  /** Accounts for an ended process before another is launched. */
+  /** Adds an ended process to the totals before another is launched. */
   bury(exit: Exit): void {
     this.#restarts++
     this.#lastEnd = describeExit(exit)

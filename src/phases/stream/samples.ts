@@ -1,18 +1,18 @@
-/** What a stream looked like at one moment, by the runner's clock. */
+/** State of a stream at one moment. */
 export interface Sample {
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970, by the runner's clock. */
   at: number
   lagMs: number
-  /** WAL that the slot keeps on the source. */
+  /** WAL that the slot keeps on the source, in bytes. */
   walBytes: number
-  /** Rows applied since the stream started. */
+  /** Number of rows applied since the stream started. */
   changes: number
 }
 
 /** Maximum number of samples: enough for a chart, small enough for the ledger. */
 const MOST = 240
 
-/** Evenly spaced samples of a stream of any length: once there are too many, every other one is dropped. */
+/** Keeps evenly spaced samples of a stream of any length: drops every other sample whenever there are too many. */
 export class Samples {
   #kept: Sample[] = []
   #every = 1

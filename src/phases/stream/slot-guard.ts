@@ -9,14 +9,14 @@ import type { WatchLimits } from './watch.ts'
 
 const MIB = 2 ** 20
 
-/** Watches the stream's slot and publication on the source, and keeps the slot to its WAL budget. */
+/** Watches the stream's slot and publication on the source, and enforces the slot's WAL budget. */
 export class SlotGuard {
   readonly #link: Link
   readonly #plan: Plan
   readonly #limits: WatchLimits
   #slot: SlotFacts | undefined
   #confirmedAt = Number.NEGATIVE_INFINITY
-  /** The publication's oid. */
+  /** The publication's oid; null if it was dropped. */
   #publication: number | null | undefined
   #startLsn: string | null | undefined
   #since14: boolean | undefined
@@ -37,7 +37,7 @@ export class SlotGuard {
     return this.#startLsn ?? null
   }
 
-  /** When the slot's confirmed position last moved, by this process's clock. */
+  /** When the slot's confirmed position last moved, by this process's monotonic clock. */
   get confirmedAt(): number {
     return this.#confirmedAt
   }
@@ -46,7 +46,10 @@ export class SlotGuard {
     return this.#publication === null
   }
 
-  /** @throws VerdictError when the slot or the publication is not the original one */
+  /**
+   * Reads the slot.
+   * @throws VerdictError if the slot or the publication was dropped or recreated
+   */
   async read(): Promise<SlotFacts> {
     const { slot: name, publication } = this.#plan
     const slot = await this.#link.use(async (db) => {
@@ -56,7 +59,7 @@ export class SlotGuard {
     if (!slot)
       throw new VerdictError(
         'slot.missing',
-        `the slot ${name} is gone, and changes since then are lost. Repeat the load`,
+        `the slot ${name} is gone, and all changes since then are lost. Repeat the load`,
       )
     const before = this.#slot
     this.#startLsn ??= slot.confirmedFlushLsn
@@ -65,7 +68,7 @@ export class SlotGuard {
     if (before && wasRecreated(before, slot))
       throw new VerdictError(
         'slot.recreated',
-        `the slot ${name} was recreated, and changes in between are lost. Repeat the load`,
+        `the slot ${name} was recreated, and the changes in between are lost. Repeat the load`,
       )
     this.#requirePublication(slot)
     return slot
@@ -77,15 +80,15 @@ export class SlotGuard {
     this.#publication = slot.publication
     throw new VerdictError(
       'publication.dropped',
-      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}. A live slot does not recover from that. Run \`abort\`, then prepare and load again`,
+      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and recreated'}. An active slot cannot recover from this. Run \`abort\`, then prepare and load again`,
     )
   }
 
   /**
-   * Limits the WAL that the slot keeps, and that of a change log that nothing reads: a full disk would stop the source for
-   * everyone.
-   * @param stopReading ends the stream, before its slot is dropped
-   * @throws VerdictError when the slot keeps more than the budget; `on-wal-budget: drop-slot` drops the slot first
+   * Limits the WAL that the slot keeps, and that of a change log without a reader, because a full disk would stop the
+   * source for everyone.
+   * @param stopReading stops the stream before its slot is dropped
+   * @throws VerdictError if the slot keeps more than the budget. With `on-wal-budget: drop-slot`, drops the slot first
    */
   async keepToBudget({ walBytes, idleLogBytes }: SlotFacts, stopReading: () => Promise<void>): Promise<void> {
     const { walBudget, onWalBudget } = this.#limits
@@ -96,13 +99,13 @@ export class SlotGuard {
     if (onWalBudget === 'fail')
       throw new VerdictError(
         'slot.wal-budget',
-        `${kept}. The slot was not dropped. Find out what delays the stream, raise the budget, or run \`abort\` to drop the slot before the disk is full`,
+        `${kept}. The slot was not dropped. Find out what is delaying the stream, raise the budget, or run \`abort\` to drop the slot before the disk is full`,
       )
     await stopReading()
     await this.#link.use((db) => seizeAndDrop(db, this.#plan.slot))
     throw new VerdictError(
       'slot.wal-budget',
-      `${kept}. It was dropped to save the source's disk (\`on-wal-budget: drop-slot\`). Repeat the load`,
+      `${kept}. The slot was dropped to protect the source's disk (\`on-wal-budget: drop-slot\`). Repeat the load`,
     )
   }
 
@@ -114,13 +117,13 @@ export class SlotGuard {
         `the slot ${log} of the change log had no reader and kept more WAL than \`wal-budget\`, so it was dropped`,
       )
     } catch (error) {
-      // A proof has begun to read it, and keeps it to the budget.
+      // A proof has started to read the log, and enforces the budget itself.
       if (sqlState(error) !== '55006') throw error
     }
   }
 }
 
-/** The number of decoded transactions only grows while a slot exists. */
+/** Whether the slot was recreated. As long as a slot exists, its number of decoded transactions only grows. */
 function wasRecreated(before: SlotFacts, slot: SlotFacts): boolean {
   return before.serverStart === slot.serverStart && slot.decoded !== null && slot.decoded < (before.decoded ?? 0)
 }

@@ -4,8 +4,8 @@ import { TIMING } from '../../runtime/timing.ts'
 import type { Loops } from './loops.ts'
 
 /**
- * Ends the replicator while the source accepts no connections: a server that shuts down waits until its slots have no
- * readers, and the replicator does not notice.
+ * Stops the replicator while the source accepts no connections. A server that is shutting down waits until its slots
+ * have no readers, and the replicator does not notice the shutdown.
  */
 export class SourceAway {
   readonly #stop: () => Promise<unknown>
@@ -15,7 +15,7 @@ export class SourceAway {
     this.#stop = stop
   }
 
-  /** Runs `work` on the source, and notes whether the source is available. */
+  /** Runs `work` on the source, and records whether the source is available. */
   async seenBy(work: () => Promise<void>): Promise<void> {
     try {
       await work()
@@ -23,7 +23,7 @@ export class SourceAway {
     } catch (error) {
       if (errorCode(error) === 'connect.not-ready' && !this.#away) {
         this.#away = true
-        info('the source is shutting down or starting; ended the replicator, which restarts when the source is back')
+        info('the source is shutting down or starting up: stopped the replicator until the source is back')
         void this.#stop()
       }
       throw error
@@ -31,8 +31,8 @@ export class SourceAway {
   }
 
   /**
-   * Waits until the source is back.
-   * @returns whether it was away
+   * Waits until the source is available.
+   * @returns whether it was unavailable
    */
   async untilBack(loops: Loops): Promise<boolean> {
     const was = this.#away

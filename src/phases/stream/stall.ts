@@ -5,19 +5,19 @@ import { TIMING } from '../../runtime/timing.ts'
 export interface StallOptions {
   /** The tool's name, such as `molt fetch`. */
   name: string
-  /** What is known about the tool, without a full stop at the end. */
+  /** Describes the tool's state, without a full stop at the end. */
   known(): string
-  /** Why the stall may be harmless, and where to look, in sentences. */
+  /** Sentences that say why the stall may be harmless, and where to look. */
   advice: string
-  /** Milliseconds after which a stalled tool is ended; undefined to only report stalls. */
+  /** Milliseconds after which a stalled tool is killed; undefined to only report stalls. */
   stallAfter: number | undefined
   end(): void
 }
 
 /**
- * Reports a tool that prints nothing, because a frozen or blocked tool would silently hold a job until its timeout. A
- * stall proves nothing: the IMPORT INTO of a large table is one statement. So the tool is ended only if `stallAfter` is
- * set.
+ * Reports a tool that prints nothing, because a frozen or blocked tool would silently hold up a job until its timeout.
+ * A stall does not prove a failure: IMPORT INTO of a large table is a single statement. The tool is therefore killed
+ * only if `stallAfter` is set.
  */
 export class StallWatch {
   readonly #options: StallOptions
@@ -31,7 +31,7 @@ export class StallWatch {
     this.#timer = setInterval(() => this.#look(), TIMING.stallLook)
   }
 
-  /** Call when the tool has printed a line or moved a row. */
+  /** Restarts the clock. Call this when the tool has printed a line or moved a row. */
   heard(): void {
     this.#since = performance.now()
     this.#tellAt = TIMING.stallFirst
@@ -41,7 +41,7 @@ export class StallWatch {
     clearInterval(this.#timer)
   }
 
-  /** Why the tool was ended, in a sentence; undefined when it was not ended for a stall. */
+  /** A sentence that says why the tool was killed; undefined if it was not killed for a stall. */
   get reason(): string | undefined {
     return this.#reason
   }
@@ -51,12 +51,12 @@ export class StallWatch {
     const silent = performance.now() - this.#since
     if (this.#reason) return
     if (stallAfter !== undefined && silent >= stallAfter) {
-      // Collected now: after the end, less is known.
-      this.#reason = `It was ended because it printed nothing for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
+      // Describe the tool now, because less is known after its end.
+      this.#reason = `It was killed because it printed nothing for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
       end()
     }
     if (silent < this.#tellAt) return
     this.#tellAt += Math.min(this.#tellAt, TIMING.stallLongest)
-    warning(`${name} has printed nothing for ${minutes(silent)}: ${known()}. ${advice}. Cancel the run to end it`)
+    warning(`${name} has printed nothing for ${minutes(silent)}: ${known()}. ${advice}. To stop it, cancel the run`)
   }
 }

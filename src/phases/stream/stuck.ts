@@ -6,26 +6,26 @@ import { readerText, type SlotFacts } from '../../source/slot.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
 import type { Replicator } from '../../tools/replicator.ts'
 
-/** What is known about a stream that does not move. */
+/** Describes the state of a stream that is stuck. */
 export interface StuckFacts {
   sourceUrl: string
   targetUrl: string
   publication: string
   publicationGone: boolean
-  /** The replicator's last error, verbatim and with its diagnosis. */
+  /** The replicator's last error, verbatim; then its diagnosis. */
   said: string | undefined
   diagnosis: Diagnosis | undefined
   retries: number
-  /** The holder of the lock on the target that the stream waits for, as text. */
+  /** Who holds the lock on the target that the stream is waiting for, as text. */
   blocked: string | null
   slot: SlotFacts | undefined
   /** Triggers of the planned tables on the target, as `table.trigger`. */
   triggers: readonly string[]
-  /** What changed in tables, or how the two sides' tables differ. */
+  /** Schema changes seen while streaming, or if none, the differences between the two sides' tables. */
   schemaChanges: readonly string[]
 }
 
-/** The error for a stream that does not move: what was seen, the cause, and the replicator's last output. */
+/** Returns the error for a stuck stream: what was seen, the cause, and the replicator's last output. */
 export function stuckError(seen: string, facts: StuckFacts): VerdictError {
   const parts = [`the stream is stuck: ${seen}`, cause(facts), lastWords(facts)]
   notify('stream-stuck', { what: seen })
@@ -35,14 +35,14 @@ export function stuckError(seen: string, facts: StuckFacts): VerdictError {
 function cause(facts: StuckFacts): string | undefined {
   const { diagnosis, blocked, publication, publicationGone } = facts
   if (diagnosis) return `because ${diagnosis.why}${diagnosisDetail(diagnosis, facts)}`
-  if (blocked) return `because its session on the target waits for a lock that ${blocked} holds`
+  if (blocked) return `because its session on the target is waiting for a lock held by ${blocked}`
   return publicationGone ? `because the publication ${publication} is gone` : undefined
 }
 
 function lastWords({ said, retries, slot }: StuckFacts): string {
   const retried = retries ? `retried ${plural(retries, 'time')} and ` : ''
   if (said) return `the replicator ${retried}last said: ${said.slice(0, 400)}`
-  return `the replicator printed nothing about it${slot?.active === false ? ', and the slot has no reader' : ''}`
+  return `the replicator has printed no error${slot?.active === false ? ', and the slot has no reader' : ''}`
 }
 
 function stuckCode({ diagnosis, blocked, publicationGone }: StuckFacts): ErrorCode {
@@ -51,35 +51,35 @@ function stuckCode({ diagnosis, blocked, publicationGone }: StuckFacts): ErrorCo
   return publicationGone ? 'stream.stuck.publication' : 'stream.stuck.other'
 }
 
-/** The error for a replicator that ended and is not restarted. */
+/** Returns the error for a replicator that ended and will not be restarted. */
 export function deathError(replicator: Replicator, facts: StuckFacts): ToolError {
   const said = lastError(replicator)
   const diagnosis = translate(said)
   if (!diagnosis || diagnosis.kind === 'other')
-    return replicator.child.failure({ said, advice: 'Read its log in the evidence folder.' })
+    return replicator.child.failure({ said, advice: 'See its log in the evidence folder.' })
   return replicator.child.failure({
     code: `stream.stuck.${diagnosis.kind}`,
     said,
-    advice: `That means: ${diagnosis.why}${diagnosisDetail(diagnosis, facts)}.`,
+    advice: `Cause: ${diagnosis.why}${diagnosisDetail(diagnosis, facts)}.`,
   })
 }
 
-/** The last error that the replicator logged, otherwise its last line. */
+/** The last error that the replicator logged; if there is none, its last line. */
 export function lastError({ lastDiagnosis, child }: Replicator): string {
   return lastDiagnosis ?? child.lastWords
 }
 
-/** Completes a diagnosis with what the databases know. */
+/** Adds details from the two databases to a diagnosis. */
 function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   const { said, slot, schemaChanges, triggers } = facts
   if (kind === 'connection' || kind === 'connection-limit') return sideText(said, facts)
-  if (kind === 'trigger') return triggers.length ? ` (triggers there: ${someOf(triggers, 5)})` : ''
+  if (kind === 'trigger') return triggers.length ? ` (triggers: ${someOf(triggers, 5)})` : ''
   if (kind === 'slot-busy') return slot?.reader ? `: ${readerText(slot.reader)}` : ''
   if (kind !== 'column' && kind !== 'identity' && kind !== 'missing-table') return ''
   return schemaChanges.length ? ` (${schemaChanges.slice(0, 3).join('; ')})` : ''
 }
 
-/** Names the database whose address is in the replicator's output; empty when both or neither are. */
+/** Names the side whose address appears in the replicator's output; empty if both or neither do. */
 export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
   const named = (url: string) => {
     if (!URL.canParse(url)) return false

@@ -25,34 +25,34 @@ export interface StreamOptions {
   targetUrl: string
   /** The replicator's own login on the target. Default: the login of `targetUrl`. */
   login?: StreamLogin
-  /** The target's database, which the replicator requires before the schema's name. */
+  /** Name of the target's database. The replicator requires it as a prefix of the schema's name. */
   targetDatabase: string
-  /** Whether the target is CockroachDB; a rehearsal's is PostgreSQL. */
+  /** Whether the target is CockroachDB. In a rehearsal it is PostgreSQL. */
   isCockroach?: boolean
   plan: Plan
   stagingSchema: string
   program: string
   logFile: string
   extraArgs: readonly string[]
-  /** Milliseconds without a heartbeat on the target after which a stream that does not move counts as stuck. */
+  /** Milliseconds without a heartbeat on the target after which a stream that makes no progress counts as stuck. */
   stuckAfter: number
   watch: WatchLimits
-  /** The publication when it was checked. */
+  /** State of the publication when it was checked. */
   publication?: PublicationMark
-  /** The files of the source's tables before the stream starts. */
+  /** Files of the source's tables before the stream starts. */
   files?: TableFiles
   /** Number of changed rows that the rolling proof still has to compare; undefined without a proof. */
   keysOpen?: () => number | undefined
   signal: AbortSignal
 }
 
-/** The stream's current state. Times in milliseconds, all by this runner's monotonic clock. */
+/** The stream's current state. Times are in milliseconds, by this runner's monotonic clock. */
 export interface StreamStatus {
-  /** Age of the oldest heartbeat that has not arrived, or how long the last one took. */
+  /** Age of the oldest heartbeat that has not arrived, or the time that the last one took, whichever is longer. */
   lagMs: number
-  /** False while a drain stops the heartbeats. `lagMs` is then the last measurement, not the current lag. */
+  /** False while a drain has stopped the heartbeats. `lagMs` is then the last measurement, not the current lag. */
   beating: boolean
-  /** Rows upserted and deleted on the target since the stream began, heartbeats included. */
+  /** Number of rows upserted and deleted on the target since the stream began, heartbeats included. */
   changes: number
   /** WAL that the slot keeps on the source, in bytes. */
   walBytes: number
@@ -60,26 +60,26 @@ export interface StreamStatus {
   behindBytes: number
   retries: number
   restarts: number
-  /** How the last replicator ended unexpectedly, such as `was killed by SIGKILL`. */
+  /** How the previous replicator process ended, such as `was killed by SIGKILL`. */
   lastEnd: string
   /** Number of times one of our own connections was lost and reopened. */
   interruptions: number
 }
 
-/** After this many retries since a heartbeat was written, the stream counts as stuck in a loop. */
+/** Number of retries since a heartbeat was written after which the stream counts as stuck in a loop. */
 const CIRCLING = 3
-/** How many times in a row a replicator may die without applying a change. */
+/** Maximum number of times in a row that a replicator may die without applying a change. */
 const MAX_VAIN_LIVES = 5
 
 /**
- * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to
- * the target. Only the heartbeat is trusted, because the metrics of a stuck replicator look calm.
+ * A supervised stream: runs the replicator as a child process, and sends a heartbeat through it from the source to the
+ * target. Relies only on the heartbeat, because the metrics of a stuck replicator look normal.
  */
 export class Stream {
   readonly options: StreamOptions
   readonly source: Link
   readonly target: Link
-  /** A link carries one call at a time, so each loop has its own. */
+  /** A link runs one call at a time, so each loop has its own link. */
   readonly #side: { slot: Link; source: Link; target: Link }
   readonly #heartbeats: Heartbeats
   readonly #replicator: ReplicatorRuns
@@ -90,7 +90,7 @@ export class Stream {
   readonly #loops = new Loops((error) => this.#noteLost(error))
   readonly #away = new SourceAway(() => this.#replicator.stop())
   #over = false
-  /** When the stream was last seen at work on a transaction, which moves no counter before it ends. */
+  /** When the stream was last seen working on a transaction. The counters do not move until a transaction ends. */
   #busyAt = Number.NEGATIVE_INFINITY
   /** The holder of the lock on the target that the stream waits for, as text. */
   #blocked: string | null = null
@@ -98,7 +98,7 @@ export class Stream {
   constructor(options: StreamOptions) {
     const { plan, watch } = options
     this.options = options
-    // A connection attempt must not delay the end of the stream.
+    // Abort connection attempts too, so that they do not delay the end of the stream.
     const over = AbortSignal.any([options.signal, this.#loops.signal])
     const source = () => new Link(options.sourceUrl, 'source', over)
     const target = () => new Link(options.targetUrl, 'target', over)
@@ -130,19 +130,19 @@ export class Stream {
     )
   }
 
-  /** Ends a stream whose drain is proved. From then on, {@link check} no longer expects it to move. */
+  /** Stops a stream whose drain is proved. From then on, {@link check} no longer requires progress. */
   async finish(): Promise<void> {
     this.#over = true
     await this.close()
   }
 
-  /** Ends the replicator and every connection. The slot stays, so that a later stream resumes where this one ended. */
+  /** Stops the replicator and closes every connection. The slot stays, so that a later stream can resume from it. */
   async close(): Promise<void> {
     await this.#stopReplicator()
-    // Before the loops end, because one of them may wait for an answer that never comes.
+    // Close the links before waiting for the loops, because a loop may be waiting for an answer that never comes.
     await this.#closeLinks()
     await this.#loops.ended()
-    // A loop may have connected again in the meantime.
+    // A loop may have reconnected in the meantime.
     await this.#closeLinks()
   }
 
@@ -178,7 +178,7 @@ export class Stream {
     return this.#samples.list
   }
 
-  /** The slot as last seen, at most half a second ago while the source answers. */
+  /** The slot as last read, at most half a second ago while the source is reachable. */
   get slot(): SlotFacts | undefined {
     return this.#guard.slot
   }
@@ -188,22 +188,22 @@ export class Stream {
     return this.#guard.startLsn
   }
 
-  /** The replicator's distinct errors, and how often each occurred. It may have recovered. */
+  /** The replicator's distinct errors, and how often each occurred. The replicator may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#replicator.diagnoses
   }
 
-  /** What the watches have seen and reported so far. */
+  /** All observations reported so far. */
   get observations(): readonly Observation[] {
     return this.#observations.list
   }
 
-  /** The files of the source's tables when they were last read. */
+  /** Files of the source's tables at the last reading. */
   get files(): TableFiles {
     return this.#watch.files
   }
 
-  /** Changes when the replicator is restarted. */
+  /** PID of the replicator. Changes when it is restarted. */
   get pid(): number | undefined {
     return this.#replicator.current?.child.pid
   }
@@ -212,15 +212,15 @@ export class Stream {
     return this.#replicator.metrics()
   }
 
-  /** Stops writing heartbeats, so that a marker stays the last thing written, or resumes them. */
+  /** Stops the heartbeats, so that a marker remains the last write, or resumes them. */
   async pauseHeartbeat(pause: boolean): Promise<void> {
     if (pause) await this.#heartbeats.pause()
     else this.#heartbeats.resume()
   }
 
   /**
-   * @throws VerdictError when the stream is stuck, or the error that ended one of its loops
-   * @throws CancelledError when the run was asked to stop
+   * @throws VerdictError if the stream is stuck, or the error that ended one of its loops
+   * @throws CancelledError if the run was cancelled
    */
   check(): void {
     if (this.options.signal.aborted) throw new CancelledError()
@@ -228,9 +228,9 @@ export class Stream {
     if (this.#over) return
     const { stuckAfter } = this.options
     const { circlingMs = 0 } = this.#replicator
-    // Another process may apply the heartbeats while ours waits for the slot.
+    // Check this first: another process may be applying the heartbeats while ours is waiting for the slot.
     if (circlingMs >= stuckAfter && this.#replicator.diagnosis?.kind === 'slot-busy')
-      throw this.stuck(`the replicator has been refused the slot for ${seconds(circlingMs)}`)
+      throw this.stuck(`the source has refused the slot to the replicator for ${seconds(circlingMs)}`)
     const { unwrittenMs, oldest } = this.#heartbeats
     if (unwrittenMs >= stuckAfter)
       throw this.stuck(`no heartbeat could be written to the source for ${seconds(unwrittenMs)}`)
@@ -241,7 +241,7 @@ export class Stream {
       throw this.stuck(`no heartbeat has reached the target for ${seconds(age)}`)
   }
 
-  /** The error for a stream that does not move: what was seen, the cause, and the replicator's last output. */
+  /** Returns the error for a stuck stream: what was seen, the cause, and the replicator's last output. */
   stuck(seen: string): VerdictError {
     return stuckError(seen, this.#facts())
   }
@@ -265,7 +265,7 @@ export class Stream {
     }
   }
 
-  /** Restarts a replicator that ended unexpectedly: killed, or out of memory. It resumes from the slot. */
+  /** Restarts a replicator that ended unexpectedly, for example out of memory. It resumes from the slot. */
   async #keepAlive(): Promise<void> {
     let vain = 0
     while (!this.#loops.stopped) {
@@ -274,10 +274,10 @@ export class Stream {
       const exit = await replicator.child.exited
       const away = await this.#away.untilBack(this.#loops)
       if (this.#loops.stopped) return
-      // The process's counters prove nothing: each new process applies the last transaction again.
+      // Ignore the process's counters, because each new process applies the last transaction again.
       const useful = this.#heartbeats.seen > seen || this.slot?.confirmedFlushLsn !== position
       vain = useful || away ? 0 : vain + 1
-      // Wait for an unreachable database, as long as the source accepts heartbeats.
+      // If a database is unreachable, keep waiting for it as long as the source accepts heartbeats.
       const mayReturn = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
       if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !mayReturn)) throw deathError(replicator, this.#facts())
       this.#replicator.bury(exit)
@@ -292,7 +292,7 @@ export class Stream {
     const reader = this.slot?.reader ? `. Its current reader is ${readerText(this.slot.reader)}` : ''
     throw new VerdictError(
       'slot.moved',
-      `the slot ${this.options.plan.slot} was recreated, advanced or read by another client: its position is past ${skipped} heartbeats that never reached the target, so changes are lost${reader}. Repeat the load`,
+      `another client has recreated, advanced or read the slot ${this.options.plan.slot}: its position is past ${skipped} heartbeats that never reached the target, so changes are lost${reader}. Repeat the load`,
     )
   }
 
@@ -342,10 +342,10 @@ function replicatorRequest(options: StreamOptions): Omit<ReplicatorRequest, 'met
 }
 
 /**
- * Whether a stream still applies changes, and so is behind and not stuck. A stream that retries may apply the same
- * changes forever, but confirms none of them.
- * @param known the replicator's retries when the oldest heartbeat on its way was written; when the stream was last seen
- * at work; and when the slot's confirmed position last moved
+ * Whether a stream is still applying changes, which means that it is behind but not stuck. A stream that keeps retrying
+ * may apply the same changes forever, but confirms none of them.
+ * @param known number of retries when the oldest unarrived heartbeat was written; when the stream was last seen
+ * working; and when the slot's confirmed position last moved
  */
 export function isBehind(
   { circlingMs, retries, movedAt }: Pick<ReplicatorRuns, 'circlingMs' | 'retries' | 'movedAt'>,
@@ -355,7 +355,7 @@ export function isBehind(
   if (within(known.confirmedAt)) return true
   const circling = circlingMs !== undefined
   if (circling && retries - known.retries >= CIRCLING) return false
-  // A large transaction moves no counter until it ends.
+  // During a large transaction, the counters do not move.
   return within(circling ? movedAt : Math.max(movedAt, known.busyAt))
 }
 
@@ -370,7 +370,7 @@ function notStarted({ child }: Replicator): boolean {
 /**
  * Waits until the lag has been at most `maxLag` for `quietPeriod`, both in milliseconds.
  * @param deadline milliseconds from now
- * @throws VerdictError when the stream is stuck, or the deadline passes
+ * @throws VerdictError if the stream is stuck, or the deadline passes
  */
 export async function untilCaughtUp(
   stream: Stream,

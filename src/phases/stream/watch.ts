@@ -25,7 +25,7 @@ import { readTables } from '../../sql/tables.ts'
 import { withTriggers } from '../../sql/triggers.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 
-/** The changes of one side's tables between two readings, column by column. */
+/** Lists how one side's tables changed between two readings, column by column. */
 export function tableChanges(before: readonly Table[], after: readonly Table[], side: Side): Observation[] {
   const change = (kind: SchemaChange, what: string): Observation => ({
     kind,
@@ -70,7 +70,7 @@ async function triggersOf(db: Database, { targetSchema, tables }: Plan): Promise
   )
 }
 
-/** Other sessions that write to the target, on PostgreSQL: `billing (user app)`. */
+/** Other sessions that are writing to a PostgreSQL target, such as `billing (user app)`. */
 export async function writersOnPostgres(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
@@ -81,20 +81,26 @@ export async function writersOnPostgres(db: Database): Promise<string[]> {
                        AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock')`,
     [STREAM_APPLICATION],
   )
-  return rows.map(({ application, user }) => `${application || 'an application without a name'} (user ${user})`)
+  return rows.map(({ application, user }) => `${application || 'an unnamed application'} (user ${user})`)
 }
 
-/** The same on CockroachDB, by SHOW CLUSTER SESSIONS [doc], which needs VIEWACTIVITY. Never run on a cluster. */
+/**
+ * Other sessions that are writing to a CockroachDB target, from SHOW CLUSTER SESSIONS [doc], which requires
+ * VIEWACTIVITY. Not yet tested on a cluster.
+ */
 async function writersOnCockroach(db: Database): Promise<string[]> {
   const { rows } = await db.query('SELECT application_name, user_name, active_queries FROM [SHOW CLUSTER SESSIONS]')
   return rows
     .filter(({ active_queries }) => /^\s*(INSERT|UPSERT|UPDATE|DELETE|TRUNCATE)/i.test(active_queries ?? ''))
     .filter(({ application_name }) => !['molt-actions', STREAM_APPLICATION, 'replicator'].includes(application_name))
     .filter(({ application_name }) => !/^\$ internal/.test(application_name))
-    .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
+    .map(({ application_name, user_name }) => `${application_name || 'an unnamed application'} (user ${user_name})`)
 }
 
-/** What blocks the stream's session on CockroachDB; null also when this role cannot see locks. Never reports `busy`. */
+/**
+ * What blocks the stream's session on CockroachDB; null if nothing does or this role cannot see locks. `busy` is always
+ * false.
+ */
 export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   try {
     return { busy: false, blocked: (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null }
@@ -104,7 +110,7 @@ export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean
   }
 }
 
-/** Whether the stream's session is writing to PostgreSQL right now, and what blocks it. */
+/** Whether the stream's session is currently writing to PostgreSQL, and what blocks it. */
 export async function applying(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   const { rows } = await db.query(
     `SELECT coalesce(bool_or(a.wait_event_type IS DISTINCT FROM 'Lock' AND (a.state = 'active'
@@ -122,14 +128,14 @@ export async function applying(db: Database): Promise<{ busy: boolean; blocked: 
 
 export interface WatchLimits {
   onDdl: 'fail' | 'warn'
-  /** Bytes of WAL that the slot may keep on the source. */
+  /** Maximum WAL that the slot may keep on the source, in bytes. */
   walBudget: number
   onWalBudget: 'fail' | 'drop-slot'
 }
 
 const LONG_TRANSACTION = 5 * 60_000
 
-/** Observations about the WAL that the slot keeps on the source's disk. */
+/** Returns observations about the WAL that the slot keeps on the source's disk. */
 export function walObservations(slot: SlotFacts, limits: WatchLimits): Observation[] {
   const found: Observation[] = []
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20).toLocaleString('en-US')} MiB`
@@ -137,38 +143,39 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
     found.push({
       kind: 'wal-lost',
       severity: 'fatal',
-      what: 'the slot has lost WAL that the stream needs (wal_status lost). Repeat the load',
+      what: 'the source has removed WAL that the stream still needs (wal_status lost). Repeat the load',
     })
   else if (slot.walStatus === 'unreserved')
     found.push({
       kind: 'wal-unreserved',
       severity: 'warning',
-      what: 'the source may remove WAL that the stream needs at the next checkpoint (wal_status unreserved). Raise max_slot_wal_keep_size now',
+      what: 'at its next checkpoint, the source may remove WAL that the stream still needs (wal_status unreserved). Raise max_slot_wal_keep_size now',
     })
   if (slot.walBytes > limits.walBudget / 2 && slot.walBytes <= limits.walBudget)
     found.push({
       kind: 'wal-budget-half-used',
       severity: 'warning',
-      what: `the slot keeps more than half of \`wal-budget\` (${mib(limits.walBudget)}) on the source's disk`,
+      what: `the WAL that the slot keeps on the source's disk exceeds half of \`wal-budget\` (${mib(limits.walBudget)})`,
     })
   if (slot.safeWalSize !== null && slot.safeWalSize < slot.walBytes && slot.walStatus !== 'lost')
     found.push({
       kind: 'wal-limit-half-used',
       severity: 'warning',
-      what: 'the slot has used more than half of the WAL that the source keeps for it (safe_wal_size). At the limit, the source invalidates the slot. Raise max_slot_wal_keep_size',
+      what: 'the slot has used more than half of the WAL that the source will keep for it (safe_wal_size). At the limit, the source invalidates the slot. Raise max_slot_wal_keep_size',
     })
   if (slot.oldest && slot.oldest.ageMs > LONG_TRANSACTION)
     found.push({
       kind: 'long-transaction',
       severity: 'warning',
-      what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}; until it ends, the slot cannot release WAL`,
+      what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}. Until it ends, the slot cannot release WAL`,
     })
   return found
 }
 
 /**
- * Checks both sides while a stream runs, for schema changes, TRUNCATE, a changed publication and other writers. Makes
- * one small query on the source each time, and one on the target every fifth time. Reports each observation once.
+ * Watches both sides while a stream runs, for schema changes, TRUNCATE, a changed publication and other writers. Each
+ * look is one small query on each side: on the target, usually for other writers, but every fifth time for its tables.
+ * Reports each observation once.
  */
 export class Watch {
   readonly #plan: Plan
@@ -181,14 +188,14 @@ export class Watch {
   #told = new Set<string>()
   #looks = 0
   #writersKnown = true
-  /** Triggers of the planned tables on the target, as `table.trigger`; set once requested. */
+  /** Triggers of the planned tables on the target, as `table.trigger`; empty until requested. */
   triggers: readonly string[] = []
-  /** How the tables of both sides differ now, for the error of a stuck stream. */
+  /** Current differences between the two sides' tables, for the error about a stuck stream. */
   differences: string[] = []
 
   /**
-   * @param publication the publication when it was checked
-   * @param files the files of the source's tables before the stream started
+   * @param publication state of the publication when it was checked
+   * @param files files of the source's tables before the stream started
    */
   constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
     this.#plan = plan
@@ -197,12 +204,15 @@ export class Watch {
     this.#files = files
   }
 
-  /** The files at the last reading. The next stream finds later changes. */
+  /** Files at the last reading. The next stream compares with them to find later changes. */
   get files(): TableFiles {
     return this.#files
   }
 
-  /** @returns observations with the severity `warning` or `fatal`, by `on-ddl` */
+  /**
+   * Looks for changes on the source.
+   * @returns new observations. For schema changes, `on-ddl` sets the severity
+   */
   async lookAtSource(db: Database): Promise<Observation[]> {
     const state = await readSourceState(db, this.#plan)
     const before = this.#source
@@ -225,7 +235,7 @@ export class Watch {
       const named = tableChanges(this.#sourceTables, tables, 'source')
       this.#sourceTables = tables
       return this.#news([
-        // Named columns replace "the columns were changed".
+        // If the changed columns are known, drop the general "the columns were changed".
         ...found.filter(({ kind }) => !named.length || kind !== 'columns-changed'),
         ...named,
       ])
@@ -233,14 +243,17 @@ export class Watch {
     return this.#news(found)
   }
 
-  /** @param named whether to read the names of triggers */
+  /**
+   * Looks for changes and other writers on the target.
+   * @param named whether to read the names of triggers
+   */
   async lookAtTarget(db: Database, isCockroach: boolean, named = false): Promise<Observation[]> {
     if (named) this.triggers = await triggersOf(db, this.#plan)
     if (this.#looks++ % 5) return this.#news(await this.#writers(db, isCockroach))
     const tables = await this.#planned(db, this.#plan.targetSchema)
     const offline = isCockroach ? await this.#offline(db, tables) : []
     const before = this.#target
-    // An offline table keeps its definition until it is back.
+    // Keep the definition of an offline table until the table is back.
     const hidden = new Set(offline.map(({ table }) => table))
     this.#target = [...tables, ...(before ?? []).filter(({ schema, name }) => hidden.has(`${schema}.${name}`))]
     this.differences = [
@@ -261,12 +274,12 @@ export class Watch {
     return hidden.length ? readOffline(db, this.#plan.targetSchema, hidden) : []
   }
 
-  /** The name on the target of a table of the source. */
+  /** The target's name for a source table. */
   #onTarget(table: string): string {
     return `${this.#plan.targetSchema}.${table.slice(this.#plan.sourceSchema.length + 1)}`
   }
 
-  /** Only the plan's tables of the schema, which on the target also has the heartbeat. */
+  /** Reads the plan's tables. On the target, the schema also has the heartbeat, which is left out. */
   async #planned(db: Database, schema: string): Promise<Table[]> {
     return (await readTables(db, schema)).filter(({ name }) => this.#plan.tables.includes(name))
   }
@@ -292,10 +305,10 @@ export class Watch {
       return writers.map((who) => ({
         kind: 'foreign-writer',
         severity: 'warning',
-        what: `${who} writes to the target while changes stream; its rows can be overwritten, or fail the verify. Stop it`,
+        what: `${who} is writing to the target while changes stream. Its rows may be overwritten or make the verify fail. Stop it`,
       }))
     } catch (error) {
-      // Without the privilege to see other sessions, stop looking.
+      // Stop looking if this role lacks the privilege to see other sessions.
       if (!/^(42501|42P01|42601|0A000)$/.test(sqlState(error) ?? '')) throw error
       this.#writersKnown = false
       return []

@@ -10,7 +10,7 @@ import { readMarker, writeMarker } from '../../source/heartbeat.ts'
 import type { Recheck, RowDifference } from '../../tools/molt-verify.ts'
 import { scrubText } from '../../tools/scrub.ts'
 
-/** The differing rows of one table; `definition` is the source's. */
+/** The differing rows of one table. `definition` is the table's definition on the source. */
 export interface Suspects {
   definition: Table
   rows: readonly RowDifference[]
@@ -23,15 +23,15 @@ export interface RecheckOptions {
   targetSchema: string
   /** Maximum number of rows per table. */
   limit: number
-  /** Milliseconds that a marker may take to reach the target. */
+  /** Maximum time for a marker to reach the target, in milliseconds. */
   markerTimeout: number
   rounds: number
-  /** A snapshot of the source that was fully on the target before molt started; undefined when there is none. */
+  /** A snapshot of the source that had fully arrived on the target before molt started; undefined if there is none. */
   arrived?: Snapshot
   signal: AbortSignal
 }
 
-/** A row in a form that can be compared across sides. `version` changes with each write. */
+/** A row in a form that is the same on both sides. `version` changes with each write. */
 interface Row {
   text: string
   version: string
@@ -39,19 +39,22 @@ interface Row {
 
 interface Pending {
   key: string[]
-  /** Rounds in which the row differed although the source had not changed it. */
+  /** Number of rounds in which the row differed although the source had not changed it. */
   stood: number
 }
 
 const BATCH = 500
-/** A row that is deleted and inserted between two readings can look unchanged once. */
+/**
+ * Number of such rounds after which the row counts as lost. One is not enough: a row that was deleted and reinserted
+ * between two readings can look unchanged.
+ */
 const LOSS_AFTER = 2
 
 /**
- * Checks rows again that differed while changes were streaming. Each round reads the rows on the source, sends a marker
- * through the stream, and reads both sides once it has arrived. A row that the source did not change in between must
- * then be equal, because changes arrive in order.
- * @returns the outcome for each table's differences; `problem` says why rows were left unchecked
+ * Rechecks rows that differed while changes were streaming. Each round reads the rows on the source, sends a marker
+ * through the stream, waits for it to arrive, and reads both sides. A row that the source did not change in between
+ * must now be equal, because changes arrive in order.
+ * @returns the outcome for each table's differences. `problem` says why some rows could not be checked
  */
 export async function recheckRows(
   source: Database,
@@ -88,7 +91,7 @@ export async function recheckRows(
     }
   } catch (error) {
     options.signal.throwIfAborted()
-    problem = `could not find out whether the differing rows are only lag: ${scrubText(messageOf(error))}`
+    problem = `could not tell whether the differing rows are only lag: ${scrubText(messageOf(error))}`
   }
   for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'unchecked' : 'changing'] += left.length
   return problem ? { tables, problem } : { tables }
@@ -137,14 +140,17 @@ async function look(source: Database, target: Database, state: State, options: R
   }
 }
 
-/** Whether both sides had this version of the row before molt started. If both are equal now, the row never lagged. */
+/**
+ * Whether both sides already had this version of the row before molt started. If both are equal now, the row never
+ * lagged.
+ */
 function isUnchanged({ version }: Row, arrived: Snapshot | undefined): boolean {
   return arrived !== undefined && isVisible(arrived, Number(version))
 }
 
 /**
  * Takes a snapshot of the source, and waits until everything in it is on the target.
- * @returns undefined when that takes longer than `markerTimeout`
+ * @returns undefined if that takes longer than `markerTimeout`
  */
 export async function arrivedSnapshot(
   source: Database,
@@ -162,8 +168,8 @@ export async function arrivedSnapshot(
 }
 
 /**
- * Waits until a heartbeat written now is on the target: everything committed before it has then been applied.
- * @throws Error when that takes longer than `markerTimeout`
+ * Writes a heartbeat and waits until it is on the target. By then, everything committed before it has been applied.
+ * @throws Error if that takes longer than `markerTimeout`
  */
 export async function passMarker(
   source: Database,
@@ -178,15 +184,15 @@ export async function passMarker(
     options.signal.throwIfAborted()
     if (performance.now() > deadline)
       throw new Error(
-        `no marker has reached the target within ${seconds(options.markerTimeout)}. Check that the stream is running: run \`replicate\` in parallel, or verify after the drain`,
+        `no marker reached the target within ${seconds(options.markerTimeout)}. Check that the stream is running: run \`replicate\` in parallel, or verify after the drain`,
       )
     await sleep(TIMING.markerLook)
   }
 }
 
 /**
- * The keys that the database writes exactly as molt did. With a different text, a row would be found on neither side,
- * and would seem equal.
+ * Keeps the keys that the database prints exactly as molt did. If the text differed, the row would be found on neither
+ * side and would seem equal.
  */
 async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {
   const types = table.key.map((name) => table.columns.find((column) => column.name === name)?.type ?? 'text')
@@ -206,7 +212,7 @@ async function readableKeys(source: Database, table: Table, keys: readonly strin
   return readable
 }
 
-/** Reads rows by their keys, with values in a form that is the same on both servers. */
+/** Returns a function that reads rows by their keys, with values in a form that is the same on both servers. */
 function rowReader(db: Database, schema: string, table: Table, versions: boolean) {
   const { columns } = table
   const key = table.key.map(ident)

@@ -5,7 +5,7 @@ import { plainForm, writtenAlike } from '../../model/values.ts'
 import { connect, type Database, ident, literal, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../../tools/molt-verify.ts'
 
-/** Result of one table's digests. `missing`, `mismatch` and `extraneous` are minimum row counts. */
+/** Result of comparing one table by hashes. `missing`, `mismatch` and `extraneous` are minimum row counts. */
 export interface TableDigest {
   name: string
   sourceRows: number
@@ -13,12 +13,12 @@ export interface TableDigest {
   missing: number
   mismatch: number
   extraneous: number
-  /** Columns that differ, by the number of rows. */
+  /** Column → number of rows in which it differs. */
   columns: Record<string, number>
   classes: Partial<Record<ValueClass, number>>
-  /** The first of the rows that differ, without their values. */
+  /** The first differing rows, without their values. */
   rows: RowDifference[]
-  /** What could not be proved by hashes, as text. */
+  /** Sentences that say what the hashes could not prove. */
   unproved: string[]
 }
 
@@ -28,30 +28,34 @@ export interface DigestOptions {
   sourceSchema: string
   targetSchema: string
   /**
-   * Set while changes stream: waits until everything committed so far is on the target. A part of a table that was
-   * equal once then counts as proved.
+   * Waits until everything committed so far is on the target. Set only while changes stream; a part of a table then
+   * counts as proved if it was equal once.
    */
   catchUp?: () => Promise<void>
-  /** Reads the target as of this time, `<nanoseconds>.<logical>` of its clock. Default: now. */
+  /** Past timestamp at which to read the target, `<nanoseconds>.<logical>` of its clock. Default: now. */
   asOf?: string
-  /** Connections to each side. */
+  /** Number of connections to each side. */
   concurrency: number
   signal: AbortSignal
 }
 
-/** Maximum rows and characters to fetch and compare one by one, per table and per query. */
+/** Maximum rows and characters to fetch and compare one by one: first per table, then per query. */
 const FETCHED = { rows: 100_000, size: 256 << 20 }
 const BATCH = { rows: 20_000, size: 64 << 20 }
-/** Maximum readings of a table while changes stream. Few differing parts or rows are fetched without another reading. */
+/**
+ * Maximum number of times a table is read while changes stream. If only a few parts or rows differ, they are fetched
+ * without reading the table again.
+ */
 const ROUNDS = 5
 const FEW = { buckets: 64, rows: 1_000 }
-/** Longer values, in characters, are fetched as a hash. */
+/** Values with more characters than this are fetched as a hash. */
 const SHOWN = 100
 
 /**
- * Checks every row a second time, independently of molt: a value that `molt fetch` misreads, `molt verify` misreads
- * too, and finds equal. Each database adds up the hashes of its own rows. If the sums differ, they are computed again
- * for 4096 parts of the table, by the hash of the key, and the rows of the differing parts are fetched and compared.
+ * Checks every row a second time, independently of molt: if `molt fetch` misreads a value, `molt verify` misreads it in
+ * the same way and reports that it is equal. Each database adds up the hashes of its own rows. If the sums differ, the
+ * table is divided into 4096 parts by the hash of the key, the sums are computed for each part, and the rows of the
+ * differing parts are fetched and compared.
  * @param tables pairs of tables with the same columns and key, according to both catalogs
  */
 export async function digestTables(
@@ -89,7 +93,7 @@ export async function digestTables(
   }
 }
 
-/** Opens a connection without a statement time limit for `work`. An abort of `signal` closes it. */
+/** Opens a connection without a statement time limit for `work`. Aborting `signal` closes the connection. */
 async function reading<T>(
   url: string,
   side: Side,
@@ -107,18 +111,18 @@ async function reading<T>(
   }
 }
 
-/** Makes the server end a statement when its client is gone, where the version and platform support that. */
+/** Makes the server end a statement if its client disappears, if the version and platform support this. */
 export async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
 /**
- * Columns that are hashed together: all columns that both servers write the same way, and each other column separately.
- * Every hash includes the key, because values that two rows have exchanged would otherwise add up to the same sum.
+ * Columns that are hashed together. All columns that both servers print the same way share one hash, and every other
+ * column has its own. Each hash includes the key: otherwise, two rows with swapped values would add up to the same sum.
  */
 export interface Part {
   columns: Column[]
-  /** Whether different hashes mean different values. */
+  /** Whether both servers print the columns the same way, so that different hashes mean different values. */
   alike: boolean
 }
 
@@ -128,7 +132,7 @@ export interface RowShape {
   key: Column[]
   parts: Part[]
   text(column: Column): string
-  /** Whether the servers may write the column differently. */
+  /** Whether the servers may print the column differently. */
   odd(column: Column): boolean
 }
 
@@ -139,9 +143,9 @@ interface Comparison extends RowShape {
 
 export interface Session {
   db: Database
-  /** SQL after the table's name, to read a state of the past. */
+  /** SQL to append to the table's name to read a past state. */
   asOf?: string
-  /** SQL for a 48-bit number from a hash. */
+  /** Returns the SQL that converts a hash to a 48-bit number. */
   number(hash: string): string
 }
 
@@ -151,7 +155,7 @@ interface Reader extends Session {
 
 export const HASHED = {
   postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
-  // CockroachDB cannot parse hexadecimal digits as a number, so this reads their bytes.
+  // CockroachDB cannot parse hexadecimal digits as a number, so decode them and read the bytes.
   cockroach: (hash: string) =>
     [40, 32, 24, 16, 8, 0].map((bits, i) => `(get_byte(decode(${hash}, 'hex'), ${i})::bigint << ${bits})`).join(' | '),
 }
@@ -169,20 +173,23 @@ function comparison(
   return { ...shape, both: (read) => Promise.all([read(readers[0]), read(readers[1])]) }
 }
 
-/** @param pair tables with the same columns and key */
+/**
+ * Decides how to hash a table's rows.
+ * @param pair tables with the same columns and key
+ */
 export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
-  // Including generated columns: each side computes its own values, and nothing else compares the expressions.
+  // Include generated columns: each side computes its own values, and no other check compares the expressions.
   const columns = here.columns.filter(({ name }) => other.has(name))
-  // A number keeps the trailing zeros of its own column's scale.
+  // A numeric value is printed with the trailing zeros of its column's scale, so the types must be the same too.
   const alike = columns.filter(
     ({ name, type, labels }) =>
       writtenAlike(type, labels !== null) && (!type.startsWith('numeric') || other.get(name)?.type === type),
   )
   const others = columns.filter((column) => !alike.includes(column))
   const key = here.key.flatMap((name) => columns.find((column) => column.name === name) ?? [])
-  // If the servers write the key differently, all other columns are hashed twice: alone, where different hashes prove a
-  // difference, and with the key, where equal hashes prove that each value is in its row.
+  // If the servers print the key differently, hash all other columns twice: without the key, where different hashes
+  // prove a difference, and with the key, where equal hashes prove that each value is in the right row.
   const oddKey = key.filter((column) => others.includes(column))
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
@@ -244,14 +251,20 @@ function known({ type, labels }: Column): boolean {
   return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
 }
 
-/** Records differing sums of a table whose rows cannot be matched: the servers may write its key differently. */
+/**
+ * Records the differing sums of a table whose rows cannot be matched, because the servers may print its key
+ * differently.
+ */
 function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
     else found.unproved.push(...columns.filter(odd).map(writtenOtherwise))
 }
 
-/** The same while changes stream: sums that were equal once are proof, and sums that never were prove nothing. */
+/**
+ * Compares a table whose rows cannot be matched, while changes stream. Sums that were equal once are proof. Sums that
+ * were never equal prove nothing.
+ */
 async function withoutKeysMoving(
   table: Comparison,
   found: TableDigest,
@@ -265,7 +278,7 @@ async function withoutKeysMoving(
   }
   if (parts.some(({ alike }) => alike))
     found.unproved.push(
-      'its changing rows are compared only by molt verify, because the servers write its key differently',
+      'its changing rows are compared only by molt verify, because the servers print its key differently',
     )
   withoutKeys(
     table,
@@ -275,7 +288,7 @@ async function withoutKeysMoving(
 }
 
 export function writtenOtherwise({ name, type }: Column): string {
-  return `${name} (${type}) is compared only by molt verify, because the servers write it differently`
+  return `${name} (${type}) is compared only by molt verify, because the servers print it differently`
 }
 
 interface Sums {
@@ -285,14 +298,14 @@ interface Sums {
   sums: (string | undefined)[]
 }
 
-/** Adds up the hashes of some columns, of the whole table or by bucket. */
+/** Adds up the hashes of each part's columns, for the whole table or by bucket. */
 async function readSums(
   { db, table, number, asOf = '' }: Reader,
   { key, text }: Comparison,
   parts: readonly Part[],
   buckets: boolean,
 ): Promise<Sums[]> {
-  // The size matters only if rows may be fetched.
+  // The size is needed only if rows may have to be fetched.
   const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
   const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
   const hashed = ({ columns, alike }: Part) => (alike ? columns : [...new Set([...key, ...columns])])
@@ -312,7 +325,10 @@ async function readSums(
   }))
 }
 
-/** Joins texts into one. Each follows its length, so that no value can shift a column, and none looks like NULL. */
+/**
+ * SQL that joins strings into one. Prefixes each with its length, so that values cannot run into each other, and no
+ * value looks like NULL.
+ */
 export function joined(texts: readonly string[]): string {
   return texts.map((text) => `coalesce(length(${text})::text || ':' || ${text}, '-')`).join(' || ')
 }
@@ -321,12 +337,12 @@ function bucketOf(key: readonly string[]): string {
   return `substr(md5(${joined(key)}), 1, 3)`
 }
 
-/** A part of a table with a difference. */
+/** A part of a table that differs. */
 interface Bucket {
   name: string
   rows: number
   size: number
-  /** Whether columns differ that both servers write alike. */
+  /** Whether the difference is certain, because the row counts or columns that both servers print alike differ. */
   certain: boolean
 }
 
@@ -336,7 +352,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     if (round) await options.catchUp?.()
     options.signal.throwIfAborted()
     const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
-    // A part that was equal once is proved: the rows that differ now changed since.
+    // A part that was equal once is proved: rows that differ now have changed since.
     left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
     const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
     if (left.size <= FEW.buckets || rows <= FEW.rows) break
@@ -357,7 +373,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
       found,
       unknown,
     )
-    // The sums differ, but the rows look equal although nothing changes them: count a difference.
+    // The sums differ but the rows look equal, although nothing is changing them. Count this as a difference.
     if (!options.catchUp && !apart && !table.key.some(table.odd) && batch.some(({ certain }) => certain))
       found.mismatch++
   }
@@ -365,7 +381,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
   if (options.catchUp) {
     if (buckets.length) found.unproved.push('rows that changed too fast are compared only by molt verify')
   } else {
-    // The sums differ, so at least one row does.
+    // The sums of each such part differ, so at least one of its rows does.
     found.mismatch += buckets.filter(({ certain }) => certain).length
     if (buckets.some(({ certain }) => !certain)) for (const column of uncertain) unknown.add(column)
   }
@@ -388,7 +404,7 @@ function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map
   return found
 }
 
-/** Takes the first buckets that fit into one query and the remaining budget. */
+/** Takes the first buckets that fit into one query and into the remaining budget. */
 function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): Bucket[] {
   const batch: Bucket[] = []
   const room = { rows: Math.min(BATCH.rows, budget.rows), size: Math.min(BATCH.size, budget.size) }
@@ -405,7 +421,7 @@ function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): B
 
 /**
  * Fetches and compares the rows of some buckets.
- * @returns how many rows differ
+ * @returns the number of rows that differ
  */
 async function compareRows(
   table: Comparison,
@@ -450,7 +466,7 @@ function note(found: TableDigest, kind: RowKind, key: string[], columns: string[
   if (found.rows.length < KEPT_ROWS) found.rows.push({ kind, key, columns })
 }
 
-/** Whether two values are equal; undefined when that is unknown. */
+/** Whether two values are equal; undefined if that is unknown. */
 export function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
   if (here === there) return true
   if (here === null || there === null) return false
@@ -458,15 +474,15 @@ export function sameValue({ type, labels }: Column, here: string | null, there: 
   return a === undefined || b === undefined ? undefined : a === b
 }
 
-/** Reads the rows of some buckets, by their keys in plain form. */
+/** Reads the rows of some buckets. The map's keys are the rows' keys in a form that is the same on both servers. */
 async function readRows(
   { db, table, asOf = '' }: Reader,
   { key, text }: Comparison,
   columns: readonly Column[],
   buckets: readonly string[],
 ): Promise<Map<string, { key: string[]; values: (string | null)[] }>> {
-  // The hash of a long value is enough when both servers write it the same way. Padding makes it longer than any value
-  // that is not hashed, so the two are never equal.
+  // For a long value that both servers print the same way, its hash is enough. Padding makes it longer than any
+  // unhashed value, so that a hash never equals a value.
   const value = (column: Column) =>
     writtenAlike(column.type, column.labels !== null)
       ? `CASE WHEN length(${text(column)}) > ${SHOWN} THEN repeat('.', ${SHOWN}) || md5(${text(column)}) ELSE ${text(column)} END`

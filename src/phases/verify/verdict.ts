@@ -2,12 +2,13 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { differences } from '../../tools/molt-verify.ts'
 
-/** The caller writes the report to the summary. */
+/** Leaves these problems out of the error's summary, because the caller writes the report to it. */
 const SUMMARIZED = { summarized: true }
 
 /**
- * @param drained whether the drain was just proved, so that nothing is in flight
- * @throws VerdictError with every problem
+ * Requires a report without problems.
+ * @param drained whether the drain has just been proved, so that nothing is in flight
+ * @throws VerdictError that lists every problem
  */
 export function requireClean(report: VerifyReport, drained = false): void {
   if (!report.problems.length) return
@@ -15,27 +16,27 @@ export function requireClean(report: VerifyReport, drained = false): void {
   if (drained)
     refuse(
       different ? 'verify.rows-lost' : 'verify.inconclusive',
-      different ? 'source and target differ' : 'source and target are not proved to be equal',
+      different ? 'source and target differ' : 'source and target could not be proved equal',
       report.problems,
       different
-        ? 'The drain was proved, so nothing is in flight: rows are lost, and waiting does not help. Nothing was committed. Find the cause, run `abort`, then prepare and load again.'
-        : 'Nothing was committed. Fix these, then run `cutover` again.',
+        ? 'The drain is proved, so nothing is in flight: the rows are lost, and waiting does not help. Nothing was committed. Find the cause, run `abort`, then prepare and load again.'
+        : 'Nothing was committed. Fix these problems, then run `cutover` again.',
       SUMMARIZED,
     )
   if (report.verdict === 'unsettled')
     refuse(
       'verify.inconclusive',
-      'source and target are not proved to be equal',
+      'source and target could not be proved equal',
       report.problems,
-      'There is no known loss. Verify again with less load, or after the drain.',
+      'No loss is known. Verify again with less load, or after the drain.',
       SUMMARIZED,
     )
   if (!different)
     refuse(
       'verify.inconclusive',
-      'source and target are not proved to be equal',
+      'source and target could not be proved equal',
       report.problems,
-      'Fix these, then verify again.',
+      'Fix these problems, then verify again.',
       SUMMARIZED,
     )
   refuse(
@@ -44,7 +45,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
     report.problems,
     report.while === 'streaming'
       ? 'This is not lag. Do not cut over.'
-      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain, a difference is loss: do not cut over.',
+      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain, a difference means loss: do not cut over.',
     SUMMARIZED,
   )
 }

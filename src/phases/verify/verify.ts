@@ -48,24 +48,33 @@ export interface VerifyOptions {
   level: VerifyLevel
   logFile: string
   signal: AbortSignal
-  /** Output of `molt verify --help`, if the caller has it, because starting a program takes time in the write pause. */
+  /**
+   * Output of `molt verify --help`, if the caller has already read it. Running the program for it would cost time in
+   * the write pause.
+   */
   help?: string
   concurrency?: number
-  /** Compares only these of the plan's tables. */
+  /** Tables of the plan to compare. Default: all. */
   tables?: readonly string[]
   /** Default: `drained`. */
   while?: 'streaming' | 'drained'
   /** Default: `exact`. While changes stream, rows are not counted. */
   count?: 'exact' | 'estimated'
-  /** Whether a different index, constraint or sequence is a problem or only a note. Default: not compared. */
+  /**
+   * Whether a difference in an index, constraint or sequence is a problem or only a note. Default: they are not
+   * compared.
+   */
   structure?: 'require' | 'report'
-  /** Definitions that the cutover or `finalize` builds later, so that they may be missing on the target now. */
+  /** Definitions that the cutover or `finalize` builds later, so that they may still be missing on the target. */
   deferred?: readonly { table: string; name: string }[]
-  /** Whether nothing is committed yet: the cutover sets the sequences, and the source's keep moving. */
+  /**
+   * Whether the commit is still to come. Until then, the source's sequences keep advancing, and the cutover has yet to
+   * set the target's.
+   */
   uncommitted?: boolean
-  /** Writes the key of each differing row, or its values too, to a file of mode 600. */
+  /** Writes the key of each differing row, or also its values, to a file with mode 600. */
   show?: { what: 'keys' | 'values'; file: string }
-  /** Milliseconds without output after which molt is ended; undefined for never. */
+  /** Milliseconds without output after which molt is killed; undefined means no limit. */
   stallAfter?: number
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
@@ -75,7 +84,7 @@ const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
 /** Findings collected for the report. */
 interface Findings {
   problems: VerifyFinding[]
-  /** Neither proved equal nor known to be lost. */
+  /** Findings that neither prove equality nor show a loss. */
   unsettled: VerifyFinding[]
   notes: string[]
   decisions: string[]
@@ -94,11 +103,11 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const definitions = await tellOffline(target, plan, compareDefinitions(here, there, plan))
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   found.problems.push(...definitions.map(({ table, what, fix }) => ({ table: bare(table), what: `${what}; ${fix}` })))
-  // The source's policies were checked before. Molt, the hashes and every count would all miss hidden rows.
+  // `prepare` has checked the source's policies. Molt, the hashes and every count would all miss hidden rows.
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
     found.problems.push({
       table: name,
-      what: `${name}: row-level security on the target hides some of its rows from this role, so a comparison proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
+      what: `${name}: row-level security on the target hides some rows from this role, so a comparison proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
     })
   const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
@@ -121,7 +130,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   }
 }
 
-/** Compares only row counts. While changes stream, counts may differ, which proves nothing. */
+/** Compares only row counts. While changes stream, different counts prove nothing. */
 async function compareCounts(
   source: Database,
   target: Database,
@@ -134,7 +143,7 @@ async function compareCounts(
   found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
 }
 
-/** Compares every row with molt, and in parallel, independently of molt, row hashes or at least row counts. */
+/** Compares every row with molt. In parallel and independently of molt, compares row hashes, or at least row counts. */
 async function compareRows(
   source: Database,
   target: Database,
@@ -151,7 +160,7 @@ async function compareRows(
     const [a, b] = [onSource?.get(name), onTarget?.get(name)]
     return a && b ? [[a, b] as const] : []
   })
-  // If molt fails, do not wait for the sums, which take long on large tables.
+  // If molt fails, stop computing hashes, which takes long for large tables.
   const failed = new AbortController()
   const signal = AbortSignal.any([options.signal, failed.signal])
   const arrived = streaming ? await arrivedSnapshot(source, target, arrivalLimits(options)) : undefined
@@ -182,12 +191,12 @@ async function compareRows(
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
-/** Connections to each side. Only one while changes stream, because the stream has priority. */
+/** Number of connections to each side. Only one while changes stream, because the stream has priority. */
 const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
 
 /**
  * Compares row hashes.
- * @returns undefined when the databases could not compute them, which leaves the verify inconclusive
+ * @returns undefined if the databases could not compute them, which makes the verify inconclusive
  */
 async function rowDigests(
   [source, target]: readonly [Database, Database],
@@ -211,13 +220,13 @@ async function rowDigests(
   } catch (error) {
     signal.throwIfAborted()
     found.unsettled.push({
-      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them. The level \`molt\` accepts that`,
+      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them. To accept that, set the level to \`molt\``,
     })
     return undefined
   }
 }
 
-/** Merges the databases' own hashes into molt's result: the larger number of rows of each kind. */
+/** Merges the result of the databases' own hashes into molt's. Uses the larger row count of each kind. */
 function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings): void {
   found.notes.push(...digest.unproved.map((what) => `${digest.name}: ${what}`))
   const verdict = account.tables.get(digest.name)
@@ -244,7 +253,7 @@ function countedRows(name: string, rows: number, there: number): TableVerdict {
   return { ...newVerdict(name), rows, missing: Math.max(0, rows - there), extraneous: Math.max(0, there - rows) }
 }
 
-/** The differences between the definitions of the expected tables on both sides. */
+/** Lists the differences between both sides' definitions of the expected tables. */
 export async function definitionProblems(source: Database, target: Database, plan: Plan) {
   return tellOffline(target, plan, compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan))
 }
@@ -252,7 +261,7 @@ export async function definitionProblems(source: Database, target: Database, pla
 /** Differences that make a table unreadable on one side. */
 const ABSENT: readonly DifferenceKind[] = ['missing-on-source', 'missing-on-target', 'offline-on-target']
 
-/** Separates tables that an import keeps offline from missing tables: the catalogs hide both. */
+/** Tells tables that an import keeps offline from missing tables, because the catalog shows neither. */
 async function tellOffline(target: Database, plan: Plan, found: readonly Difference[]): Promise<Difference[]> {
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   const hidden = found.flatMap(({ kind, table }) => (kind === 'missing-on-target' ? [bare(table)] : []))
@@ -298,8 +307,8 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
 }
 
 /**
- * Compares what the load leaves for later: indexes, constraints, sequences. A sequence that cannot be set is always a
- * problem, because it would otherwise show only in the write pause.
+ * Compares what the load leaves for later: indexes, constraints and sequences. A sequence that cannot be set is always
+ * a problem, because otherwise it would only show up in the write pause.
  */
 async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
   const { sourceSchema, targetSchema, tables, decided = [] } = options.plan
@@ -307,7 +316,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
   ] as const
-  // A sequence's column without an index is read in full, which takes long.
+  // If a sequence's column has no index, the whole table is read, which takes long.
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
   found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)).map((what) => ({ what })))
   if (!options.structure) return
@@ -326,7 +335,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
   }
   const structure = structureProblems(wanted, there, tables, targetSchema).map(({ what }) => what)
   const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
-  const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
+  const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and has not been built yet`)
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
   if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
   else found.notes.push(...problems)
@@ -343,7 +352,7 @@ async function countTables(
 ): Promise<TableVerdict[]> {
   if (how === 'no') return []
   const count = how === 'exact' ? countRows : estimateRows
-  // Counting a large table can exceed the time limit of catalog statements.
+  // Counting a large table can take longer than the usual statement timeout.
   return unhurried(source, () =>
     unhurried(target, async () => {
       const verdicts: TableVerdict[] = []
@@ -360,7 +369,10 @@ async function countTables(
   )
 }
 
-/** Estimates the rows of a table by the server's statistics. CockroachDB has its own, and leaves `reltuples` empty. */
+/**
+ * Estimates a table's rows from the server's statistics. CockroachDB has its own statistics and leaves `reltuples`
+ * empty.
+ */
 async function estimateRows(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT version() AS version, coalesce(sum(greatest(reltuples, 0)), 0)::float8 AS rows FROM pg_catalog.pg_class
@@ -369,16 +381,18 @@ async function estimateRows(db: Database, schema: string, table: string): Promis
   )
   if (!rows[0].version.startsWith('CockroachDB')) return rows[0].rows
   const statistics = await db.query(`SHOW STATISTICS FOR TABLE ${qualified(schema, table)}`)
-  // The last row may be partial statistics, which count only part of the table (cockroachdb/cockroach#133988).
+  // The last row may be a partial statistic, which covers only part of the table (cockroachdb/cockroach#133988).
   return Number(statistics.rows.filter((row) => !row.partial_predicate).at(-1)?.row_count ?? 0)
 }
 
 function countProblem({ name, rows, missing, extraneous }: TableVerdict): VerifyFinding[] {
   if (!missing && !extraneous) return []
-  return [{ table: name, what: `${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}` }]
+  return [
+    { table: name, what: `${name}: the source has ${rows} rows, and the target has ${rows - missing + extraneous}` },
+  ]
 }
 
-/** Requires that molt saw all rows of both sides. */
+/** Checks that molt saw all rows on both sides. */
 function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): VerifyFinding[] {
   return counts.flatMap((counted): VerifyFinding[] => {
     const seen = tables.find(({ name }) => name === counted.name)
@@ -425,7 +439,7 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   const stall = new StallWatch({
     name: 'molt verify',
     known: () => `last line: ${child.lastWords}`,
-    advice: 'Look for locks and long statements on both sides, and for a runner without free memory',
+    advice: 'Look for locks and long-running statements on both sides, and check whether the runner is out of memory',
     stallAfter: options.stallAfter,
     end: () => void child.stop(TIMING.toolStop),
   })
@@ -451,12 +465,12 @@ function explainVerify(said: string): { code: ErrorCode; advice: string } | unde
     return {
       code: 'molt.type-unsupported',
       advice:
-        'This build of molt cannot read a type of one of the tables. Leave the table out with `tables`, or use a newer molt.',
+        'This build of molt cannot read one of the column types. Exclude the table with `tables`, or use a newer build.',
     }
   return explainWords(said)
 }
 
-/** Opens the file for differing rows, which only this user can read. The rows never reach a log. */
+/** Opens the file for differing rows, which only this user can read. Rows are never logged. */
 function rowFile(show: { what: 'keys' | 'values'; file: string }) {
   const stream = createWriteStream(show.file, { mode: 0o600, flags: 'w' })
   return {
@@ -471,7 +485,7 @@ function rowFile(show: { what: 'keys' | 'values'; file: string }) {
 }
 
 /**
- * Checks differences again, and records for each table whether they are lag or loss.
+ * Rechecks differences, and records for each table whether they are lag or loss.
  * @returns what could not be checked
  */
 async function settle(
@@ -502,12 +516,15 @@ async function settle(
 
 const INCONCLUSIVE = {
   unlike:
-    'the values are equal by the hashes of both databases, so either the rows have changed since, or molt compares these types differently. Give the columns the same type on both sides',
-  moving: 'verify again with less load, or after the drain',
+    'the hashes of both databases show equal values, so either the rows have changed since, or molt compares these types differently. Give the columns the same type on both sides',
+  moving: 'the rows were still changing. Verify again with less load, or after the drain',
   cut: 'molt did not finish, and no difference is known. Verify again',
 }
 
-/** Limits of {@link arrivedSnapshot}. Short, so that a lagging stream does not delay the verify for long. */
+/**
+ * Limits for {@link arrivedSnapshot}. The timeout is short, so that a lagging stream does not delay the verify for
+ * long.
+ */
 function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
   const markerTimeout = Math.min(TIMING.arrival, recheck?.markerTimeout ?? RECHECK.markerTimeout)
   return { targetSchema: plan.targetSchema, signal, markerTimeout }
@@ -516,14 +533,14 @@ function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
 /** The outcome for a table's differing rows. Without a recheck, every difference counts as loss. */
 function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | keyof typeof INCONCLUSIVE {
   if (columnMismatch) return 'loss'
-  // While changes stream, the hashes can be of another moment than molt's reading.
+  // While changes stream, the hashes may be from another moment than molt's reading.
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
   return recheck.changing || recheck.unchecked ? 'moving' : 'lag'
 }
 
-/** Names the partition of a table's missing rows, if all of them belong to one of several partitions. */
+/** For each partitioned table with missing rows, names the partition if all missing rows belong to the same one. */
 async function partitionsOfMissing(
   source: Database,
   account: VerifyAccount,

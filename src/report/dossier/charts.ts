@@ -1,25 +1,25 @@
 import { html } from './html.ts'
 
-/** A moment, drawn as a line across a chart. */
+/** A moment that is marked by a vertical line in a chart. */
 export interface Mark {
   /** Milliseconds since 1970. */
   at: number
   label: string
 }
 
-/** Values over time. */
+/** A chart of values over time. */
 export interface Chart {
   title: string
   /** Name and unit of the values. */
   axis: string
-  /** Milliseconds since 1970, rising. */
+  /** Milliseconds since 1970, in ascending order. */
   at: readonly number[]
   /** `null` breaks the line. */
   values: readonly (number | null)[]
   marks?: readonly Mark[]
 }
 
-/** The HTML element for a chart, with a description for screen readers. */
+/** Returns the HTML element for a chart, with a description for screen readers. */
 export function chartFigure({ title, axis, values, marks = [] }: Chart, index: number): string {
   const known = values.filter((value) => value !== null)
   const summary = `maximum ${format(Math.max(0, ...known))}, last ${format(known.at(-1) ?? 0)}`

@@ -1,9 +1,9 @@
-/** Escapes a text for HTML, including attributes. */
+/** Escapes text for HTML, including attributes. */
 export function html(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;')
 }
 
-/** Escapes a sentence for HTML, with text between backticks as code. */
+/** Escapes a sentence for HTML. Text between backticks becomes code. */
 export function prose(text: string): string {
   return text
     .split(/`([^`]+)`/)
@@ -11,7 +11,12 @@ export function prose(text: string): string {
     .join('')
 }
 
-/** @param rows cells as HTML */
+/**
+ * Returns an HTML table.
+ * @param rows cells as HTML
+ * @param numeric indexes of the columns to align right
+ * @param kind CSS class
+ */
 export function table(
   head: readonly string[],
   rows: readonly (readonly string[])[],
@@ -27,7 +32,7 @@ export function table(
 /** Label, value, and the value with its unit as text. */
 export type Bar = [label: string, value: number, text: string]
 
-/** Bars relative to the longest, which takes the full width. */
+/** Returns a bar chart. The longest bar takes the full width. */
 export function bars(rows: readonly Bar[]): string {
   const most = Math.max(1, ...rows.map(([, value]) => value))
   const lines = rows.map(

@@ -25,29 +25,29 @@ export interface DossierSide {
 /** The contents of a dossier. Contains no row values. */
 export interface DossierFacts {
   migration: string
-  /** From the ledger; undefined after the cleanup. */
+  /** The phase in the ledger; undefined after the cleanup. */
   phase: string | undefined
   since: Date | undefined
   plan: Plan | undefined
   /** Undefined if the side could not be reached. */
   source: DossierSide | undefined
   target: DossierSide | undefined
-  /** The target is the like-server, which only imitates CockroachDB. */
+  /** Whether the target is the like-server, which only imitates CockroachDB. */
   likeServer: boolean
   /** The migration's records, oldest first. */
   steps: readonly DossierStep[]
-  /** All current differences between the definitions of both sides; undefined when they could not be compared. */
+  /** All current differences between the two sides' definitions; undefined if they could not be compared. */
   remaining: readonly string[] | undefined
-  /** What a person must decide, such as a trigger that the target lacks. */
+  /** What the user must decide, such as whether to create a trigger that the target lacks. */
   toDecide: readonly string[]
-  /** HTML from the caller, appended at the end. */
+  /** HTML to append at the end of the page. */
   appendix?: { title: string; body: string }
-  /** The next command, and what to do before it; undefined when the migration is finished. */
+  /** The next command, and what to do before running it; undefined if the migration is finished. */
   next: { before?: string | undefined; command: string } | undefined
   written: Date
 }
 
-/** Bodies of the records that steps write. In a ledger of an older version, any field can be missing. */
+/** Bodies of the records that steps write. In a ledger from an older version, any field can be missing. */
 interface Bodies {
   prepare: {
     tools: Record<string, { version: string; sha256: string } | null>
@@ -109,14 +109,14 @@ interface Pair {
 /** Steps that end an attempt. The next attempt begins with `prepare`. */
 const ENDS = ['abort', 'rollback']
 
-/** The steps of the last attempt. Earlier attempts under the same name do not count. */
+/** Returns the steps of the last attempt, without earlier attempts of the same migration. */
 function lastAttempt(steps: readonly DossierStep[]): readonly DossierStep[] {
   const begins = steps.findLastIndex(({ action }) => action === 'prepare')
   const ends = steps.findLastIndex(({ action }, index) => index < begins && ENDS.includes(action))
   return steps.slice(ends + 1)
 }
 
-/** The steps of a migration's last attempt, by action, and the charts of the page. */
+/** Gives access to the steps of a migration's last attempt by action, and collects the page's charts. */
 class Story {
   readonly facts: DossierFacts
   readonly steps: readonly DossierStep[]
@@ -158,7 +158,7 @@ const SECTIONS: readonly [id: string, title: string, body: (story: Story) => str
   ['masking', 'Masking', maskingSection],
 ]
 
-/** The dossier as one self-contained HTML page, which loads no other file. */
+/** Returns the dossier as one self-contained HTML page, which loads no other files. */
 export function dossierPage(given: DossierFacts): string {
   const story = new Story(given)
   const { title, tone, text } = outcome(story)
@@ -188,7 +188,7 @@ ${scripts.map((code) => `<script>${code}</script>`).join('\n')}</body></html>
 `
 }
 
-/** The headline of the page, with its colour and a sentence. */
+/** Returns the page's headline, its tone, and a sentence that explains it. */
 function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; text: string } {
   const { facts } = story
   const all = story.steps
@@ -246,7 +246,7 @@ function summary(story: Story): string {
     cutover?.before && ['Lag before the write pause', seconds(cutover.before.lagMs)],
     plan?.hash ? ['Plan', `<code>${plan.hash.slice(0, 12)}</code>`] : undefined,
     molt ? ['Moved by', html(`molt ${molt}`)] : undefined,
-    commit ? ['Commit of the workflow', `<code>${html(commit.slice(0, 12))}</code>`] : undefined,
+    commit ? ['Workflow commit', `<code>${html(commit.slice(0, 12))}</code>`] : undefined,
   ])
 }
 
@@ -255,7 +255,7 @@ function sideText(side: DossierSide | undefined, schema: string | undefined): st
   return `${html(side.version)}<br><small>${html(`${side.database}${schema ? `.${schema}` : ''} on ${side.host}`)}</small>`
 }
 
-/** Records without a line in the timeline. */
+/** Records that do not appear in the timeline. */
 const SILENT = new Set(['observe-baseline', 'application', 'masking'])
 
 function stepsSection(story: Story): string {
@@ -291,7 +291,7 @@ function came(action: string, body: object): string {
     definitions: ({ problems }) =>
       problems?.length
         ? `<span class="bad">${plural(problems.length, 'difference')}</span>`
-        : 'the definitions match; no row was compared',
+        : 'the definitions match; no rows were compared',
     brief: ({ problems }) =>
       problems?.length
         ? `<span class="bad">not ready: ${plural(problems.length, 'problem')}</span>`
@@ -301,11 +301,11 @@ function came(action: string, body: object): string {
       html(`${decision}, ${phase}: writes paused for ${number(pauseMs ?? 0)} ms`),
     finalize: ({ sequences }) => `${plural(sequences?.length ?? 0, 'sequence')} set past every value in use`,
     'switched-by-hand': ({ applicationPauseMs }) =>
-      `the application could not write for at most ${minutes(applicationPauseMs ?? 0)}`,
+      `the application could not write for up to ${minutes(applicationPauseMs ?? 0)}`,
     'after-commit': ({ verdict, rows }) => html(`${verdict}: ${plural(rows ?? 0, 'row')} as of the commit`),
     observe: ({ verdict }) => html(verdict ?? ''),
     rollback: ({ lost }) =>
-      lost?.length ? html(`writes on the target lost in ${lost.join(', ')}`) : 'no writes were lost',
+      lost?.length ? html(`writes to the target lost in ${lost.join(', ')}`) : 'no writes were lost',
     abort: ({ phase }) => html(`the migration was ${phase}`),
     error: ({ action: step, code, message }) =>
       `<span class="bad">${html(`${step} failed [${code}]`)}</span><br>${prose(message ?? '')}`,
@@ -322,7 +322,7 @@ function differencesText(remaining: readonly string[] | undefined, decided: Plan
   if (!remaining)
     return '<p class="note warn">The definitions of source and target could not be compared for this page.</p>'
   if (!remaining.length && decided.length)
-    return `<p class="note good">None, except ${plural(decided.length, 'definition')} that convert.yml decides. The plan lists them.</p>`
+    return `<p class="note good">None, except for ${plural(decided.length, 'definition')} decided in convert.yml. The plan lists these.</p>`
   if (!remaining.length)
     return '<p class="note good">None: the definitions of all tables, indexes, constraints and sequences match.</p>'
   return `<p class="note bad">${plural(remaining.length, 'difference')}</p>${list(remaining.map(prose))}`
@@ -368,7 +368,7 @@ function loadSection(story: Story): string {
   return `<p>By ${html(mode)} in ${seconds(durationMs)}. The stream begins at <code>${html(cursor)}</code>.</p><h3>Rows by table</h3>${bars(rows.map(([name, count]): Bar => [name, count, number(count)]))}`
 }
 
-/** Milliseconds without a sample that break the line of a chart, as between two streams. */
+/** A gap between samples of more than this many milliseconds breaks a chart's line, for example between two streams. */
 const BREAK_MS = 30_000
 
 function streamSection(story: Story): string {
@@ -430,7 +430,7 @@ function pauseSection(story: Story): string {
     facts([
       ['Databases refused writes for', `${number(pauseMs)} ms`],
       estimate === undefined ? undefined : ['Estimate', `${number(estimate.totalMs)} ms`],
-      byHand === undefined ? undefined : ['Application could not write for at most', minutes(byHand)],
+      byHand === undefined ? undefined : ['Application could not write for up to', minutes(byHand)],
       typeof application?.pauseMs === 'number'
         ? ['Measured in the application', `${number(application.pauseMs)} ms without writes`]
         : undefined,
@@ -442,7 +442,7 @@ function pauseSection(story: Story): string {
   ].join('')
 }
 
-/** Sorts the parts in the order in which they run, which jsonb does not keep. */
+/** Sorts the parts in the order in which they run, because jsonb does not keep the order. */
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
   return Object.entries(parts).sort(([a], [b]) => partIndex(a) - partIndex(b))
 }
@@ -506,5 +506,5 @@ function maskingSection(story: Story): string {
     html(looked),
     `${found.length} of ${masking.needles}`,
   ])
-  return `<p>These places were searched for texts from production. Only production itself may contain them.</p>${table(['place', 'searched', 'found'], rows, [2])}`
+  return `<p>These places were searched for text from production. Only production itself may contain such text.</p>${table(['place', 'searched', 'found'], rows, [2])}`
 }

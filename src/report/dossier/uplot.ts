@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
 /*
- * The source of uPlot, to inline in a page. `scripts/build.ts` replaces this module with the texts themselves.
+ * The source of uPlot, to be inlined in a page. `scripts/build.ts` replaces this module with the file contents.
  */
 
 function read(file: string): string {
