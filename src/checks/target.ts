@@ -260,7 +260,7 @@ export const targetChecks: readonly Check[] = [
         byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
       for (const each of facts.source.schema.sequences) {
         if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
-        // It exists under another name: `tgt.sequence-name` reports that.
+        // `tgt.sequence-name` reports a sequence that exists under another name.
         if (misnamed.has(each.name)) continue
         // Numbers that the target generates itself need no sequence.
         if (SELF_NUMBERING.test(defaultOf(each.table, each.column))) continue

@@ -25,7 +25,7 @@ export interface OfflineTable {
 }
 
 const ENDED = ['succeeded', 'failed', 'canceled']
-/** The status of a job that could not undo its work. It has ended, but its table stays offline. */
+/** Status of a job that failed to undo its work. It has ended, but its table stays offline. */
 const DEAD = 'revert-failed'
 /** States in which CANCEL JOB works. A reverting job can only be awaited. */
 const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
@@ -33,8 +33,8 @@ const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
 /**
  * Reads the unfinished import jobs of these tables. A load that is killed leaves its job on the cluster. Source of the
  * columns: cockroachdb/docs, `show-jobs.md`.
- * @param folders folders of this migration's loads: a job that reads a file below one of them is ours
- * @param dead whether to include jobs that could not undo their work
+ * @param folders folders of this migration's loads: a job that reads a file below one of them belongs to this migration
+ * @param dead whether to include jobs that failed to undo their work
  */
 export async function readImportJobs(
   db: Database,

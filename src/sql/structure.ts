@@ -50,12 +50,15 @@ export function structureOf(schema: Schema): Structure {
   }
 }
 
-/** Without the schema for a table of the same schema, which can have another name on the other side. */
+/** Name of a referenced table. Omits the table's own schema, whose name can differ on the other side. */
 export function referredName({ name }: Schema, to: NonNullable<SchemaConstraint['references']>): string {
   return to.schema === name ? to.table : `${to.schema}.${to.table}`
 }
 
-/** An identity and a default from a sequence give the same part. The sequence itself is compared elsewhere. */
+/**
+ * Parts of a column's definition. An identity and a default from a sequence are the same part; the sequence itself is
+ * compared elsewhere.
+ */
 function partsOf({ default: text, generated, identity, notNull, collation }: SchemaColumn) {
   const parts: Omit<Structure['columnParts'][number], 'table' | 'column'>[] = []
   if (generated && text !== null) parts.push({ part: 'generated value', form: formOf(text), text })

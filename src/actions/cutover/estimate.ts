@@ -43,7 +43,7 @@ export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<
     body.planHash === entry.plan.hash && body.parts ? { finalVerify: body.finalVerify, parts: body.parts } : [],
   )
   const alike = ofPlan.filter(({ finalVerify }) => finalVerify === level)
-  // A cutover of another level compares another amount, which slows the parts beside it too.
+  // A different level compares a different number of rows, which also affects the parts that run in parallel.
   const rehearsals = alike.length
     ? alike.slice(0, 3).map(({ parts }) => parts)
     : ofPlan.slice(0, 3).map(({ parts: { verify: _, ...others } }) => others)

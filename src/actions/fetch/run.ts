@@ -178,7 +178,7 @@ async function acceptRecreated(source: Database, target: Database, loaded: Entry
   return found
 }
 
-/** The folders that still hold files. MOLT deletes only the files of tables that it imported in this run. */
+/** The folders that still contain files. MOLT deletes only the files of tables that it imported in this run. */
 function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): string[] {
   return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
 }

@@ -127,7 +127,9 @@ async function present(source: Database, slots: readonly string[]): Promise<stri
   return found
 }
 
-/** Requires an armed fence: while writes continue, "drained" would be outdated before it is reported. */
+/**
+ * Requires an armed fence. If writes continued, a drained stream would no longer be drained by the time it is reported.
+ */
 async function requireFenced(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (!['armed', 'permanent'].includes((await readFence(source)).state))
