@@ -127,7 +127,7 @@ describe('restoring write access after the commit', () => {
     await allow()
     expect(refused).toMatchObject({ code: 'write-access.missing', problems: [statementOf(made)] })
     expect(refused.what).toContain(`SQLSTATE ${state}`)
-    expect(refused.next).toMatch(/`cutover` again.*`rollback`/)
+    expect(refused.next).toMatch(/rerun `cutover`.*`rollback`/)
     expect(await made.rights()).toEqual(['SELECT'])
   })
 

@@ -518,7 +518,7 @@ async function requireStreamable(
   if (!problems.length) return
   refuse(
     'load.cannot-stream',
-    'every row was moved, but no stream can start from this load',
+    'every row was loaded, but no stream can start from this load',
     problems,
     `${await abandonedText(source, target, entry)} Fix these, empty the target tables, and load again.`,
   )
