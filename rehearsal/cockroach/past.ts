@@ -86,6 +86,11 @@ export class Past {
     await Promise.all(this.#snapshots.splice(0).map(({ holder }) => holder.end().catch(() => {})))
   }
 
+  #forget(snapshot: Snapshot): void {
+    const index = this.#snapshots.indexOf(snapshot)
+    if (index >= 0) this.#snapshots.splice(index, 1)
+  }
+
   async #holdLater(time: Moment): Promise<void> {
     await sleep(Number(MAX_OFFSET / 1_000_000n), undefined, { signal: this.#closed.signal, ref: false })
     await this.#hold(time)
@@ -103,6 +108,8 @@ export class Past {
     const snapshot: Snapshot = { from: from ?? to, to, id: rows[0].id, files, holder }
     if (this.#closed.signal.aborted) await holder.end()
     this.#snapshots.push(snapshot)
+    // A crash of the server ends the transaction, and with it the state.
+    holder.on('end', () => this.#forget(snapshot))
     for (const old of this.#snapshots.splice(0, this.#snapshots.length - KEPT)) await old.holder.end().catch(() => {})
     return snapshot
   }

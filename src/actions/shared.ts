@@ -6,7 +6,7 @@ import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
 import { argumentList, boolean, choice, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
-import { readHeartbeatOwner } from '../source/heartbeat.ts'
+import { heartbeatGone, readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
 import { type SequenceSet, setSequences } from '../sql/sequences.ts'
 
@@ -161,10 +161,10 @@ export async function requireMigration(
 async function requireSameSource(source: Database, entry: Entry): Promise<void> {
   const planned = entry.facts.source
   const [server, owner] = [await readServer(source), await readHeartbeatOwner(source)]
-  const same =
-    planned?.systemIdentifier === server.systemIdentifier &&
-    planned.databaseOid === server.databaseOid &&
-    planned.sourceId === owner?.sourceId
+  const sameDatabase =
+    planned?.systemIdentifier === server.systemIdentifier && planned.databaseOid === server.databaseOid
+  if (sameDatabase && !owner) throw heartbeatGone('source')
+  const same = sameDatabase && planned.sourceId === owner?.sourceId
   if (same && !server.inRecovery) return requireAllRows(source, entry)
   throw new VerdictError(
     'source.other-database',

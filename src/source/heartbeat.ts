@@ -80,7 +80,7 @@ export async function readBeat(db: Database): Promise<number> {
 
 async function beatOf(query: Promise<{ rows: { beat: string }[] }>): Promise<number> {
   const { rows } = await query.catch((error) => throwGone(error, 'source'))
-  if (!rows[0]) throw gone('source')
+  if (!rows[0]) throw heartbeatGone('source')
   return Number(rows[0].beat)
 }
 
@@ -93,10 +93,10 @@ export async function readMarker(db: Database, schema: string): Promise<{ beat: 
 }
 
 function throwGone(error: unknown, side: Side): never {
-  throw isMissingTable(error) ? gone(side) : error
+  throw isMissingTable(error) ? heartbeatGone(side) : error
 }
 
-function gone(side: Side): VerdictError {
+export function heartbeatGone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
     `the heartbeat on the ${side} is missing: \`abort\` or \`cleanup\` has run, or its row was deleted. Without it, there is no proof of what has reached the target. Prepare and load again`,

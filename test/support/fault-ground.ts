@@ -107,7 +107,8 @@ export class FaultGround {
     await Promise.all([createShop(source.url, { rows: 1000 }), createShop(target.url, { schemaOnly: true })])
     await query(source.url, `${ROLES}; ${ARCHIVE}; INSERT INTO orders_archive VALUES (1, 'x')`)
     await query(target.url, `${ROLES}; ${ARCHIVE}; ${FINISHED}`)
-    if (upTo === 'fresh') return this.#save('fresh')
+    await this.#save('fresh')
+    if (upTo === 'fresh') return
     await this.#green('prepare')
     await this.#save('prepared')
     if (upTo === 'prepared') return

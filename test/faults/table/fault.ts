@@ -60,7 +60,10 @@ export interface Fault {
   trick?: Trick
   /** The plain script has no equivalent. */
   suiteOnly?: true
-  /** `go` if every step succeeds, otherwise the step that fails and its possible codes, which depend on timing. */
+  /**
+   * `go` if every step succeeds, otherwise the step that fails and its possible codes, which depend on timing. A code of
+   * another step is written `step: code`.
+   */
   expect: 'go' | readonly [step: string, ...codes: string[]]
   /** Where the application can write in the end, if the fault itself decides that. */
   open?: readonly Side[]

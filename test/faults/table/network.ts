@@ -41,7 +41,14 @@ export const NETWORK_FAULTS: readonly Fault[] = [
   },
   ...SIDES.flatMap((side) => [
     broken('are reset during streaming', side, 'caught up', reset),
-    broken('become half-open during streaming', side, 'caught up', halfOpen),
+    broken(
+      'become half-open during streaming',
+      side,
+      'caught up',
+      halfOpen,
+      'verify.inconclusive',
+      'stream.stuck.connection',
+    ),
     broken('hang during streaming', side, 'before arming', cut, ...LATE, 'stream.stuck.connection'),
     broken('are reset during the write pause', side, 'drained', reset, ...LOST),
     broken('become half-open during the write pause', side, 'drained', halfOpen, ...LATE),

@@ -98,7 +98,7 @@ export function lineOf({ fault, script, suite }: Row): string {
     script ? (script.ended === 'go' && lost(script.truth) ? '❌ **go**' : script.ended) : '–',
     script ? rowsText(script.truth) : '–',
     suiteText(suite.ended),
-    `${isOpen(suite.ended) ? 'nothing committed' : rowsText(suite.truth)}; ${openText(suite.truth)}`,
+    `${isOpen(suite) ? 'nothing committed' : rowsText(suite.truth)}; ${openText(suite.truth)}`,
   ]
   return `| ${cells.join(' | ')} |`
 }
@@ -114,8 +114,8 @@ function suiteText({ step, red, first }: Ended): string {
 }
 
 /** Whether nothing was committed. Rows missing on the target are then not lost: the source has them and accepts writes. */
-function isOpen({ step, red }: Ended): boolean {
-  return red !== undefined && step !== 'finalize'
+function isOpen({ ended: { step, red }, truth }: Row['suite']): boolean {
+  return red !== undefined && step !== 'finalize' && !truth.open.includes('target')
 }
 
 function lost({ rows, absent }: Truth): boolean {

@@ -50,7 +50,7 @@ export const STREAM_FAULTS: readonly Fault[] = [
   ),
   source(
     'a primary key is updated',
-    "UPDATE inventory SET warehouse = 'moved' WHERE product_id = 1",
+    "UPDATE inventory SET warehouse = 'moved' WHERE product_id = 1 AND warehouse = 'Antwerpen'",
     'verify.differences',
   ),
   source(
