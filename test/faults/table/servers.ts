@@ -77,7 +77,7 @@ export const SERVER_FAULTS: readonly Fault[] = [
     ...server('the target crashes before write access is restored', 'committed', (ground) =>
       ground.behind.restart('immediate'),
     ),
-    again: LOST,
+    again: [...LOST, 'verify.after-commit-inconclusive'],
     // The like-server loses its past states in a crash; a cluster keeps them for `gc.ttlseconds`.
     expect: ['finalize', 'verify.after-commit-inconclusive'],
   },
