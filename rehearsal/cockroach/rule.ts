@@ -24,7 +24,7 @@ export interface Plan {
   commits?: boolean
 }
 
-/** Flags of a {@link Plan} that changes the schema or privileges. */
+/** Fields of a {@link Plan} for a statement that changes the schema or privileges. */
 export const CHANGE = { retryable: true, writes: true } as const
 
 /** Context for a rule. */

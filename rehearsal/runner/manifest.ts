@@ -73,7 +73,7 @@ export interface Step {
   run?: { script: TemplateToken; shell: TemplateToken; workingDirectory?: TemplateToken }
   uses?: string
   with?: MappingToken
-  /** The action in `uses`. `./path` is read only when the step runs, because an earlier step may create it. */
+  /** The action in `uses`. `./path` is not read until the step runs, because an earlier step may create it. */
   action?: Manifest
 }
 

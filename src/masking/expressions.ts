@@ -216,7 +216,7 @@ type NumberRule = Extract<UseRule, { use: 'number' }>
 /** Shifts a number by a percentage of itself or by an amount. Equal numbers are shifted equally. */
 function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
-  // Counted in millionths, because multiplying whole numbers is exact and faster than a division.
+  // Counted in millionths, because integer multiplication is exact, and faster than division.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
   const millionths = `(${hash} % ${span + 1}`
   const moved = rule.absolute

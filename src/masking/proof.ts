@@ -82,7 +82,7 @@ interface Run {
 }
 
 /**
- * Proves the finished copy. The checks read both databases, instead of trusting what the copy reported.
+ * Proves that the finished copy is correct. The checks read both databases, and do not trust what the copying reported.
  * @param schema the statements that created the schema, which can also contain a canary
  */
 export async function prove(

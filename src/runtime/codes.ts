@@ -380,7 +380,7 @@ export const CODES = {
   'cutover.end-sessions': {
     meaning: 'The sessions that `end-sessions` names cannot be ended. Nothing was paused.',
     cause: 'A role does not exist, or the migration user is not allowed to end its sessions.',
-    fix: 'Correct the role names, or run the GRANT statement that the message shows on the source.',
+    fix: 'Correct the role names, or run the GRANT statement from the message, on the source.',
   },
   'cutover.like-server': {
     meaning: 'The target is a like-server, not CockroachDB, so a commit is refused. Nothing was paused.',

@@ -112,7 +112,7 @@ export interface SlotFacts {
   reader: Reader | null
   /** Whether the decoding process is working rather than waiting. */
   decoding: boolean
-  /** Changes when the server restarts, or loses its statistics in a crash. */
+  /** Changes when the server restarts, or when a crash discards its statistics. */
   serverStart: string
   /** Transactions decoded since the slot was created (PostgreSQL 14 and later); null after a reset. */
   decoded: number | null

@@ -4,8 +4,8 @@ import { type Database, ident, literal, qualified, queryAll, unhurried } from '.
 export interface Sequence {
   name: string
   /**
-   * The last generated value; null if there is none. For an unused sequence on the source, the value before its next
-   * one, if that is within its bounds.
+   * The last generated value; null if there is none. For an unused sequence on the source: its next value minus its
+   * increment, if that is within its bounds.
    */
   lastValue: bigint | null
   increment: bigint

@@ -231,8 +231,8 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
 ]
 
 /**
- * Diagnoses an error message; undefined without a message. `said` must not contain values, because the diagnosis can
- * repeat its words.
+ * Diagnoses an error message; undefined if there is none. `said` must not contain row values, because the diagnosis can
+ * quote it.
  */
 export function translate(said: string | undefined): Diagnosis | undefined {
   if (!said) return undefined

@@ -86,7 +86,7 @@ async function observed(
   return watching
 }
 
-test('is healthy without problems, and reports until when a rollback is possible', { timeout: 60_000 }, async () => {
+test('reports healthy if nothing is wrong, and how long a rollback stays possible', { timeout: 60_000 }, async () => {
   const metrics = join(rehearsal.pair.source.folder, '..', `observe-${process.pid}.prom`)
   const calm = await observed({ 'metrics-file': metrics })
   requireSuccess('observe', calm)

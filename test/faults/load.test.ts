@@ -1,4 +1,4 @@
-// Loads with IMPORT INTO on a CockroachDB-like target: what they leave behind, and which imports belong to the migration.
+// What IMPORT INTO leaves behind on a CockroachDB-like target, and which imports belong to the migration.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { foreignImport, LoadBench, until } from '../support/load-bench.ts'
 import { requireSuccess, words } from '../support/migration.ts'

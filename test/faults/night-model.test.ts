@@ -143,7 +143,7 @@ class Night {
     expect(this.#watch.crossed(this.#oneSideFrom), this.#told('both sides took writes')).toBe(false)
   }
 
-  /** Runs `work`. Actions that restore privileges change which sides may accept writes. */
+  /** Runs an action. `abort`, `cleanup` and `rollback` restore privileges, so both sides can accept writes afterwards. */
   async #givingBack(action: string, work: () => Promise<Came>): Promise<Came> {
     if (!/^(abort|cleanup|rollback)$/.test(action)) return work()
     this.#requireOneSide()

@@ -154,7 +154,7 @@ describe('embedded servers', () => {
     }
   })
 
-  /** Starts a separate process that starts a server, reports it, and waits. */
+  /** Spawns a process that starts a server, prints its address, and waits. */
   function startParent(name: string): ChildProcess {
     const code = `
       const { startPostgres } = await import('./rehearsal/postgres/postgres.ts')

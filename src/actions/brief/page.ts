@@ -123,7 +123,7 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
   const decided = DECIDED.includes(phase)
   const actor = process.env.GITHUB_TRIGGERING_ACTOR || process.env.GITHUB_ACTOR
   const standIn = [
-    ...(facts.to.isLikeServer ? ['the target only answers like CockroachDB'] : []),
+    ...(facts.to.isLikeServer ? ['the target is not CockroachDB, but the like-server'] : []),
     ...(isStandIn(facts.prepare?.body.tools?.molt?.version ?? '') ? ['molt is the embedded stand-in'] : []),
   ]
   return [

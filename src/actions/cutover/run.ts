@@ -146,7 +146,7 @@ function unwatchedMs(parts: Parts): number {
   return Math.max(0, of('sequences') + of('unique indexes') - of('verify')) + of('commit')
 }
 
-/** Takes the slot over from the streaming run, and holds the migration until `work` is done. */
+/** Takes over the slot from the streaming run, and keeps the migration locked until `work` finishes. */
 async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const { inputs } = context
   const holder = thisRun('cutover')

@@ -31,7 +31,7 @@ export const spec = defineAction({
     ),
     'final-verify': optional(
       choice(...FINAL_VERIFIES),
-      'What to compare while writes are paused: a `level` of `verify`, or `changed`. `changed` compares only the last changed rows and relies on the rolling proof for all others. `auto` means `full` if that takes at most 2 s, otherwise `changed` if a proof is complete. Default: the value in the plan, which is `auto` unless set in `prepare`. After the approval, a weaker comparison than the planned one is refused.',
+      'What to compare while writes are paused: a value of the `level` input of `verify`, or `changed`. `changed` compares only the last changed rows and relies on the rolling proof for all others. `auto` means `changed` if `full` would take more than 2 s and a proof is complete, and `full` otherwise. Default: the value in the plan, which is `auto` unless set in `prepare`. After the approval, a weaker comparison than the planned one is refused.',
     ),
     'smoke-test': optional(
       list,

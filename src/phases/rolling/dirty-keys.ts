@@ -85,7 +85,7 @@ export class DirtyKeys {
     return taken
   }
 
-  /** Chunks of a table's first pass that contain a differing row not yet proved equal. */
+  /** Chunks from a table's first pass with a row that differed and has not been proved equal since. */
   suspectChunks(table: string): Set<number> {
     const chunks = new Set<number>()
     for (const { chunk } of this.#marks(table).values()) if (chunk !== undefined) chunks.add(chunk)

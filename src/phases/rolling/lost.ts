@@ -7,7 +7,7 @@ const STREAMING =
   'The source has not changed these rows since, and the stream is past their last change, so this is not lag. Do not cut over'
 const DRAINED = 'The drain is proved, so these rows are lost. Nothing was committed'
 
-/** Returns the error for lost rows. It has only tables and counts, because keys are customer data. */
+/** Returns the error for lost rows. It names only tables and counts, because keys are customer data. */
 export function lostRows(lost: readonly Judged[], drained: boolean): VerdictError {
   const counts = new Map<string, Record<Judged['kind'], number>>()
   for (const { key, kind } of lost) {

@@ -14,7 +14,7 @@ type Verdict =
   | 'later'
   /** A server prints the key differently from the text in the query, so its row cannot be found. */
   | 'unreadable'
-  /** The servers print a value in forms that cannot be compared, so it is unknown whether it is equal. */
+  /** The two servers print a value in forms that cannot be compared, so equality is unknown. */
   | 'unknown'
 
 export interface Judged {
