@@ -34,7 +34,7 @@ export const passwords = {
   'password-lasts': defaulted(
     choice('connection', 'job'),
     'connection',
-    'How long that password is accepted. `connection`: it can expire within minutes, so steps that start molt or the replicator refuse it. `job`: it outlives the job, is read once, and is passed to them too.',
+    'How long the password from `password-command` is accepted. `connection`: possibly only for minutes, so steps that start molt or the replicator refuse it. `job`: longer than the job, so it is read once, and also passed to molt and the replicator.',
   ),
 }
 
