@@ -566,7 +566,7 @@ async function abandonedText(source: Database, target: Database, entry: Entry): 
   const { slot } = entry.plan
   try {
     await abandon(source, target, entry)
-    return `The slot ${slot}.`
+    return `The slot ${slot} was dropped.`
   } catch (error) {
     await tellLeft(source, entry.plan, error)
     return `Not everything of the load was removed: ${messageOf(error)}.`
