@@ -29,7 +29,7 @@ function allowInsecure(sides: string) {
 export const passwords = {
   'password-command': optional(
     argumentList,
-    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Runs without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set. A password older than a minute is not used for new connections: the command runs again. See docs/managed-postgresql.md.',
+    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Runs without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set. The password is cached for a minute: a connection opened later runs the command again. See docs/managed-postgresql.md.',
   ),
   'password-lasts': defaulted(
     choice('connection', 'job'),

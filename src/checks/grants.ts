@@ -44,7 +44,7 @@ export function sourceGrants(facts: Facts, user: string): string {
 
 /**
  * Statements that make the user a member of each table's owner, because only an owner can publish a table and install a
- * fence on it. Membership in a superuser would make the user a superuser, so tables of superusers get a new owner.
+ * fence on it. A member of a superuser can become that superuser, so tables of superusers get a new owner instead.
  */
 function ownership(facts: Facts, user: string): string[] {
   const tables = expectedRelations(facts)

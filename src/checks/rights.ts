@@ -480,8 +480,8 @@ function ownTable(table: string, role: string): string {
 }
 
 /**
- * Makes a role a member of a table's owner. Membership in a superuser would make the role a superuser, so such a table
- * gets a new owner.
+ * Makes a role a member of a table's owner. A member of a superuser can become that superuser, so a superuser's table
+ * gets a new owner instead.
  */
 function ownerStatements(
   { schema, name, owner, ownerIsSuperuser }: { schema: string; name: string; owner: string; ownerIsSuperuser: boolean },

@@ -47,9 +47,9 @@ export const sequenceChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-margin',
     severity: 'warn',
-    title: 'No sequence is close to its end',
+    title: 'No sequence is close to exhaustion',
     protects:
-      'The cutover skips `sequence-margin` numbers to leave room for inserts in flight. A sequence near its end may not have that many left.',
+      'The cutover skips `sequence-margin` numbers to leave room for inserts in flight. A sequence near exhaustion may not have that many left.',
     fix: 'Before the load, change the sequence, and the column of {table} that it feeds, to bigint on both sides.',
     *find(facts) {
       for (const { sequence, there, used } of pairs(facts)) {

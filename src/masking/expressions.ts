@@ -170,12 +170,12 @@ function maskText(
   // A case-sensitive unique column can contain both spellings, so their masked values must differ.
   const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
-  // An empty text is hashed as NULL, so that the masked text is NULL and `unlessEmpty` writes an empty one.
+  // An empty string is hashed as NULL, so that the masked text is NULL and `unlessEmpty` writes an empty string.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // If the masked text is NULL for any other reason, writes an empty text instead, and never the original.
+  // If the masked text is NULL for any other reason, writes an empty string instead, and never the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {

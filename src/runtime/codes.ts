@@ -710,7 +710,7 @@ export const CODES = {
   'input.invalid': {
     meaning: 'An input has a value that is not allowed.',
     cause: 'The value does not have the required form.',
-    fix: 'Set the input to a value in the form that the message shows.',
+    fix: 'Set the input to a value in the format shown in the message.',
   },
   'input.missing': {
     meaning: 'A required input is missing.',

@@ -41,7 +41,7 @@ const CERTIFICATES = {
   sslcert: join(homedir(), '.postgresql/postgresql.crt'),
   sslkey: join(homedir(), '.postgresql/postgresql.key'),
 }
-/** Value of `sslrootcert` that selects the certificate authorities that this machine trusts. */
+/** Value of `sslrootcert` that selects this machine's own trust store. */
 const SYSTEM_ROOTS = 'system'
 
 /** Rewrites the URL for our driver, so that its TLS settings mean the same as in libpq and MOLT. */

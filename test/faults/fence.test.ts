@@ -446,7 +446,7 @@ test('the installation blocks others for no longer than its lock timeout, and co
   await installing
 })
 
-test('reports a heartbeat that an abort removed during streaming', async () => {
+test('reports that an abort has removed the heartbeat during streaming', async () => {
   await expect(writeMarker(db, '')).rejects.toMatchObject({ code: 'heartbeat.missing' })
 })
 

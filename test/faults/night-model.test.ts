@@ -320,7 +320,7 @@ async function judge(model: Model): Promise<void> {
   }
 }
 
-test(`${SEEDS.length} random nights lose no row and never open both sides`, {
+test(`${SEEDS.length} random migrations lose no rows, and never let both sides accept writes`, {
   timeout: 120_000 * SEEDS.length,
 }, async () => {
   const failed: string[] = []

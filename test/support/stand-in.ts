@@ -10,8 +10,8 @@ export const NODE = process.env.MOLT_ACTIONS_NODE ?? process.execPath
 let made: string | undefined
 
 /**
- * The folder with the programs `molt` and `replicator` that `setup` with `embedded` would install. Caches the output of
- * `--help` and `version` for all tests of a run: each action asks for both, and each answer would take a process.
+ * Creates a folder with the `molt` and `replicator` that `setup` with `embedded` installs. Both cache their output of
+ * `--help` and `version` for all tests of a run, because every action asks for both, and each answer starts a process.
  */
 export function standInFolder(): string {
   if (made) return made

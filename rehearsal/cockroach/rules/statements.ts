@@ -136,7 +136,7 @@ const STATEMENT_RULES: StatementRule[] = [
   },
   {
     id: 'sequences.cache',
-    says: 'setval on a sequence with CACHE is a schema change: a job that takes time.',
+    says: 'setval on a sequence with CACHE is a schema change, which runs as a job and takes time.',
     source: 'pkg/sql/sequence.go',
     plan: setCached,
   },

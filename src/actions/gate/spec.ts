@@ -33,7 +33,7 @@ export const spec = defineAction({
     'admins-can-bypass': defaulted(
       choice('refuse', 'warn'),
       'warn',
-      "With `require`: what to do when administrators can bypass the environment's reviewers. `bypass` applies when a job then runs without approval.",
+      "With `require`: what to do when administrators can bypass the environment's reviewers. If one does, and a job runs without approval, `bypass` decides.",
     ),
     token: optional(secretText, 'The `github.token` of the job.'),
     target: optional(connectionUrl, 'CockroachDB cluster with the ledger, which records the approval.'),

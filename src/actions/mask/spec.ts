@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'mask',
   title: 'Mask a rehearsal source',
   description:
-    'Copies a production clone into a rehearsal source, masked inside the source database, and proves that no personal data is left.',
+    'Copies a production clone into a rehearsal source. Masks the data before it leaves the clone, and proves that no personal data is left.',
   icon: 'eye-off',
   inputs: {
     from: required(connectionUrl, 'Production clone or snapshot to read from. Nothing is written to it.'),

@@ -59,7 +59,7 @@ export const spec = defineAction({
     ),
     decisions: optional(
       text,
-      'YAML file with the decisions passed to `convert`, such as `convert.yml`. Comparisons of definitions then follow its decisions. Part of the plan.',
+      'The `convert.yml` that was passed to `convert`. Comparisons of definitions then expect what it decides. Recorded in the plan.',
     ),
     trial: defaulted(
       choice('forms', 'none'),

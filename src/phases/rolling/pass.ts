@@ -124,8 +124,8 @@ export interface PassOptions extends Endpoints {
 export async function comparePieces(given: PassOptions): Promise<void> {
   const failed = new AbortController()
   const options = { ...given, signal: AbortSignal.any([given.signal, failed.signal]) }
-  let compared = 0
-  const began = performance.now()
+  /** When `rate` allows the next chunk. Time spent waiting for the stream is not caught up. */
+  let free = performance.now()
   const work = async () => {
     let sessions: Sessions | undefined
     try {
@@ -135,12 +135,13 @@ export async function comparePieces(given: PassOptions): Promise<void> {
         sessions ??= await openSessions(options)
         const taken = await pass.take(sessions, options.chunk)
         if (!taken) continue
+        const began = performance.now()
         const rows = await compareChunk(sessions, pass, taken, options)
         pass.compared(taken.chunk, rows)
         options.onCompared(rows)
-        compared += rows
-        const ahead = options.rate ? (compared / options.rate) * 1000 - (performance.now() - began) : 0
-        if (ahead > 0) await sleep(ahead, undefined, { signal: options.signal })
+        if (!options.rate) continue
+        free = Math.max(free, began) + (rows / options.rate) * 1000
+        await sleep(Math.max(0, free - performance.now()), undefined, { signal: options.signal })
       }
     } finally {
       await sessions?.close()

@@ -2,7 +2,8 @@ import type { ProofState } from '../../ledger/proof.ts'
 import { number, plural } from '../../runtime/progress.ts'
 
 /**
- * Describes the proof that the ledger has: `every row of 11 tables proved as of 02:11:07 UTC, 212 keys open, 0 lost`.
+ * Summarizes the proof recorded in the ledger, such as `every row of 11 tables proved as of 02:11:07 UTC, 212 keys open,
+ * 0 lost`.
  */
 export function proofText({ tables, others, waiting = 0, open, lost = 0, at }: ProofState): string {
   const all = Object.values(tables)
