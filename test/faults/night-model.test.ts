@@ -80,7 +80,7 @@ type Model = typeof model extends fc.Arbitrary<infer T> ? T : never
 
 let ground: FaultGround
 beforeAll(async () => {
-  ground = await FaultGround.start()
+  ground = await FaultGround.start('caught-up')
 }, 300_000)
 afterAll(() => ground?.stop())
 

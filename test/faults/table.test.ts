@@ -30,7 +30,7 @@ const chosen = written ? ofPart(FAULTS.filter((each) => !some || titleOf(each).i
 
 let ground: FaultGround
 beforeAll(async () => {
-  ground = await FaultGround.start()
+  ground = await FaultGround.start(...chosen.map(({ from }) => from))
 }, 300_000)
 afterAll(() => ground?.stop())
 

@@ -19,6 +19,13 @@ import { killOnce, stoppedChild } from './stopped.ts'
 
 /** How far a migration has come: its last completed step; `fresh` before the first step. */
 export type State = 'fresh' | 'prepared' | 'loaded' | 'caught-up'
+/** Each state, with the action that leads to it. */
+const STEPS: readonly [State, action?: string][] = [
+  ['fresh'],
+  ['prepared', 'prepare'],
+  ['loaded', 'fetch'],
+  ['caught-up', 'replicate'],
+]
 
 export type Side = 'source' | 'target'
 
@@ -84,8 +91,8 @@ export class FaultGround {
     this.#cluster = cluster
   }
 
-  /** @param upTo the last state that the tests need */
-  static async start(upTo: State = 'caught-up'): Promise<FaultGround> {
+  /** @param states the states that the tests need */
+  static async start(...states: State[]): Promise<FaultGround> {
     const pair = await startPair({
       settings: { max_prepared_transactions: 5, shared_buffers: '32MB' },
       beforeDatabase: async (server) => {
@@ -94,7 +101,7 @@ export class FaultGround {
     })
     const ground = new FaultGround(pair, await startCockroach(pair.target))
     try {
-      await ground.#prepare(upTo)
+      await ground.#prepare(states)
       return ground
     } catch (error) {
       await ground.stop()
@@ -102,21 +109,17 @@ export class FaultGround {
     }
   }
 
-  async #prepare(upTo: State): Promise<void> {
+  async #prepare(states: readonly State[]): Promise<void> {
     const { source, target } = this.#pair
     await Promise.all([createShop(source.url, { rows: 1000 }), createShop(target.url, { schemaOnly: true })])
     await query(source.url, `${ROLES}; ${ARCHIVE}; INSERT INTO orders_archive VALUES (1, 'x')`)
     await query(target.url, `${ROLES}; ${ARCHIVE}; ${FINISHED}`)
-    await this.#save('fresh')
-    if (upTo === 'fresh') return
-    await this.#green('prepare')
-    await this.#save('prepared')
-    if (upTo === 'prepared') return
-    await this.#green('fetch')
-    await this.#save('loaded')
-    if (upTo === 'loaded') return
-    await this.#green('replicate')
-    await this.#save('caught-up')
+    const left = new Set(states)
+    for (const [state, action] of STEPS) {
+      if (!left.size) return
+      if (action) await this.#green(action)
+      if (left.delete(state)) await this.#save(state)
+    }
   }
 
   async #green(action: string): Promise<void> {
