@@ -19,7 +19,7 @@ import { readRules } from '../src/masking/rules.ts'
 import { readSchema } from '../src/masking/schema.ts'
 import { domainKeys, openSession } from '../src/masking/session.ts'
 import { takeOver } from '../src/masking/target.ts'
-import { collect } from './figures.ts'
+import { collect, medianOf } from './figures.ts'
 
 const rows = Number(process.argv[2] ?? 1_000_000)
 const rounds = Number(process.argv[3] ?? 5)
@@ -98,7 +98,7 @@ try {
     cpu.plain = Math.min(cpu.plain, plain.cpu)
     cpu.masked = Math.min(cpu.masked, masked.cpu)
   }
-  const share = shares.sort((a, b) => a - b)[Math.floor(shares.length / 2)] as number
+  const share = medianOf(shares)
   const rate = (seconds: number) => `${Math.round(copied / seconds).toLocaleString('en-US')} rows/s`
   console.log(
     `${copied.toLocaleString('en-US')} rows in ${tables.length} tables, ${apart ? 'source and target on separate CPUs' : 'all processes on all CPUs'}: plain ${rate(best.plain)}, masked ${rate(best.masked)} at best; median over the rounds ${(100 * share).toFixed(0)}% of the plain speed (goal 70%)`,

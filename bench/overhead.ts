@@ -2,12 +2,10 @@
  * Measures the time that `fetch` and `verify` add to the molt command that they run: `npx tsx bench/overhead.ts [rows]
  * [rounds]`. Nothing writes meanwhile, so both do the same work in each round.
  */
-
 import { number } from '../src/runtime/progress.ts'
 import { requireSuccess, startRehearsal } from '../test/support/migration.ts'
-import { collect } from './figures.ts'
+import { collect, medianOf } from './figures.ts'
 import { watchProcesses } from './processes.ts'
-import { medianOf } from './table.ts'
 
 const rows = Number(process.argv[2] ?? 300_000)
 const rounds = Number(process.argv[3] ?? 3)

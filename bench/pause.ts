@@ -8,8 +8,7 @@
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
 import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/migration.ts'
-import { collect } from './figures.ts'
-import { medianOf, spreadOf } from './table.ts'
+import { collect, medianOf, spreadOf } from './figures.ts'
 
 /** Duration of each part in milliseconds. Some parts overlap, so they do not add up to `total`. */
 interface Pause {

@@ -5,7 +5,6 @@ const EVERY = 50
 
 /** A process that appeared in the process list. Linux only. */
 export interface Seen {
-  pid: number
   parent: number
   /** Milliseconds from the first to the last sample that contained the process; accurate to 100 ms. */
   ms: number
@@ -51,7 +50,7 @@ export async function watchProcesses<T>(
       if (!command.test(linesOf(pid, 'cmdline')?.replaceAll('\0', ' ') ?? '')) continue
       const now = performance.now()
       if (known) known.seen.ms = now - known.at
-      else begun.set(pid, { at: now, seen: { pid, parent: Number(fieldsOf(pid)?.[1]), ms: 0 } })
+      else begun.set(pid, { at: now, seen: { parent: Number(fieldsOf(pid)?.[1]), ms: 0 } })
     }
   }
   const all = () => [...begun.values()].map(({ seen }) => seen)

@@ -19,8 +19,7 @@ import { type ProvableTable, readProvable } from '../src/phases/rolling/tables.t
 import { ident } from '../src/runtime/database.ts'
 import { number } from '../src/runtime/progress.ts'
 import { type Servers, startServers } from '../test/support/servers.ts'
-import { collect } from './figures.ts'
-import { medianOf, spreadOf } from './table.ts'
+import { collect, medianOf, spreadOf } from './figures.ts'
 
 /** Same concurrency as in one leg of the stream. */
 const CONCURRENCY = 2

@@ -9,8 +9,7 @@ import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { number } from '../src/runtime/progress.ts'
-import type { Figure } from './figures.ts'
-import { medianOf } from './table.ts'
+import { type Figure, medianOf } from './figures.ts'
 
 /** Arguments of each bench: for a full run, and for the smallest run that works. */
 const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {

@@ -7,7 +7,7 @@ import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { specs } from '../src/actions/specs.ts'
-import { collect } from './figures.ts'
+import { collect, medianOf } from './figures.ts'
 
 const REPO = resolve(import.meta.dirname, '..')
 export const LIMIT = 2
@@ -24,10 +24,6 @@ function timeOf(node: string, args: readonly string[]): Promise<number> {
     child.on('error', reject)
     child.on('close', () => done(first ?? performance.now() - began))
   })
-}
-
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
 }
 
 /**
@@ -47,8 +43,8 @@ export async function measureStartup(
       first[name]?.push(await timeOf(node, [join(REPO, 'dist', `${name}.cjs`)]))
     }
   return {
-    empty: median(empty),
-    first: Object.fromEntries(Object.entries(first).map(([name, times]) => [name, median(times)])),
+    empty: medianOf(empty),
+    first: Object.fromEntries(Object.entries(first).map(([name, times]) => [name, medianOf(times)])),
   }
 }
 
