@@ -20,12 +20,15 @@ export type Piece =
   | { digits: number; buckets?: readonly string[] }
 
 /** The parts of a row that are compared. */
-export interface Row {
-  key: string[]
+export interface Values {
   /** Hash of the values that both servers print the same way. */
   hash: string
   /** All other values, as text. */
   odd: (string | null)[]
+}
+
+export interface Row extends Values {
+  key: string[]
 }
 
 /** Row count and sums of hashes of a piece. `sums` has one entry for each part of the table's columns. */
@@ -76,7 +79,7 @@ export async function readPiece(side: Side, table: ProvableTable, piece: Piece):
 export interface KeyedRow {
   /** Whether this side prints the key exactly as requested. If not, a missing row may exist after all. */
   readable: boolean
-  row: Row | undefined
+  row: Values | undefined
 }
 
 /**
@@ -108,9 +111,9 @@ export async function readKeys(
     throw new Error(`${table.name}: ${keys.length} keys were requested, but ${rows.length} rows returned`)
   const seen = rows[0]?.[2]
   return {
-    rows: rows.map(([readable, there, , hash, ...odd], i) => ({
+    rows: rows.map(([readable, there, , hash, ...odd]) => ({
       readable,
-      row: there ? { key: [...(keys[i] as string[])], hash, odd } : undefined,
+      row: there ? { hash, odd } : undefined,
     })),
     snapshot: seen ? parseSnapshot(seen) : undefined,
   }
@@ -136,7 +139,7 @@ export async function nextBound(
 }
 
 /** Whether two rows are equal; undefined if their text differs and the values cannot be compared. */
-export function sameRow(table: RowShape, a: Row | undefined, b: Row | undefined): boolean | undefined {
+export function sameRow(table: RowShape, a: Values | undefined, b: Values | undefined): boolean | undefined {
   if (!a || !b) return a === b
   if (a.hash !== b.hash) return false
   let same: boolean | undefined = true
