@@ -4,8 +4,8 @@ import { errorCode, messageOf, VerdictError } from '../runtime/errors.ts'
 import { TIMING } from '../runtime/timing.ts'
 
 /**
- * Runs a step. If it fails after `abort` or `cleanup` has ended its migration, names that as the cause: the lost hold, the missing
- * slot or the changed schema that stopped the step is only a consequence.
+ * Runs a step. If it fails after `abort` or `cleanup` has ended its migration, names that as the cause. The lost hold,
+ * missing slot or changed schema that stopped the step is only a consequence.
  * @throws VerdictError `ledger.moved` in that case, otherwise the step's own error
  */
 export async function namingAbort<T>(

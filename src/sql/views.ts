@@ -9,7 +9,7 @@ const OWN = ` AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')`
 
 /**
- * Lists the source's views that the target lacks, and materialized views that nobody may have filled since the load. No
+ * Lists the source's views that the target lacks, and materialized views that may not have been refreshed since the load. No
  * tool moves views.
  */
 export async function viewProblems(

@@ -161,7 +161,7 @@ rare('another run resumes from the ledger and reads the changes made in the mean
   expect(await (await prove()).ended).toMatchObject({ code: 'verify.differences' })
 })
 
-rare('proves nothing with a slot that was advanced or recreated while nobody was reading it', async () => {
+rare('proves nothing with a slot that was advanced or recreated while it had no reader', async () => {
   await begin()
   const log = `${scene.plan.slot}_verify`
   for (const sql of [

@@ -54,7 +54,7 @@ export const action: Action<typeof spec> = {
 }
 
 /**
- * Reads the ledger's entry. Without it, for example for lack of a right, the abort still frees the source.
+ * Reads the ledger's entry. If it cannot be read, for example because a privilege is missing, the abort still frees the source.
  * @throws VerdictError when the migration is committed: the fence may have been removed since, by a cleanup or a restore
  */
 async function readFirst(target: Database, migration: string, undone: Undone[]): Promise<Entry | undefined> {

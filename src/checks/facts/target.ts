@@ -264,7 +264,7 @@ const GRANTS = `
            WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
-/** At most 100 jobs, because nobody would read a longer list. */
+/** Maximum number of jobs to list. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
   SELECT job_id::text AS id, job_type AS type, status, description, user_name AS owner FROM jobs
