@@ -178,14 +178,16 @@ describe('names', () => {
         await query(pair[side].url, `CREATE TABLE ${table} (id bigint PRIMARY KEY, ${column} text)`)
         if (rows) await query(pair[side].url, `INSERT INTO ${table} SELECT g, 'v' || g FROM generate_series(1, 5) g`)
       }
-    await query(pair.behind.url, OBJECTS)
+    await query(pair.source.url, UNIQUE)
+    await query(pair.behind.url, `${UNIQUE}; ${OBJECTS}`)
   }, 300_000)
   afterAll(() => pair?.stop())
-  /** Creates a role, an index and a constraint with hostile names. */
+  /** On both sides: `prepare` refuses a target that is stricter than the source. */
+  const UNIQUE = `CREATE UNIQUE INDEX "index '\u001b[2J; --" ON ordinary ("c ordinary")`
+  /** Creates a role and a constraint with hostile names. */
   const OBJECTS = `
     CREATE ROLE ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
     GRANT INSERT ON ordinary TO ${pg.escapeIdentifier(`role ::error::pwned ${RUN}`.slice(0, 60))};
-    CREATE UNIQUE INDEX "index '\u001b[2J; --" ON ordinary ("c ordinary");
     ALTER TABLE ordinary ADD CONSTRAINT "check ::add-path::/pwned" CHECK (id > 0)`
 
   const run = (action: string, inputs: Record<string, string> = {}) =>
